@@ -1,0 +1,152 @@
+"""Dialogues packed into fixed-length sequences without tearing one.
+
+Shapes: B sequences, T tokens, N dialogues. Position ids restart at 0 at every dialogue; the model reads that as the
+document mask, so a packed batch gives each dialogue exactly the loss it has alone.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+IGNORE = -100
+
+
+def best_fit_decreasing(lengths: Sequence[int], capacity: int, order: Sequence[int] | None = None) -> list[list[int]]:
+    """Pack items into bins of `capacity`: longest first, each into the fullest bin that still holds it.
+
+    The number of bins depends on the lengths alone, not on `order` (which only breaks ties between equal lengths),
+    so every epoch has the same number of sequences. Time O(N log N + N·D), D distinct remainders (D <= capacity).
+
+    Args:
+        lengths: N lengths in tokens, each in 1..capacity.
+        capacity: T, tokens in a bin.
+        order: a permutation of range(N); equal lengths are taken in this order.
+    Returns:
+        bins of item indices.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    assert len(lengths) == 0 or (lengths.min() >= 1 and lengths.max() <= capacity)
+    order = np.arange(len(lengths)) if order is None else np.asarray(order, dtype=np.int64)
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    bins: list[list[int]] = []
+    by_room: dict[int, list[int]] = defaultdict(list)  # free tokens -> bins with that many free
+    rooms: list[int] = []  # the keys of by_room that hold a bin, sorted
+    for item in order.tolist():
+        need = int(lengths[item])
+        at = bisect.bisect_left(rooms, need)
+        if at == len(rooms):
+            index, room = len(bins), capacity
+            bins.append([])
+        else:
+            room = rooms[at]
+            index = by_room[room].pop()
+            if not by_room[room]:
+                rooms.pop(at)
+        bins[index].append(item)
+        left = room - need
+        if left:
+            if not by_room[left]:
+                bisect.insort(rooms, left)
+            by_room[left].append(index)
+    return bins
+
+
+@dataclass
+class Dialogues:
+    """N tokenised dialogues in flat arrays, 5 bytes a token, so that millions of them fit in memory."""
+
+    tokens: np.ndarray  # uint32, all dialogues end to end
+    answer: np.ndarray  # bool, True where the token belongs to an answer (it is predicted, and counts in the loss)
+    start: np.ndarray  # int64 (N + 1,), dialogue i is [start[i], start[i+1])
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.start)
+
+    @classmethod
+    def from_encoded(cls, encoded: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Dialogues:
+        """From (ids, loss_mask) pairs as `steel.tokenizer.chat.encode_chat` returns them."""
+        tokens, answer, start = [], [], [0]
+        for ids, mask in encoded:
+            assert len(ids) == len(mask)
+            tokens.append(np.asarray(ids, dtype=np.uint32))
+            answer.append(np.asarray(mask, dtype=bool))
+            start.append(start[-1] + len(ids))
+        empty = [np.zeros(0, dtype=np.uint32)]
+        return cls(np.concatenate(tokens or empty), np.concatenate(answer or empty).astype(bool), np.array(start))
+
+
+@dataclass
+class PackedBatch:
+    """input_ids_BT, targets_BT (already shifted, -100 ignored) and position_ids_BT, all int64."""
+
+    input_ids: torch.Tensor
+    targets: torch.Tensor
+    position_ids: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Targets that count in the loss."""
+        return int((self.targets != IGNORE).sum())
+
+    def to(self, device) -> PackedBatch:
+        return PackedBatch(self.input_ids.to(device), self.targets.to(device), self.position_ids.to(device))
+
+
+def lay_out(data: Dialogues, bins: Sequence[Sequence[int]], sequence_length: int, pad_id: int = 0) -> PackedBatch:
+    """Write bins of dialogues into rows.
+
+    The target of a token is its successor inside the same dialogue, where that successor belongs to an answer. The
+    last token of a dialogue has none, so nothing is predicted across a boundary; padding is a document of its own.
+    """
+    shape = (len(bins), sequence_length)
+    ids, targets = np.full(shape, pad_id, dtype=np.int64), np.full(shape, IGNORE, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    for row, items in enumerate(bins):
+        at = 0
+        for item in items:
+            low, high = int(data.start[item]), int(data.start[item + 1])
+            size = high - low
+            ids[row, at : at + size] = data.tokens[low:high]
+            positions[row, at : at + size] = np.arange(size)
+            successor = data.tokens[low + 1 : high].astype(np.int64)
+            targets[row, at : at + size - 1] = np.where(data.answer[low + 1 : high], successor, IGNORE)
+            at += size
+        assert at <= sequence_length, "a bin overflows its sequence"
+        positions[row, at:] = np.arange(sequence_length - at)
+    return PackedBatch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(positions))
+
+
+class PackedEpochs:
+    """The endless stream of packed sequences, epoch after epoch; sequence i is a pure function of (data, seed, i).
+
+    Every epoch holds every dialogue exactly once, packed anew and shuffled by (seed, epoch).
+    """
+
+    def __init__(self, data: Dialogues, sequence_length: int, seed: int = 0, pad_id: int = 0):
+        self.data, self.sequence_length, self.seed, self.pad_id = data, sequence_length, seed, pad_id
+        self._plan = lru_cache(maxsize=2)(self._pack_epoch)  # a step may straddle two epochs
+        self.per_epoch = len(self._plan(0))
+
+    def _pack_epoch(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng([self.seed, epoch, 0x5F7])
+        bins = best_fit_decreasing(self.data.lengths, self.sequence_length, rng.permutation(len(self.data)))
+        return [bins[i] for i in rng.permutation(len(bins))]
+
+    def bins(self, first: int, last: int, stride: int = 1) -> list[list[int]]:
+        """Dialogue indices of sequences first, first + stride, … < last of the stream."""
+        return [self._plan(i // self.per_epoch)[i % self.per_epoch] for i in range(first, last, stride)]
+
+    def batch(self, first: int, last: int, stride: int = 1) -> PackedBatch:
+        """Sequences first, first + stride, … < last of the stream."""
+        return lay_out(self.data, self.bins(first, last, stride), self.sequence_length, self.pad_id)

@@ -1,0 +1,146 @@
+"""What the four stages share: open a model folder, spread the model, turn epochs into steps, start the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from ..config import Config, TrainConfig, UserError
+from ..model import SteelConfig, SteelForCausalLM, decoder_layers
+from ..tokenizer import bpe
+from ..train.loop import fit
+from ..train.parallel import World, spread
+from ..train.run_folder import RunFolder
+
+
+def open_model(folder: Path | str, dtype: torch.dtype = torch.float32):
+    """Model (on CPU) and tokenizer from a Hugging Face folder: ours, or any causal LM with a tokenizer.
+
+    Raises UserError when the folder holds no model or its weights cannot be read.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a bar for a second of loading only tears our own
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        hint = f" (did you mean {folder / 'hf'}?)" if (folder / "hf" / "config.json").is_file() else ""
+        raise UserError(f"{folder} is not a model folder: it has no config.json{hint}")
+    try:
+        # Our own type runs the installed code, not the copy that travels with the folder.
+        if _model_type(folder) == SteelConfig.model_type:
+            model = SteelForCausalLM.from_pretrained(folder, dtype=dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, config=AutoConfig.from_pretrained(folder), dtype=dtype)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"cannot load a model from {folder}: {str(error).strip().splitlines()[0][:160]}") from None
+    return model, bpe.load(folder)
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    except ValueError:
+        raise UserError(f"{folder / 'config.json'} is not valid JSON; export the model again") from None
+
+
+def digest_of(folder: Path | str, *more: object) -> str:
+    """sha256 over the weights and tokenizer of a model folder and the repr of anything else: a cache key."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix in (".safetensors", ".json", ".bin"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+    for item in more:
+        digest.update(repr(item).encode())
+    return digest.hexdigest()
+
+
+def with_steps(stage: TrainConfig, items: int) -> TrainConfig:
+    """The stage with `steps` filled in from `epochs` over `items`, unless the user has set it."""
+    if stage.steps > 0:
+        return stage
+    if stage.epochs <= 0:
+        raise UserError("epochs must be above 0 (or set steps)")
+    return dataclasses.replace(stage, steps=max(1, math.ceil(stage.epochs * items / stage.batch_size)))
+
+
+def split(items: list, size: int) -> list[list]:
+    """Consecutive pieces of at most `size` items."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def spread_model(model, stage: TrainConfig, world: World) -> None:
+    """Move the model to this rank's device and shard it in place over all ranks, as the stage's settings say."""
+    causal_lm = getattr(model, "lm", model)  # a reward model wraps one
+    model.to(world.device)
+    if stage.activation_checkpointing:
+        causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    layers = decoder_layers(causal_lm)
+    if stage.compile:
+        for layer in layers:
+            layer.compile()
+    spread(model, layers, stage, world)
+
+
+def compute_type(stage: TrainConfig, world: World):
+    """The loop's mixed precision, for forward passes outside its loss_fn (rollouts, references)."""
+    on = stage.precision == "bf16" and world.size == 1
+    return torch.autocast(world.device.type, torch.bfloat16) if on else contextlib.nullcontext()
+
+
+def train(cfg: Config, stage: TrainConfig, model, batch_fn, loss_fn, run: RunFolder, world: World, *, title: str,
+          tokenizer, data: dict, **options) -> Path:
+    """Run the loop and return the Hugging Face folder. `data` (counts of rows) goes into the log's header."""
+    if (settings := getattr(model, "generation_config", None)) is not None:  # what `generate` stops at
+        settings.eos_token_id = stop_ids(tokenizer)
+        settings.pad_token_id = settings.eos_token_id[-1]
+    fit(model, stage, batch_fn, loss_fn, run, config=cfg.to_dict(), tokenizer=tokenizer, seed=cfg.seed, world=world,
+        title=title, header={"config_hash": cfg.hash(), "data": data}, **options)
+    return run.hf
+
+
+def stop_ids(tokenizer) -> list[int]:
+    """Tokens that end an answer: `<|im_end|>`, and last the document separator, which also pads.
+
+    Raises UserError when the tokenizer lacks the chat template's tokens.
+    """
+    start, end = tokenizer.convert_tokens_to_ids([bpe.IM_START, bpe.IM_END])
+    if None in (start, end) or tokenizer.unk_token_id in (start, end):
+        raise UserError(f"this tokenizer has no {bpe.IM_START} and {bpe.IM_END} tokens, which the chat template needs")
+    return [end, bpe.end_of_text_id(tokenizer)]
+
+
+def device_of(model) -> torch.device:
+    """Where the model computes."""
+    return next(model.parameters()).device
+
+
+class Shuffled:
+    """An endless stream over range(n), each epoch in a new order; item i is a pure function of (n, seed, i)."""
+
+    def __init__(self, n: int, seed: int, salt: int = 0):
+        assert n > 0
+        self.n, self.seed, self.salt, self._order = n, seed, salt, {}
+
+    def __getitem__(self, i: int) -> int:
+        import numpy as np
+
+        epoch = i // self.n
+        if epoch not in self._order:
+            rng = np.random.default_rng([self.seed, epoch, self.salt])
+            self._order = {k: v for k, v in self._order.items() if k == epoch - 1}  # a batch may straddle two
+            self._order[epoch] = rng.permutation(self.n).tolist()
+        return self._order[epoch][i % self.n]
+
+    def take(self, step: int, batch: int, rank: int = 0, world: int = 1) -> list[int]:
+        """This rank's items of step `step` when each step takes `batch` items."""
+        return [self[i] for i in range(step * batch + rank, (step + 1) * batch, world)]

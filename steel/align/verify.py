@@ -1,0 +1,81 @@
+"""Verifiable rewards: a program reads the response and says whether it is right.
+
+The response is all it reads. The original's reward searched prompt + response for a letter and paid an empty response
+25 %, because the prompt prints "A". Here an empty response earns exactly 0, and so does one that hedges by listing
+several answers.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..evaluation.answers import LETTERS, extract_choice
+
+_NUMBER = re.compile(r"(?<![A-Za-z0-9_.])-?[0-9]+(?![A-Za-z0-9_]|\.[0-9])")
+_SENTENCE_END = re.compile(r"[。!?;；\n]|\.(?=\s|$)")
+_HEDGE = re.compile(r"、|/|\||或|还是|(?<![a-z])(?:or|either)(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`correct`: the response answers rightly. `readable`: an answer could be read from it, right or wrong."""
+
+    correct: bool
+    readable: bool
+
+
+def verify(row: dict, response: str, rivals: Collection[str] = ()) -> Verdict:
+    """Judge a response to an RL row {"answer", "options", "kind"} from the response alone.
+
+    With options: the option chosen (`extract_choice`). A number: the last number. Otherwise the answer has to stand in
+    the first sentence as a whole word (kind "hop2" may reason first: in any), beside no alternative and no rival.
+    rivals: the other answers that questions of this kind have (`rivals_of`).
+    """
+    text = unicodedata.normalize("NFKC", response).strip()
+    if not text:
+        return Verdict(False, False)
+    if row.get("options"):
+        letter = extract_choice(response, row["options"])
+        return Verdict(letter is not None and letter == right_letter(row), letter is not None)
+    answer = unicodedata.normalize("NFKC", row["answer"]).strip()
+    if _NUMBER.fullmatch(answer):
+        numbers = _NUMBER.findall(text)
+        return Verdict(bool(numbers) and int(numbers[-1]) == int(answer), bool(numbers))
+    return _contains(text, answer, rivals, anywhere=row.get("kind") == "hop2")
+
+
+def right_letter(row: dict) -> str:
+    """Letter of the right option; `answer` may be the letter or the option's text."""
+    if row["answer"] in row["options"]:
+        return LETTERS[row["options"].index(row["answer"])]
+    return row["answer"]
+
+
+def rivals_of(rows: Iterable[dict], most: int = 256) -> dict[str, frozenset[str]]:
+    """For each kind of open question, the set of its answers if there are at most `most` of them: a closed class."""
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        if not row.get("options"):
+            answers.setdefault(row.get("kind", ""), set()).add(unicodedata.normalize("NFKC", row["answer"]).strip())
+    return {kind: frozenset(found) if len(found) <= most else frozenset() for kind, found in answers.items()}
+
+
+def _contains(text: str, answer: str, rivals: Collection[str], anywhere: bool) -> Verdict:
+    # The answer is cut out before sentences are, so that a name with a full stop in it stays whole.
+    marked = _whole(answer).sub("\x00", text)
+    scope = marked if anywhere else _SENTENCE_END.split(marked, maxsplit=1)[0]
+    readable = bool(re.search(r"\w", scope)) or "\x00" in scope
+    hedged = _HEDGE.search(scope) or any(r != answer and _whole(r).search(marked) for r in rivals)
+    return Verdict("\x00" in scope and not hedged, readable)
+
+
+@lru_cache(maxsize=4096)
+def _whole(name: str) -> re.Pattern:
+    """Pattern of a name as a whole word; Hanzi have no word breaks, so there any place counts."""
+    before = r"(?<![A-Za-z0-9])" if name[0].isascii() else ""
+    after = r"(?![A-Za-z0-9])" if name[-1].isascii() else ""
+    return re.compile(before + re.escape(name) + after, re.IGNORECASE)

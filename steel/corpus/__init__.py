@@ -1,0 +1,1 @@
+"""Text before it is tokens: sources, documents, operators, deduplication, the pipeline, and the closed world."""

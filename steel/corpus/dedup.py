@@ -1,0 +1,201 @@
+"""Exact and near-duplicate removal over all sources, the first of equal documents stays.
+
+Exact: equal after NFKC, case folding and removal of white space. Near: MinHash (rensa) over n-grams of characters
+(Chinese has no spaces) and of letters and digits only (copies often differ in punctuation); locality-sensitive
+hashing in bands (Broder 1997; Leskovec, Rajaraman, Ullman, *Mining of Massive Datasets*, ch. 3); then the estimated
+Jaccard similarity must reach the threshold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steel.config import UserError
+from steel.corpus.documents import Document
+from steel.corpus.operators.characters import code_points, ngram_hashes, word_table
+
+SEED = 1
+_BATCH = 1024   # documents per call of rensa
+_CROWD = 64     # in a bucket of equal bands, a document is compared with this many before it
+
+
+@dataclass(frozen=True)
+class Near:
+    """threshold: Jaccard similarity from which a document counts as a copy. ngram: characters. permutations: length of
+    a signature (4 bytes each). min_chars: documents with fewer letters are only compared exactly."""
+
+    threshold: float = 0.75
+    ngram: int = 5
+    permutations: int = 128
+    min_chars: int = 30
+
+    def __post_init__(self):
+        if not 0 < self.threshold <= 1:
+            raise UserError(f"dedup: threshold is {self.threshold}; it must be above 0 and at most 1")
+        if self.ngram < 1 or self.permutations < 8 or self.min_chars < 1:
+            raise UserError("dedup: ngram and min_chars must be 1 or more, permutations 8 or more")
+
+
+@dataclass(frozen=True)
+class Dedup:
+    """Settings of a recipe's `dedup` part."""
+
+    exact: bool = True
+    near: Near | None = Near()
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Dedup:
+        """From a recipe; an empty mapping means no deduplication."""
+        near = settings.get("near")
+        try:
+            return cls(bool(settings.get("exact", False)), Near(**near) if near else None)
+        except TypeError as error:
+            raise UserError(f"dedup: {error}; near takes threshold, ngram, permutations, min_chars") from None
+
+
+class Pair(NamedTuple):
+    """Document `removed` was a copy of `kept` (indices in the order of the keys); similarity 1.0 for exact copies."""
+
+    removed: int
+    kept: int
+    kind: str
+    similarity: float
+
+
+class Keys(NamedTuple):
+    """What deduplication remembers of N documents: `exact_N2` uint64 (128-bit hash), `signature_NP` uint32, and
+    `long_N` bool, whether the document takes part in near-duplicate search."""
+
+    exact_N2: np.ndarray
+    signature_NP: np.ndarray
+    long_N: np.ndarray
+
+    @classmethod
+    def join(cls, parts: list[Keys], settings: Dedup) -> Keys:
+        width = settings.near.permutations if settings.near else 0
+        parts = [Keys(np.zeros((0, 2), np.uint64), np.zeros((0, width), np.uint32), np.zeros(0, bool)), *parts]
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def normalise(text: str) -> str:
+    """NFKC, lower case, no white space: what counts as the same text."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def letters(text: str) -> np.ndarray:
+    """uint32 code points of the letters, Chinese characters and digits: near copies often differ in punctuation."""
+    codes = code_points(text)
+    return codes[word_table()[codes]]
+
+
+def bands(threshold: float, permutations: int) -> tuple[int, int]:
+    """(bands b, rows r): the longest rows for which a pair at the threshold is found with probability >= 0.99.
+
+    A pair of similarity s shares a band with probability 1 - (1 - s^r)^b.
+    """
+    for rows in range(permutations, 1, -1):
+        if 1 - (1 - threshold**rows) ** (permutations // rows) >= 0.99:
+            return permutations // rows, rows
+    return permutations, 1
+
+
+def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
+    """Hashes and signatures of documents, in order; streams, 16 + 4 P + 1 bytes per document stay in memory."""
+    exact, signatures, long = [], [], []
+    batch: list[np.ndarray] = []
+
+    def flush() -> None:
+        if batch:
+            signatures.append(_signatures(batch, settings.near))
+            batch.clear()
+
+    for document in documents:
+        text = normalise(document.readable())
+        codes = letters(text)
+        roles = "".join(turn["role"][0] for turn in document.messages)
+        digest = hashlib.blake2b(f"{roles}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        exact.append(np.frombuffer(digest, dtype="<u8"))
+        near = settings.near
+        long.append(near is not None and len(codes) >= max(near.min_chars, near.ngram))
+        if near is not None:
+            batch.append(ngram_hashes(codes, near.ngram) if long[-1] else np.zeros(1, np.uint64))
+            if len(batch) == _BATCH:
+                flush()
+    flush()
+    width = settings.near.permutations if settings.near else 0
+    return Keys(np.array(exact, dtype=np.uint64).reshape(-1, 2),
+                np.concatenate(signatures) if signatures else np.zeros((len(exact), width), np.uint32),
+                np.array(long, dtype=bool))
+
+
+def _signatures(hashes: list[np.ndarray], near: Near) -> np.ndarray:
+    try:
+        from rensa import RMinHash
+    except ImportError:
+        raise UserError("near-duplicate search needs rensa (pip install rensa), or set `near: null`") from None
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in hashes])])
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+        np.concatenate(hashes), offsets.tolist(), num_perm=near.permutations, seed=SEED)
+    return np.asarray(matrix.to_rows(), dtype=np.uint32)
+
+
+def find(all_keys: Keys, settings: Dedup) -> list[Pair]:
+    """The copies among documents, in order of the removed one. A copy of a removed document is not removed for it:
+    near-duplication does not chain. Deterministic."""
+    pairs: dict[int, Pair] = {}
+    if settings.exact:
+        first: dict[tuple[int, int], int] = {}
+        for place, key in enumerate(map(tuple, all_keys.exact_N2.tolist())):
+            kept = first.setdefault(key, place)
+            if kept != place:
+                pairs[place] = Pair(place, kept, "exact", 1.0)
+    if settings.near is not None:
+        kept_N = all_keys.long_N.copy()
+        kept_N[list(pairs)] = False
+        index_M = np.flatnonzero(kept_N)
+        for earlier, later, similarity in _edges(all_keys.signature_NP[index_M], settings.near):
+            earlier, later = int(index_M[earlier]), int(index_M[later])
+            if earlier not in pairs and later not in pairs:
+                pairs[later] = Pair(later, earlier, "near", round(similarity, 3))
+    return [pairs[place] for place in sorted(pairs)]
+
+
+def _edges(signature_MP: np.ndarray, near: Near) -> list[tuple[int, int, float]]:
+    """(earlier, later, estimated similarity) of all pairs found at or above the threshold, by later, then earlier."""
+    count, rows = bands(near.threshold, near.permutations)
+    found: dict[tuple[int, int], float] = {}
+    for band in range(count):
+        key_M = np.zeros(len(signature_MP), np.uint64)
+        for column in range(band * rows, (band + 1) * rows):  # a hash is enough: every pair is verified below
+            key_M = key_M * np.uint64(0x9E3779B97F4A7C15) + signature_MP[:, column]
+        order = np.argsort(key_M, kind="stable")  # equal bands lie together, in document order
+        key_M = key_M[order]
+        for distance in range(1, min(_CROWD, len(order) - 1) + 1):
+            same = np.flatnonzero(key_M[distance:] == key_M[:-distance])
+            if not len(same):
+                break
+            left, right = order[same], order[same + distance]
+            similarity = np.concatenate([(signature_MP[a] == signature_MP[b]).mean(axis=1) for a, b in
+                                         zip(np.array_split(left, len(left) // 65536 + 1),
+                                             np.array_split(right, len(left) // 65536 + 1), strict=True)])
+            for place in np.flatnonzero(similarity >= near.threshold):
+                found[int(right[place]), int(left[place])] = float(similarity[place])
+    return [(earlier, later, similarity) for (later, earlier), similarity in sorted(found.items())]
+
+
+def write_pairs(path: Path, pairs: list[Pair], ids: list[str], most: int = 100_000) -> None:
+    """The first `most` pairs as JSON lines {"removed", "kept", "kind", "similarity"}, by document id."""
+    import orjson
+
+    from steel.runlog import atomic_write
+
+    atomic_write(path, b"".join(
+        orjson.dumps({"removed": ids[p.removed], "kept": ids[p.kept], "kind": p.kind, "similarity": p.similarity},
+                     option=orjson.OPT_APPEND_NEWLINE) for p in pairs[:most]))

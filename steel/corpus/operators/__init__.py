@@ -1,0 +1,158 @@
+"""Operators: small functions on text, registered by name, composed by recipes.
+
+An operator is a name, parameters and a function document -> document or Reject. Authors write less than that: a
+*mapper* is str -> str, a *filter* is str -> None or the reason for removal, and a *document* operator takes the whole
+document. Dialogue is handled once, here: a mapper sees one turn at a time and can never touch what stands between
+turns; a filter sees all turns together; a dialogue that would lose a turn is rejected as a whole.
+
+To add an operator, write a factory in `mappers.py` or `filters.py` (or a new module listed in `_MODULES`):
+
+    @operator("lowercase", "mapper")
+    def lowercase(enabled: bool = True):
+        \"\"\"One line that `describe` shows.\"\"\"
+        return str.lower
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from steel.config import UserError
+from steel.corpus.documents import Document
+
+_MODULES = ("mappers", "filters")
+_FACTORIES: dict[str, tuple[str, Callable]] = {}
+Kind = Literal["mapper", "filter", "document"]
+
+
+class Reject(NamedTuple):
+    """The document is removed; `reason` says why, with the measured value where there is one."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A registered function with its parameters bound. Call it with a document."""
+
+    name: str
+    kind: str
+    parameters: dict[str, Any]
+    function: Callable
+
+    def __call__(self, document: Document) -> Document | Reject:
+        if self.kind == "document":
+            return self.function(document)
+        if self.kind == "filter":
+            reason = self.function(document.readable())
+            return document if reason is None else Reject(reason)
+        messages = document.messages
+        if not messages:
+            text = self.function(document.text)
+            if text == document.text:
+                return document
+            return replace(document, text=text) if text.strip() else Reject("nothing left")
+        turns = [{**turn, "content": self.function(turn["content"])} for turn in messages]
+        if turns == messages:
+            return document
+        if any(not turn["content"].strip() for turn in turns):
+            return Reject("a turn would be empty")
+        return replace(document, meta={**document.meta, "messages": turns})
+
+
+def operator(name: str, kind: Kind):
+    """Register a factory: keyword parameters with defaults in, the function out."""
+    def register(factory: Callable) -> Callable:
+        assert name not in _FACTORIES, f"operator {name} registered twice"
+        _FACTORIES[name] = (kind, factory)
+        return factory
+    return register
+
+
+@functools.cache
+def _registered() -> dict[str, tuple[str, Callable]]:
+    for module in _MODULES:
+        importlib.import_module(f"{__name__}.{module}")
+    return _FACTORIES
+
+
+def names() -> list[str]:
+    """The names of all operators."""
+    return sorted(_registered())
+
+
+def describe(name: str) -> str:
+    """`name(parameters with defaults) [kind]: first line of its documentation`."""
+    kind, factory = _find(name)
+    return f"{name}{inspect.signature(factory)} [{kind}]: {(factory.__doc__ or '').strip().splitlines()[0]}"
+
+
+def make(name: str, parameters: dict[str, Any] | None = None) -> Operator:
+    """The operator with these parameters. UserError for an unknown name, parameter or value."""
+    kind, factory = _find(name)
+    try:
+        bound = inspect.signature(factory).bind(**(parameters or {}))
+    except TypeError as error:
+        raise UserError(f"operator {name}: {error}; it takes {inspect.signature(factory)}") from None
+    bound.apply_defaults()
+    return Operator(name, kind, dict(bound.arguments), factory(**bound.arguments))
+
+
+def _find(name: str) -> tuple[str, Callable]:
+    table = _registered()
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(table))}"
+        raise UserError(f"no operator named {name!r}; {hint}")
+    return table[name]
+
+
+def make_all(entries: Iterable[Any]) -> list[Operator]:
+    """Operators from a recipe's list; an entry is a name, or {name: parameters}."""
+    made = []
+    for entry in entries:
+        if isinstance(entry, str):
+            made.append(make(entry))
+        elif isinstance(entry, dict) and len(entry) == 1:
+            [(name, parameters)] = entry.items()
+            if parameters is not None and not isinstance(parameters, dict):
+                raise UserError(f"operator {name}: parameters are given as {{name: value}}, not {parameters!r}")
+            made.append(make(name, parameters))
+        else:
+            raise UserError(f"a recipe lists operators as `name` or `name: {{parameter: value}}`, not {entry!r}")
+    return made
+
+
+def apply(operators: Iterable[Operator], document: Document, changed: dict[str, int] | None = None) -> \
+        tuple[Document | None, str]:
+    """(document, "") after all operators, or (None, name of the operator that removed it).
+
+    `changed` counts, by operator, the documents whose text was altered.
+    """
+    for op in operators:
+        result = op(document)
+        if isinstance(result, Reject):
+            return None, op.name
+        if changed is not None and result is not document:
+            changed[op.name] = changed.get(op.name, 0) + 1
+        document = result
+    return document, ""
+
+
+def trace(operators: Iterable[Operator], document: Document) -> list[dict[str, str]]:
+    """What each operator does to one document: {"operator", "before", "after"} or {"operator", "before", "removed"}."""
+    steps = []
+    for op in operators:
+        before, result = document.readable(), op(document)
+        if isinstance(result, Reject):
+            steps.append({"operator": op.name, "before": before, "removed": result.reason})
+            break
+        steps.append({"operator": op.name, "before": before, "after": result.readable()})
+        document = result
+    return steps

@@ -1,0 +1,15 @@
+"""Token shards, sample order, mixture and loader: all that training reads.
+
+    from steel.data import Loader, ShardSet
+    loader = Loader(ShardSet.open("RUN/shards"), sequence_length=256, batch_size=32, seed=1)
+    batch = loader.batch(step)
+
+Reading needs only numpy and torch. Writing (`pack`, `append`) imports the tokenizer and zstandard when it is called.
+"""
+
+from .append import append
+from .loader import Batch, Loader
+from .pack import pack
+from .shards import ShardSet, describe
+
+__all__ = ["Batch", "Loader", "ShardSet", "append", "describe", "pack"]

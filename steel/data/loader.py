@@ -1,0 +1,331 @@
+"""The loader: `batch(step)` is a pure function of the step, the rank and the number of ranks.
+
+    step -> global slots -> (stream, draw) by `mixture` -> sample by `order` -> tokens by `shards`
+
+Nothing is consumed and nothing has to be fast-forwarded: a resumed run asks for the next step. The state that a
+checkpoint needs is one small JSON object, equal on all ranks, valid at any number of ranks and workers. Rank r of W
+gets the slots t of the step with t ≡ r (mod W), in order; so the ranks' rows together are the one-rank batch.
+
+Letters: B batch (rows), T time (tokens of a sample, L in `shards`), W ranks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import UserError
+from .mixture import POOL, Mixture, quotas, quotas_by_size
+from .order import Stream
+from .shards import ShardSet
+
+if TYPE_CHECKING:  # torch is imported by the first batch, so that packing processes start without it
+    import torch
+
+STATE_FORMAT = 1
+IGNORED = -100
+"""Target of padding: no loss there."""
+
+
+@dataclass
+class Batch:
+    """One rank's rows of one step, int64. `targets` are already shifted; -100 marks padding.
+
+    `position_ids` restart at 0 where a document starts: the signal for document-masked attention.
+    """
+
+    input_ids: torch.Tensor  # (B, T)
+    targets: torch.Tensor  # (B, T)
+    position_ids: torch.Tensor  # (B, T)
+    source: torch.Tensor  # (B,) index into `Loader.sources`
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def tokens(self) -> int:
+        """Targets that count in the loss."""
+        return int((self.targets != IGNORED).sum())
+
+    def to(self, device, non_blocking: bool = False) -> Batch:
+        return Batch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+    def pin_memory(self) -> Batch:
+        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+
+    def split(self, rows: int) -> list[Batch]:
+        """Micro-batches of `rows` rows (the last may be smaller), as views."""
+        parts = zip(*(getattr(self, f.name).split(rows) for f in fields(self)), strict=True)
+        return [Batch(*part) for part in parts]
+
+
+class _Group:
+    """One stream of the mixture, and where its samples lie: pieces in order of generation, then source."""
+
+    def __init__(self, loader: Loader, name: str):
+        self.pieces = [p for p in loader.shards.pieces if name in (POOL, p.source)]
+        counts = [p.samples(loader.sequence_length) for p in self.pieces]
+        self.first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        per_generation = [0] * len(loader.shards.generations)
+        for piece, count in zip(self.pieces, counts, strict=True):
+            per_generation[piece.generation] += count
+        start = loader._first_generations
+        appends = [(loader.mixture.drawn(slot).get(name, 0), per_generation[start + i])
+                   for i, slot in enumerate(loader._appended_at)]
+        self.stream = Stream(name, loader.seed, sum(per_generation[:start]), [(d, m) for d, m in appends if m])
+
+    def locate(self, samples: np.ndarray) -> list[tuple[int, int]]:
+        """[(index of the piece, sample inside it)]."""
+        which = np.searchsorted(self.first, samples, side="right") - 1
+        return list(zip(which.tolist(), (samples - self.first[which]).tolist(), strict=True))
+
+
+class Loader:
+    """Batches of packed token samples.
+
+    batch_size: rows per step over all ranks. sequence_length: T.
+    mixture:
+        None (or {}) = every source by its size: one epoch is exactly one pass over all samples;
+        {source: weight} = shares of samples; each source has its own epochs; 0 leaves a source out; all are named;
+        [{"step": s, "weights": {…} or None}, …] = weights that change at given steps, for example for annealing
+        (None there: in proportion to size, and every source carries on where the step before left it).
+    mask_documents: positions restart at every document; False gives 0 … T-1.
+    max_epochs: UserError when a stream would start epoch number `max_epochs`; None repeats for ever.
+    """
+
+    def __init__(self, shards: ShardSet, sequence_length: int, batch_size: int, seed: int = 0, mixture=None, *,
+                 rank: int = 0, world: int = 1, mask_documents: bool = True, max_epochs: int | None = None):
+        _positive(sequence_length=sequence_length, batch_size=batch_size, world=world)
+        self._setup(shards, sequence_length, seed, rank, world, mask_documents, max_epochs)
+        self._first_generations = len(shards.generations)
+        self._appended_at: list[int] = []
+        self._batches = [(0, 0, batch_size)]  # (first step, first slot, rows per step)
+        self.mixture = Mixture.plan(seed, self._wanted(mixture))
+        self.events: list[str] = []
+
+    def _setup(self, shards, sequence_length, seed, rank, world, mask_documents, max_epochs) -> None:
+        if not 0 <= rank < world:
+            raise UserError(f"rank {rank} is outside [0, {world})")
+        self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
+        self.rank, self.world, self.mask_documents, self.max_epochs = rank, world, mask_documents, max_epochs
+        self.sources = shards.sources
+        self._groups: dict[str, _Group] = {}
+
+    # -- what a run asks for --------------------------------------------------------------------------------------
+
+    def batch(self, step: int) -> Batch:
+        """This rank's rows of `step`, in slot order."""
+        import torch
+
+        slot, rows = self._span(step)
+        if self.max_epochs is not None:
+            self._check_epochs(slot, rows, step)
+        slots = np.arange(slot + (self.rank - slot) % self.world, slot + rows, self.world, dtype=np.int64)
+        T = self.sequence_length
+        input_BT = np.full((len(slots), T), self.shards.separator_id, dtype=np.int64)
+        target_BT = np.full((len(slots), T), IGNORED, dtype=np.int64)
+        position_BT = np.empty((len(slots), T), dtype=np.int64)
+        source_B = np.empty(len(slots), dtype=np.int64)
+        for name, at, draws in self.mixture.draws(slots):
+            group = self._group(name)
+            samples, _ = group.stream.samples(draws)
+            for row, (which, s) in zip(at.tolist(), group.locate(samples), strict=True):
+                piece = group.pieces[which]
+                tokens, ends = self.shards.read(piece, s * T, s * T + T + 1)
+                n = len(tokens) - 1
+                input_BT[row, :n], target_BT[row, :n] = tokens[:-1], tokens[1:]
+                position_BT[row] = self._positions(ends, n)
+                source_B[row] = self.sources.index(piece.source)
+        return Batch(*(torch.from_numpy(a) for a in (input_BT, target_BT, position_BT, source_B)))
+
+    def batches(self, first: int, last: int, workers: int = 0, prefetch: int = 4,
+                pin_memory: bool = False) -> Iterator[tuple[int, Batch]]:
+        """(step, batch) for first <= step < last, prepared ahead by `workers` processes; the same for any number."""
+        if workers == 0:
+            for step in range(first, last):
+                yield step, self.batch(step)
+            return
+        from torch.utils.data import DataLoader
+
+        ahead = DataLoader(_Steps(self), batch_size=None, sampler=range(first, last), num_workers=workers,
+                           prefetch_factor=prefetch, pin_memory=pin_memory)
+        yield from zip(range(first, last), ahead, strict=True)
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """Passes made over each stream before `step` (stream "*" is all sources together)."""
+        drawn = self.mixture.drawn(self._span(step)[0])
+        result = {}
+        for name, d in sorted(drawn.items()):
+            epoch, t, size = self._group(name).stream.locate(max(d - 1, 0))
+            result[name] = epoch + (t + 1) / size if d else 0.0
+        return result
+
+    @property
+    def samples(self) -> int:
+        """Samples of all sources together (one pass), of `sequence_length` tokens."""
+        return sum(p.samples(self.sequence_length) for p in self.shards.pieces)
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def state(self, step: int) -> dict:
+        """What `from_state` needs to go on with `step` as the next step: JSON, equal on all ranks."""
+        slot, rows = self._span(step)
+        if slot < max([0, *self._appended_at]):
+            raise ValueError(f"no state for step {step}: data was appended after it")
+        return {"format": STATE_FORMAT, "step": step, "slot": slot, "seed": self.seed,
+                "sequence_length": self.sequence_length, "mask_documents": self.mask_documents,
+                "batches": [list(b) for b in self._batches], "phases": self.mixture.to_json(),
+                "generations": self.shards.generations[: self._first_generations + len(self._appended_at)],
+                "first_generations": self._first_generations, "appended_at": list(self._appended_at)}
+
+    @classmethod
+    def from_state(cls, shards: ShardSet, state: Mapping, *, rank: int = 0, world: int = 1,
+                   max_epochs: int | None = None, **given) -> Loader:
+        """The loader that goes on from `state`, at this or another number of ranks.
+
+        given: settings of the resumed run, checked against the state. sequence_length, seed and mask_documents must
+        agree; batch_size and mixture may differ and then change from this step on, with the past kept. Shards that
+        were appended since the state was saved are mixed with exactly the samples not yet seen. `events` says what
+        changed. UserError when the shards are not those of the state.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise UserError(f"the data state has format {state.get('format')!r}, this version reads {STATE_FORMAT}")
+        for key in ("sequence_length", "seed", "mask_documents"):
+            if key in given and given[key] != state[key]:
+                raise UserError(f"the run was started with {key} {state[key]}, now it is {given[key]}; "
+                                "set it back, or start a new run folder")
+        unknown = set(given) - {"sequence_length", "seed", "mask_documents", "batch_size", "mixture"}
+        if unknown:
+            raise TypeError(f"unknown settings: {', '.join(sorted(unknown))}")
+        _same_corpus(shards, state["generations"])
+        loader = cls.__new__(cls)
+        _positive(world=world)
+        loader._setup(shards, state["sequence_length"], state["seed"], rank, world, state["mask_documents"], max_epochs)
+        loader._first_generations, loader._appended_at = state["first_generations"], list(state["appended_at"])
+        loader._batches = [tuple(b) for b in state["batches"]]
+        loader.mixture = Mixture.from_json(state["seed"], state["phases"])
+        loader.events = []
+        loader._change(state["step"], given)
+        return loader
+
+    def _change(self, step: int, given: Mapping) -> None:
+        slot, rows = self._span(step)
+        new = self.shards.generations[self._first_generations + len(self._appended_at):]
+        size = given.get("batch_size")
+        if size is not None and size != rows:
+            _positive(batch_size=size)
+            self._batches = [b for b in self._batches if b[0] < step] + [(step, slot, size)]
+            self.events.append(f"batch size {rows} → {size} sequences from step {step}")
+        if "mixture" in given:
+            before = self.mixture.at(slot).quotas
+            self.mixture = self.mixture.changed(slot, self._wanted(given["mixture"]))
+            if self.mixture.at(slot).quotas != before:
+                self.events.append(f"new mixture from step {step}")
+        elif new:
+            self._refuse_unweighted()
+        if new:
+            self._appended_at += [slot] * len(new)
+            self._groups.clear()
+            added = sum(p.samples(self.sequence_length) for p in self.shards.pieces
+                        if p.generation >= len(self.shards.generations) - len(new))
+            self.events.append(f"{added:,} appended samples are mixed with the unseen ones from step {step}")
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _span(self, step: int) -> tuple[int, int]:
+        """(first slot, rows) of a step."""
+        if step < 0:
+            raise ValueError(f"step is {step}; steps count from 0")
+        first, slot, rows = self._batches[bisect_right([b[0] for b in self._batches], step) - 1]
+        return slot + (step - first) * rows, rows
+
+    def _group(self, name: str) -> _Group:
+        if name not in self._groups:
+            self._groups[name] = _Group(self, name)
+        return self._groups[name]
+
+    def _positions(self, ends: np.ndarray, n: int) -> np.ndarray:
+        """Positions of one row: restart at document starts and where padding begins (after n tokens)."""
+        T = self.sequence_length
+        at = np.arange(T)
+        if not self.mask_documents:
+            return at
+        starts = np.zeros(T, dtype=np.int64)
+        inside = ends[ends < T]
+        starts[inside] = inside
+        if n < T:
+            starts[n] = n
+        return at - np.maximum.accumulate(starts)
+
+    def _wanted(self, mixture) -> list[tuple[int, dict[str, int]]]:
+        """[(first slot, quotas)] of a mixture setting."""
+        phases = mixture if isinstance(mixture, (list, tuple)) else [{"step": 0, "weights": mixture}]
+        phases = [(int(p["step"]), p["weights"] or None) for p in phases]
+        steps = [step for step, _ in phases]
+        if not steps or steps[0] != 0 or steps != sorted(set(steps)):
+            raise UserError(f"mixture phases start at steps {steps}; the first is 0 and they increase")
+        by_size = {POOL: 1 << 16} if not any(w for _, w in phases) else quotas_by_size(self._sizes())
+        return [(self._span(step)[0], by_size if w is None else quotas(self._named(w))) for step, w in phases]
+
+    def _sizes(self) -> dict[str, int]:
+        sizes = dict.fromkeys(self.sources, 0)
+        for piece in self.shards.pieces:
+            sizes[piece.source] += piece.samples(self.sequence_length)
+        return sizes
+
+    def _named(self, weights: Mapping[str, float]) -> Mapping[str, float]:
+        sizes = self._sizes()
+        for name in sorted(set(weights) - set(sizes)):
+            raise UserError(f"the mixture names source {name!r}, which the shards do not have; "
+                            f"they have {', '.join(self.sources)}")
+        for name in sorted(set(sizes) - set(weights)):
+            raise UserError(f"source {name!r} has no weight in the mixture; give it one (0 leaves it out)")
+        for name in weights:
+            if weights[name] and not sizes[name]:
+                raise UserError(f"source {name!r} has a weight but no {self.shards.split} samples; set it to 0")
+        return weights
+
+    def _refuse_unweighted(self) -> None:
+        used = set().union(*(p.quotas for p in self.mixture.phases))
+        if POOL not in used:
+            known = set(self.shards.sources)
+            old = {p.source for p in self.shards.pieces if p.generation < len(self.shards.generations) - 1}
+            for name in sorted(known - old - used):
+                raise UserError(f"source {name!r} was appended and has no weight in the mixture; give the mixture anew")
+
+    def _check_epochs(self, slot: int, rows: int, step: int) -> None:
+        for name, d in self.mixture.drawn(slot + rows).items():
+            if d and self._group(name).stream.locate(d - 1)[0] >= self.max_epochs:
+                what = "the data is" if name == POOL else f"source {name!r} is"
+                raise UserError(f"{what} exhausted at step {step} after {self.max_epochs} epoch(s); train fewer steps, "
+                                "append data, or allow more epochs")
+
+
+class _Steps:
+    """Random access to steps, for worker processes."""
+
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.loader.batch(step)
+
+
+def _positive(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} is {value!r}; it must be a whole number ≥ 1")
+
+
+def _same_corpus(shards: ShardSet, generations: list[str]) -> None:
+    if len(shards.generations) < len(generations):
+        raise UserError(f"{shards.root} holds {len(shards.generations)} generation(s) of shards, the run has read "
+                        f"{len(generations)}: appended shards are missing; restore the folder")
+    for g, (now, then) in enumerate(zip(shards.generations, generations, strict=False)):
+        if now != then:
+            raise UserError(f"{shards.root} is not the data that the run was started with (generation {g} differs); "
+                            "point to the old folder, or start a new run folder")

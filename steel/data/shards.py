@@ -1,0 +1,262 @@
+"""Token shards on disk: writing one, opening a folder of them, reading tokens and document ends.
+
+    OUT/manifest.json                      what there is: counts, hashes, tokenizer, inputs
+    OUT/rejects.json                       records that became no document, by reason
+    OUT/<source>/GGG-FFFF-SSSSS.bin        token stream: little-endian uint16 (vocabulary <= 65,536) or uint32
+    OUT/<source>/GGG-FFFF-SSSSS.idx        document ends: little-endian int64, document i is tokens [end[i-1], end[i])
+    OUT/<source>/GGG-FFFF-SSSSS.json       the shard's own record, written last: without it the shard is not finished
+
+G is the generation (0 = first pack, then one per append), F the input file, S the slice of it; ".val" before ".bin"
+marks documents held out for validation. Every document ends with the separator `<|endoftext|>`, which belongs to it.
+
+A *piece* is what one generation gives to one source: its shards, joined. Sample s of a piece of T tokens is tokens
+[sL, sL+L] (L+1 tokens: L inputs and their shifted targets), so a piece holds ceil((T-1)/L) samples; the last one may be
+short and is padded (targets -100). Hence every token but the first is a target exactly once per epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..config import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+EDGE = 1 << 16  # bytes of head and tail that the quick check reads
+SPLITS = ("train", "validation")
+_OPEN_FILES = 256  # memory maps kept open at once; each costs a file descriptor
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """Smallest of uint16 and uint32 that holds every id of a vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+def hash_file(path: Path, limit: int | None = None) -> str:
+    """blake2b-128 of a file; with `limit`, of its size, first and last `limit` bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        if limit is None:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        else:
+            size = path.stat().st_size
+            digest.update(size.to_bytes(8, "little"))
+            digest.update(file.read(limit))
+            file.seek(max(size - limit, 0))
+            digest.update(file.read(limit))
+    return digest.hexdigest()
+
+
+def canonical(value) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def generation_hash(manifest: dict, generation: int) -> str:
+    """What a run remembers of a corpus: order, size and content of one generation's shards."""
+    rows = [[s["path"], s["source"], s["split"], s["tokens"], s["hash"]]
+            for s in manifest["shards"] if s["generation"] == generation]
+    head = [FORMAT, manifest["dtype"], manifest["separator_id"], manifest["tokenizer_hash"]]
+    return hashlib.blake2b(canonical([head, rows]), digest_size=16).hexdigest()
+
+
+class ShardWriter:
+    """Collects documents and writes `<stem>.bin` and `<stem>.idx`."""
+
+    def __init__(self, dtype: np.dtype):
+        self.dtype = dtype
+        self._documents: list[np.ndarray] = []
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def add(self, ids: list[int], utf8_bytes: int) -> None:
+        """One document's token ids, separator included."""
+        self._documents.append(np.asarray(ids, dtype=self.dtype))
+        self._bytes += utf8_bytes
+
+    def write(self, root: Path, stem: str) -> dict:
+        """Write both files (durable before the caller writes the record) and return the shard's facts."""
+        from ..runlog import atomic_write
+
+        tokens = np.concatenate(self._documents) if self._documents else np.empty(0, self.dtype)
+        ends = np.cumsum([len(d) for d in self._documents], dtype="<i8")
+        binary, index = root / f"{stem}.bin", root / f"{stem}.idx"
+        atomic_write(binary, tokens.tobytes())
+        atomic_write(index, ends.tobytes())
+        return {"path": f"{stem}.bin", "tokens": len(tokens), "documents": len(ends), "bytes": self._bytes,
+                "hash": hash_file(binary), "index_hash": hash_file(index), "edge_hash": hash_file(binary, EDGE)}
+
+
+@dataclass
+class Piece:
+    """The shards that one generation gives to one source. Offsets are tokens from the start of the piece."""
+
+    generation: int
+    source: str
+    shards: list[dict]
+
+    def __post_init__(self):
+        self.offsets = np.concatenate(([0], np.cumsum([s["tokens"] for s in self.shards]))).astype(np.int64)
+        self.tokens = int(self.offsets[-1])
+
+    def samples(self, sequence_length: int) -> int:
+        """ceil((T-1)/L) samples of `sequence_length` inputs."""
+        return max(-(-(self.tokens - 1) // sequence_length), 0)
+
+
+class ShardSet:
+    """A folder of shards, opened for one split. Raises UserError for a folder or shard that is not as recorded."""
+
+    def __init__(self, root: Path, manifest: dict, split: str):
+        self.root, self.manifest, self.split = root, manifest, split
+        self.dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
+        self.separator_id: int = manifest["separator_id"]
+        self.sources: list[str] = sorted({s["source"] for s in manifest["shards"]})
+        self.generations: list[str] = [g["hash"] for g in manifest["generations"]]
+        groups: dict[tuple[int, str], list[dict]] = {}
+        for shard in manifest["shards"]:
+            if shard["split"] == split and shard["tokens"]:
+                groups.setdefault((shard["generation"], shard["source"]), []).append(shard)
+        self.pieces = [Piece(g, source, groups[g, source]) for g, source in sorted(groups)]
+        self._maps: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    @classmethod
+    def open(cls, folder: Path | str, split: str = "train", *, check: bool = True, verify: bool = False) -> ShardSet:
+        """Open `folder` (as written by `pack`).
+
+        check: compare each shard's size, head and tail with the manifest. verify: hash every byte, too (slow).
+        """
+        if split not in SPLITS:
+            raise UserError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+        root = Path(folder)
+        shards = cls(root, read_manifest(root), split)
+        if check or verify:
+            check_shards(root, shards.manifest, verify=verify)
+        if not shards.pieces:
+            hint = "; pack with hold_out above 0" if split == "validation" else ""
+            raise UserError(f"{root} holds no {split} tokens{hint}")
+        return shards
+
+    def __getstate__(self) -> dict:  # memory maps do not travel to worker processes
+        return {**self.__dict__, "_maps": OrderedDict()}
+
+    def _map(self, path: str, dtype) -> np.ndarray:
+        found = self._maps.get(path)
+        if found is None:
+            try:
+                found = np.memmap(self.root / path, dtype=dtype, mode="r")
+            except (OSError, ValueError) as error:
+                raise UserError(f"cannot read shard {self.root / path}: {error}") from None
+            self._maps[path] = found
+            if len(self._maps) > _OPEN_FILES:
+                self._maps.popitem(last=False)
+        else:
+            self._maps.move_to_end(path)
+        return found
+
+    def read(self, piece: Piece, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [start, stop) of a piece (fewer at its end) as int64, and the document ends inside (start, stop).
+
+        The ends are offsets from `start`: a document begins at each of them.
+        """
+        stop = min(stop, piece.tokens)
+        first = int(np.searchsorted(piece.offsets, start, side="right")) - 1
+        tokens, ends = [], []
+        for i in range(first, len(piece.shards)):
+            offset, shard = int(piece.offsets[i]), piece.shards[i]
+            if offset >= stop:
+                break
+            path = shard["path"]
+            low, high = max(start - offset, 0), min(stop - offset, shard["tokens"])
+            tokens.append(self._map(path, self.dtype)[low:high])
+            index = self._map(path[:-4] + ".idx", "<i8")
+            a, b = np.searchsorted(index, [low, high], side="right")
+            ends.append(index[a:b] + (offset - start))
+        joined = np.concatenate(ends)
+        return np.concatenate(tokens).astype(np.int64), joined[joined < stop - start]
+
+    def documents(self, source: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """(source, token ids without the separator) of every document of the split, in stored order."""
+        for piece in self.pieces:
+            if source not in (None, piece.source):
+                continue
+            for shard in piece.shards:
+                tokens = self._map(shard["path"], self.dtype)
+                start = 0
+                for end in self._map(shard["path"][:-4] + ".idx", "<i8").tolist():
+                    yield piece.source, np.asarray(tokens[start : end - 1], dtype=np.int64)
+                    start = end
+
+
+def read_manifest(root: Path | str) -> dict:
+    """The manifest of a shard folder; UserError when there is none or it is of another format."""
+    path = Path(root) / MANIFEST
+    if not path.is_file():
+        raise UserError(f"no {MANIFEST} in {root}; write shards there with 'steel pack DOCS {root} --tokenizer T'"
+                        " (an interrupted pack goes on with the same command)")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is not a shard manifest; pack into an empty folder") from None
+    if version != FORMAT:
+        raise UserError(f"{path} has format {version}, this version reads {FORMAT}; pack the documents again")
+    return manifest
+
+
+def check_shards(root: Path, manifest: dict, *, verify: bool = False) -> None:
+    """Raise UserError naming the first shard whose files are missing, of another size, or changed."""
+    width = np.dtype(manifest["dtype"]).itemsize
+    for shard in manifest["shards"]:
+        binary = root / shard["path"]
+        for path, size in ((binary, shard["tokens"] * width), (binary.with_suffix(".idx"), shard["documents"] * 8)):
+            found = path.stat().st_size if path.is_file() else None
+            if found != size:
+                what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+                raise UserError(f"shard {path} {what}; restore it from a copy, or pack the documents again")
+        changed = hash_file(binary, EDGE) != shard["edge_hash"] or (verify and (
+            hash_file(binary) != shard["hash"] or hash_file(binary.with_suffix(".idx")) != shard["index_hash"]))
+        if changed:
+            raise UserError(f"shard {binary} was changed since it was written (its hash differs from {MANIFEST}); "
+                            "restore it from a copy, or pack the documents again")
+
+
+def describe(folder: Path | str, sequence_length: int | None = None) -> dict:
+    """Counts of a shard folder, per source and in total: what `steel data` shows.
+
+    {"tokens", "documents", "bytes" (UTF-8 bytes of text), "dtype", "generations", "records", "rejected", "sources":
+    {name: {"documents", "tokens", "bytes", "bytes_per_token", "share", "validation_documents", "shards", "samples"}}};
+    "samples" (training, of `sequence_length` tokens) only when it is given.
+    """
+    manifest = read_manifest(folder)
+    sources: dict[str, dict] = {}
+    for shard in manifest["shards"]:
+        row = sources.setdefault(shard["source"], {"documents": 0, "tokens": 0, "bytes": 0, "shards": 0,
+                                                   "validation_documents": 0, "validation_tokens": 0})
+        row["shards"] += 1
+        prefix = "validation_" if shard["split"] == "validation" else ""
+        row[prefix + "documents"] += shard["documents"]
+        row[prefix + "tokens"] += shard["tokens"]
+        row["bytes"] += shard["bytes"]
+    total = sum(r["tokens"] for r in sources.values())
+    for row in sources.values():
+        row["share"] = row["tokens"] / total if total else 0.0
+        row["bytes_per_token"] = row["bytes"] / max(row["tokens"] + row["validation_tokens"], 1)
+    if sequence_length:
+        for row in sources.values():
+            row["samples"] = 0
+        for piece in ShardSet(Path(folder), manifest, "train").pieces:
+            sources[piece.source]["samples"] += piece.samples(sequence_length)
+    keys = ("tokens", "documents", "bytes", "records", "rejected", "dtype", "tokenizer_hash", "hold_out")
+    return {**{k: manifest[k] for k in keys}, "generations": len(manifest["generations"]),
+            "sources": dict(sorted(sources.items()))}

@@ -1,0 +1,133 @@
+"""Cloze: does the model know a fact when a sentence of its own kind asks for it, before any chat format is learned?
+
+Each row is {"prompt", "answer", "candidates", "lang", "attribute"}. Two measures: *accuracy*, open vocabulary, the
+greedy continuation starts with the answer; and *rank*, closed vocabulary, how many candidates are likelier than the
+answer. The first asks for the word, the second for the knowledge.
+
+A prompt is a text that stops in the middle, and a subword vocabulary may have a token that straddles the cut. So the
+last tokens of the prompt are taken back and spelled again by the model (`scoring.Speller`), and candidates are compared
+from the last place where all their tokenizations agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from os.path import commonprefix
+from pathlib import Path
+
+from ..config import UserError
+from ..runlog import progress as progress_bar
+from ..tokenizer.bpe import encode_text
+from .exam import stop_ids
+from .results import binomial_se
+from .scoring import Speller, greedy, score_continuations
+
+_EXTRA_TOKENS = 3
+"""Generated beyond the answer's own length, since the model may spell it in smaller tokens."""
+_TAKEN_BACK = 8
+"""Tokens of the prompt that are spelled again; a token that straddles the cut begins among them."""
+
+
+def load_cloze(path: Path | str) -> list[dict]:
+    """Read cloze rows from a JSONL file; raises UserError that names the first unusable line."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no cloze file at {path}; 'steel world OUT' writes OUT/exam/cloze.jsonl")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if not row["prompt"].strip() or not row["answer"].strip():
+                raise KeyError
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}, line {number}: expected an object with a prompt and an answer") from None
+        rows.append(row)
+    return rows
+
+
+def cloze(model, tok, path: Path | str | Iterable[dict], batch_size: int = 128, *, limit: int | None = None,
+          progress: bool = True) -> dict:
+    """Ask every cloze row. Returns plain data for JSON:
+
+    {"accuracy", "n", "se", "rank_accuracy": share of rows whose answer outranks all candidates, "mean_rank": 1 is best,
+    "by_attribute" and "by_language": {name: {"accuracy", "n", "se"}}}; the ranks are None where no row has candidates.
+    """
+    rows = load_cloze(path) if isinstance(path, (str, Path)) else list(path)
+    rows = rows[:limit or None]
+    if not rows:
+        raise UserError("no cloze rows to ask")
+    with progress_bar(2 * len(rows), "cloze", "rows") if progress else nullcontext() as bar:
+        right = [_starts(text, row["answer"].strip())
+                 for text, row in zip(_continue(model, tok, rows, batch_size, bar), rows, strict=True)]
+        ranks = _ranks(model, tok, rows, batch_size)
+        if bar is not None:
+            bar.advance(len(rows))
+    return {**_share(right), "rank_accuracy": sum(r == 1 for r in ranks) / len(ranks) if ranks else None,
+            "mean_rank": sum(ranks) / len(ranks) if ranks else None,
+            "by_attribute": _by(rows, right, "attribute"), "by_language": _by(rows, right, "lang")}
+
+
+def _share(right: Sequence[bool]) -> dict:
+    p = sum(right) / len(right)
+    return {"accuracy": p, "n": len(right), "se": binomial_se(p, len(right))}
+
+
+def _by(rows: Sequence[dict], right: Sequence[bool], key: str) -> dict:
+    parts = defaultdict(list)
+    for row, ok in zip(rows, right, strict=True):
+        parts[str(row.get(key, "?"))].append(ok)
+    return {name: _share(part) for name, part in sorted(parts.items())}
+
+
+def _join(prompt: str, answer: str) -> str:
+    """Prompt and answer as a writer would: a space where two words would touch, none next to a Hanzi."""
+    prompt, answer = prompt.rstrip(), answer.strip()
+    spaced = prompt[-1].isascii() and answer[0].isascii() and answer[0].isalnum()
+    return prompt + (" " if spaced else "") + answer
+
+
+def _continue(model, tok, rows: Sequence[dict], batch_size: int, bar) -> list[str]:
+    """The greedy continuation of each prompt as text, without the prompt."""
+    pieces = tok.convert_ids_to_tokens(list(range(len(tok))))
+    prompts, rests, room = [], [], 1
+    for row in rows:
+        ids = encode_text(tok, row["prompt"].rstrip())
+        room = max(room, len(encode_text(tok, row["answer"])))
+        kept = max(1, len(ids) - _TAKEN_BACK)
+        prompts.append(ids[:kept])
+        rests.append("".join(pieces[i] for i in ids[kept:]))
+    replies = greedy(model, prompts, room + _EXTRA_TOKENS + _TAKEN_BACK, stop_ids(tok), spell=(Speller(pieces), rests),
+                     batch_size=batch_size, bar=bar)
+    texts = [tok.decode(p + reply, skip_special_tokens=True) for p, reply in zip(prompts, replies, strict=True)]
+    return [text.removeprefix(row["prompt"].rstrip()) for text, row in zip(texts, rows, strict=True)]
+
+
+def _starts(text: str, answer: str) -> bool:
+    text = text.lstrip()
+    following = text[len(answer):len(answer) + 1]
+    cut_short = answer[-1].isascii() and answer[-1].isalnum() and following.isascii() and following.isalnum()
+    return text.startswith(answer) and not cut_short
+
+
+def _ranks(model, tok, rows: Sequence[dict], batch_size: int) -> list[int]:
+    """Rank of the answer among its candidates by log p(candidate | prompt), 1 for the best; ties count against it."""
+    pairs, sizes = [], []
+    for row in rows:
+        others = [c for c in row.get("candidates") or [] if c != row["answer"]]
+        if not others:
+            continue
+        texts = [encode_text(tok, _join(row["prompt"], text)) for text in [row["answer"], *others]]
+        shared = len(commonprefix([*texts, encode_text(tok, row["prompt"].rstrip())]))
+        shared = max(1, min([shared, *(len(ids) - 1 for ids in texts)]))
+        pairs += [(ids[:shared], ids[shared:]) for ids in texts]
+        sizes.append(len(texts))
+    scores = [score.log_prob for score in score_continuations(model, pairs, batch_size=batch_size)] if pairs else []
+    ranks, at = [], 0
+    for size in sizes:
+        answer, others = scores[at], scores[at + 1:at + size]
+        ranks.append(1 + sum(not other < answer for other in others))
+        at += size
+    return ranks

@@ -1,0 +1,12 @@
+"""The model: `SteelForCausalLM`, its configuration, and how to build, save and import it."""
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from steel.model.build import build, decoder_layers, initialize, steel_config
+from steel.model.configuration import SteelConfig
+from steel.model.modeling import SteelForCausalLM
+
+AutoConfig.register(SteelConfig.model_type, SteelConfig, exist_ok=True)
+AutoModelForCausalLM.register(SteelConfig, SteelForCausalLM, exist_ok=True)
+
+__all__ = ["SteelConfig", "SteelForCausalLM", "build", "decoder_layers", "initialize", "steel_config"]

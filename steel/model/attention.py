@@ -1,0 +1,157 @@
+"""Causal self-attention with grouped queries, RoPE, packed documents and a KV cache.
+
+Shapes: B batch, T query time, K key time (past + T), D model width, H query heads, G key/value heads, C head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+class SteelRMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight over the last axis (Zhang & Sennrich 2019); statistics in at least fp32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+def rope_tables(
+    position_ids_BT: torch.Tensor, head_dim: int, theta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine of the rotary angles (Su et al. 2021), shape (B, T, 1, head_dim / 2), always fp32.
+
+    Computed from integers on each call: bf16 cannot hold angles past a few hundred, and a model built on the meta
+    device then has no buffer to re-fill.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=position_ids_BT.device, dtype=torch.float32) / head_dim
+    angles = position_ids_BT[..., None, None].float() * (1.0 / theta**exponents)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x_BTHC: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate the halves of each head by the tables; arithmetic in fp32 (or wider), result in x's dtype."""
+    first, second = x_BTHC.chunk(2, dim=-1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return rotated.to(x_BTHC.dtype)
+
+
+def document_index(position_ids_BT: torch.Tensor, valid_BT: torch.Tensor | None) -> torch.Tensor | None:
+    """Number of the document each token belongs to, (B, T); None when no row holds a second document.
+
+    A document starts where position_ids is 0; padding starts none.
+    """
+    starts_BT = position_ids_BT == 0
+    if valid_BT is not None:
+        starts_BT = starts_BT & valid_BT
+    elif position_ids_BT.shape[1] == 1 or not bool(starts_BT[:, 1:].any()):
+        return None
+    index_BT = starts_BT.cumsum(dim=1)
+    return index_BT if bool((index_BT[:, -1] > 1).any()) else None
+
+
+def attention_mask(
+    query_length: int,
+    past_length: int,
+    valid_BK: torch.Tensor | None,
+    document_BT: torch.Tensor | None,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """Boolean mask (B, 1, T, K), True where a query may look; None when plain causal attention says it all.
+
+    Built once per forward and shared by all layers. A padding query sees itself, so that no softmax is empty.
+    """
+    if valid_BK is None and document_BT is None and (past_length == 0 or query_length == 1):
+        return None
+    key_length = past_length + query_length
+    query_T1 = torch.arange(past_length, key_length, device=device)[:, None]
+    key_1K = torch.arange(key_length, device=device)[None, :]
+    mask = (key_1K <= query_T1)[None, None]
+    if document_BT is not None:
+        assert past_length == 0
+        mask = mask & (document_BT[:, None, :, None] == document_BT[:, None, None, :])
+    if valid_BK is not None:
+        mask = (mask & valid_BK[:, None, None, :]) | (key_1K == query_T1)[None, None]
+    return mask
+
+
+class SteelAttention(nn.Module):
+    """Multi-head attention; one fused projection holds queries, keys and values, in that order.
+
+    forward(x_BTD) -> (B, T, D). `cos`, `sin` from `rope_tables`; `mask` from `attention_mask`.
+    """
+
+    def __init__(self, config, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.num_heads = config.num_attention_heads
+        self.num_kv_heads = config.num_key_value_heads
+        self.num_key_value_groups = (
+            self.num_heads // self.num_kv_heads
+        )  # read by transformers' attention functions
+        self.head_dim = config.head_dim
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        heads = self.num_heads + 2 * self.num_kv_heads
+        self.qkv_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
+        self.o_proj.role = "write"
+        self.q_norm = SteelRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = SteelRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    def forward(self, x_BTD, cos, sin, mask=None, past_key_values=None, **kwargs) -> torch.Tensor:
+        B, T, _ = x_BTD.shape
+        H, G = self.num_heads, self.num_kv_heads
+        qkv = self.qkv_proj(x_BTD).view(B, T, H + 2 * G, self.head_dim)
+        qk, value = qkv.split([H + G, G], dim=2)
+        if self.q_norm is not None:
+            query, key = qk.split([H, G], dim=2)
+            qk = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
+        qk = apply_rope(qk, cos, sin)
+        query, key = (part.transpose(1, 2) for part in qk.split([H, G], dim=2))
+        value = value.transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        out_BTHC = self._attend(query, key, value, mask, **kwargs)
+        return self.o_proj(out_BTHC.reshape(B, T, H * self.head_dim))
+
+    def _attend(self, query, key, value, mask, **kwargs) -> torch.Tensor:
+        implementation = self.config._attn_implementation
+        if implementation not in (None, "sdpa", "eager"):
+            attend = ALL_ATTENTION_FUNCTIONS[implementation]
+            return attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0, **kwargs)[0]
+        grouped = self.num_key_value_groups > 1
+        # Only the CUDA flash path takes grouped heads as they are; elsewhere they would fall to the slow math path.
+        native = grouped and mask is None and query.is_cuda
+        if grouped and not native:
+            key = key.repeat_interleave(self.num_key_value_groups, dim=1)
+            value = value.repeat_interleave(self.num_key_value_groups, dim=1)
+        if implementation == "eager":
+            return self._eager(query, key, value, mask).transpose(1, 2)
+        causal = mask is None and query.shape[2] > 1
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, scale=self.scaling, enable_gqa=native
+        )
+        return out.transpose(1, 2)
+
+    def _eager(self, query, key, value, mask) -> torch.Tensor:
+        """The textbook form, scores in view; the reference the fused kernels are tested against."""
+        scores = (query @ key.transpose(-1, -2)) * self.scaling
+        T, K = scores.shape[-2:]
+        if mask is None:
+            mask = torch.ones(T, K, dtype=torch.bool, device=scores.device).tril(K - T)
+        if mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + mask
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return scores.softmax(dim=-1, dtype=wide).to(value.dtype) @ value

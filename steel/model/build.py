@@ -1,0 +1,72 @@
+"""Build a model from the configuration: Steel, or any transformers causal LM from a folder."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from steel.config import ModelConfig, UserError
+from steel.model.configuration import SteelConfig
+from steel.model.modeling import SteelForCausalLM
+
+
+def steel_config(model_cfg: ModelConfig) -> SteelConfig:
+    """`SteelConfig` with the fields of the same name; raises UserError (a ValueError) naming the field at fault."""
+    names = SteelConfig.__dataclass_fields__
+    fields = {name: value for name, value in vars(model_cfg).items() if name in names and value is not None}
+    fields["experts_per_token"] = model_cfg.top_k
+    try:
+        return SteelConfig(**fields)
+    except ValueError as error:
+        raise UserError(f"model.{error}") from None
+
+
+def build(
+    model_cfg: ModelConfig, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> nn.Module:
+    """A causal LM, freshly initialised from `seed`, or (source "hf" with a path) with the weights of a folder.
+
+    device "meta" allocates nothing: fill it with `model.to_empty(device=...)` and `initialize(model, seed)`.
+    """
+    if model_cfg.source == "hf":
+        return _build_hf(model_cfg, device, dtype, seed)
+    config = steel_config(model_cfg)
+    with torch.device("meta"):
+        model = SteelForCausalLM(config)
+    if device == "meta":
+        return model.to(dtype)
+    model.to_empty(device=device)
+    initialize(model, seed)
+    return model.to(dtype)
+
+
+def _build_hf(model_cfg: ModelConfig, device: str, dtype: torch.dtype, seed: int) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not model_cfg.path or not Path(model_cfg.path).is_dir():
+        raise UserError(f"model.path={model_cfg.path!r}: source=hf needs a local folder with a config.json")
+    folder = Path(model_cfg.path)
+    if device != "meta" and any(folder.glob("*.safetensors")):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config).to(dtype)
+
+
+def initialize(model: nn.Module, seed: int = 0) -> None:
+    """Fill every weight in place from `seed`, also one that was built on the meta device (after `to_empty`)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in model.modules():
+            model._init_weights(module)
+    model.tie_weights()
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder blocks in order, the units of compilation, sharding and checkpointing (Steel, Llama, Qwen2, …)."""
+    inner = getattr(model, "model", model)
+    layers = getattr(inner, "layers", None)
+    if layers is None:
+        raise UserError(f"{type(model).__name__} keeps its blocks elsewhere than model.layers: not supported")
+    return list(layers)

@@ -1,0 +1,142 @@
+"""Feed-forward layers that see one token at a time: SwiGLU, double SwiGLU, stacked experts, v1 and top-k routing.
+
+Shapes: B batch, T time, N tokens (B·T flattened), D model width, F expert width, E experts, K experts chosen per token.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def gate(pair: torch.Tensor) -> torch.Tensor:
+    """silu(a) · b of the two halves of the last axis (Shazeer 2020, SwiGLU)."""
+    a, b = pair.chunk(2, dim=-1)
+    return F.silu(a) * b
+
+
+class SteelDenseFeedForward(nn.Module):
+    """One SwiGLU (D→F→D), or the double SwiGLU of Steel-LLM: a second gate on the way back, silu(W₃h)·(W₄h).
+
+    Weights: gate_up_proj holds [gate; up]; down_proj is (D, F), or [gate; down] (2D, F) for the double form.
+    """
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        d, f = config.hidden_size, config.intermediate_size
+        self.double = config.expert == "double_swiglu"
+        self.gate_up_proj = nn.Linear(d, 2 * f, bias=False)
+        self.down_proj = nn.Linear(f, 2 * d if self.double else d, bias=False)
+        self.down_proj.role = "write_gated" if self.double else "write_hidden"
+
+    def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
+        out = self.down_proj(gate(self.gate_up_proj(x_BTD)))
+        return gate(out) if self.double else out
+
+
+class SteelExperts(nn.Module):
+    """E experts with stacked weights: two batched matrix products instead of a loop.
+
+    gate_up_proj (E, D, 2F) holds [gate | up]; down_proj is (E, F, D), or (E, F, 2D) = [gate | down] when double.
+    forward(x_END) -> (E, N, D): row e of the input goes through expert e.
+    """
+
+    def __init__(self, num_experts: int, width: int, inner: int, double: bool) -> None:
+        super().__init__()
+        self.num_experts = num_experts
+        self.double = double
+        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, width, 2 * inner))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, inner, 2 * width if double else width))
+
+    def forward(self, x_END: torch.Tensor) -> torch.Tensor:
+        out = torch.bmm(gate(torch.bmm(x_END, self.gate_up_proj)), self.down_proj)
+        return gate(out) if self.double else out
+
+    def every(self, x_ND: torch.Tensor) -> torch.Tensor:
+        """All tokens through all experts, (E, N, D)."""
+        return self(x_ND.expand(self.num_experts, *x_ND.shape))
+
+    def extra_repr(self) -> str:
+        return (
+            f"experts={self.num_experts}, gate_up={tuple(self.gate_up_proj.shape[1:])}, double={self.double}"
+        )
+
+
+def make_experts(config, count: int) -> SteelExperts:
+    """`count` stacked experts of the configuration's kind and width."""
+    return SteelExperts(count, config.hidden_size, config.intermediate_size, config.expert == "double_swiglu")
+
+
+class SteelSoftMoEV1(nn.Module):
+    """Steel-LLM's first try: every token through every expert, weighted by a softmax gate. Causal, and costs E experts.
+
+    Parameters: router Linear(D, E) with bias, stacked experts.
+    """
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.router = nn.Linear(config.hidden_size, config.num_experts)
+        self.router.role = "route"
+        self.experts = make_experts(config, config.num_experts)
+
+    def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        weights_NE = router_softmax(self.router(x_ND))
+        out_ND = torch.einsum("end,ne->nd", self.experts.every(x_ND), weights_NE.to(x_ND.dtype))
+        return out_ND.view(x_BTD.shape)
+
+
+def router_softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Softmax over the last axis in at least fp32."""
+    return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+class SteelTopKMoE(nn.Module):
+    """Sparse mixture: each token visits K of E routed experts (Shazeer et al. 2017), renormalised, plus shared ones.
+
+    No capacity and no dropped tokens, so decoding one token at a time computes what the full forward does. Tokens are
+    sorted by expert into one padded batch per expert, (E, rows of the busiest expert, D): two batched products.
+    In training `balance` holds the Switch load-balancing term E · Σ_e share_e · probability_e (Fedus et al. 2022,
+    eq. 4; 1 when even); the model adds `balance_loss` times its mean over layers to the loss.
+    """
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.num_experts, self.top_k = config.num_experts, config.experts_per_token
+        self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.router.role = "route"
+        self.experts = make_experts(config, config.num_experts)
+        self.shared = make_experts(config, config.num_shared_experts) if config.num_shared_experts else None
+        self.balance: torch.Tensor | None = None
+
+    def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        probability_NE = router_softmax(self.router(x_ND))
+        weights_NK, chosen_NK = probability_NE.topk(self.top_k, dim=-1)
+        weights_NK = weights_NK / weights_NK.sum(dim=-1, keepdim=True)
+        if self.training:
+            self.balance = self._balance(probability_NE, chosen_NK, context)
+        out_ND = self._visit(x_ND, weights_NK.to(x_ND.dtype), chosen_NK)
+        if self.shared is not None:
+            out_ND = out_ND + self.shared.every(x_ND).sum(dim=0)
+        return out_ND.view(x_BTD.shape)
+
+    def _visit(self, x_ND, weights_NK, chosen_NK) -> torch.Tensor:
+        N, K = chosen_NK.shape
+        flat = chosen_NK.reshape(-1)
+        order = flat.argsort(stable=True)  # assignments grouped by expert
+        counts_E = torch.bincount(flat, minlength=self.num_experts)
+        starts_E = counts_E.cumsum(0) - counts_E
+        expert = flat[order]
+        row = torch.arange(N * K, device=flat.device) - starts_E[expert]
+        token = order // K
+        grid = x_ND.new_zeros(self.num_experts, int(counts_E.max()), x_ND.shape[-1])
+        grid = grid.index_put((expert, row), x_ND[token])
+        out = self.experts(grid)[expert, row] * weights_NK.reshape(-1)[order, None]
+        return torch.zeros_like(x_ND).index_add(0, token, out.to(x_ND.dtype))
+
+    def _balance(self, probability_NE, chosen_NK, context) -> torch.Tensor:
+        if context is not None and context.valid_BT is not None:
+            valid = context.valid_BT.reshape(-1)
+            probability_NE, chosen_NK = probability_NE[valid], chosen_NK[valid]
+        share_E = torch.bincount(chosen_NK.reshape(-1), minlength=self.num_experts) / chosen_NK.numel()
+        return self.num_experts * (share_E * probability_NE.mean(dim=0)).sum()

@@ -1,0 +1,85 @@
+"""The language-model head and its cross-entropy, computed together so that the logits never exist at once.
+
+Shapes: N tokens, D model width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+IGNORE = -100
+# Logits held at a time, in elements: on a CPU they should stay in the cache, a GPU wants large matrix products.
+CHUNK_ELEMENTS_CPU = 1 << 20
+CHUNK_ELEMENTS_GPU = 1 << 29
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum over tokens of CE(x Wᵀ, target) + z_loss · logsumexp². Gradients are made in the forward pass, per chunk."""
+
+    @staticmethod
+    def forward(ctx, x_ND, weight_VD, targets_N, z_loss):
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        weight = weight_VD.to(x_ND.dtype)
+        wide = torch.promote_types(x_ND.dtype, torch.float32)
+        total = torch.zeros((), dtype=wide, device=x_ND.device)
+        grad_x = torch.empty_like(x_ND) if need_x else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
+        budget = CHUNK_ELEMENTS_CPU if x_ND.device.type == "cpu" else CHUNK_ELEMENTS_GPU
+        rows = max(16, budget // weight.shape[0])
+        for start in range(0, x_ND.shape[0], rows):
+            x, targets = x_ND[start : start + rows], targets_N[start : start + rows]
+            logits = (x @ weight.t()).to(wide)
+            keep = targets != IGNORE
+            index = targets.clamp_min(0)[:, None]
+            target_logit = logits.gather(1, index)[:, 0]
+            largest = logits.amax(dim=-1, keepdim=True)
+            probability = logits.sub_(largest).exp_()
+            partition = probability.sum(dim=-1, keepdim=True)
+            log_z = (partition.log() + largest)[:, 0]
+            loss = log_z - target_logit + z_loss * log_z.square()
+            total += torch.where(keep, loss, 0.0).sum()
+            if not (need_x or need_weight):
+                continue
+            slope = 1.0 + 2.0 * z_loss * log_z[:, None] if z_loss else 1.0
+            probability.mul_(slope / partition)
+            probability.scatter_add_(1, index, torch.full_like(index, -1, dtype=wide))
+            grad_logits = probability.mul_(keep[:, None]).to(x.dtype)
+            if need_x:
+                torch.mm(grad_logits, weight, out=grad_x[start : start + rows])
+            if need_weight:
+                grad_weight += grad_logits.t() @ x
+        ctx.save_for_backward(grad_x, grad_weight)
+        ctx.weight_dtype = weight_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        grad_x, grad_weight = ctx.saved_tensors
+        if grad_x is not None:
+            grad_x = grad_x * grad_output.to(grad_x.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad_output).to(ctx.weight_dtype)
+        return grad_x, grad_weight, None, None
+
+
+def linear_cross_entropy(x_ND, weight_VD, targets_N, z_loss: float = 0.0) -> torch.Tensor:
+    """Sum (not mean) over targets ≠ -100 of the cross-entropy in nats of logits x Wᵀ, plus z_loss · logsumexp².
+
+    Memory: one chunk of logits plus the gradients of x and W, instead of N·V logits twice.
+    """
+    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, float(z_loss))
+
+
+def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """The same sum from logits at hand, in at least fp32."""
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    return F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="sum")
+
+
+class SteelHead(nn.Linear):
+    """Vocabulary projection. With targets it returns the summed loss; as a module, so that sharding wrappers see it."""
+
+    def forward(self, x, targets=None, z_loss: float = 0.0):
+        if targets is None:
+            return super().forward(x)
+        return linear_cross_entropy(x.reshape(-1, x.shape[-1]), self.weight, targets.reshape(-1), z_loss)

@@ -1,0 +1,1 @@
+"""Talk to a model, and hand it on: terminal chat, streaming generation, export."""

@@ -1,0 +1,94 @@
+"""Byte-level BPE: train, save, load, encode.
+
+Byte-level means that any UTF-8 text has an encoding and decodes to itself: a rare Hanzi costs three byte tokens, never
+an unknown token. Digits are split one by one, so that 47 + 38 looks the same as every other sum.
+
+Three special tokens, in this order, so that their ids are the same in every tokenizer that the book trains:
+`<|endoftext|>` (0) ends a document and pads, `<|im_start|>` (1) opens a turn, `<|im_end|>` (2) closes it. They come
+from the packer and from the chat template, never from text: `encode_text` reads a literal "<|im_end|>" as characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..config import UserError
+from .chat import TEMPLATE
+
+END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END]
+
+# Words with their leading space, single digits, runs of Hanzi or kana, runs of punctuation, line ends, spaces.
+_PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+           r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def train(texts: Iterable[str], vocab_size: int, sample_bytes: int | None = None) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of `vocab_size` entries (at least 259: 256 bytes and 3 special tokens).
+
+    `sample_bytes` bounds how much UTF-8 text is looked at. Raises UserError when there is no text.
+    """
+    if vocab_size < 256 + len(SPECIAL_TOKENS):
+        raise UserError(f"tokenizer.vocab_size is {vocab_size}; a byte-level BPE needs at least 259")
+    seen = 0
+
+    def sample():
+        nonlocal seen
+        for text in texts:
+            if sample_bytes and seen > sample_bytes:
+                return
+            seen += len(text.encode("utf-8", "ignore"))
+            yield text
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(sample(), trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
+    if not seen:
+        raise UserError("no text to train a tokenizer on; give a folder with non-empty documents")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=IM_END, pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False,
+        additional_special_tokens=[IM_START], chat_template=TEMPLATE, padding_side="left")
+
+
+def save(tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
+    """Write the tokenizer in Hugging Face format. `load` and `AutoTokenizer` read it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+
+
+def load(folder: Path | str) -> PreTrainedTokenizerBase:
+    """Read a tokenizer from a folder: one of ours, or any fast tokenizer in Hugging Face format."""
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no tokenizer folder at {folder}; train one with 'steel tokenizer train DOCS {folder}'")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise UserError(f"{folder} holds no tokenizer (tokenizer.json or vocab.json)")
+    try:
+        return AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # the library raises many types for a broken file
+        raise UserError(f"cannot read the tokenizer in {folder}: {str(error).splitlines()[0]}") from None
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of plain text. Special tokens inside the text stay text."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def end_of_text_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the document separator `<|endoftext|>`; raises UserError when the tokenizer lacks it."""
+    token_id = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    if token_id is None or token_id == tokenizer.unk_token_id and tokenizer.unk_token != END_OF_TEXT:
+        raise UserError(f"this tokenizer has no {END_OF_TEXT} token, which separates documents")
+    return token_id

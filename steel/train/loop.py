@@ -1,0 +1,281 @@
+"""The loop under every stage: pretraining, SFT, reward model, DPO and GRPO.
+
+A stage brings two functions. `batch_fn(step)` returns the micro-batches of a step and depends on nothing but the step
+(and, for GRPO, on the weights). `loss_fn(model, micro)` returns a summed loss, the count to divide by, and metrics. So
+the whole state of a run is: weights, optimizer moments, the step number. That is what a checkpoint holds, and why a
+killed run that resumes walks the same path as one that was never killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TrainConfig, UserError
+from ..runlog import peak_memory_bytes, progress
+from . import checkpoint
+from .optim import build_optimizers, set_learning_rate
+from .parallel import World
+from .run_folder import RunFolder
+from .schedule import learning_rate_factor
+
+Metrics = dict[str, float | tuple[float, float]]
+LossFn = Callable[[nn.Module, Any], tuple[Tensor, float, Metrics]]
+
+
+@dataclass
+class FitResult:
+    """What a stage ended with: steps done, last mean loss, tokens seen, seconds of this process."""
+
+    steps: int
+    loss: float
+    tokens: int
+    seconds: float
+    resumed_from: int = 0
+
+
+@dataclass
+class State:
+    """Beside weights and moments, everything that a run carries from step to step."""
+
+    step: int = 0
+    tokens: int = 0
+    bad_steps: int = 0
+    grad_norm_mean: float = 0.0
+
+    def to_dict(self) -> dict:
+        """The JSON that goes into the checkpoint."""
+        return {"tokens": self.tokens, "bad_steps": self.bad_steps, "grad_norm_mean": self.grad_norm_mean}
+
+
+class StopSignal:
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads between steps."""
+
+    def __init__(self):
+        self.name = ""
+        self._old: dict = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            names = ["SIGTERM", "SIGUSR1"] + ([] if "ipykernel" in sys.modules else ["SIGINT"])
+            for name in names:
+                if (number := getattr(signal, name, None)) is not None:
+                    self._old[number] = signal.signal(number, lambda *_, name=name: setattr(self, "name", name))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Fit:
+    """One stage in progress; `fit` below is the way in."""
+
+    model: nn.Module
+    cfg: TrainConfig
+    batch_fn: Callable[[int], list]
+    loss_fn: LossFn
+    run: RunFolder
+    steps: int
+    world: World = field(default_factory=World)
+    evaluate: Callable[[nn.Module, int], dict] | None = None
+    sample: Callable[[nn.Module, int], list[dict]] | None = None
+    data_state: Callable[[int], dict] | None = None
+    seed: int = 1
+    title: str = "training"
+
+    def __post_init__(self):
+        self.optimizers = build_optimizers(self.model, self.cfg)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.state = State()
+        self.loss = math.nan
+
+    def resume(self, mode: str) -> int:
+        """Load the newest checkpoint when there is one; returns the step to go on from."""
+        if self.world.is_main:
+            checkpoint.sweep(self.run.checkpoints)
+        self.world.barrier()
+        found = checkpoint.complete(self.run.checkpoints)
+        if mode == "never" and found:
+            raise UserError(f"{self.run.path} already holds checkpoints; use another folder or --resume auto")
+        if not found:
+            if self.world.is_main:
+                self.run.log.truncate_after(-1)
+            return 0
+        saved = checkpoint.load(found[-1], self.model, self.optimizers, self.world)
+        self.state = State(saved["step"], saved["tokens"], saved["bad_steps"], saved["grad_norm_mean"])
+        if self.world.is_main:
+            self.run.log.truncate_after(self.state.step)
+            self.run.log.write("event", what="resume", step=self.state.step, checkpoint=found[-1].name)
+        return self.state.step
+
+    def save(self) -> None:
+        """Write a checkpoint of the current step."""
+        extra = {"data": self.data_state(self.state.step)} if self.data_state else {}
+        checkpoint.save(self.run.checkpoints, self.state.step, self.model, self.optimizers,
+                        {**self.state.to_dict(), **extra}, self.cfg.keep_checkpoints, self.world)
+
+    def one_step(self) -> dict:
+        """Forward, backward and update for the current step; returns what to log."""
+        step = self.state.step
+        torch.manual_seed(self.seed * 1_000_003 + step)  # anything random depends on the step alone
+        lr = set_learning_rate(self.optimizers, learning_rate_factor(step, self.steps, self.cfg))
+        loss_sum, count, metrics = 0.0, 0.0, {}
+        micros = self.batch_fn(step)
+        for i, micro in enumerate(micros):
+            if hasattr(self.model, "set_requires_gradient_sync"):
+                self.model.set_requires_gradient_sync(i == len(micros) - 1)
+            with self._precision():
+                loss, n, measured = self.loss_fn(self.model, micro)
+            loss.backward()
+            loss_sum, count = loss_sum + loss.detach().double().item(), count + float(n)
+            for name, value in measured.items():
+                total, weight = value if isinstance(value, tuple) else (value, 1.0)
+                old = metrics.get(name, (0.0, 0.0))
+                metrics[name] = (old[0] + total, old[1] + weight)
+        names = sorted(metrics)
+        summed = self.world.sum(loss_sum, count, *(x for n in names for x in metrics[n]))
+        count = max(summed[1], 1.0)
+        logged = {n: summed[2 + 2 * i] / max(summed[3 + 2 * i], 1e-12) for i, n in enumerate(names)}
+        tokens = int(summed[2 + 2 * names.index("tokens")]) if "tokens" in metrics else int(count)
+        logged.pop("tokens", None)
+        # FSDP averages gradients over ranks, so the sum over all tokens needs the factor world size.
+        grad_norm = self._scale_and_clip(self.world.size / count)
+        self.loss = summed[0] / count
+        self.state.tokens += tokens
+        self._update(grad_norm)
+        return {"loss": self.loss, "lr": lr, "grad_norm": grad_norm, **logged}
+
+    def _precision(self):
+        on = self.cfg.precision == "bf16" and self.world.size == 1
+        return torch.autocast(self.world.device.type, torch.bfloat16) if on else contextlib.nullcontext()
+
+    def _scale_and_clip(self, scale: float) -> float:
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if not grads:
+            raise UserError("no parameter received a gradient: the batch holds no token with a loss")
+        torch._foreach_mul_(grads, scale)
+        limit = self.cfg.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _update(self, grad_norm: float) -> None:
+        state, spike = self.state, False
+        if self.cfg.spike_factor and state.grad_norm_mean and state.step > self.cfg.warmup_steps:
+            spike = grad_norm > self.cfg.spike_factor * state.grad_norm_mean
+        if not math.isfinite(grad_norm) or not math.isfinite(self.loss) or spike:
+            state.bad_steps += 1
+            why = "gradient spike" if spike else "non-finite loss or gradient"
+            if self.world.is_main:
+                self.run.log.write("event", what="skipped step", why=why, step=state.step, loss=self.loss,
+                                   grad_norm=grad_norm)
+            if state.bad_steps >= self.cfg.max_bad_steps:
+                raise UserError(f"{state.bad_steps} steps in a row had a {why} (last at step {state.step}); "
+                                f"lower train.learning_rate, or look at the data of these steps")
+        else:
+            state.bad_steps = 0
+            state.grad_norm_mean = 0.98 * state.grad_norm_mean + 0.02 * grad_norm if state.grad_norm_mean else grad_norm
+            for optimizer in self.optimizers:
+                optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def validate(self) -> dict:
+        """Run `evaluate` and `sample` for the current step and log them."""
+        step, was_training = self.state.step, self.model.training
+        self.model.eval()
+        result: dict = {}
+        with torch.no_grad():
+            if self.evaluate is not None:
+                result = self.evaluate(self.model, step)
+                if self.world.is_main:
+                    self.run.log.write("eval", step=step, tokens=self.state.tokens, **result)
+            for row in (self.sample(self.model, step) if self.sample is not None else []):
+                if self.world.is_main:
+                    self.run.log.write("sample", step=step, **row)
+        self.model.train(was_training)
+        return result
+
+
+def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], loss_fn: LossFn, run: RunFolder, *,
+        config: dict | None = None, steps: int | None = None, tokenizer=None, evaluate=None, sample=None,
+        data_state=None, resume: str = "auto", seed: int = 1, world: World | None = None, title: str = "training",
+        header: dict | None = None, save_hf: bool = True) -> FitResult:
+    """Train `model` for `steps` (default cfg.steps) optimizer steps and leave log, checkpoints and `hf/` in `run`.
+
+    batch_fn(step) -> micro-batches of this rank; loss_fn(model, micro) -> (summed loss, count, metrics), where a
+    metric is a number or a pair (sum, weight) and "tokens" (sum, 1) counts what was read. evaluate(model, step) ->
+    dict, sample(model, step) -> rows of {"prompt", "completion"}. resume: "auto" continues from the newest
+    checkpoint, "never" refuses to. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with code 0.
+    """
+    world = world or World(device=next(model.parameters()).device)
+    steps = cfg.steps if steps is None else steps
+    if steps <= 0:
+        raise UserError(f"{title}: no steps to train; set its 'steps' or give it data")
+    stage = Fit(model, cfg, batch_fn, loss_fn, run, steps, world, evaluate, sample, data_state, seed, title)
+    start, began = stage.resume(resume), time.monotonic()
+    if world.is_main:
+        parameters = sum(p.numel() for p in stage.parameters)
+        run.log.header(config or {}, parameters=parameters, steps=steps, title=title, ranks=world.size, **(header or {}))
+    model.train()
+    _run(stage, start)
+    seconds = time.monotonic() - began
+    if stage.state.step > start or not run.hf.exists():
+        if save_hf:
+            run.save_hf(model, tokenizer, world)
+        if world.is_main:
+            run.log.write("event", what="end", step=stage.state.step, tokens=stage.state.tokens, loss=stage.loss,
+                          seconds=round(seconds, 2), peak_memory_bytes=peak_memory_bytes())
+    model.eval()
+    return FitResult(stage.state.step, stage.loss, stage.state.tokens, seconds, start)
+
+
+def _run(stage: Fit, start: int) -> None:
+    cfg, steps, state = stage.cfg, stage.steps, stage.state
+    with StopSignal() as stop, _bar(stage, start) as bar:
+        if start == 0 and (stage.evaluate or stage.sample):
+            stage.validate()
+        last_time, last_tokens = time.monotonic(), state.tokens
+        for _ in range(start, steps):
+            logged = stage.one_step()
+            state.step += 1
+            last = state.step == steps
+            if stage.world.is_main and (last or state.step % cfg.log_every == 0 or state.step <= 3):
+                now = time.monotonic()
+                rate = (state.tokens - last_tokens) / max(now - last_time, 1e-9)
+                last_time, last_tokens = now, state.tokens
+                stage.run.log.write("step", step=state.step, tokens=state.tokens, **logged, tokens_per_s=round(rate, 1),
+                                    peak_memory_bytes=peak_memory_bytes())
+            bar.advance(1, loss=stage.loss)
+            if last or (cfg.eval_every and state.step % cfg.eval_every == 0):
+                stage.validate()
+            stopping = stage.world.any(bool(stop.name)) if stage.world.size > 1 else bool(stop.name)
+            if last or stopping or (cfg.checkpoint_every and state.step % cfg.checkpoint_every == 0):
+                stage.save()
+            if stopping and not last:
+                if stage.world.is_main:
+                    stage.run.log.write("event", what="stopped", step=state.step, signal=stop.name)
+                    print(f"\nstopped by {stop.name or 'another rank'} at step {state.step}; checkpoint saved in "
+                          f"{stage.run.checkpoints}; the same command goes on from here", file=sys.stderr)
+                raise SystemExit(0)
+
+
+@contextlib.contextmanager
+def _bar(stage: Fit, start: int) -> Iterator:
+    if not stage.world.is_main:
+        import os
+
+        os.environ["STEEL_QUIET"] = "1"
+    with progress(stage.steps, stage.title, "steps", done=start) as bar:
+        yield bar

@@ -1,0 +1,84 @@
+"""One process or many: who am I, and how the model is spread (FSDP2).
+
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process and nothing to spread.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..config import TrainConfig, UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: rank in [0, size), and the device it computes on."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that logs and prints."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value added over all ranks, in float64."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank when it is true on one."""
+        return self.sum(float(flag))[0] > 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join_world() -> World:
+    """Join the process group that torchrun describes, or be alone. Safe to call twice."""
+    size, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local)
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo")
+    return World(rank, size, device)
+
+
+def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: World) -> nn.Module:
+    """Shard the model in place over all ranks, one unit per decoder block and one for the rest.
+
+    full: parameters, gradients and optimizer state sharded. grad_op: parameters stay whole between forward and
+    backward. hybrid: sharded within a node, replicated across nodes. ddp: replicated.
+    """
+    if cfg.sharding not in ("full", "grad_op", "hybrid", "ddp"):
+        raise UserError(f"sharding '{cfg.sharding}' is not one of full, grad_op, hybrid, ddp")
+    if world.size == 1:
+        return model
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    shape = {"hybrid": (world.size // local, local), "ddp": (world.size, 1)}.get(cfg.sharding, (world.size,))
+    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape):])
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    options = {"mesh": mesh, "reshard_after_forward": cfg.sharding in ("full", "hybrid")}
+    if cfg.precision == "bf16":
+        options["mp_policy"] = policy
+    for layer in layers:
+        fully_shard(layer, **options)
+    fully_shard(model, **options)
+    return model

@@ -1,0 +1,162 @@
+"""Pretraining: token shards in, base model out, on one process or many."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..config import Config, UserError
+from ..data.loader import Batch, Loader
+from ..data.shards import ShardSet
+from ..model.build import build, decoder_layers, initialize
+from . import checkpoint
+from .loop import FitResult, fit
+from .parallel import World, join_world, spread
+from .run_folder import RunFolder
+
+
+def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path | str | None = None, *,
+             resume: str = "auto", prompts: list[str] | None = None) -> FitResult:
+    """Train cfg.model on the shards in `data`; leaves log, checkpoints and `hf/` in `run_dir`.
+
+    tokenizer: its folder, copied beside the model. prompts: texts that the model continues at every validation.
+    Raises UserError for shards that are missing or changed and for settings that cannot work.
+    """
+    world, run = join_world(), RunFolder(run_dir)
+    if cfg.train.steps <= 0:
+        raise UserError("train.steps must be above 0")
+    shards = ShardSet.open(data)
+    loader = open_loader(cfg, shards, run, world)
+    model = make_model(cfg, world)
+    words = load_tokenizer(tokenizer)
+    _check_vocabulary(model, shards, words)
+    for event in loader.events if world.is_main else ():
+        run.log.write("event", what="data", change=event)
+    micro = max(1, cfg.train.micro_batch_size)
+
+    def batch_fn(step: int) -> list[Batch]:
+        return loader.batch(step).to(world.device).split(micro)
+
+    sample = sampler(words, prompts) if words is not None and prompts else None
+    return fit(model, cfg.train, batch_fn, next_token_loss(cfg.train.z_loss), run, config=cfg.to_dict(),
+               tokenizer=words, evaluate=validator(cfg, data, world), sample=sample, data_state=loader.state,
+               resume=resume, seed=cfg.seed, world=world, title="pretraining",
+               header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards)})
+
+
+def make_model(cfg: Config, world: World) -> nn.Module:
+    """The model of cfg, on this rank's device; with many ranks built on meta, sharded, then filled."""
+    if cfg.train.activation_checkpointing or world.size > 1:
+        model = build(cfg.model, device="meta" if world.size > 1 else "cpu", seed=cfg.seed)
+    else:
+        model = build(cfg.model, seed=cfg.seed)
+    if cfg.train.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    layers = decoder_layers(model)
+    if cfg.train.compile:
+        for layer in layers:
+            layer.compile()
+    if world.size == 1:
+        return model.to(world.device)
+    spread(model, layers, cfg.train, world)
+    model.to_empty(device=world.device)
+    initialize(model, cfg.seed)
+    return model
+
+
+def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
+    """The sample order: a new one, or the one that the newest checkpoint was in the middle of."""
+    data, wanted = cfg.data, {"mixture": cfg.data.weights or None, "batch_size": cfg.train.batch_size}
+    place = {"rank": world.rank, "world": world.size}
+    found = checkpoint.complete(run.checkpoints)
+    if found and (state := json.loads((found[-1] / "state.json").read_text()).get("data")):
+        return Loader.from_state(shards, state, sequence_length=data.sequence_length, seed=cfg.seed,
+                                 mask_documents=data.mask_documents, **wanted, **place)
+    return Loader(shards, data.sequence_length, seed=cfg.seed, mask_documents=data.mask_documents, **wanted, **place)
+
+
+def next_token_loss(z_loss: float = 0.0):
+    """loss_fn of the loop: cross-entropy of the next token, summed over targets [nats]."""
+
+    def loss_fn(model: nn.Module, batch: Batch):
+        out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, labels=batch.targets,
+                    shift_labels=batch.targets, num_items_in_batch=1, use_cache=False,
+                    **({"z_loss": z_loss} if z_loss else {}))
+        return out.loss, batch.tokens, {"tokens": (float(batch.input_ids.numel()), 1.0)}
+
+    return loss_fn
+
+
+def validator(cfg: Config, data: Path | str, world: World, most: int = 16):
+    """evaluate(model, step) -> mean loss on held-out documents, overall and by source [nats/token], and perplexity.
+
+    None when the shards hold no validation split. At most `most` batches, the same ones every time.
+    """
+    shards = ShardSet.open(data, "validation", check=False)
+    if not shards.pieces:
+        return None
+    rows = cfg.train.micro_batch_size
+    loader = Loader(shards, cfg.data.sequence_length, rows, 0, rank=0, world=1, mask_documents=cfg.data.mask_documents)
+    count = min(most, math.ceil(loader.samples / rows))
+    loss_fn = next_token_loss()
+
+    def evaluate(model: nn.Module, step: int) -> dict:
+        total, weight, by_source = 0.0, 0.0, {}
+        for i in range(count):
+            batch = loader.batch(i).to(world.device)
+            for source in batch.source.unique().tolist():
+                chosen = batch.source == source
+                part = Batch(batch.input_ids[chosen], batch.targets[chosen], batch.position_ids[chosen],
+                             batch.source[chosen])
+                loss, n, _ = loss_fn(model, part)
+                had = by_source.get(source, (0.0, 0.0))
+                by_source[source] = (had[0] + float(loss), had[1] + n)
+                total, weight = total + float(loss), weight + n
+        mean = total / max(weight, 1.0)
+        return {"loss": mean, "perplexity": math.exp(min(mean, 50.0)),
+                "by_source": {loader.sources[s]: a / max(b, 1.0) for s, (a, b) in sorted(by_source.items())}}
+
+    return evaluate
+
+
+def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
+    """sample(model, step) -> greedy continuations of `prompts`, as {"prompt", "completion"}."""
+    from ..tokenizer.bpe import encode_text
+
+    def sample(model: nn.Module, step: int) -> list[dict]:
+        if not hasattr(model, "generate"):
+            return []
+        rows = []
+        device = next(model.parameters()).device
+        for prompt in prompts:
+            ids = torch.tensor([encode_text(tokenizer, prompt)], device=device)
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
+                                 do_sample=False, pad_token_id=tokenizer.pad_token_id or 0, eos_token_id=[0, 2])
+            rows.append({"prompt": prompt, "completion": tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)})
+        return rows
+
+    return sample
+
+
+def load_tokenizer(folder: Path | str | None):
+    """The tokenizer in `folder`, or None."""
+    if folder is None:
+        return None
+    from ..tokenizer import bpe
+
+    return bpe.load(folder)
+
+
+def shards_tokens(shards: ShardSet) -> int:
+    """Tokens in all pieces of one split."""
+    return sum(piece.tokens for piece in shards.pieces)
+
+
+def _check_vocabulary(model: nn.Module, shards: ShardSet, tokenizer) -> None:
+    rows = model.config.vocab_size
+    if tokenizer is not None and len(tokenizer) > rows:
+        raise UserError(f"the tokenizer has {len(tokenizer)} entries, model.vocab_size only {rows}; raise it")

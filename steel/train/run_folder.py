@@ -1,0 +1,47 @@
+"""A RUN folder: `log.jsonl`, `checkpoints/`, and `hf/`, the latest model in Hugging Face format with its tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from ..config import UserError
+from ..runlog import RunLog
+from .parallel import World
+
+
+class RunFolder:
+    """One training stage on disk. Creating it makes the folder; nothing else is touched."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot create the run folder {self.path}: {error.strerror}") from None
+        self.checkpoints = self.path / "checkpoints"
+        self.hf = self.path / "hf"
+        self.log = RunLog(self.path / "log.jsonl")
+
+    def save_hf(self, model: nn.Module, tokenizer=None, world: World | None = None) -> Path:
+        """Write `hf/` whole: into a sibling folder first, then swapped in. Gathers a sharded model on rank 0."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        world = world or World()
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(model, options=options) if world.size > 1 else None
+        if world.is_main:
+            fresh, old = self.path / ".hf.new", self.path / ".hf.old"
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+            model.save_pretrained(str(fresh), **({"state_dict": weights} if weights else {}))
+            if tokenizer is not None:
+                tokenizer.save_pretrained(str(fresh))
+            if self.hf.exists():
+                self.hf.rename(old)
+            fresh.rename(self.hf)
+            shutil.rmtree(old, ignore_errors=True)
+        world.barrier()
+        return self.hf

@@ -1,0 +1,33 @@
+"""Learning-rate schedules as pure functions of the step: nothing to save, nothing to restore."""
+
+from __future__ import annotations
+
+import math
+
+from ..config import TrainConfig, UserError
+
+SCHEDULES = ("cosine", "wsd", "linear", "constant")
+
+
+def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
+    """Learning rate of `step` (0-based) over the peak, in [min_learning_rate_ratio, 1] after warm-up.
+
+    cosine: half a cosine to the minimum (Steel-LLM's recipe). wsd: warm-up, stable, then linear decay over the last
+    `decay_fraction` of the run (Hu et al. 2024, MiniCPM). linear: straight to the minimum.
+    """
+    if cfg.schedule not in SCHEDULES:
+        raise UserError(f"schedule '{cfg.schedule}' is not one of {', '.join(SCHEDULES)}")
+    warmup = min(cfg.warmup_steps, steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    low = cfg.min_learning_rate_ratio
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if cfg.schedule == "constant":
+        return 1.0
+    if cfg.schedule == "cosine":
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+    if cfg.schedule == "linear":
+        return 1 - (1 - low) * progress
+    decay = max(1, round(cfg.decay_fraction * steps))
+    left = steps - step
+    return 1.0 if left > decay else low + (1 - low) * left / decay

@@ -1,0 +1,142 @@
+import math
+
+import pytest
+import torch
+from align_world import config, preference_rows, turn, write
+
+from steel.align import dpo
+from steel.align.logprobs import encode_answer, pad_rows, score_answers
+from steel.config import UserError
+from steel.runlog import read_log
+from steel.train.parallel import World
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_loss_and_gradient_follow_the_formula_in_fp64(smoothing):
+    margin = torch.tensor([-3.0, -0.2, 0.0, 0.7, 40.0], dtype=torch.float64, requires_grad=True)
+    beta = 0.3
+    loss = dpo.preference_loss(margin, beta, smoothing)
+    loss.sum().backward()
+    for m, value, slope in zip(margin.tolist(), loss.tolist(), margin.grad.tolist(), strict=True):
+        p = 1 / (1 + math.exp(-beta * m))  # probability that the chosen answer wins
+        expected = math.log1p(math.exp(-beta * m)) + smoothing * beta * m
+        assert value == pytest.approx(expected, rel=1e-12, abs=1e-15)
+        assert slope == pytest.approx(beta * (p - (1 - smoothing)), rel=1e-9, abs=1e-15)
+
+
+def test_equal_answers_or_an_unmoved_policy_cost_exactly_log_2(base):
+    _, model, tokenizer = base
+    model = type(model)(model.config).double().eval()
+    row = encode_answer(tokenizer, [turn("user", "林晓雨住在哪里？")], "云州。")
+    other = encode_answer(tokenizer, [turn("user", "林晓雨住在哪里？")], "林晓雨住在白港。")
+    loss = dpo.Loss(config().dpo)
+    same = dpo.PairBatch(pad_rows([row, row]), torch.tensor([1.5, 1.5], dtype=torch.float64))
+    assert loss(model, same)[0].item() == pytest.approx(math.log(2), abs=1e-12)
+    rows = pad_rows([row, other])
+    unmoved = dpo.PairBatch(rows, score_answers(model, rows).logprob.sum(-1).detach())
+    total, count, metrics = loss(model, unmoved)
+    assert total.item() == pytest.approx(math.log(2), abs=1e-12) and count == 1 and metrics["margin"][0] == 0
+
+
+def test_the_whole_loss_equals_a_hand_computation_from_full_logits(base):
+    """Prompt excluded, last turn only, padding ignored, in fp64."""
+    _, model, tokenizer = base
+    model = type(model)(model.config).double().eval()
+    prompt = [turn("user", "林晓雨住在哪里？"), turn("assistant", "云州。"), turn("user", "陈明呢？")]
+    rows = [encode_answer(tokenizer, prompt, a) for a in ("陈明住在白港。", "云州。")]
+
+    def by_hand(ids, start):
+        log_p = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        return sum(log_p[t - 1, ids[t]] for t in range(start, len(ids)))
+
+    assert tokenizer.decode(rows[1][0][rows[1][1] :]) == "云州。<|im_end|>"
+    reference = torch.tensor([-9.0, -5.0], dtype=torch.float64)
+    for normalised in (False, True):
+        stage = config(dpo={"beta": 0.2, "length_normalised": normalised}).dpo
+        loss, _, metrics = dpo.Loss(stage)(model, dpo.PairBatch(pad_rows(rows), reference))
+        gains = [
+            (by_hand(*r) - f) / (len(r[0]) - r[1] if normalised else 1) for r, f in zip(rows, reference, strict=True)
+        ]
+        expected = -torch.nn.functional.logsigmoid(0.2 * (gains[0] - gains[1]))
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+        assert metrics["reward_chosen"][0] == pytest.approx(0.2 * gains[0].item())
+        grads = [torch.autograd.grad(x, model.model.norm.weight, retain_graph=True)[0] for x in (loss, expected)]
+        torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-14)
+
+
+def test_reference_is_computed_once_and_again_when_its_key_changes(base, tmp_path, monkeypatch):
+    _, model, tokenizer = base
+    pairs, _ = dpo.encode_pairs(tokenizer, preference_rows(9), 128)
+    cache = tmp_path / "reference.safetensors"
+    first = dpo.reference_logprobs(model, pairs, cache, "a", World(), 4)
+    rows = pairs.rows([3])
+    torch.testing.assert_close(first[3], score_answers(model, rows).logprob.sum(-1).detach(), rtol=1e-4, atol=1e-4)
+    calls = []
+    real = dpo.score_answers
+    monkeypatch.setattr(dpo, "score_answers", lambda *a: calls.append(1) or real(*a))
+    assert dpo.reference_logprobs(model, pairs, cache, "a", World(), 4).equal(first) and not calls
+    dpo.reference_logprobs(model, pairs, cache, "b", World(), 4)
+    assert len(calls) == 3
+
+
+def test_dpo_learns_to_prefer(base, tmp_path):
+    data = write(tmp_path / "p.jsonl", preference_rows(48))
+    cfg = config(
+        dpo={
+            "epochs": 4.0,
+            "batch_size": 16,
+            "micro_batch_size": 8,
+            "log_every": 1,
+            "learning_rate": 3e-3,
+            "warmup_steps": 1,
+            "beta": 0.5,
+            "schedule": "constant",
+        }
+    )
+    dpo.run(cfg, base[0], data, tmp_path / "run")
+    steps = read_log(tmp_path / "run" / "log.jsonl", "step")
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and abs(steps[0]["margin"]) < 1e-5
+    assert steps[-1]["loss"] < 0.6 and steps[-1]["accuracy"] > 0.6 and steps[-1]["margin"] > 0.1
+    assert steps[-1]["reward_chosen"] > steps[-1]["reward_rejected"]
+
+
+def test_interrupted_and_resumed_dpo_is_bit_equal_to_unbroken(base, tmp_path, resumed_equals_unbroken):
+    data = write(tmp_path / "p.jsonl", preference_rows(20))
+    cfg = config(
+        dpo={
+            "steps": 6,
+            "batch_size": 6,
+            "micro_batch_size": 4,
+            "log_every": 1,
+            "learning_rate": 1e-3,
+            "warmup_steps": 1,
+            "checkpoint_every": 2,
+        }
+    )
+    assert len(resumed_equals_unbroken(lambda run: dpo.run(cfg, base[0], data, run), 3)) == 6
+
+
+def test_long_pairs_are_counted_and_settings_without_meaning_are_refused(base, tmp_path):
+    _, _, tokenizer = base
+    rows = preference_rows(4) + [{"messages": [turn("user", "问")], "chosen": "长" * 90, "rejected": "短"}]
+    pairs, counts = dpo.encode_pairs(tokenizer, rows, 64)
+    assert len(pairs) == 4 and counts == {"skipped": 1}
+    with pytest.raises(UserError, match="sequence_length"):
+        dpo.encode_pairs(tokenizer, rows[-1:], 64)
+    for bad in ({"beta": 0.0}, {"label_smoothing": 0.5}):
+        with pytest.raises(UserError, match="dpo"):
+            dpo.check_settings(config(dpo=bad).dpo)
+
+
+def test_trl_agrees_on_the_loss(base):
+    trl = pytest.importorskip("trl")
+    trainer = trl.DPOTrainer.__new__(trl.DPOTrainer)
+    if not hasattr(trainer, "dpo_loss"):
+        pytest.skip("this TRL computes the loss inline")
+    trainer.beta, trainer.label_smoothing, trainer.loss_type = 0.1, 0.1, ["sigmoid"]
+    trainer.reference_free, trainer.f_divergence_type = False, "reverse_kl"
+    trainer.f_divergence_params, trainer.accelerator = None, type("A", (), {"device": "cpu"})
+    logps = [torch.randn(5, dtype=torch.float64) for _ in range(4)]
+    margin = logps[0] - logps[2] - (logps[1] - logps[3])
+    losses, _, _ = trainer.dpo_loss(*logps)
+    torch.testing.assert_close(losses, dpo.preference_loss(margin, 0.1, 0.1))

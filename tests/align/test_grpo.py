@@ -1,0 +1,213 @@
+import pytest
+import torch
+from align_world import config, rl_rows, turn, write
+
+from steel.align import grpo
+from steel.align.logprobs import AnswerRows
+from steel.align.sampling import Completion
+from steel.config import UserError
+from steel.runlog import read_log
+from steel.train.parallel import World
+
+
+def test_advantages_are_centred_scaled_and_zero_without_variance():
+    reward = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1], [0.1, 1.1, 0.1, 1.1]], dtype=torch.float64)
+    scaled = grpo.advantages(reward)
+    torch.testing.assert_close(
+        scaled[0], torch.tensor([3.0, -1, -1, -1], dtype=torch.float64) / 3**0.5, rtol=1e-3, atol=0
+    )
+    assert scaled[1].abs().max() == 0
+    torch.testing.assert_close(scaled[2].abs(), torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=0)
+    assert scaled.mean(-1).abs().max() < 1e-12
+    torch.testing.assert_close(grpo.advantages(reward, scale_by_std=False)[0], reward[0] - 0.25)
+
+
+def test_the_clip_stops_the_gradient_only_where_the_step_has_already_been_taken():
+    ratio = torch.tensor([0.5, 0.9, 1.1, 1.5], dtype=torch.float64)
+    for advantage, live, value in (
+        (1.0, [1, 1, 1, 0], [0.5, 0.9, 1.1, 1.3]),
+        (-1.0, [0, 1, 1, 1], [0.8, 0.9, 1.1, 1.5]),
+    ):
+        logprob = ratio.log().requires_grad_()
+        loss, clipped = grpo.policy_loss(
+            logprob, torch.zeros(4, dtype=torch.float64), torch.tensor(advantage), 0.2, 0.3
+        )
+        loss.sum().backward()
+        torch.testing.assert_close(loss.detach(), -advantage * torch.tensor(value, dtype=torch.float64))
+        torch.testing.assert_close(logprob.grad, -advantage * ratio * torch.tensor(live, dtype=torch.float64))
+        assert clipped.tolist() == [not x for x in live]
+
+
+def test_low_variance_kl_is_never_negative_and_is_zero_at_the_reference():
+    difference = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    kl = grpo.low_variance_kl(-difference, torch.zeros(13, dtype=torch.float64))
+    assert (kl >= 0).all() and kl[6] == 0
+    p, q = torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.3, 0.3, 0.4]).log()
+    torch.testing.assert_close((p.exp() * grpo.low_variance_kl(p, q)).sum(), (p.exp() * (p - q)).sum())
+
+
+class Bandit(torch.nn.Module):
+    """Four arms; the 'completion' is one token, the arm."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = torch.nn.Parameter(torch.zeros(4))
+
+    def forward(self, input_ids, logits_to_keep, use_cache):
+        return type("Out", (), {"logits": self.theta.expand(*input_ids.shape, 4)[:, -logits_to_keep:]})
+
+
+def play(stage, steps, payoff, updates=1):
+    policy, loss = Bandit(), grpo.Loss(stage)
+    optimizer, generator = torch.optim.SGD(policy.parameters(), lr=1.0), torch.Generator().manual_seed(0)
+    clipped = 0.0
+    for _ in range(steps):
+        arm_PG = torch.multinomial(policy.theta.softmax(0).detach(), 32, True, generator=generator).view(4, 8)
+        advantage = grpo.advantages(payoff[arm_PG], stage.scale_by_std).flatten()
+        ids = torch.stack((torch.zeros(32, dtype=torch.int64), arm_PG.flatten()), dim=1)
+        rows = AnswerRows(ids, torch.tensor([[False, True]]).expand(32, 2))
+        old = policy.theta.log_softmax(0).detach()[arm_PG.flatten()][:, None]
+        reference = torch.full((32, 1), 0.25).log() if stage.kl_beta else None
+        for _ in range(updates):
+            total, count, metrics = loss(policy, grpo.Rollout(rows, advantage, old, reference))
+            optimizer.zero_grad()
+            (total / count).backward()
+            optimizer.step()
+            clipped += metrics["clipped"][0]
+    return policy.theta.softmax(0).detach(), clipped, metrics
+
+
+def test_a_bandit_learns_its_best_arm():
+    payoff = torch.tensor([0.0, 0.1, 1.0, 0.3])
+    chances, clipped, _ = play(config().grpo, 40, payoff)
+    assert chances.argmax() == 2 and chances[2] > 0.9
+    assert clipped == 0  # one update per rollout: the ratio is 1
+
+
+def test_several_updates_on_a_rollout_meet_the_clip_and_kl_holds_the_policy_back():
+    payoff = torch.tensor([0.0, 0.1, 1.0, 0.3])
+    chances, clipped, _ = play(config(grpo={"updates_per_rollout": 6}).grpo, 12, payoff, updates=6)
+    assert chances.argmax() == 2 and clipped > 0
+    held, _, metrics = play(config(grpo={"kl_beta": 1.0, "scale_by_std": False}).grpo, 60, payoff)
+    free, _, _ = play(config(grpo={"scale_by_std": False}).grpo, 60, payoff)
+    assert 0.3 < held[2] < free[2] and metrics["kl"][0] > 0
+
+
+def roller_of(base, tmp_path, rows, world=None, **fields):
+    _, model, tokenizer = base
+    stage = config(grpo={"batch_size": 4, "micro_batch_size": 2, "group_size": 4, "max_new_tokens": 5, **fields}).grpo
+    prompts, _ = grpo.encode_prompts(tokenizer, rows, 128)
+    return grpo.Roller(model, tokenizer, prompts, stage, 1, world or World(), tmp_path / "rollouts")
+
+
+def test_reward_reads_the_response_only_and_pays_nothing_for_silence(base, tmp_path):
+    roller, tokenizer = roller_of(base, tmp_path, rl_rows(4)), base[2]
+    question = {
+        "messages": [turn("user", "云州 A. 云州")],
+        "answer": "云州",
+        "options": ["云州", "白港"],
+        "kind": "mcq",
+    }
+
+    def paid(text, finished=True, row=question):
+        return roller.reward(row, Completion(tokenizer.encode(text) + ([2] if finished else []), finished))
+
+    assert paid("") == (0.0, False) and paid("", row={**question, "options": []}) == (0.0, False)
+    assert paid("云州") == (1.1, True) and paid("A") == (1.1, True) and paid("白港") == (0.1, False)
+    assert paid("云州", finished=False) == (1.0, True) and paid("不知道") == (0.0, False)
+
+
+def test_groups_without_variance_are_counted_and_left_out(base, tmp_path, monkeypatch):
+    roller = roller_of(base, tmp_path, rl_rows(4))
+    lucky = iter([1.0, 0, 0, 0] + [0.0] * 4 + [1.0] * 4 + [0.0] * 4)
+    monkeypatch.setattr(roller, "reward", lambda row, completion: ((r := next(lucky)), r == 1.0))
+    mixed, flat = roller.collect(0)
+    assert (
+        len(mixed.advantage) == 4
+        and mixed.metrics["zero_variance"] == (1.0, 2)
+        and mixed.metrics["reward"] == (1.0, 8)
+    )
+    assert flat.metrics["zero_variance"] == (2.0, 2) and flat.metrics["accuracy"] == (4.0, 8)
+    loss, count, _ = grpo.Loss(roller.stage)(base[1], flat)
+    assert count == 0 and loss.item() == 0 and loss.requires_grad  # the pass still runs: all ranks keep step
+
+
+def test_what_a_prompt_draws_does_not_depend_on_the_number_of_ranks(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(grpo.Roller, "_all_done", lambda self: None)
+    alone = roller_of(base, tmp_path, rl_rows(9), micro_batch_size=4, format_reward=0.0)
+    ranks = [
+        roller_of(base, tmp_path, rl_rows(9), World(r, 2), micro_batch_size=4, format_reward=0.0) for r in (0, 1)
+    ]
+    seen = []
+    for roller in (alone, *ranks):
+        drawn = []
+        monkeypatch.setattr(
+            roller, "reward", lambda row, c, drawn=drawn: (drawn.append((row["answer"], c.ids)), (0.0, False))[1]
+        )
+        roller.collect(3)
+        seen.append(drawn)
+    merged = [x for p in range(2) for part in seen[1:] for x in part[4 * p : 4 * p + 4]]
+    assert merged == seen[0]
+
+
+SEVENS = [
+    {"messages": [turn("user", q)], "answer": "7", "options": [], "kind": "sum", "lang": "zh"}
+    for q in "甲乙丙丁戊己庚辛"
+]
+
+
+def test_grpo_teaches_an_untrained_model_the_answer(base, tmp_path):
+    data = write(tmp_path / "rl.jsonl", SEVENS)
+    cfg = config(
+        grpo={
+            "steps": 40,
+            "batch_size": 8,
+            "micro_batch_size": 8,
+            "group_size": 16,
+            "max_new_tokens": 6,
+            "log_every": 1,
+            "learning_rate": 1e-2,
+            "warmup_steps": 1,
+            "schedule": "constant",
+            "format_reward": 0.0,
+        }
+    )
+    grpo.run(cfg, base[0], data, tmp_path / "run")
+    steps = read_log(tmp_path / "run" / "log.jsonl", "step")
+    assert steps[0]["accuracy"] < 0.15 and steps[-1]["accuracy"] > 0.8
+    assert {"reward", "entropy", "length", "zero_variance", "finished", "clipped"} <= steps[0].keys()
+
+
+@pytest.mark.parametrize(("updates", "kl_beta", "crash"), [(1, 0.0, 3), (2, 0.05, 4)])
+def test_interrupted_and_resumed_grpo_is_bit_equal_to_unbroken(
+    base, tmp_path, resumed_equals_unbroken, updates, kl_beta, crash
+):
+    """With two updates per rollout the checkpoint of step 3 lies between them: the rollout comes back from disk."""
+    data = write(tmp_path / "rl.jsonl", SEVENS)
+    cfg = config(
+        grpo={
+            "steps": 6,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "group_size": 8,
+            "max_new_tokens": 6,
+            "log_every": 1,
+            "learning_rate": 5e-3,
+            "warmup_steps": 1,
+            "checkpoint_every": 2 if updates == 1 else 3,
+            "updates_per_rollout": updates,
+            "kl_beta": kl_beta,
+            "schedule": "constant",
+        }
+    )
+    curve = resumed_equals_unbroken(lambda run: grpo.run(cfg, base[0], data, run), crash)
+    assert len(curve) == 6 and ("kl" in curve[0]) == (kl_beta > 0)
+    assert any(r["grad_norm"] > 0 for r in curve)
+
+
+def test_settings_without_meaning_are_refused(base):
+    for bad in ({"group_size": 1}, {"temperature": 0.0}, {"updates_per_rollout": 0}):
+        with pytest.raises(UserError, match="grpo"):
+            grpo.check_settings(config(grpo=bad).grpo)
+    with pytest.raises(UserError, match="max_prompt_tokens"):
+        grpo.encode_prompts(base[2], SEVENS, 3)

@@ -1,0 +1,264 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import texts, write_documents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steel.config import UserError
+from steel.data import Loader, ShardSet, pack
+
+L = 32
+
+
+@pytest.fixture(scope="module")
+def shards(packed):
+    return ShardSet.open(packed)
+
+
+def rows(batch):
+    parts = (batch.input_ids, batch.targets, batch.position_ids, batch.source[:, None])
+    return [tuple(row) for row in torch.cat(parts, 1).tolist()]
+
+
+def same(a, b):
+    return rows(a) == rows(b)
+
+
+MIXTURES = [None, {"qa": 1, "web": 2, "wiki": 3}, [{"step": 0, "weights": None}, {"step": 3, "weights": {
+    "qa": 5, "web": 1, "wiki": 0}}]]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_one_epoch_has_every_token_as_a_target_exactly_once(shards, mask):
+    loader = Loader(shards, L, 1, mask_documents=mask)
+    got: dict[int, list] = {i: [] for i in range(3)}
+    for step in range(loader.samples):
+        batch = loader.batch(step)
+        real = (batch.targets[0] != -100).sum()
+        got[int(batch.source)].append((batch.input_ids[0, :real].tolist(), batch.targets[0, :real].tolist()))
+        assert (batch.input_ids[0, real:] == 0).all()
+    for piece in shards.pieces:
+        stream, _ = shards.read(piece, 0, piece.tokens)
+        expected = [(stream[a : min(a + L, piece.tokens - 1)].tolist(), stream[a + 1 : a + L + 1].tolist())
+                    for a in range(0, piece.tokens - 1, L)]
+        assert sorted(got[shards.sources.index(piece.source)]) == sorted(expected)
+        assert sum(len(x) for x, _ in expected) == piece.tokens - 1
+    again = Loader(shards, L, 1, mask_documents=mask)
+    assert len({tuple(rows(again.batch(loader.samples + s))[0]) for s in range(20)}) > 15  # the next epoch goes on
+
+
+def test_positions_restart_at_documents(shards):
+    loader = Loader(shards, L, 8)
+    for step in range(20):
+        batch = loader.batch(step)
+        for ids, targets, positions in zip(batch.input_ids, batch.targets, batch.position_ids, strict=True):
+            expected, at = [], 0
+            real = int((targets != -100).sum())
+            for i, token in enumerate(ids.tolist()):
+                if i == real:
+                    at = 0  # padding is a document of its own
+                expected.append(at)
+                at = 0 if token == 0 and i < real else at + 1
+            assert positions.tolist() == expected
+    flat = Loader(shards, L, 8, mask_documents=False).batch(0)
+    assert torch.equal(flat.position_ids, torch.arange(L).expand(8, L))
+    assert torch.equal(flat.input_ids, loader.batch(0).input_ids)
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=st.integers(1, 9), size=st.integers(1, 12), step=st.integers(0, 40), mixture=st.sampled_from(MIXTURES),
+       seed=st.integers(0, 5))
+def test_the_ranks_together_are_the_single_rank_in_order(shards, world, size, step, mixture, seed):
+    single = rows(Loader(shards, L, size, seed, mixture).batch(step))
+    parts = [rows(Loader(shards, L, size, seed, mixture, rank=r, world=world).batch(step)) for r in range(world)]
+    first = step * size
+    joined = [parts[t % world].pop(0) for t in range(first, first + size)]
+    assert joined == single and not any(parts)
+
+
+@settings(max_examples=25, deadline=None)
+@given(stop=st.integers(0, 30), world=st.integers(1, 4), mixture=st.sampled_from(MIXTURES))
+def test_a_resumed_run_sees_the_same_batches_at_any_world_size(shards, stop, world, mixture):
+    loader = Loader(shards, L, 8, 1, mixture)
+    state = json.loads(json.dumps(loader.state(stop)))
+    assert len(json.dumps(state)) < 2000
+    assert state == Loader(shards, L, 8, 1, mixture, rank=0, world=3).state(stop)
+    parts = [Loader.from_state(shards, state, rank=r, world=world, mixture=mixture, batch_size=8, seed=1,
+                               sequence_length=L) for r in range(world)]
+    assert all(p.events == [] and p.state(stop) == state for p in parts)
+    for step in (stop, stop + 1, stop + 17):
+        joined = [row for group in zip(*(rows(p.batch(step)) for p in parts), strict=False) for row in group]
+        if 8 % world == 0:
+            assert joined == rows(loader.batch(step))
+        assert sum(len(p.batch(step)) for p in parts) == 8
+
+
+def test_any_number_of_loader_workers_gives_the_same_batches(shards):
+    loader = Loader(shards, L, 4, 2)
+    plain = list(loader.batches(5, 12))
+    for workers in (1, 2):
+        ahead = list(loader.batches(5, 12, workers=workers))
+        assert [s for s, _ in ahead] == [s for s, _ in plain] == list(range(5, 12))
+        assert all(same(a, b) for (_, a), (_, b) in zip(ahead, plain, strict=True))
+
+
+def test_weights_are_met_and_zero_leaves_out(shards):
+    loader = Loader(shards, L, 64, 0, {"qa": 0.5, "web": 0.5, "wiki": 0})
+    source = torch.cat([loader.batch(s).source for s in range(30)])
+    share = {name: float((source == i).float().mean()) for i, name in enumerate(loader.sources)}
+    assert share["wiki"] == 0 and abs(share["qa"] - 0.5) < 0.03
+    assert loader.epochs(30)["qa"] > 1 and set(loader.epochs(30)) == {"qa", "web"}
+
+
+def test_every_source_has_epochs_of_its_own(shards):
+    loader = Loader(shards, L, 16, 0, {"qa": 1, "web": 1, "wiki": 1})
+    size = next(p for p in shards.pieces if p.source == "qa").samples(L)
+    seen, step = [], 0
+    while len(seen) < 3 * size:
+        batch = loader.batch(step)
+        seen += [r for r in rows(batch) if r[-1] == 0]
+        step += 1
+    epochs = [seen[i * size : (i + 1) * size] for i in range(3)]
+    assert all(len(set(e)) == size for e in epochs) and set(epochs[0]) == set(epochs[1])
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_end_of_the_last_epoch_is_an_error_on_every_rank(shards):
+    whole = Loader(shards, L, 8).samples // 8
+    for rank in range(2):
+        loader = Loader(shards, L, 8, max_epochs=1, rank=rank, world=2)
+        loader.batch(whole - 1)
+        with pytest.raises(UserError, match=f"exhausted at step {whole}"):
+            loader.batch(whole)
+    with pytest.raises(UserError, match="source 'qa' is exhausted"):
+        Loader(shards, L, 8, 0, {"qa": 1, "web": 1, "wiki": 1}, max_epochs=1).batch(whole)
+
+
+def test_a_new_mixture_changes_only_the_future(shards):
+    old = Loader(shards, L, 8, 0, {"qa": 1, "web": 1, "wiki": 1})
+    new = Loader.from_state(shards, old.state(10), mixture={"qa": 0, "web": 1, "wiki": 9})
+    assert all(same(old.batch(s), new.batch(s)) for s in range(10))
+    source = torch.cat([new.batch(s).source for s in range(10, 40)])
+    assert (source == 0).sum() == 0 and (source == 2).float().mean() > 0.8
+    assert new.events == ["new mixture from step 10"]
+    twice = Loader.from_state(shards, new.state(20), mixture={"qa": 0, "web": 1, "wiki": 9})
+    assert twice.events == [] and same(twice.batch(33), new.batch(33))
+
+
+def test_sources_carry_on_through_planned_weights(shards):
+    """None before a planned change means by size, and what the annealing draws was not read before."""
+    only_web = {"qa": 0, "web": 1, "wiki": 0}
+    loader = Loader(shards, L, 8, 0, [{"step": 0, "weights": None}, {"step": 6, "weights": only_web}])
+    web = [r for s in range(20) for r in rows(loader.batch(s)) if r[-1] == loader.sources.index("web")]
+    assert len(web) == len(set(web)) > 100
+
+
+def test_another_batch_size_goes_on_where_the_run_was(shards):
+    old = Loader(shards, L, 8, 0)
+    new = Loader.from_state(shards, old.state(5), batch_size=12)
+    assert same(new.batch(4), old.batch(4))
+    slots = [r for s in range(20) for r in rows(old.batch(s))]
+    assert rows(new.batch(5)) + rows(new.batch(6)) == slots[40:64]
+    assert new.events == ["batch size 8 → 12 sequences from step 5"]
+    again = Loader.from_state(shards, json.loads(json.dumps(new.state(7))))
+    assert same(again.batch(7), new.batch(7)) and same(again.batch(2), old.batch(2))
+
+
+@pytest.mark.parametrize("given, what", [({"seed": 2}, "seed"), ({"sequence_length": 64}, "sequence_length"),
+                                         ({"mask_documents": False}, "mask_documents")])
+def test_settings_that_would_change_the_past_are_refused(shards, given, what):
+    state = Loader(shards, L, 8, 1).state(3)
+    with pytest.raises(UserError, match=f"started with {what}") as error:
+        Loader.from_state(shards, state, **given)
+    assert "\n" not in str(error.value)
+
+
+def test_other_data_is_refused(shards, tmp_path, tokenizer_folder):
+    write_documents(tmp_path / "web.jsonl.zst", texts(30, "other"))
+    pack(tmp_path / "web.jsonl.zst", tmp_path / "out", tokenizer_folder)
+    with pytest.raises(UserError, match="not the data that the run was started with"):
+        Loader.from_state(ShardSet.open(tmp_path / "out"), Loader(shards, L, 8).state(3))
+    with pytest.raises(UserError, match="format"):
+        Loader.from_state(shards, {"format": 9})
+
+
+@pytest.mark.parametrize("settings_, what", [
+    ({"mixture": {"web": 1}}, "no weight"), ({"mixture": {"web": 1, "wiki": 1, "qa": 1, "wbe": 1}}, "'wbe'"),
+    ({"mixture": [{"step": 1, "weights": None}]}, "first is 0"), ({"rank": 2, "world": 2}, "rank 2"),
+    ({"batch_size": 0}, "batch_size"), ({"sequence_length": 0}, "sequence_length")])
+def test_a_users_mistake_gets_one_line(shards, settings_, what):
+    with pytest.raises(UserError, match=what):
+        Loader(**{"shards": shards, "sequence_length": L, "batch_size": 8, **settings_})
+
+
+def test_a_source_shorter_than_a_sample_is_not_lost(tmp_path, tokenizer_folder):
+    write_documents(tmp_path / "docs/one.jsonl.zst", ["春"])
+    write_documents(tmp_path / "docs/two.jsonl.zst", ["夏秋", "冬"])
+    pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)
+    loader = Loader(ShardSet.open(tmp_path / "out"), 128, 2)
+    batch = loader.batch(0)
+    assert loader.samples == 2 and sorted(batch.source.tolist()) == [0, 1]
+    assert batch.tokens == sum(p.tokens - 1 for p in loader.shards.pieces)
+    with pytest.raises(UserError, match="holds no validation tokens"):
+        ShardSet.open(tmp_path / "out", "validation")
+
+
+def test_batches_split_and_move(shards):
+    batch = Loader(shards, L, 10).batch(0)
+    parts = batch.split(4)
+    assert [len(p) for p in parts] == [4, 4, 2] and [r for p in parts for r in rows(p)] == rows(batch)
+    assert same(batch.to("cpu"), batch) and batch.input_ids.dtype == torch.int64
+
+
+@pytest.mark.parametrize("damage, what", [("cut", "bytes instead of"), ("gone", "is missing"), ("edge", "was changed"),
+                                          ("index", "bytes instead of"), ("middle", "was changed")])
+def test_a_damaged_shard_is_named_before_training(tmp_path, packed, damage, what, monkeypatch):
+    root = tmp_path / "out"
+    shutil.copytree(packed, root)
+    victim = root / "wiki/000-0000-00000.bin"
+    data = bytearray(victim.read_bytes())
+    if damage == "middle":
+        monkeypatch.setattr("steel.data.shards.EDGE", 16)
+        manifest = json.loads((root / "manifest.json").read_text())
+        for shard in manifest["shards"]:
+            from steel.data.shards import hash_file
+
+            shard["edge_hash"] = hash_file(root / shard["path"], 16)
+        (root / "manifest.json").write_text(json.dumps(manifest))
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
+        ShardSet.open(root)  # the quick look at head and tail cannot see it
+    elif damage == "gone":
+        victim.unlink()
+    elif damage == "index":
+        victim = victim.with_suffix(".idx")
+        victim.write_bytes(victim.read_bytes()[:-8])
+    else:
+        victim.write_bytes(data[:-2] if damage == "cut" else b"\x07\x07" + data[2:])
+    with pytest.raises(UserError, match=f"{victim.name}.*{what}"):
+        ShardSet.open(root, verify=damage == "middle")
+
+
+@pytest.mark.parametrize("content, what", [(None, "no manifest.json"), ("{", "not a shard manifest"),
+                                           ('{"format": 99}', "format 99")])
+def test_a_folder_without_a_sound_manifest_is_refused(tmp_path, content, what):
+    if content:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=what):
+        ShardSet.open(tmp_path)
+
+
+def test_more_shards_than_open_files_are_read(packed, monkeypatch):
+    monkeypatch.setattr("steel.data.shards._OPEN_FILES", 3)
+    few, many = ShardSet.open(packed), ShardSet.open(packed)
+    for step in range(10):
+        monkeypatch.setattr("steel.data.shards._OPEN_FILES", 3)
+        a = Loader(few, L, 8).batch(step)
+        assert len(few._maps) <= 3
+        monkeypatch.setattr("steel.data.shards._OPEN_FILES", 256)
+        assert same(a, Loader(many, L, 8).batch(step))
+    assert np.array_equal(few.read(few.pieces[0], 0, 10)[0], many.read(many.pieces[0], 0, 10)[0])

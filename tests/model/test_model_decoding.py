@@ -1,0 +1,173 @@
+"""One model, many ways to run it: full forward, cached steps, chunks, ragged batches, packed rows, beams."""
+
+import pytest
+import torch
+from model_helpers import CAUSAL, SEGMENT, double_model, prefill_then_steps, random_tokens, tiny
+from transformers import DynamicCache
+
+TIME = 19
+TOLERANCE = {"rtol": 0.0, "atol": 1e-11}
+
+
+def full(model, tokens, **kwargs):
+    with torch.no_grad():
+        return model(tokens, use_cache=False, **kwargs).logits
+
+
+@pytest.mark.parametrize("expert", ["swiglu", "double_swiglu"])
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_cached_decoding_equals_the_full_forward(feed_forward, expert):
+    model = double_model(tiny(feed_forward, expert))
+    tokens = random_tokens(2, TIME)
+    expected = full(model, tokens)
+    for prefill in (0, 1, SEGMENT - 1, SEGMENT, SEGMENT + 1, TIME - 1):
+        torch.testing.assert_close(prefill_then_steps(model, tokens, prefill), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("chunk", [2, 3, SEGMENT, 7])
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_chunked_prefill_equals_the_full_forward(feed_forward, chunk):
+    model = double_model(tiny(feed_forward))
+    tokens = random_tokens(2, TIME)
+    for prefill in (chunk, 1, 5):
+        torch.testing.assert_close(
+            prefill_then_steps(model, tokens, prefill, chunk), full(model, tokens), **TOLERANCE
+        )
+
+
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_packed_documents_equal_separate_documents(feed_forward):
+    model = double_model(tiny(feed_forward, "double_swiglu"))
+    rows = [[5, 1, 9, 4], [8, 8, 3], [19]]
+    tokens = random_tokens(len(rows), 19)
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in rows])
+    packed = full(model, tokens, position_ids=positions)
+    with_cache = model(tokens, position_ids=positions, use_cache=True).logits
+    torch.testing.assert_close(with_cache, packed, **TOLERANCE)
+    for index, row in enumerate(rows):
+        start = 0
+        for length in row:
+            alone = full(model, tokens[index : index + 1, start : start + length])
+            torch.testing.assert_close(packed[index : index + 1, start : start + length], alone, **TOLERANCE)
+            start += length
+
+
+def left_pad(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ragged rows -> tokens and attention mask, padding (id 0) on the left."""
+    width = max(len(row) for row in rows)
+    tokens = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in rows])
+    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).long()
+    return tokens, mask
+
+
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_ragged_left_padded_batch_equals_each_row_alone(feed_forward):
+    """Prefill and decoding: rows reach the ends of their segments at different steps."""
+    model = double_model(tiny(feed_forward, "double_swiglu"))
+    prompts = [random_tokens(1, n, seed=n)[0] for n in (1, SEGMENT, 6, 11)]
+    continuation = random_tokens(len(prompts), 9, seed=99)
+    expected = [full(model, torch.cat((p, c))[None])[0] for p, c in zip(prompts, continuation, strict=True)]
+    tokens, mask = left_pad(prompts)
+    with torch.no_grad():
+        out = model(tokens, attention_mask=mask, use_cache=True)
+        for index, prompt in enumerate(prompts):
+            alone = expected[index][: len(prompt)]
+            torch.testing.assert_close(out.logits[index, -len(prompt) :], alone, **TOLERANCE)
+        for step in range(9):
+            mask = torch.cat((mask, mask.new_ones(len(prompts), 1)), dim=1)
+            out = model(
+                continuation[:, step : step + 1],
+                attention_mask=mask,
+                past_key_values=out.past_key_values,
+                use_cache=True,
+            )
+            for index, prompt in enumerate(prompts):
+                alone = expected[index][len(prompt) + step]
+                torch.testing.assert_close(out.logits[index, 0], alone, **TOLERANCE)
+
+
+@pytest.mark.parametrize("feed_forward", CAUSAL + ["soft_moe_v2", "soft_moe_v3"])
+def test_padding_does_not_change_the_prompt(feed_forward):
+    """Prefill only: v2 and v3 have no cached decoding that equals their full forward."""
+    model = double_model(tiny(feed_forward))
+    prompts = [random_tokens(1, n, seed=n)[0] for n in (3, 8)]
+    tokens, mask = left_pad(prompts)
+    padded = full(model, tokens, attention_mask=mask)
+    for index, prompt in enumerate(prompts):
+        torch.testing.assert_close(padded[index, -len(prompt) :], full(model, prompt[None])[0], **TOLERANCE)
+
+
+@pytest.mark.parametrize("feed_forward", ["dense", "causal_soft_moe"])
+def test_cache_rows_can_be_reordered_repeated_and_selected(feed_forward):
+    model = double_model(tiny(feed_forward))
+    tokens = random_tokens(3, TIME)
+    continuation = random_tokens(6, 7, seed=5)
+    order = torch.tensor([2, 0, 0, 1, 2, 1])
+    expected = full(model, torch.cat((tokens[order, :10], continuation), dim=1))[:, 10:]
+
+    def decode(change):
+        cache = model(tokens[:, :10], use_cache=True).past_key_values
+        change(cache)
+        parts = []
+        for step in range(7):
+            out = model(continuation[:, step : step + 1], past_key_values=cache, use_cache=True)
+            parts.append(out.logits)
+        return torch.cat(parts, dim=1)
+
+    def repeat_then_reorder(cache):
+        cache.batch_repeat_interleave(2)
+        cache.reorder_cache(2 * order)
+
+    with torch.no_grad():
+        for change in (
+            lambda cache: cache.reorder_cache(order),
+            lambda cache: cache.batch_select_indices(order),
+            repeat_then_reorder,
+        ):
+            torch.testing.assert_close(decode(change), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_generation_with_and_without_cache_agree(feed_forward):
+    model = double_model(tiny(feed_forward, eos_token_id=None, pad_token_id=0))
+    prompts = [random_tokens(1, n, seed=n)[0].clamp_min(1) for n in (2, 5, 9)]
+    tokens, mask = left_pad(prompts)
+    settings = {"max_new_tokens": 12, "do_sample": False}
+    cached = model.generate(tokens, attention_mask=mask, **settings)
+    torch.testing.assert_close(
+        model.generate(tokens, attention_mask=mask, use_cache=False, **settings), cached
+    )
+    beams = model.generate(tokens, attention_mask=mask, num_beams=3, **settings)
+    slow = model.generate(tokens, attention_mask=mask, num_beams=3, use_cache=False, **settings)
+    torch.testing.assert_close(beams, slow)
+    for index, prompt in enumerate(prompts):
+        alone = model.generate(prompt[None], **settings)
+        torch.testing.assert_close(cached[index, -12:], alone[0, -12:])
+
+
+def test_causal_soft_moe_refuses_caches_that_cannot_hold_its_state():
+    model = double_model(tiny("causal_soft_moe"))
+    dense = double_model(tiny("dense"))
+    tokens = random_tokens(1, 6)
+    with torch.no_grad():
+        filled = dense(tokens, use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="past_key_values.*empty DynamicCache"):
+            model(tokens, past_key_values=filled, use_cache=True)
+        cache = model(tokens, past_key_values=DynamicCache(), use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="cannot drop tokens"):
+            cache.crop(-1)
+        cache.reset()
+        again = model(tokens, past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(again, full(model, tokens), **TOLERANCE)
+
+
+def test_slot_experts_run_once_per_segment_when_decoding():
+    """Between the ends of segments a decoding step reuses the slot outputs it has."""
+    model = double_model(tiny("causal_soft_moe"))
+    calls = []
+    experts = model.model.layers[0].mlp.experts
+    handle = experts.register_forward_hook(lambda *_: calls.append(1))
+    tokens = random_tokens(1, 4 * SEGMENT + 1)
+    prefill_then_steps(model, tokens, prefill=0)
+    handle.remove()
+    assert len(calls) == 1 + 4  # the prior's outputs before the first token, then one per completed segment

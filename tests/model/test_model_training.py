@@ -1,0 +1,190 @@
+"""Loss, gradients and initialisation: what training relies on."""
+
+import math
+
+import pytest
+import torch
+from model_helpers import CAUSAL, NON_CAUSAL, VOCABULARY, double_model, perturb, random_tokens, tiny
+
+from steel.model import SteelConfig, SteelForCausalLM, decoder_layers, loss
+
+
+def shifted(tokens: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(tokens, (0, 1), value=-100)[:, 1:]
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+@pytest.mark.parametrize("elements", [1, 5 * 31, 1 << 20])
+def test_chunked_cross_entropy_equals_the_plain_one(elements, z_loss, monkeypatch):
+    """Value and both gradients in fp64, whatever the chunk, ignored targets included."""
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS_CPU", elements)
+    torch.manual_seed(0)
+    x = torch.randn(50, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(31, 8, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 31, (50,))
+    targets[::7] = -100
+    logits = x @ weight.t()
+    plain = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
+    plain = plain + z_loss * (logits.logsumexp(-1).square() * (targets != -100)).sum()
+    expected = torch.autograd.grad(3 * plain, (x, weight))
+    chunked = loss.linear_cross_entropy(x, weight, targets, z_loss)
+    torch.testing.assert_close(chunked, plain)
+    for ours, theirs in zip(torch.autograd.grad(3 * chunked, (x, weight)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_labels_and_shift_labels_give_the_same_loss_and_gradients():
+    model = double_model(tiny("dense", tie_word_embeddings=True))
+    tokens = random_tokens(2, 13)
+    labels = tokens.clone()
+    labels[:, :4] = -100
+    results = []
+    for kwargs in ({"labels": labels}, {"shift_labels": shifted(labels)}):
+        model.zero_grad()
+        value = model(tokens, **kwargs).loss
+        value.backward()
+        results.append((value.detach(), model.model.embed_tokens.weight.grad.clone()))
+    torch.testing.assert_close(*results)
+    valid = int((shifted(labels) != -100).sum())
+    total = model(tokens, shift_labels=shifted(labels), num_items_in_batch=1).loss
+    torch.testing.assert_close(total, valid * results[0][0])
+    assert model(tokens, shift_labels=shifted(labels)).logits is None
+    assert model(tokens, logits_to_keep=2).logits.shape[1] == 2
+    nothing = model(tokens, shift_labels=torch.full_like(tokens, -100)).loss
+    assert nothing == 0
+
+
+def test_loss_works_after_resizing_the_vocabulary():
+    model = SteelForCausalLM(tiny("dense"))
+    model.resize_token_embeddings(VOCABULARY + 5)
+    tokens = random_tokens(1, 6)
+    first, second = model(tokens, labels=tokens).loss, model(tokens, shift_labels=shifted(tokens)).loss
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("feed_forward", CAUSAL + NON_CAUSAL)
+def test_gradient_checkpointing_changes_nothing(feed_forward):
+    model = double_model(tiny(feed_forward)).train()
+    tokens = random_tokens(2, 11)
+
+    def run():
+        model.zero_grad()
+        value = model(tokens, shift_labels=shifted(tokens)).loss
+        value.backward()
+        return value.detach(), [parameter.grad.clone() for parameter in model.parameters()]
+
+    plain = run()
+    model.gradient_checkpointing_enable()
+    assert decoder_layers(model)[0].gradient_checkpointing
+    torch.testing.assert_close(run(), plain, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("feed_forward", CAUSAL + NON_CAUSAL)
+def test_every_parameter_gets_a_gradient(feed_forward):
+    changes = {"soft_moe_normalize_slots": True, "segment_length": 3, "qk_norm": True}
+    model = perturb(SteelForCausalLM(tiny(feed_forward, "double_swiglu", **changes)))
+    tokens = random_tokens(2, 16)
+    model(tokens, shift_labels=shifted(tokens)).loss.backward()
+    silent = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().max() > 0]
+    assert not silent
+
+
+def test_eager_and_fused_attention_agree():
+    model = double_model(tiny("dense", qk_norm=True))
+    tokens = random_tokens(2, 15)
+    mask = torch.ones_like(tokens)
+    mask[0, :6] = 0
+    positions = torch.cat((torch.arange(9), torch.arange(6))).expand(2, -1)
+    for kwargs in ({}, {"attention_mask": mask}, {"position_ids": positions}):
+        model.config._attn_implementation = "sdpa"
+        fused = model(tokens, **kwargs).logits
+        model.config._attn_implementation = "eager"
+        keep = mask.bool() if "attention_mask" in kwargs else torch.ones_like(mask).bool()
+        torch.testing.assert_close(model(tokens, **kwargs).logits[keep], fused[keep], rtol=0, atol=1e-12)
+
+
+def test_load_balance_is_one_when_even_and_larger_when_not():
+    layer = SteelForCausalLM(tiny("top_k_moe")).model.layers[0].mlp.train()
+    layer.router.weight.data.zero_()
+    x = torch.randn(2, 40, 32)
+    layer(x)
+    assert layer.balance.item() == pytest.approx(1.0, abs=1e-5)
+    layer.router.weight.data[0] += 1.0
+    layer(x.abs())
+    assert layer.balance > 1.2
+
+
+def test_balance_term_enters_the_training_loss_only():
+    model = SteelForCausalLM(tiny("top_k_moe", balance_loss=0.5))
+    tokens = random_tokens(2, 9)
+    evaluated = model.eval()(tokens, labels=tokens).loss
+    trained = model.train()(tokens, labels=tokens).loss
+    assert 0.4 < (trained - evaluated) < 0.8
+    assert all(layer.mlp.balance is None for layer in model.model.layers)
+
+
+def feed_forward_ratios(config: SteelConfig, time: int = 96) -> list[float]:
+    """RMS of each layer's feed-forward output over the RMS of the residual stream it joins."""
+    torch.manual_seed(0)
+    model = SteelForCausalLM(config).eval()
+    ratios = []
+
+    def record(layer, args, output):
+        branch = recorded.pop()
+        residual = output - branch
+        ratios.append((branch.square().mean() / residual.square().mean()).sqrt().item())
+
+    recorded = []
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda _, __, output: recorded.append(output))
+        layer.register_forward_hook(record)
+    with torch.no_grad():
+        model(torch.randint(0, config.vocab_size, (2, time)))
+    return ratios
+
+
+@pytest.mark.parametrize("layers", [2, 8, 24, 48])
+@pytest.mark.parametrize("expert", ["swiglu", "double_swiglu"])
+@pytest.mark.parametrize("feed_forward", ["dense", "soft_moe_v1", "causal_soft_moe", "top_k_moe"])
+def test_every_layer_is_alive_at_birth(feed_forward, expert, layers):
+    """The feed-forward adds between 1 % and 300 % of the residual in each layer, at any depth and expert kind."""
+    for width in (32, 128) if layers == 2 else (32,):
+        config = tiny(
+            feed_forward, expert, num_hidden_layers=layers, hidden_size=width, intermediate_size=width, segment_length=16
+        )
+        ratios = feed_forward_ratios(config)
+        assert len(ratios) == layers
+        assert 0.01 < min(ratios) and max(ratios) < 3.0, ratios
+
+
+@pytest.mark.parametrize("layers", [2, 18])
+def test_v3_is_born_dead_and_normalised_slots_revive_it(layers):
+    shape = {"num_hidden_layers": layers, "hidden_size": 128, "intermediate_size": 32, "slots_per_expert": 1}
+    dead = feed_forward_ratios(tiny("soft_moe_v3", "double_swiglu", **shape), time=256)
+    assert max(dead) < 1e-5
+    alive = feed_forward_ratios(
+        tiny("soft_moe_v3", "double_swiglu", soft_moe_normalize_slots=True, **shape), time=256
+    )
+    assert 0.01 < min(alive) and max(alive) < 3.0
+
+
+def test_initial_loss_is_that_of_a_uniform_guess():
+    for feed_forward in CAUSAL:
+        torch.manual_seed(0)
+        model = SteelForCausalLM(tiny(feed_forward, "double_swiglu", hidden_size=128)).eval()
+        tokens = random_tokens(4, 32)
+        assert abs(model(tokens, labels=tokens).loss.item() - math.log(VOCABULARY)) < 0.15
+
+
+@pytest.mark.parametrize("feed_forward", ["dense", "causal_soft_moe", "soft_moe_v3", "top_k_moe"])
+def test_bfloat16_runs_and_stays_near_fp32(feed_forward):
+    torch.manual_seed(0)
+    model = SteelForCausalLM(tiny(feed_forward)).eval()
+    tokens = random_tokens(2, 21)
+    expected = model(tokens).logits
+    got = model.bfloat16()(tokens, use_cache=True)
+    assert got.logits.dtype == torch.bfloat16
+    assert (got.logits.float() - expected).abs().max() < 0.05 * expected.abs().max() + 0.02
+    if feed_forward == "causal_soft_moe":
+        slots = got.past_key_values.layers[0].slots
+        assert all(slots[name].dtype == torch.float32 for name in "nmNM")

@@ -1,0 +1,93 @@
+import io
+import subprocess
+import sys
+
+import pytest
+
+from steel.config import UserError
+from steel.serve import chat as room
+from steel.serve.generate import Sampling, TextStream, complete, fit_prompt, stream
+from steel.tokenizer.chat import encode_chat
+
+HELLO = [{"role": "user", "content": "你好"}]
+
+
+def test_pieces_join_to_the_answer_and_show_no_broken_character(served):
+    model, tokenizer = served
+    sampling = Sampling(temperature=1.5, top_p=1.0, max_new_tokens=40, seed=4)
+    pieces = list(stream(model, tokenizer, HELLO, sampling))
+    assert len(pieces) > 3 and "".join(pieces) == complete(model, tokenizer, HELLO, sampling)
+    other = complete(model, tokenizer, HELLO, Sampling(temperature=1.5, top_p=1.0, max_new_tokens=40, seed=5))
+    assert other != "".join(pieces)
+    ids = tokenizer.encode("世界 hello\n好的\n🙂", add_special_tokens=False)
+    decoder = TextStream(tokenizer)
+    pieces = [decoder.push(i) for i in ids]
+    assert "".join(pieces) + decoder.finish() == "世界 hello\n好的\n🙂" and not any("\ufffd" in p for p in pieces)
+
+
+def test_greedy_answer_equals_generate(served):
+    import torch
+
+    model, tokenizer = served
+    prompt = encode_chat(tokenizer, HELLO, add_generation_prompt=True)[0]
+    ids = model.generate(
+        torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=[2, 0], pad_token_id=0
+    )
+    expected = tokenizer.decode([i for i in ids[0, len(prompt) :].tolist() if i not in (0, 2)])
+    assert complete(model, tokenizer, HELLO, Sampling(temperature=0.0, max_new_tokens=12)) == expected
+
+
+def test_the_oldest_rounds_go_first_and_the_system_turn_stays(served):
+    model, tokenizer = served
+    system = [{"role": "system", "content": "S"}]
+    rounds = [
+        turn
+        for i in range(9)
+        for turn in ({"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"})
+    ]
+    ids = fit_prompt(model, tokenizer, [*system, *rounds, {"role": "user", "content": "last"}], 30)
+    text = tokenizer.decode(ids)
+    assert len(ids) <= 96 - 30 and "last" in text and "system\nS" in text and "q0" not in text
+    with pytest.raises(UserError, match="tokens long"):
+        fit_prompt(model, tokenizer, [{"role": "user", "content": "长" * 200}], 8)
+
+
+def test_a_session_remembers_resets_and_keeps_the_system_turn(served):
+    session = room.Session(*served, Sampling(max_new_tokens=4), system="你是小钢。")
+    session.answer("你好")
+    session.answer("再见")
+    assert [m["role"] for m in session.messages] == ["system", "user", "assistant", "user", "assistant"]
+    session.reset()
+    assert session.messages == [{"role": "system", "content": "你是小钢。"}]
+
+
+def test_one_shot_pipe_and_commands(folder, monkeypatch, capsys):
+    room.chat(folder, prompt="你好", max_new_tokens=5, seed=1)
+    once = capsys.readouterr().out
+    assert once.endswith("\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("你好\n\n/reset\n你好\n/exit\n你好\n"))
+    room.chat(folder, max_new_tokens=5, seed=1)
+    assert capsys.readouterr().out == once * 2  # /reset forgets, /exit leaves before the third
+
+
+def test_it_works_in_a_process_whose_stdin_is_not_a_terminal(folder):
+    code = f"from steel.serve.chat import chat; chat({str(folder)!r}, max_new_tokens=3, temperature=0)"
+    done = subprocess.run([sys.executable, "-c", code], input="你好\n", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.endswith("\n"), done.stderr
+
+
+def test_a_wrong_folder_or_setting_is_one_line_for_the_user(tmp_path, folder):
+    with pytest.raises(UserError, match="not a model folder"):
+        room.chat(tmp_path, prompt="?")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="did you mean"):
+        room.chat(tmp_path, prompt="?")
+    with pytest.raises(UserError, match="cannot load|no tokenizer"):
+        room.chat(tmp_path / "hf", prompt="?")
+    (tmp_path / "hf" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        room.chat(tmp_path / "hf", prompt="?")
+    for bad in ({"temperature": -1}, {"top_p": 0}, {"max_new_tokens": 0}):
+        with pytest.raises(UserError):
+            room.chat(folder, prompt="?", **bad)

@@ -1,0 +1,89 @@
+"""Presets load, overrides work, mistakes get one line, and every field is documented."""
+
+import ast
+import inspect
+
+import pytest
+
+from steel import config
+from steel.config import UserError
+
+
+@pytest.mark.parametrize("name", config.preset_names())
+def test_every_preset_loads_and_survives_a_round_trip(name):
+    cfg = config.load(name)
+    assert cfg.preset == name
+    assert config.from_dict(cfg.to_dict()) == cfg
+    assert cfg.hash() == config.load(name).hash()
+
+
+def test_the_presets_that_the_book_promises_are_there():
+    promised = {"smoke", "cpu", "laptop", "gpu1", "steel-1b", "steel-1b-causal", "minillm-0.2b", "minillm-1.1b",
+                "hammer-1.4b"}
+    assert promised <= set(config.preset_names())
+
+
+def test_overrides_reach_nested_values_and_change_the_hash():
+    cfg = config.load("laptop", ["train.steps=7", "data.weights={wiki: 1}", "train.learning_rate=3e-4",
+                                 "exam.scoring=[text]", "model.qk_norm=true"])
+    assert (cfg.train.steps, cfg.data.weights, cfg.train.learning_rate) == (7, {"wiki": 1.0}, 3e-4)
+    assert cfg.exam.scoring == ["text"] and cfg.model.qk_norm is True
+    assert cfg.hash() != config.load("laptop").hash()
+
+
+@pytest.mark.parametrize("override, message", [
+    ("train.stpes=3", "unknown key 'train.stpes'; did you mean 'train.steps'?"),
+    ("trian.steps=3", "did you mean 'train'?"),
+    ("train.steps=many", "'train.steps' must be int, not 'many'"),
+    ("train.steps=1.5", "'train.steps' must be int"),
+    ("model.qk_norm=1", "'model.qk_norm' must be bool"),
+    ("exam.scoring=text", "'exam.scoring' must be list"),
+    ("model=big", "'model' is a section"),
+    ("train.schedule.x=1", "schedule is a value, not a section"),
+    ("train.steps", "not an override"),
+])
+def test_a_wrong_override_gets_one_line_that_names_it(override, message):
+    with pytest.raises(UserError) as caught:
+        config.load("laptop", [override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_wrong_preset_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'laptop'"):
+        config.load("labtop")
+    with pytest.raises(UserError, match="no configuration file"):
+        config.load("missing/file.yaml")
+
+
+@pytest.mark.parametrize("text, message", [("a: [", "not valid YAML"), ("- 1", "must hold 'key: value'"),
+                                           ("extends: nope", "unknown preset")])
+def test_a_broken_file_gets_one_line(tmp_path, text, message):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        config.load(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_chapters_ignore_jupyters_own_arguments(monkeypatch):
+    assert config.preset([]).preset == "cpu"
+    assert config.preset(["--preset", "smoke", "train.steps=3"]).train.steps == 3
+    assert config.preset(["--preset=gpu1"]).preset == "gpu1"
+    monkeypatch.setattr("sys.argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
+    monkeypatch.setitem(config.sys.modules, "ipykernel", config)
+    assert config.preset().preset == "cpu"
+
+
+def test_every_field_has_a_docstring_and_sizes_name_their_unit():
+    tree = ast.parse(inspect.getsource(config))
+    for node in tree.body:
+        if not (isinstance(node, ast.ClassDef) and node.name.endswith("Config")):
+            continue
+        sections = node.name == "Config"
+        for field, after in zip(node.body, node.body[1:] + [None], strict=True):
+            if not isinstance(field, ast.AnnAssign) or sections and "Config" in ast.unparse(field.annotation):
+                continue
+            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            assert documented, f"{node.name}.{field.target.id} has no docstring"
+            if ast.unparse(field.annotation) in ("int", "float"):
+                assert "[" in after.value.value, f"{node.name}.{field.target.id} does not say its unit"

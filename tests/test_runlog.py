@@ -1,0 +1,49 @@
+"""The run log survives torn lines, odd numbers and resumes."""
+
+import json
+
+from steel.runlog import RunLog, atomic_write, read_log
+
+
+def test_header_says_what_ran_with_which_code_on_what(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.header({"seed": 3}, "abc", extra=1)
+    (header,) = read_log(log.path)
+    assert header["kind"] == "header" and header["seed"] == 3 and header["extra"] == 1
+    assert header["hardware"]["cores"] >= 1 and "python" in header["packages"]
+
+
+def test_every_line_is_strict_json(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write("step", loss=float("nan"), text="钢\n", nested={"x": [float("inf")]})
+    line = log.path.read_text(encoding="utf-8")
+    assert json.loads(line, parse_constant=lambda c: 1 / 0)["loss"] is None and line.count("\n") == 1
+
+
+def test_a_torn_last_line_is_dropped_and_the_log_goes_on(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write("step", step=1)
+    with open(log.path, "a") as file:
+        file.write('{"kind": "step", "st')
+    RunLog(log.path).write("step", step=2)
+    assert [r["step"] for r in read_log(log.path)] == [1, 2]
+
+
+def test_steps_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    for step in range(1, 6):
+        log.write("step", step=step)
+    log.write("event", what="something", step=5)
+    log.truncate_after(3)
+    assert [r["step"] for r in read_log(log.path, "step")] == [1, 2, 3]
+    assert len(read_log(log.path, "event")) == 1
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "file.json"
+    atomic_write(path, "old")
+    try:
+        atomic_write(path, object())
+    except (TypeError, AttributeError):
+        pass
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
