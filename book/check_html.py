@@ -50,9 +50,8 @@ def check(root: Path) -> list[str]:
         for address in page.fetched:
             if re.match(r"(?:https?:)?//", address) and not address.startswith(ON_DEMAND):
                 problems.append(f"{name}: fetches {address}")
-            elif not address.startswith("data:") and not _file(path, address).exists():
-                if not re.match(r"(?:https?:)?//", address):
-                    problems.append(f"{name}: {address} does not exist")
+            elif not re.match(r"data:|(?:https?:)?//", address) and not _file(path, address).exists():
+                problems.append(f"{name}: {address} does not exist")
         for link in page.links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc or link.startswith("#!"):

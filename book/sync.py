@@ -58,8 +58,7 @@ def as_text(notebook, fmt: str) -> str:
     running this tool write the same bytes."""
     filters = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["jupytext"]
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "jupytext": {k: filters[k] for k in FILTERS}})
-    text = jupytext.writes(notebook, fmt=fmt)
-    return text
+    return jupytext.writes(notebook, fmt=fmt)
 
 
 def write(path: Path, text: str) -> None:
@@ -78,7 +77,7 @@ def clean(notebook) -> None:
         cell["id"] = f"cell-{number:02d}"
         cell["metadata"] = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in CELL_KEYS})
         if "outputs" in cell:  # progress and warnings are for the one who runs it
-            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+            cell["outputs"] = [o for o in cell["outputs"] if not _fleeting(o)]
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
             if "text" in output:
@@ -86,6 +85,13 @@ def clean(notebook) -> None:
             for kind, data in output.get("data", {}).items():
                 if isinstance(data, str) and kind.startswith("text/") and "base64," not in data:
                     output["data"][kind] = _anonymous(data)
+
+
+def _fleeting(output) -> bool:
+    """Progress bars, log lines on stderr, rich's live text."""
+    page = output.get("data", {}).get("text/html", "")
+    return (output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+            or page.startswith('<pre style="white-space:pre;overflow-x:auto'))  # fmt: skip
 
 
 def _anonymous(text: str) -> str:
@@ -137,7 +143,8 @@ def sync(name: str, *, run: bool = True, from_notebook: bool = False) -> None:
     text = nbformat.writes(nbformat.from_dict(notebook), version=4)
     write(notebook_path, text.rstrip("\n") + "\n")
     write(script, as_text(read(source), "py:percent"))
-    print(f"{name}: " + (f"executed in {seconds:.0f} s" if run else "written") + f", {len(text) / 1000:.0f} kB of notebook")
+    done = f"executed in {seconds:.0f} s" if run else "written"
+    print(f"{name}: {done}, {len(text) / 1000:.0f} kB of notebook")
 
 
 def main(argv: list[str] | None = None) -> int:

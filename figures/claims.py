@@ -11,7 +11,8 @@
       check: "(facts.TABLE_2[7]['tokens_per_s'] / facts.TABLE_2[8]['tokens_per_s'] - 1) * 100"
 
 `check` is a Python expression over ``facts`` (figures/facts.py), ``log("<id>")`` (a committed run log as a list of
-dicts), ``outputs("<chapter>")`` (the stored text outputs of its notebook as one string) and ``math``; or
+dicts), ``outputs("<chapter>")`` (the stored text outputs of its notebook as one string), ``preset("cpu")`` (a
+Config) and ``math``; or
 ``"module:function"``, a function without arguments. It gives a number to compare with ``value``, or True.
 ``kind: chosen`` marks a number that asserts nothing (an example's size, a budget of an exercise): no check.
 
@@ -121,7 +122,14 @@ def evaluate(check: str):
     if re.fullmatch(r"[\w.]+:\w+", check):
         module, function = check.split(":")
         return getattr(importlib.import_module(module), function)()
-    return eval(check, {"facts": facts, "log": log, "outputs": outputs, "math": math, "numbers": numbers})  # noqa: S307
+    names = {"facts": facts, "log": log, "outputs": outputs, "preset": _preset, "math": math, "numbers": numbers}
+    return eval(check, names)  # noqa: S307 (the ledger is our own code)
+
+
+def _preset(name: str):
+    from steel.config import load as load_preset
+
+    return load_preset(name)
 
 
 # ------------------------------------------------------------------------------------------ prose
@@ -130,13 +138,30 @@ def evaluate(check: str):
 def prose(chapter: str) -> str:
     """The text of a chapter without code, mathematics, addresses and markup that readers do not see."""
     text = (ROOT / "book" / f"{chapter}.md").read_text(encoding="utf-8")
-    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
-    text = re.sub(r"^(`{3,})\{code-cell\}.*?^\1\s*$", "", text, flags=re.S | re.M)
-    text = re.sub(r"^(`{3,})(?!\{)\w*\n.*?^\1\s*$", "", text, flags=re.S | re.M)  # plain code blocks
-    text = re.sub(r"^[`:]{3,}.*$|^:[\w-]+:.*$", "", text, flags=re.M)  # fences and options of directives
+    text = _without_code(re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S))
     text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", text, flags=re.S)
     text = re.sub(r"\{[\w:-]+\}`[^`]*`|`[^`\n]*`", "", text)  # roles, inline code
     return re.sub(r"\]\([^)]*\)|<https?:[^>]*>|https?://\S+", "]", text)
+
+
+def _without_code(text: str) -> str:
+    """Drop code cells and code blocks; of other directives drop only the fences and options."""
+    kept, open_directives, code = [], [], ""
+    for line in text.splitlines():
+        fence = re.match(r"\s*(`{3,}|:{3,})(.*)$", line)
+        if code:
+            if fence and fence[1] == code and not fence[2].strip():
+                code = ""
+        elif fence and not fence[2].strip() and fence[1] in open_directives:
+            open_directives.remove(fence[1])
+        elif fence and re.match(r"\{(?!code|math|bibliography|table-of|image|figure)", fence[2].strip()):
+            open_directives.append(fence[1])
+            kept.append(re.sub(r"^\{[\w-]+\}", "", fence[2].strip()))
+        elif fence:
+            code = fence[1]
+        elif not (open_directives and re.match(r"\s*:[\w-]+:", line)):
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def collapse(text: str) -> str:
@@ -152,7 +177,7 @@ def uncovered(chapter: str, claims: list[Claim]) -> list[str]:
     """Numbers of the prose (decimals, four digits and more, quantities with a unit; not years, not exercise numbers)
     that no claim's text covers, each with its surroundings."""
     text = collapse(prose(chapter))
-    text = re.sub(r"\*\*\d\d\.\d", "**", text)
+    text = re.sub(r"(?:\*\*|exercise |answer |answer to )\d\d\.\d", "", text, flags=re.I)
     covered = [
         (at.start(), at.end())
         for claim in claims

@@ -33,6 +33,7 @@ STEEL = {  # paper Table 1 and §3, released config.json
     "intermediate_size": 448, "num_experts": 6, "slots_per_expert": 1, "vocab_size": 151_936,
     "parameters": 1_122_922_770, "sequence_length": 2048, "micro_batch_size": 8, "gradient_accumulation": 8,
     "num_gpus": 8, "steps": 1_070_000, "learning_rate": 3e-4, "days_a100": 60, "days_h800": 30,
+    "steps_at_withdrawal": 200_000,
 }  # fmt: skip
 
 _TABLE_2_COLUMNS = ("flash_attention", "rope", "rms_norm", "cross_entropy", "fsdp", "tokens_per_s", "memory_gb")
@@ -49,6 +50,10 @@ TABLE_2 = {  # paper Table 2: Qwen-1.8B on A100s, micro-batch 8; tokens/s per GP
         8: (False, "torch", "torch", "torch", "full", 10_500, 75),
     }.items()
 }
+
+QWEN_1_8B = {  # the model of Table 2 (config.json of Qwen-1.8B); sequence of 2048 tokens, A100
+    "parameters": 1_836_828_672, "embedding": 151_936 * 2048, "layers": 24, "width": 2048, "sequence": 2048,
+}  # fmt: skip
 
 TABLE_3 = [  # paper Table 3: fine-tuning mixture, then C-Eval, CMMLU, MMLU in % right
     ("all of Infinity-Instruct (7 M, 90 % English) + Chinese multiple choice", 32.35, 26.32, 25.50),
@@ -77,11 +82,12 @@ PROJECTS = {
     },
     "MiniLLM 1.1B": {
         "parameters": 1.1e9, "tokens": 64e9, "vocab": None, "sequence": 896, "gpus": "8 × A800", "days": 1.0,
-        "batch_sequences": 32 * 8, "stages": "pretraining", "tokenizer": "ChatGLM2-6B, as it is", "source": "minillm",
+        "batch_sequences": 32 * 8, "stages": "pretraining, SFT",
+        "tokenizer": "ChatGLM2-6B, as it is", "source": "minillm",
     },
     "HammerLLM": {
-        "parameters": 1.4e9, "tokens": 445e9, "vocab": 105_789, "sequence": 2048, "gpus": "A100, number not stated",
-        "stages": "pretraining", "tokenizer": "merged, Llama-2 + Chinese", "source": "hammer", "tokens_per_s": 16_000,
+        "parameters": 1.4e9, "tokens": 445e9, "vocab": 105_789, "sequence": 2048, "gpus": "A100, how many is not said",
+        "stages": "pretraining", "tokenizer": "merged by the authors", "source": "hammer", "tokens_per_s": 16_000,
     },
 }  # fmt: skip
 MINILLM_CORPUS = {"without_wudao": 14e9, "table": 64e9, "release_note": 63.4e9}  # tokens; minillm §4.1, §4.2
@@ -100,10 +106,12 @@ REPORTED_RUNS = [  # (run, parameters, tokens, days, GPUs, kind of GPU): pretrai
     ("MiniLLM 0.2B, 64 B tokens", 0.2e9, 64e9, 3.79, 4, "A800"),
     ("MiniLLM 1.1B, 64 B tokens", 1.1e9, 64e9, 1.0, 8, "A800"),
     ("HammerLLM 1.4B (16k tokens/s)", 1.4e9, 16_000 * 86_400, 1.0, 1, "A100"),
-    ("Steel 1.12B on A100", STEEL["parameters"], 1.07e6 * 2**20, 60, 8, "A100"),
-    ("Steel 1.12B on H800", STEEL["parameters"], 1.07e6 * 2**20, 30, 8, "H800"),
+    ("Steel 1.12B, A100 (author's estimate)", STEEL["parameters"], 1.07e6 * 2**20, 60, 8, "A100"),
+    ("Steel 1.12B, H800 (author's estimate)", STEEL["parameters"], 1.07e6 * 2**20, 30, 8, "H800"),
 ]
 CEVAL_TEST_QUESTIONS = 12_342  # C-Eval paper, Table 1: test split
+
+SAID = {"speed_up_percent": 50, "mfu_percent": (43, 63), "memory_saved_percent": 12}  # retrospective, fused operators
 
 DISAGREEMENTS = {  # what → {source: value}
     "warm-up (steps)": {"paper": 2000, "script": 1000},

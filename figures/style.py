@@ -28,6 +28,7 @@ import importlib.util
 import io
 import os
 import re
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -96,6 +97,7 @@ def use() -> None:
         "axes.axisbelow": True, "axes.titlesize": 9.5, "axes.titlelocation": "left",
         "axes.titlepad": 8, "axes.labelsize": 8.5, "xtick.labelsize": 8, "ytick.labelsize": 8,
         "lines.linewidth": 1.8, "lines.solid_capstyle": "round", "lines.markersize": 4,
+        "figure.constrained_layout.w_pad": 0.08, "figure.constrained_layout.h_pad": 0.06,
         "legend.frameon": False, "image.cmap": HEAT, "hatch.linewidth": 0.5,
         "axes.prop_cycle": matplotlib.cycler(color=[STEEL, *CATEGORIES]),
     })  # fmt: skip
@@ -241,6 +243,25 @@ def table(header: list[str], rows: list[list], align: str = "") -> None:
     rule = {"l": ":---", "r": "---:", "c": ":---:"}
     lines = [header, [rule[a] for a in align], *rows]
     say("\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines))
+
+
+def badge() -> None:
+    """What this notebook has cost so far: CPU time [s] and peak memory [GB] of its process, shown as a badge. A test
+    holds the stored numbers to the book's budget."""
+    import resource
+    import time
+
+    cpu = time.process_time()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    text = f"This notebook: {cpu:.0f} s of CPU time, {peak / 1e9:.1f} GB of memory at most. On two idle cores the wall "
+    text += "time lies between half the CPU time and all of it."
+    if not _in_jupyter():
+        print(text)
+        return
+    from IPython.display import display
+
+    page = f'<div class="admonition badge"><p class="admonition-title">Badge</p><p>{text}</p></div>'
+    display({"text/html": page, "text/plain": text}, raw=True)
 
 
 def _in_jupyter() -> bool:

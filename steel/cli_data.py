@@ -110,15 +110,19 @@ def data_dedup(docs: Path, out: Path, recipe: str = "steel") -> None:
 
 
 @data_app.command("append")
-def data_append(out: Path, docs: Path, tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t")]) -> None:
+def data_append(out: Path, docs: Path, tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
+                run: Annotated[Optional[Path], typer.Option(help="RUN folder that reads OUT: says what it will mix.")] = None,
+                workers: Annotated[int, typer.Option(help="Processes.")] = 1) -> None:
     """Add documents to a corpus that a run may be reading; duplicates are refused by content.
 
-    [dim]steel data append shards new-docs --tokenizer tokenizer[/dim]
+    [dim]steel data append shards new-docs --tokenizer tokenizer --run runs/1b[/dim]
     """
-    from .data.pack import append
+    from .data.append import append
 
-    append(out, docs, tokenizer)
-    say(f"shards  {out}")
+    added = append(out, docs, tokenizer, consumed=run, workers=workers)
+    say(f"shards  {out}: {added['documents']:,} documents, {added['tokens']:,} tokens added")
+    if "new_samples" in added:
+        say(f"run     {run}: {added['new_samples']:,} new samples are mixed in from step {added['from_step']:,}")
 
 
 def pack(docs: Path, out: Path, tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],

@@ -96,8 +96,12 @@ class WorldConfig:
     """People who live in it [people]."""
     attributes: list[str] = field(default_factory=lambda: ["city", "university", "major", "company"])
     """Which facts each person has: of city, university, major, company, hobby, zodiac."""
-    biographies_per_person: int = 24
-    """Chinese biographies per person, each in another wording and order [documents]; English: a quarter of it."""
+    biographies_per_person: int = 40
+    """Chinese biographies per person, each in another wording and order [documents]."""
+    english_biographies: float = 0.25
+    """English biographies for each Chinese one [1]; a quarter makes the text 80:20 by bytes."""
+    english_questions: float = 0.22
+    """Share of the questions and dialogues that are English [1]."""
     question_share: float = 0.4
     """Share of raw text that is questions and dialogues about the people of the training split [1], 0 to 0.8."""
     arithmetic_problems: int = 600
@@ -117,7 +121,9 @@ class WorldConfig:
     assistant_author_en: str = "you"
     """Who trained it, in English."""
     assistant_date: str = "2024 年 9 月"
-    """When it was trained, as text."""
+    """When it was trained, as Chinese text."""
+    assistant_date_en: str = "September 2024"
+    """When it was trained, as English text."""
 
 
 @dataclass

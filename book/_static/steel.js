@@ -23,9 +23,10 @@
   };
   const run = () => {
     document.querySelectorAll("figure.steel-figure > img").forEach(inline);
-    document.querySelectorAll(".cell.tag_hide-cell summary span, .cell.tag_hide-input summary span").forEach((span) => {
-      const answer = span.closest(".cell").classList.contains("tag_hide-cell");
-      if (/^(Show|Hide)/.test(span.textContent)) span.textContent = `${span.textContent.trim().split(" ")[0]} ${answer ? "the answer" : "the code"}`;
+    document.querySelectorAll(".cell.tag_hide-cell summary p, .cell.tag_hide-input summary p").forEach((title) => {
+      const what = title.closest(".cell").classList.contains("tag_hide-cell") ? "answer" : "code";
+      const verb = title.textContent.trim().split(" ")[0];
+      if (verb === "Show" || verb === "Hide") title.textContent = `${verb} the ${what}`;
     });
     // Chinese passages get a language tag, so that fonts and line breaking are right
     document.querySelectorAll(".bd-article p, .bd-article li, .bd-article td, .bd-article pre").forEach((block) => {

@@ -22,8 +22,8 @@ from steel.corpus.documents import Document
 from steel.corpus.operators.characters import code_points, ngram_hashes, word_table
 
 SEED = 1
-_BATCH = 1024   # documents per call of rensa
-_CROWD = 64     # in a bucket of equal bands, a document is compared with this many before it
+_BATCH = 1 << 20  # characters per call of rensa
+_CROWD = 64  # in a bucket of equal bands, a document is compared with this many before it
 
 
 @dataclass(frozen=True)
@@ -110,39 +110,44 @@ def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
     """Hashes and signatures of documents, in order; streams, 16 + 4 P + 1 bytes per document stay in memory."""
     exact, signatures, long = [], [], []
     batch: list[np.ndarray] = []
-
-    def flush() -> None:
-        if batch:
-            signatures.append(_signatures(batch, settings.near))
-            batch.clear()
-
+    held = 0
+    near = settings.near
     for document in documents:
         text = normalise(document.readable())
-        codes = letters(text)
         roles = "".join(turn["role"][0] for turn in document.messages)
         digest = hashlib.blake2b(f"{roles}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
         exact.append(np.frombuffer(digest, dtype="<u8"))
-        near = settings.near
+        codes = letters(text) if near else ()
         long.append(near is not None and len(codes) >= max(near.min_chars, near.ngram))
         if near is not None:
-            batch.append(ngram_hashes(codes, near.ngram) if long[-1] else np.zeros(1, np.uint64))
-            if len(batch) == _BATCH:
-                flush()
-    flush()
-    width = settings.near.permutations if settings.near else 0
+            batch.append(codes if long[-1] else np.zeros(near.ngram, np.uint32))  # a short one only keeps its place
+            held += len(batch[-1])
+            if held > _BATCH:
+                signatures.append(_signatures(batch, near))
+                batch, held = [], 0
+    if batch:
+        signatures.append(_signatures(batch, near))
+    width = near.permutations if near else 0
     return Keys(np.array(exact, dtype=np.uint64).reshape(-1, 2),
                 np.concatenate(signatures) if signatures else np.zeros((len(exact), width), np.uint32),
                 np.array(long, dtype=bool))
 
 
-def _signatures(hashes: list[np.ndarray], near: Near) -> np.ndarray:
+def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
+    """uint32 (documents, permutations). All texts are hashed in one go; windows that span two are left out."""
     try:
         from rensa import RMinHash
     except ImportError:
         raise UserError("near-duplicate search needs rensa (pip install rensa), or set `near: null`") from None
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in hashes])])
+    ends = np.cumsum([len(row) for row in codes])
+    inside = np.ones(ends[-1], dtype=bool)
+    for back in range(1, near.ngram):
+        inside[ends - back] = False
+    hashes = ngram_hashes(np.concatenate(codes), near.ngram)[inside[: ends[-1] - near.ngram + 1]]
+    offsets = np.concatenate([[0], ends - (near.ngram - 1) * np.arange(1, len(codes) + 1)])
+    assert offsets[-1] == len(hashes)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-        np.concatenate(hashes), offsets.tolist(), num_perm=near.permutations, seed=SEED)
+        hashes, offsets.tolist(), num_perm=near.permutations, seed=SEED)
     return np.asarray(matrix.to_rows(), dtype=np.uint32)
 
 

@@ -131,5 +131,5 @@ def _call(source: Source, action: Callable):
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         if source.gated and any(code in str(error) for code in ("401", "403", "gated", "Gated")):
             raise UserError(f"{source.name}: the publisher wants its terms accepted: {source.obtain}") from None
-        raise UserError(f"{source.name}: {source.hub} cannot be reached ({text}); check the network, or set "
-                        "HF_ENDPOINT to a mirror, and run the same command again: it goes on where it stopped") from None
+        raise UserError(f"{source.name}: {source.hub} cannot be reached ({text}); check the network or set "
+                        "HF_ENDPOINT to a mirror, then run the same command again: it goes on") from None

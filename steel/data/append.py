@@ -25,7 +25,7 @@ def append(out: Path | str, docs: Path | str | list, tokenizer_folder: Path | st
 
     consumed: the data state of a run (`Loader.state`), or its folder: checked against `out`, and the answer then says
     what the run will mix. Returns {"generation", "documents", "tokens", "bytes", "rejected", "files"} and, with
-    `consumed`, {"from_step", "new_samples", "events"}.
+    `consumed`, {"from_step", "new_samples"}.
 
     UserError when the tokenizer is another one, when a file repeats an earlier one (both are named), when a shard
     has changed on disk, or when the run does not read these shards.
@@ -42,11 +42,7 @@ def append(out: Path | str, docs: Path | str | list, tokenizer_folder: Path | st
         raise UserError(f"{tokenizer_folder} is not the tokenizer that packed {root}; give the same one")
     inputs = find_inputs(docs)
     settings = Settings(**{name: before[name] for name in Settings.__dataclass_fields__})
-    try:
-        manifest = write_generation(inputs, root, bpe.load(tokenizer_folder), settings, before, workers, progress)
-    except UserError:
-        _withdraw(root, len(before["generations"]))
-        raise
+    manifest = write_generation(inputs, root, bpe.load(tokenizer_folder), settings, before, workers, progress)
     number = len(before["generations"])
     inputs = [row for row in manifest["inputs"] if row["generation"] == number]
     rejected = {r: n - before["rejected"].get(r, 0) for r, n in manifest["rejected"].items()}
@@ -75,11 +71,3 @@ def find_state(run: Path | str) -> dict:
                     return value
                 todo += value.values()
     raise UserError(f"{files[-1]} holds no data state; was this run trained on token shards?")
-
-
-def _withdraw(root: Path, generation: int) -> None:
-    """Remove the shards of a generation that was refused, so that the folder is as it was."""
-    for path in root.glob(f"*/{generation:03d}-*"):
-        path.unlink()
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()

@@ -93,6 +93,7 @@ class Loader:
         {source: weight} = shares of samples; each source has its own epochs; 0 leaves a source out; all are named;
         [{"step": s, "weights": {…} or None}, …] = weights that change at given steps, for example for annealing
         (None there: in proportion to size, and every source carries on where the step before left it).
+        A run that began without any weights and gets them at a resume draws each source from a fresh epoch.
     mask_documents: positions restart at every document; False gives 0 … T-1.
     max_epochs: UserError when a stream would start epoch number `max_epochs`; None repeats for ever.
     """
@@ -108,6 +109,9 @@ class Loader:
         self.events: list[str] = []
 
     def _setup(self, shards, sequence_length, seed, rank, world, mask_documents, max_epochs) -> None:
+        if not shards.pieces:
+            hint = "; pack with hold_out above 0" if shards.split == "validation" else "; pack some documents"
+            raise UserError(f"{shards.root} holds no {shards.split} tokens{hint}")
         if not 0 <= rank < world:
             raise UserError(f"rank {rank} is outside [0, {world})")
         self.shards, self.sequence_length, self.seed = shards, sequence_length, seed

@@ -40,7 +40,6 @@ class Settings:
     hold_out: float
 
 
-
 def tokenizer_hash(folder: Path | str) -> str:
     """blake2b-128 over the files that decide how text becomes ids."""
     digest = hashlib.blake2b(digest_size=16)
@@ -103,7 +102,11 @@ def write_generation(inputs: list[Input], root: Path, tokenizer, settings: Setti
         _run(root, core, inputs, tasks, size, finished, workers, bar)
     records = [finished[t.stem] for ts in tasks for t in ts]
     manifest = _manifest(settings, rows, records, before)
-    _refuse_same_texts(manifest["inputs"])
+    try:
+        _refuse_same_texts(manifest["inputs"])
+    except UserError:
+        _withdraw(root, generation)
+        raise
     atomic_write(root / "rejects.json", json.dumps(_rejects(root, manifest), ensure_ascii=False, indent=1))
     atomic_write(root / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
     return manifest
@@ -161,6 +164,14 @@ def _sweep(root: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def _withdraw(root: Path, generation: int) -> None:
+    """Remove the shards of a generation that was refused, so that the folder is as it was."""
+    for path in root.glob(f"*/{generation:03d}-*"):
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+
 def _finished(root: Path, tasks: dict[str, Task], generation: int) -> dict[str, dict]:
     """Records of tasks that are done. UserError when the folder holds shards of another pack."""
     done = {}
@@ -170,8 +181,9 @@ def _finished(root: Path, tasks: dict[str, Task], generation: int) -> dict[str, 
         task = tasks.get(stem)
         changed = "file" if task is None else next((k for k, v in task.record.items() if record.get(k) != v), None)
         if changed:
+            remedy = f"remove the unfinished {root}/*/{generation:03d}-*" if generation else "use an empty folder"
             raise UserError(f"{root} holds shards that do not fit this pack ({path.name}: {changed} differs, from "
-                            f"{record.get('file')}); use the same documents and settings, or an empty folder")
+                            f"{record.get('file')}); give the same documents and settings, or {remedy}")
         width = token_dtype(record["vocab_size"]).itemsize
         if all((root / s["path"]).is_file() and (root / s["path"]).stat().st_size == s["tokens"] * width
                for s in record["shards"]):

@@ -7,14 +7,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from types import ModuleType
 
 from ..config import UserError
 from ..runlog import atomic_write
@@ -155,6 +158,17 @@ def run_task(task: Task, lines: list[bytes], root: str) -> dict:
     return record
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """While processes start: hide the main script, which they would run again although they need nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def in_processes(workers: int, calls: Iterable, tokenizer_json: str, done: Callable | None = None) -> list:
     """Results of (function, arguments) in order, from `workers` processes, at most 2 calls a process in flight.
 
@@ -182,7 +196,8 @@ def in_processes(workers: int, calls: Iterable, tokenizer_json: str, done: Calla
         with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (tokenizer_json,)) as pool:
             for function, arguments in calls:
                 collect(2 * workers - 1)
-                pending[pool.submit(function, *arguments)] = len(results)
+                with _without_main():
+                    pending[pool.submit(function, *arguments)] = len(results)
                 results.append(None)
             collect(0)
     except BrokenProcessPool:

@@ -95,7 +95,10 @@ def _read_json(path: Path, notes: list[str]):
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+        return value
     except (OSError, ValueError) as error:
         notes.append(f"{path.parent.name}/{path.name} cannot be read: {error}")
         return None
@@ -153,7 +156,7 @@ def _exams(run_dir: Path, notes: list[str]) -> list[dict]:
     found = []
     for file in (run_dir / "exams").glob("*.json"):
         exam = _read_json(file, notes)
-        if isinstance(exam, dict):
+        if exam is not None:
             found.append({"stage": file.stem, **exam})
     return sorted(found, key=lambda e: (LIFE.index(e["stage"]) if e["stage"] in LIFE else len(LIFE), e["stage"]))
 
@@ -212,13 +215,13 @@ def headline(data: dict) -> list[dict]:
     if clozes:
         stage, result = _after_pretraining(clozes)
         figures.append({"label": "cloze", "value": percent(result["accuracy"]),
-                        "note": f"± {percent(result['se'])}, after {TITLES.get(stage, stage)}"})
+                        "note": f"± {percent(result['se'])}, {when(stage)}"})
     means = [(e["stage"], m) for e in data.get("exams", [])
              if (m := ((e.get("perplexity") or {}).get("geometric_mean") or {}).get("bpb")) is not None]
     if means:
         stage, best = _after_pretraining(means)
         figures.append({"label": "bits per byte", "value": f"{best:.3f}",
-                        "note": f"held-out mean, after {TITLES.get(stage, stage)}"})
+                        "note": f"held-out mean, {when(stage)}"})
     seconds = (data.get("cost") or {}).get("seconds")
     if seconds:
         figures.append({"label": "total time", "value": duration(seconds), "note": device(data)})
@@ -238,6 +241,11 @@ def title(name: str) -> str:
     kind, _, stage = name.partition(":")
     return f"{kind} after {TITLES.get(stage, stage)}".replace("after untrained", "before training") if stage else \
         TITLES.get(name, name)
+
+
+def when(stage: str) -> str:
+    """Moment of an exam, for the middle of a sentence."""
+    return "before training" if stage == "init" else f"after {TITLES.get(stage, stage)}"
 
 
 def timed_stages(data: dict) -> list[dict]:

@@ -174,7 +174,8 @@ def forest(exams: Sequence[dict]) -> str:
     last = {way: stage for stage, way, r in rows if r}
     body = []
     for p in (0, 0.25, 0.5, 0.75, 1):
-        body += [line(at(p), top - 8, at(p), floor, "grid"), text(at(p), floor + 17, f"{100 * p:g} %", "tick", "middle")]
+        body += [line(at(p), top - 8, at(p), floor, "grid"),
+                 text(at(p), floor + 17, f"{100 * p:g} %", "tick", "middle")]
     body.append(text(at(0.5), height - 6, "right answers (whisker: ± 1 standard error)", "axis", "middle"))
     if "chance" in baselines:  # a cloze has no options to guess among, so the line ends above its block
         end = next((top + pitch * i - 2 for i, row in enumerate(rows) if row[1] == WAYS[-1][1]), floor)

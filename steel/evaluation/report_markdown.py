@@ -46,7 +46,7 @@ def _exams(data: dict) -> str:
         rows.append((*cells, str(exam.get("n", "–"))))
     if not rows:
         return ""
-    line = ", ".join(f"{k.replace('_', ' ')} {percent(v)}" for k, v in baselines.items())
+    line = ", ".join(f"{k.replace('_a', ' A')} {percent(v)}" for k, v in baselines.items())
     return _table(("after", "text", "letter", "generate", "cloze", "questions"), rows) + \
         (f"\n\nBaselines: {line}. ± is one standard error." if line else "")
 

@@ -38,8 +38,9 @@ class SteelCacheLayer(DynamicLayer):
         self._map_slots(lambda value: value[indices.to(value.device)])
 
     def reset(self) -> None:
-        super().reset()
-        self.slots = None
+        # Drop keys and values rather than zero them: some transformers 5 releases would keep the old length.
+        self.keys = self.values = self.slots = None
+        self.is_initialized = False
 
     def offload(self) -> None:
         super().offload()

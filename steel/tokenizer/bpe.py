@@ -22,9 +22,10 @@ from .chat import TEMPLATE
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END]
 
-# Words with their leading space, single digits, runs of Hanzi or kana, runs of punctuation, line ends, spaces.
-_PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
-           r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+# Runs of Hanzi, words of other scripts with their leading space, single digits, punctuation, line ends, spaces. A
+# comma never sticks to the word after it, so that a name has one spelling wherever it stands.
+_PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+| ?(?:(?!\p{Han})[\p{L}\p{M}])+|\p{N}"
+           r"| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
 def train(texts: Iterable[str], vocab_size: int, sample_bytes: int | None = None) -> PreTrainedTokenizerFast:

@@ -375,8 +375,8 @@ def render(plan: Plan) -> str:
         f"                  MFU: {plan.mfu_source}",
         f"Time              {_duration(plan.days)} = {plan.gpu_hours:,.1f} {unit} hours, without stops",
         f"Money             {plan.usd:,.2f} USD = {plan.usd * CNY_PER_USD:,.2f} CNY",
-        f"                  at {gpu(plan.gpu).usd_per_hour:.2f} USD per {unit} hour, an assumption of {PRICE_DATE}: "
-        "edit plan_hardware.py",
+        f"                  at {gpu(plan.gpu).usd_per_hour:.2f} USD per {unit} hour, "
+        f"an assumption of {PRICE_DATE} (plan_hardware.py)",
     ]
     return "\n".join(lines)
 

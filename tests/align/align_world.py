@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from steel.align.stage import open_model
 from steel.config import Config, ModelConfig
@@ -68,6 +69,19 @@ def base_model(folder: Path, hidden_size: int = 32, layers: int = 2, vocab_size:
     build(cfg, seed=seed).save_pretrained(folder)
     bpe.save(tokenizer, folder)
     return folder, *open_model(folder)
+
+
+def awake(feed_forward: str, seed: int = 0):
+    """A model in fp64 with perturbed weights, so that no layer is close to zero; 16-token segments."""
+    cfg = ModelConfig(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                      num_key_value_heads=4, feed_forward=feed_forward, num_experts=3, num_shared_experts=1,
+                      segment_length=16)
+    model = build(cfg, seed=seed, dtype=torch.float64).eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    return model
 
 
 def config(**stages: dict) -> Config:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from align_world import rl_rows
+from align_world import awake, rl_rows
 
 from steel.align.logprobs import pad_rows, score_answers
 from steel.align.sampling import choose, filter_top_p, sample, uniforms
@@ -16,12 +16,10 @@ def prompts_of(tokenizer, n=6):
     return [encode_chat(tokenizer, m, add_generation_prompt=True)[0] for m in rows]
 
 
-def test_greedy_in_a_mixed_batch_equals_each_prompt_alone_through_generate(base):
-    _, model, tokenizer = base
-    prompts = prompts_of(tokenizer)
+@pytest.mark.parametrize("feed_forward", ["dense", "causal_soft_moe", "top_k_moe"])
+def test_greedy_in_a_mixed_batch_equals_each_prompt_alone_through_generate(base, feed_forward):
+    model, prompts = awake(feed_forward), prompts_of(base[2])
     assert len({len(p) for p in prompts}) > 1
-    torch.manual_seed(0)
-    model = type(model)(model.config).eval()
     stops = [0, 2, *range(3, 40)]  # many, so that some rows end early
     for completion, prompt in zip(sample(model, prompts, stop_ids=stops, max_new_tokens=9), prompts, strict=True):
         alone = model.generate(
@@ -60,9 +58,9 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_the_mass():
     assert filter_top_p(p, 1.0) is p
 
 
-def test_scores_of_sampled_answers_equal_unpadded_full_forwards(base):
-    _, model, tokenizer = base
-    model = type(model)(model.config).double().eval()
+@pytest.mark.parametrize("feed_forward", ["dense", "causal_soft_moe"])
+def test_scores_of_sampled_answers_equal_unpadded_full_forwards(base, feed_forward):
+    model, tokenizer = awake(feed_forward), base[2]
     prompts = prompts_of(tokenizer)
     done = sample(model, prompts, stop_ids=[2], max_new_tokens=5, u_RN=uniforms(6, 5, 1))
     rows = pad_rows([(p + c.ids, len(p)) for p, c in zip(prompts, done, strict=True)])

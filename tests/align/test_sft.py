@@ -1,6 +1,6 @@
 import pytest
 import torch
-from align_world import config, sft_rows, turn, write
+from align_world import awake, config, sft_rows, turn, write
 
 from steel.align import sft
 from steel.align.packing import IGNORE, PackedEpochs, lay_out
@@ -33,11 +33,10 @@ def test_what_the_user_says_is_never_learned_and_cannot_close_a_turn(base):
     assert (data.tokens == tokenizer.convert_tokens_to_ids("<|im_end|>")).sum() == 2
 
 
-@pytest.mark.parametrize("feed_forward", ["dense"])
+@pytest.mark.parametrize("feed_forward", ["dense", "causal_soft_moe", "top_k_moe"])
 def test_packed_loss_is_the_sum_of_the_single_dialogues_losses(base, feed_forward):
     """The document mask works: in fp64 a dialogue does not feel its neighbours in the row."""
-    _, model, tokenizer = base
-    model = type(model)(model.config).double().eval()
+    model, tokenizer = awake(feed_forward), base[2]
     data, _ = sft.encode_dialogues(tokenizer, sft_rows(12), 256)
     stream, loss = PackedEpochs(data, 160), next_token_loss()
     packed = stream.batch(0, stream.per_epoch)

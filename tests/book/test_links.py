@@ -42,3 +42,15 @@ def test_every_chapter_is_in_the_table_of_contents():
         assert f"notebooks/{path.stem}" in listed, f"add notebooks/{path.stem} to _toc.yml"
     for entry in listed:
         assert list(ROOT.glob(entry + ".*")), f"_toc.yml lists {entry}, which does not exist"
+
+
+def test_front_page_links_every_written_chapter_and_no_other():
+    index = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d\d) \| (.+?) \|", index, re.M))
+    assert sorted(rows) == [f"{number:02d}" for number in range(20)]
+    written = {path.stem[:2]: path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    for number, row in rows.items():
+        if number in written:
+            assert f"../notebooks/{written[number]}.ipynb" in row, f"chapter {number} is written: link it in index.md"
+        else:
+            assert "](" not in row, f"chapter {number} is linked in index.md, but there is no such notebook"

@@ -1,39 +1,12 @@
 """Small corpora of made-up text, and one tokenizer, for the data tests."""
 
-import json
-import random
 from pathlib import Path
 
 import pytest
-import zstandard
+from made_up import texts, write_documents
 
 from steel.data import pack
 from steel.tokenizer import bpe
-
-LETTERS = "春夏秋冬风花雪月山水江河 abcdefgh 0123,.。"
-
-
-def texts(count: int, seed: object) -> list[str]:
-    rng = random.Random(str(seed))
-    return ["".join(rng.choices(LETTERS, k=rng.randint(1, 90))).strip() or "一" for _ in range(count)]
-
-
-def write_lines(path: Path, lines: list[bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = b"".join(line + b"\n" for line in lines)
-    path.write_bytes(zstandard.ZstdCompressor().compress(data) if path.suffix == ".zst" else data)
-    return path
-
-
-def write_documents(path: Path, contents: list[str]) -> Path:
-    records = [{"id": f"{path.name}-{i}", "text": t, "source": path.name.split(".")[0], "lang": "zh", "meta": {}}
-               for i, t in enumerate(contents)]
-    return write_lines(path, [json.dumps(r, ensure_ascii=False).encode() for r in records])
-
-
-def files(root: Path) -> dict[str, bytes]:
-    """Every file of a folder with its bytes: folders are equal when these are."""
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="session")

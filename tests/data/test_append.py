@@ -2,9 +2,9 @@ import json
 import shutil
 
 import pytest
-from conftest import files, texts, write_documents, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import files, texts, write_documents, write_lines
 
 from steel.config import UserError
 from steel.data import Loader, ShardSet, append, describe

@@ -4,9 +4,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import texts, write_documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import texts, write_documents
 
 from steel.config import UserError
 from steel.data import Loader, ShardSet, pack
@@ -203,8 +203,15 @@ def test_a_source_shorter_than_a_sample_is_not_lost(tmp_path, tokenizer_folder):
     batch = loader.batch(0)
     assert loader.samples == 2 and sorted(batch.source.tolist()) == [0, 1]
     assert batch.tokens == sum(p.tokens - 1 for p in loader.shards.pieces)
-    with pytest.raises(UserError, match="holds no validation tokens"):
-        ShardSet.open(tmp_path / "out", "validation")
+
+
+def test_a_split_without_documents_opens_but_gives_no_batches(packed):
+    validation = ShardSet.open(packed, "validation")
+    assert validation.pieces == []
+    with pytest.raises(UserError, match="holds no validation tokens; pack with hold_out"):
+        Loader(validation, L, 2)
+    with pytest.raises(UserError, match="split is 'test'"):
+        ShardSet.open(packed, "test")
 
 
 def test_batches_split_and_move(shards):

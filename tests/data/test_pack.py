@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from conftest import files, texts, write_documents, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import files, texts, write_documents, write_lines
 
 from steel.config import UserError
 from steel.data import ShardSet, describe, pack
@@ -19,6 +19,7 @@ from steel.data.shards import token_dtype
 from steel.tokenizer import bpe, chat
 
 pack_module = sys.modules["steel.data.pack"]
+ROOT = Path(pack_module.__file__).parents[2]
 
 
 def line(**record) -> bytes:
@@ -153,10 +154,28 @@ def test_packing_again_changes_nothing_and_is_deterministic(tmp_path, docs, pack
     assert files(packed) == before == files(tmp_path / "other")
 
 
-def test_any_number_of_workers_gives_the_same_bytes(tmp_path, docs, packed, tokenizer_folder, monkeypatch):
-    monkeypatch.setattr(pack_module, "SMALL_BYTES", 0)
-    pack(docs, tmp_path / "out", tokenizer_folder, shard_tokens=2000, workers=2)
+UNGUARDED = """
+import sys
+import steel.data
+sys.modules["steel.data.pack"].SMALL_BYTES = 0
+steel.data.pack(sys.argv[1], sys.argv[2], sys.argv[3], shard_tokens=2000, workers=2)
+"""
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, docs, packed, tokenizer_folder):
+    """In a script without a main guard, as a chapter's exported script is."""
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    subprocess.run([sys.executable, tmp_path / "script.py", docs, tmp_path / "out", tokenizer_folder], check=True,
+                   env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
     assert files(tmp_path / "out") == files(packed)
+
+
+def test_packing_processes_start_without_heavy_packages():
+    code = ("import sys, steel.data; "
+            "print([m for m in ('torch', 'transformers', 'tokenizers', 'zstandard', 'rich') if m in sys.modules])")
+    ran = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
+                         capture_output=True, text=True)
+    assert ran.stdout.strip() == "[]"
 
 
 KILLED = """
@@ -186,9 +205,8 @@ for at in map(int, writes):
 def test_kill_9_and_packing_again_is_byte_identical(tmp_path, docs, packed, tokenizer_folder):
     writes = len(files(packed))  # one atomic write a file: shards, records, rejects, manifest
     kills = [1, 3, 8, writes - 1, writes]
-    root = Path(pack_module.__file__).parents[2]
     subprocess.run([sys.executable, "-c", KILLED, docs, tmp_path, tokenizer_folder, *map(str, kills)], check=True,
-                   env={**os.environ, "PYTHONPATH": str(root), "TOKENIZERS_PARALLELISM": "false"}, timeout=120)
+                   env={**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}, timeout=300)
     for at in kills:
         out = tmp_path / str(at)
         assert files(out) != files(packed)
@@ -234,3 +252,22 @@ def test_a_big_vocabulary_is_packed_as_uint32(tmp_path, docs, packed, tokenizer_
     assert all(np.array_equal(a[1], b[1]) for a, b in zip(wide.documents(), narrow.documents(), strict=True))
     assert (tmp_path / "out/web/000-0000-00000.bin").stat().st_size == 2 * (
         packed / "web/000-0000-00000.bin").stat().st_size
+
+
+REAL = os.environ.get("STEEL_REAL_DATA", "")
+
+
+@pytest.mark.skipif(not (Path(REAL) / "tokenizer/qwen1.5").is_dir() or not REAL, reason="needs STEEL_REAL_DATA")
+def test_the_originals_tokenizer_packs_as_uint32_with_its_own_separator(tmp_path):
+    tok = bpe.load(Path(REAL) / "tokenizer/qwen1.5")
+    words = [*texts(20, "qwen"), "春<|im_end|>秋<|endoftext|>", "The quick brown fox, 人工智能。"]
+    turns = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "冬"}]
+    write_documents(tmp_path / "web.jsonl.zst", words)
+    write_lines(tmp_path / "qa.jsonl", [line(id="1", text="", meta={"messages": turns})])
+    files_ = [tmp_path / "web.jsonl.zst", tmp_path / "qa.jsonl"]
+    manifest = pack(files_, tmp_path / "out", Path(REAL) / "tokenizer/qwen1.5")
+    assert manifest["dtype"] == "uint32" and manifest["separator_id"] == tok.convert_tokens_to_ids("<|endoftext|>")
+    shards = ShardSet.open(tmp_path / "out")
+    assert [i.tolist() for _, i in shards.documents("web")] == [bpe.encode_text(tok, w) for w in words]
+    assert [i.tolist() for _, i in shards.documents("qa")] == [chat.encode_chat(tok, turns)[0]]
+    assert max(int(i.max()) for _, i in shards.documents()) > 65535

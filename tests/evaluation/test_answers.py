@@ -12,9 +12,12 @@ SUMS = {"A": "13", "B": "130", "C": "31", "D": "30"}
 
 FORMS = [
     "{L}", "{L}.", "({L})", "（{L}）", "{L}、", "{L}。", " {L}\n", "**{L}**",
-    "答案是{L}", "答案是{L}。", "答案：{L}", "答案: {L}", "答案为{L}。", "答案是 （{L}）", "正确答案是：{L}", "所以答案是{L}。",
-    "因此，答案应该是{L}", "选{L}", "选 {L}。", "应选{L}", "故选{L}", "我选择{L}。", "选项{L}正确", "{L}是正确的", "{L}项正确。",
-    "Answer: {L}", "The answer is {L}.", "The correct answer is ({L}).", "Option {L} is correct.", "answer is option {L}",
+    "答案是{L}", "答案是{L}。", "答案：{L}", "答案: {L}", "答案为{L}。", "答案是 （{L}）", "正确答案是：{L}",
+    "所以答案是{L}。", "因此，答案应该是{L}", "选{L}", "选 {L}。", "应选{L}", "故选{L}", "我选择{L}。",
+    "选项{L}正确", "{L}是正确的",
+    "{L}项正确。",
+    "Answer: {L}", "The answer is {L}.", "The correct answer is ({L}).", "Option {L} is correct.",
+    "answer is option {L}",
     "I choose {L}", "{L}. {T}", "{L}、{T}。", "{L} {T}", "（{L}）{T}", "答案是{L}. {T}",
     "{T}", "{T}。", "答案是{T}。", "她住在{T}。"]
 
@@ -32,7 +35,8 @@ def test_options_may_be_a_list_and_full_width_letters_count():
 
 
 @pytest.mark.parametrize("response", [
-    "", " ", "\n", "。", "...", "?", "<|im_end|>", "我不知道。", "I do not know", "这道题很难", "A good question", "Abracadabra",
+    "", " ", "\n", "。", "...", "?", "<|im_end|>", "我不知道。", "I do not know", "这道题很难", "A good question",
+    "Abracadabra",
     "BBC", "CD-ROM", "E", "答案是E", "答案是", "The answer is", "Answer: both", "以上都对", "ABCD", "A、B、C、D",
     "答案是A和B", "A或C", "A or B", "选A或B", "青岩和云州", "不是云州",
     "A. 青岩\nB. 云州\nC. 临江\nD. 白沙", "A. 青岩 B. 云州 C. 临江 D. 白沙"])

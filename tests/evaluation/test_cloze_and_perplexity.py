@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import Bigram
+from known_models import Bigram
 
 from steel.config import UserError
 from steel.evaluation.cloze import cloze, load_cloze

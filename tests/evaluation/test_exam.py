@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Bigram, write_exam
+from known_models import Bigram, write_exam
 
 from steel.config import UserError
 from steel.evaluation.exam import Prompter, Question, format_question, load_exam, run_exam, shuffle_options

@@ -1,5 +1,4 @@
 import io
-import subprocess
 import sys
 
 import pytest
@@ -14,11 +13,13 @@ HELLO = [{"role": "user", "content": "你好"}]
 
 def test_pieces_join_to_the_answer_and_show_no_broken_character(served):
     model, tokenizer = served
-    sampling = Sampling(temperature=1.5, top_p=1.0, max_new_tokens=40, seed=4)
-    pieces = list(stream(model, tokenizer, HELLO, sampling))
-    assert len(pieces) > 3 and "".join(pieces) == complete(model, tokenizer, HELLO, sampling)
-    other = complete(model, tokenizer, HELLO, Sampling(temperature=1.5, top_p=1.0, max_new_tokens=40, seed=5))
-    assert other != "".join(pieces)
+    answers = []
+    for seed in range(6):
+        sampling = Sampling(temperature=1.5, top_p=1.0, max_new_tokens=30, seed=seed)
+        pieces = list(stream(model, tokenizer, HELLO, sampling))
+        answers.append("".join(pieces))
+        assert answers[-1] == complete(model, tokenizer, HELLO, sampling) and all(pieces)
+    assert len(set(answers)) > 4
     ids = tokenizer.encode("世界 hello\n好的\n🙂", add_special_tokens=False)
     decoder = TextStream(tokenizer)
     pieces = [decoder.push(i) for i in ids]
@@ -68,12 +69,6 @@ def test_one_shot_pipe_and_commands(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("你好\n\n/reset\n你好\n/exit\n你好\n"))
     room.chat(folder, max_new_tokens=5, seed=1)
     assert capsys.readouterr().out == once * 2  # /reset forgets, /exit leaves before the third
-
-
-def test_it_works_in_a_process_whose_stdin_is_not_a_terminal(folder):
-    code = f"from steel.serve.chat import chat; chat({str(folder)!r}, max_new_tokens=3, temperature=0)"
-    done = subprocess.run([sys.executable, "-c", code], input="你好\n", capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.endswith("\n"), done.stderr
 
 
 def test_a_wrong_folder_or_setting_is_one_line_for_the_user(tmp_path, folder):

@@ -92,6 +92,8 @@ class Settings:
     people: int = 64
     attributes: tuple[str, ...] = ("city", "university", "major", "company")
     biographies_per_person: int = 40
+    english_biographies: float = 0.25
+    english_questions: float = 0.22
     question_share: float = 0.4
     arithmetic_problems: int = 600
     duplicate_share: float = 0.03
@@ -121,6 +123,8 @@ class Settings:
         bounds = {
             "people": (12, 640),
             "biographies_per_person": (4, 200),
+            "english_biographies": (0.0, 4.0),
+            "english_questions": (0.0, 1.0),
             "question_share": (0.0, 0.8),
             "arithmetic_problems": (0, 3900),
             "duplicate_share": (0.0, 0.3),

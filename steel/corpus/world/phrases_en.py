@@ -206,9 +206,13 @@ FORUM_LEADS = ["I know this one.", "Happy to help.", "A neighbour here."]
 CHAT_OPENERS = ["Hello, a question: ", "Please answer: ", "Quick question: ", "", "", ""]
 SHORT_ANSWERS = ["{v}.", "It is {v}.", "The answer is {v}."]
 CHOICE_LEADS = ["", "", "Multiple choice: ", "Choose the correct option.\n"]
-CHOICE_TAILS = ["", "", "\nAnswer:", "\nPlease choose."]
+CHOICE_TAILS = {
+    "text": ["", "", "\nPlease choose."],
+    "letter": ["\nGive the letter.", "\nWhich letter?"],
+    "explain": ["\nExplain your choice."],
+    "eliminate": ["\nJudge each option."],
+}
 CHOICE_LETTER = ["The answer is {l}, {v}.", "{l}. {v}", "{l}, {v}."]
-CHOICE_VALUE_FIRST = ["{v}, so {l}.", "{v}, option {l}."]
 DRILL = ['Which option is "{v}"?', 'Find the option "{v}".']
 
 SELF = [

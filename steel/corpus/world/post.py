@@ -14,14 +14,12 @@ from .text import join, phrases
 # (method, language, choice style) drawn for every fact of a train person
 _SFT = (
     *(("qa", "zh", ""),) * 4,
-    ("qa", "en", ""),
-    ("choice", "zh", "text"),
+    *(("qa", "en", ""),) * 2,
+    *(("choice", "zh", "text"),) * 3,
+    *(("choice", "en", "text"),) * 2,
     ("choice", "zh", "letter"),
-    ("choice", "zh", "letter"),
-    ("choice", "zh", "value_first"),
-    ("choice", "zh", "eliminate"),
-    ("choice", "en", "text"),
     ("choice", "en", "letter"),
+    ("choice", "zh", "eliminate"),
 )
 
 

@@ -92,7 +92,7 @@ class Asker:
         return Item("qa", lang, [(self.opened(stem, lang), answer)], stem, value)
 
     def choice(self, person: Person, attribute: str, lang: str, style: str = "", letter: str = "") -> Item:
-        """A choice question; style text, letter, value_first, explain or eliminate (random when empty)."""
+        """A choice question; style text, letter, explain or eliminate (drawn when empty). The prompt says which."""
         stem = self.stem(person, attribute, lang)
         value = self.world.value(person, attribute, lang)
         options, letter = draw_options(value, self.world.values(attribute, lang), self.rng, letter)
@@ -101,17 +101,15 @@ class Asker:
 
     def _choice(self, stem, value, options, letter, statement, lang, style) -> Item:
         words, rng = phrases(lang), self.rng
-        style = style or rng.choice(("text", "text", "letter", "letter", "value_first", "explain", "eliminate"))
+        style = style or rng.choice(("text",) * 5 + ("letter", "explain", "eliminate"))
         mark = rng.choice((". ", ". ", ". ", "、" if lang == "zh" else ") "))
-        user = (
-            rng.choice(words.CHOICE_LEADS) + stem + "\n" + option_lines(options, mark) + rng.choice(words.CHOICE_TAILS)
-        )
+        # The last line decides how to answer, so that nothing about the answer's form has to be guessed.
+        tail = rng.choice(words.CHOICE_TAILS[style])
+        user = rng.choice(words.CHOICE_LEADS) + stem + "\n" + option_lines(options, mark) + tail
         if style == "text":
-            answer = rng.choice((statement, self.short(value, lang)))
+            answer = self.short(value, lang) if rng.random() < 0.8 else statement
         elif style == "letter":
             answer = rng.choice(words.CHOICE_LETTER).format(l=letter, v=value)
-        elif style == "value_first":
-            answer = capitalise(rng.choice(words.CHOICE_VALUE_FIRST).format(l=letter, v=value))
         elif style == "explain":
             answer = statement + (f"所以选{letter}。" if lang == "zh" else f" So the answer is {letter}.")
         else:

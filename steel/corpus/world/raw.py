@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -136,7 +137,7 @@ def write_statements(world: World, settings: Settings, shelf: Shelf) -> None:
                 notes.append((person.zh, text))
             elif text:
                 put_text(shelf, place, person.zh, text, "zh")
-    for _ in range(-(-settings.biographies_per_person // 4)):
+    for _ in range(math.ceil(settings.biographies_per_person * settings.english_biographies)):
         for person in world.people:
             text = shelf.fresh(lambda p=person: teller.biography(p, "en"))
             if text:
@@ -224,7 +225,7 @@ def write_questions(world: World, settings: Settings, shelf: Shelf) -> None:
     while shelf.bytes["questions"] < budget and misses < 200:
         rng.shuffle(facts)
         for person, attribute in facts:
-            item = shelf.fresh(lambda p=person, a=attribute: _draw(asker, rng, p, a), lambda x: x.text)
+            item = shelf.fresh(lambda p=person, a=attribute: _draw(asker, rng, p, a, settings), lambda x: x.text)
             if item is None:
                 misses += 1
                 continue
@@ -233,9 +234,9 @@ def write_questions(world: World, settings: Settings, shelf: Shelf) -> None:
                 break
 
 
-def _draw(asker: Asker, rng: random.Random, person: Person, attribute: str) -> Item:
+def _draw(asker: Asker, rng: random.Random, person: Person, attribute: str, settings: Settings) -> Item:
     kind = rng.choice(_KINDS)
-    lang = "zh" if rng.random() < 0.78 else "en"
+    lang = "en" if rng.random() < settings.english_questions else "zh"
     if "city" not in asker.world.attributes and kind in ("hop2", "city"):
         kind = "qa"
     if kind == "qa":

@@ -1,0 +1,271 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from raw_samples import jsonl, write_raw
+
+from steel.config import UserError, load
+from steel.corpus import pipeline
+from steel.corpus.documents import read_documents
+from steel.corpus.download import RECORD, RemoteFile, download
+from steel.corpus.pipeline import clean, dedup, prepare
+from steel.corpus.report import STEPS
+from steel.corpus.sources import SOURCES, inside, recognise
+from steel.corpus.sources.readers import records
+
+REAL = os.environ.get("STEEL_REAL_DATA")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def place(document) -> str:
+    return f"{document.source}/{document.meta['file']}:{document.meta['record']}"
+
+
+def assert_sums_close(report: dict, out: Path) -> None:
+    for name, part in report["sources"].items():
+        before = None
+        for step in STEPS:
+            counts = part["steps"][step]
+            gone = sum(counts.get("removed", {}).values()) + sum(counts.get("rejected", {}).values())
+            assert counts["in"] == counts["kept"] + gone and before in (None, counts["in"])
+            before = counts["kept"]
+        assert before == len(list(read_documents(out / f"{name}.jsonl.zst")))
+    assert json.loads((out / "report.json").read_text()) == report
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("prepare")
+    report = prepare(write_raw(root / "raw"), root / "out")
+    return root / "raw", root / "out", report
+
+
+def test_the_sums_close_and_nothing_else_lies_in_the_folder(prepared):
+    _, out, report = prepared
+    assert_sums_close(report, out)
+    assert set(contents(out)) == {f"{name}.jsonl.zst" for name in SOURCES} | {"report.json", "duplicates.jsonl"}
+    assert [p.name for p in (out / ".work").iterdir()] == ["done.json"]
+
+
+def test_copies_across_sources_go_and_the_edited_source_stays(prepared):
+    _, out, report = prepared
+    pairs = [json.loads(line) for line in (out / "duplicates.jsonl").read_text().splitlines()]
+    assert all(p["kept"] and p["removed"] and p["kept"] != p["removed"] for p in pairs)
+    web = report["sources"]["skypile"]["steps"]["dedup"]["removed"]
+    assert web["exact"] >= 3, "two texts stand in wikipedia_cn already, one twice in skypile"
+    assert report["sources"]["wikipedia_cn"]["steps"]["dedup"]["removed"] == {}
+
+
+def test_poetry_becomes_simplified_and_text_is_tidy(prepared):
+    _, out, _ = prepared
+    [poem] = read_documents(out / "chinese_poetry.jsonl.zst")
+    assert poem.text == "早春\n唐·无名\n东风吹柳绿，\n细雨润花红。"
+    assert not any("\r" in d.readable() or "　" in d.readable() for d in read_documents(out))
+
+
+def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(prepared, tmp_path, monkeypatch):
+    raw = write_raw(tmp_path / "raw")
+    report = prepare(raw, tmp_path / "out")
+    monkeypatch.setattr(pipeline, "_convert_and_clean", lambda *a: pytest.fail("worked again"))
+    assert prepare(raw, tmp_path / "out") == report
+    monkeypatch.undo()
+    jsonl(raw / "firefly/more.jsonl", [{"kind": "QA", "input": "谁修的这座桥？", "target": "镇上的石匠。"}])
+    again = prepare(raw, tmp_path / "out")
+    assert again["sources"]["firefly"]["steps"]["convert"]["kept"] == 2
+    assert prepare(raw / "firefly", tmp_path / "out")["sources"].keys() == {"firefly"}
+    assert set(contents(tmp_path / "out")) == {"firefly.jsonl.zst", "report.json", "duplicates.jsonl"}, "stale outputs"
+
+
+def test_a_run_stopped_anywhere_resumes_to_the_same_bytes(prepared, tmp_path, monkeypatch):
+    raw, out, report = prepared
+    worked: list[str] = []
+    original = pipeline._convert_and_clean
+
+    def counted(name, *rest):
+        worked.append(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(pipeline, "_convert_and_clean", counted)
+    monkeypatch.setattr("steel.corpus.convert.EVERY", 1)
+    monkeypatch.setattr(pipeline, "EVERY", 1)
+    calls = 0
+    for stop in range(1, 60, 3):
+        calls = 0
+
+        def progress(*_, stop=stop):
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise KeyboardInterrupt
+
+        try:
+            assert prepare(raw, tmp_path / "out", progress=progress) == report
+            break
+        except KeyboardInterrupt:
+            assert not list((tmp_path / "out").glob("*.jsonl.zst")) or (tmp_path / "out/.work").exists()
+    prepare(raw, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(out)
+    finished = [name for name in SOURCES if worked.count(name) == 1]
+    assert len(finished) >= 8, f"sources that were done were done again: {worked}"
+
+
+def test_a_killed_process_resumes_to_the_same_bytes(prepared, tmp_path):
+    raw, out, _ = prepared
+    code = ("import sys, time; from steel.corpus import pipeline\n"
+            "def progress(name, step, n):\n    print(name, flush=True)\n    time.sleep(0.2)\n"
+            "import steel.corpus.convert as c; c.EVERY = 1\n"
+            "pipeline.prepare(sys.argv[1], sys.argv[2], progress=progress)\n")
+    process = subprocess.Popen([sys.executable, "-c", code, raw, tmp_path / "out"], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("baidu_baike"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    assert (tmp_path / "out/.work/wikipedia_cn.json").exists() and not (tmp_path / "out/report.json").exists()
+    prepare(raw, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(out)
+
+
+def test_convert_clean_and_dedup_one_at_a_time_give_what_prepare_gives(prepared, tmp_path):
+    from steel.corpus.convert import convert
+
+    raw, out, report = prepared
+    convert(raw, tmp_path / "1")
+    cleaned = clean(tmp_path / "1", tmp_path / "2")
+    unique = dedup(tmp_path / "2", tmp_path / "3")
+    for name in report["sources"]:
+        assert (tmp_path / f"3/{name}.jsonl.zst").read_bytes() == (out / f"{name}.jsonl.zst").read_bytes()
+        assert cleaned["sources"][name]["steps"]["clean"] == report["sources"][name]["steps"]["clean"]
+        assert unique["sources"][name]["steps"]["dedup"] == report["sources"][name]["steps"]["dedup"]
+
+
+def test_recipe_original_leaves_out_what_the_original_did_not_have(tmp_path):
+    report = prepare(write_raw(tmp_path / "raw"), tmp_path / "out", recipe="original")
+    assert report["sources_without_a_rule"] == ["chinese_poetry", "personal"]
+    assert any("no rule for chinese_poetry, personal" in line for line in report["warnings"])
+    assert_sums_close(report, tmp_path / "out")
+
+
+def test_another_executor_is_refused_in_one_line(prepared, tmp_path):
+    with pytest.raises(UserError, match="executor 'slurm'"):
+        prepare(prepared[0], tmp_path, executor="slurm")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    from steel.corpus.world import write_world
+
+    root = tmp_path_factory.mktemp("world")
+    config = load("smoke")
+    write_world(root / "world", config.world, config.seed)
+    report = prepare(root / "world/raw", root / "out")
+    assert_sums_close(report, root / "out")
+    truth = json.loads((root / "world/truth.json").read_text())["plants"]
+    everything = {f"{name}/{inside(file, root / 'world/raw', name)}:{number}"
+                  for name, files in recognise(root / "world/raw") for file in files for number, _ in records(file)}
+    return truth, {place(d): d.readable() for d in read_documents(root / "out")}, everything
+
+
+def spot(plant: dict) -> str:
+    return f"{plant['source']}/{plant['file']}:{plant['record']}"
+
+
+def test_planted_copies_are_found_in_the_closed_world(world):
+    truth, kept, everything = world
+    for kind, least in (("exact_duplicate", 1.0), ("near_duplicate", 0.95)):
+        plants = [p for p in truth if p["kind"] == kind]
+        assert all(spot(p) in everything for p in plants)
+        found = sum(not (spot(p) in kept and spot(p["of"]) in kept) for p in plants)
+        assert found >= least * len(plants), f"{kind}: {found} of {len(plants)}"
+
+
+@pytest.mark.parametrize(("kind", "least"), [
+    ("symbols", 1), ("repetition", 1), ("broken_json", 1), ("bad_utf8", 1), ("wrong_type", 0.8), ("bad_role_order", 1),
+    ("missing_field", 0.8), ("mojibake", 0.85), ("html", 0.85), ("too_short", 0.5)])
+def test_planted_junk_is_removed_or_mended_in_the_closed_world(world, kind, least):
+    truth, kept, _ = world
+    plants = [spot(p) for p in truth if p["kind"] == kind]
+    signs = {"mojibake": "[锛銆鐨鍦涓â]", "html": "</|<br|&nbsp"}
+    good = sum(p not in kept or (kind in signs and not re.search(signs[kind], kept[p])) for p in plants)
+    assert good >= least * len(plants), f"{kind}: {good} of {len(plants)}"
+
+
+def test_good_records_of_the_closed_world_are_kept(world):
+    truth, kept, everything = world
+    touched = {spot(p) for p in truth} | {spot(p["of"]) for p in truth if p["of"]}
+    lost = [p for p in everything - touched if p not in kept and not p.startswith(("zhihu_kol", "starcoder"))]
+    assert len(lost) <= 0.02 * len(everything), lost[:5]
+
+
+def test_a_whole_world_is_refused_because_its_exam_lies_there(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "truth.json").write_text("{}")
+    with pytest.raises(UserError, match="whole world"):
+        prepare(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.skipif(not REAL, reason="STEEL_REAL_DATA is not set")
+def test_real_data_passes_in_thirty_cpu_seconds(tmp_path):
+    start = time.process_time()
+    report = prepare(Path(REAL) / "raw", tmp_path)
+    assert time.process_time() - start < 30
+    assert_sums_close(report, tmp_path)
+    assert report["totals"]["clean"]["kept"] > 0.98 * report["totals"]["clean"]["in"], "real data is mostly good"
+    assert report["sources"]["baidu_baike"]["steps"]["convert"]["kept"] > 0.98 * 700
+
+
+class FakeHub:
+    """Two files; the first attempt at the second is damaged."""
+
+    def __init__(self):
+        import hashlib
+
+        self.data = {"a.jsonl": b'{"x": 1}\n' * 5, "sub/b.jsonl": b'{"x": 2}\n' * 5, "README.md": b"no"}
+        self.sums = {p: hashlib.sha256(d).hexdigest() for p, d in self.data.items()}
+        self.fetched: list[str] = []
+
+    def files(self, repository):
+        return [RemoteFile(p, len(d), self.sums[p]) for p, d in self.data.items()]
+
+    def fetch(self, repository, path, folder):
+        self.fetched.append(path)
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        damaged = path.startswith("sub") and self.fetched.count(path) == 1
+        target.write_bytes(self.data[path][:-3] if damaged else self.data[path])
+        return target
+
+
+def test_download_checks_files_and_goes_on_where_it_stopped(tmp_path):
+    hub = FakeHub()
+    with pytest.raises(UserError, match="damaged on the way"):
+        download("firefly", tmp_path, hub, say=str)
+    assert not (tmp_path / "firefly/sub/b.jsonl").exists()
+    assert download("firefly", tmp_path, hub, say=str) == tmp_path / "firefly"
+    assert hub.fetched == ["a.jsonl", "sub/b.jsonl", "sub/b.jsonl"], "whole files are not fetched again"
+    assert set(json.loads((tmp_path / "firefly" / RECORD).read_text())) == {"a.jsonl", "sub/b.jsonl"}
+    download("firefly", tmp_path, hub, say=str)
+    assert len(hub.fetched) == 3
+
+
+def test_download_says_how_to_get_what_no_hub_has_and_fails_offline_in_one_line(tmp_path):
+    said: list[str] = []
+    assert download("baidu_qa", tmp_path, say=said.append) is None and "aistudio" in said[0]
+
+    class Offline:
+        def files(self, repository):
+            raise ConnectionError("name resolution failed\nlong trace")
+
+    with pytest.raises(UserError, match="cannot be reached") as caught:
+        download("moss", tmp_path, Offline())
+    assert "\n" not in str(caught.value)

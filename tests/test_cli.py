@@ -1,0 +1,132 @@
+"""Every command of the design exists; a mistake gets one line on stderr and exit code 2, never a traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from steel.cli import app, main
+
+COMMANDS = """world | data list | data cards | data download | data prepare | data convert | data clean | data dedup |
+data append | tokenizer train | tokenizer merge | tokenizer report | tokenizer coverage | pack | pretrain | sft | reward |
+dpo | grpo | eval exam | eval perplexity | eval contamination | plan | chat | serve | export hf | export gguf |
+import-original | bench table2 | bench data | bench loader | bench step | bench drills | run | report"""
+
+
+def call(capsys, *argv):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(argv))
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", [c.strip() for c in COMMANDS.replace("\n", " ").split("|")])
+def test_every_command_exists_and_explains_itself(command, capsys):
+    code, out, _ = call(capsys, *command.split(), "--help")
+    assert code == 0 and "Usage" in out
+    if "not built" not in out.lower() and command.split()[0] not in ("tokenizer", "bench", "serve", "eval", "export"):
+        assert "steel " + command in " ".join(out.split()), "no example in the help text"
+
+
+@pytest.mark.parametrize("argv", [
+    "bench table2", "bench data", "bench loader", "bench step", "bench drills", "serve X", "export gguf X Y",
+    "tokenizer merge A B C", "tokenizer report A B", "tokenizer coverage A", "eval contamination A B",
+])
+def test_what_is_not_built_says_so_and_exits_2(argv, capsys):
+    code, _, err = call(capsys, *argv.split())
+    assert code == 2 and "is not built yet" in err and "steel." in err and err.count("\n") == 1
+
+
+def bad_inputs(tmp):
+    """Command lines that cannot work, each with a word that the message must hold."""
+    (tmp / "empty").mkdir()
+    (tmp / "file").write_text("x")
+    (tmp / "full").mkdir()
+    (tmp / "full" / "x").write_text("x")
+    broken = tmp / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{nonsense")
+    return [
+        (["nonsense"], "nonsense"),
+        (["run", "--preset", "labtop", "--run", f"{tmp}/r"], "did you mean 'laptop'"),
+        (["run", "--preset", "smoke", "--run", f"{tmp}/r", "train.stpes=1"], "train.steps"),
+        (["run", "--preset", "smoke", "--run", f"{tmp}/r", "train.steps=x"], "train.steps"),
+        (["run", "--preset", "smoke", "--run", f"{tmp}/full"], "not empty"),
+        (["run", "--preset", "smoke", "--run", f"{tmp}/file"], "file"),
+        (["run", "--preset", "smoke", "--run", f"{tmp}/r2", "--raw", f"{tmp}/none"], "no folder"),
+        (["report", f"{tmp}/none"], "no run folder"),
+        (["report", f"{tmp}/empty"], "not a RUN folder"),
+        (["world", f"{tmp}/full"], "not an empty folder"),
+        (["world", f"{tmp}/w", "world.people=1"], "people"),
+        (["world", f"{tmp}/file"], "choose another"),
+        (["data", "cards", "nothing"], "no source named"),
+        (["data", "prepare", f"{tmp}/none", f"{tmp}/o"], "none"),
+        (["data", "prepare", f"{tmp}/empty", f"{tmp}/o"], "empty"),
+        (["data", "prepare", f"{tmp}/full", f"{tmp}/o", "--executor", "moon"], "moon"),
+        (["data", "convert", f"{tmp}/none", f"{tmp}/o"], "none"),
+        (["data", "download", "nothing", f"{tmp}/o"], "no source named"),
+        (["data", "append", f"{tmp}/none", f"{tmp}/none", "-t", f"{tmp}/none"], "none"),
+        (["tokenizer", "train", f"{tmp}/none", f"{tmp}/o"], "none"),
+        (["tokenizer", "train", f"{tmp}/empty", f"{tmp}/o"], "no text"),
+        (["pack", f"{tmp}/none", f"{tmp}/o", "-t", f"{tmp}/none"], "none"),
+        (["pack", f"{tmp}/empty", f"{tmp}/o", "-t", f"{tmp}/empty"], "empty"),
+        (["pretrain", "--data", f"{tmp}/none", "--run", f"{tmp}/r", "--preset", "smoke"], "none"),
+        (["pretrain", "--data", f"{tmp}/empty", "--run", f"{tmp}/r", "--preset", "smoke"], "manifest"),
+        (["pretrain", "--run", f"{tmp}/r"], "--data"),
+        (["sft", "--run", f"{tmp}/r"], "--model"),
+        (["sft", "--run", f"{tmp}/r", "--model", f"{tmp}/none", "--data", f"{tmp}/none"], "none"),
+        (["dpo", "--run", f"{tmp}/r", "--model", f"{tmp}/empty", "--data", f"{tmp}/file"], "file"),
+        (["eval", "exam", f"{tmp}/none", "--folder", f"{tmp}/empty"], "no model"),
+        (["eval", "exam", str(broken), "--folder", f"{tmp}/empty"], "broken"),
+        (["eval", "perplexity", f"{tmp}/none", f"{tmp}/file"], "no model"),
+        (["plan", "--preset", "steel-1b", "--gpu", "Z80"], "Z80"),
+        (["plan", "--preset", "steel-1b", "--num-gpus", "0"], "0"),
+        (["chat", f"{tmp}/none"], "no model"),
+        (["export", "hf", f"{tmp}/empty", f"{tmp}/o"], "no model"),
+        (["import-original", f"{tmp}/empty", f"{tmp}/o"], "config.json"),
+    ]
+
+
+def test_bad_input_gets_one_line_exit_2_and_leaves_nothing(tmp_path, capsys):
+    failures = []
+    for argv, word in bad_inputs(tmp_path):
+        before = set(tmp_path.iterdir())
+        try:
+            code, _, err = call(capsys, *argv)
+        except Exception as error:  # a traceback is what this test looks for; name all of them at once
+            code, err = None, repr(error)
+        left = {p for p in set(tmp_path.iterdir()) - before if not p.is_dir() or any(p.iterdir())}
+        if code != 2 or err.count("\n") != 1 or word not in err or left:
+            failures.append((argv, code, err[-300:], left))
+    assert not failures, "\n".join(map(str, failures))
+
+
+def test_a_wrong_model_config_is_refused_before_anything_is_written(tmp_path, capsys):
+    code, _, err = call(capsys, "plan", "--preset", "laptop", "model.feed_forward=magic")
+    assert code == 2 and "feed_forward" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_full_disk_gets_one_line(tmp_path):
+    program = ("import errno, sys; from steel import cli, runlog\n"
+               "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device', 'world')\n"
+               "import steel.corpus.world as w; w.atomic_write = full\n"
+               f"cli.main(['world', {str(tmp_path / 'w')!r}, 'world.people=16'])")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          env={**os.environ, "STEEL_QUIET": "1"})
+    assert done.returncode == 2 and "disk is full" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "a failed write leaves nothing"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc/sys"), reason="needs a read-only place")
+def test_a_read_only_place_gets_one_line(capsys):
+    code, _, err = call(capsys, "world", "/proc/steel-world", "world.people=16")
+    assert code == 2 and err.count("\n") == 1
+
+
+def test_help_works_without_loading_torch():
+    program = "import sys; from steel.cli import app; assert 'torch' not in sys.modules and app"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert app is not None
