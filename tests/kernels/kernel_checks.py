@@ -10,7 +10,7 @@ import traceback
 import torch
 
 from steel.kernels import linear_cross_entropy as lce
-from steel.kernels import rms_norm, rope, swiglu
+from steel.kernels import rms_norm, rope, soft_moe, swiglu
 
 # Largest relative error in the 2-norm: a few units in the last place of the type.
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3}
@@ -85,9 +85,53 @@ def check_rope():
         cos, sin = angle.cos().float(), angle.sin().float()
         errors[width] = compare(lambda x, c=cos, s=sin: rope.rope_qkv(x, c, s, 3, 2),
                                 lambda x, c=cos, s=sin: rope.rope_qkv_reference(x, c, s, 3, 2), [(2, 9, 7, width)])
-    query, key, value = rope.rope_qkv(torch.randn(2, 9, 7, 128), cos, sin, 3, 2)
-    query.transpose(1, 2), key, value  # noqa: B018
+    qkv = torch.randn(2, 9, 7, 128, requires_grad=True)
+    out = [part.transpose(1, 2) for part in rope.rope_qkv(qkv, cos, sin, 3, 2)]  # gradients come strided
+    (gradient,) = torch.autograd.grad([o.flatten(2).cumsum(-1).sum() for o in out], qkv)
+    wanted = [part.transpose(1, 2) for part in rope.rope_qkv_reference(qkv, cos, sin, 3, 2)]
+    torch.testing.assert_close(gradient, torch.autograd.grad(
+        [o.flatten(2).cumsum(-1).sum() for o in wanted], qkv)[0], rtol=1e-4, atol=1e-4)
     return errors
+
+
+def check_soft_moe():
+    spans = (torch.tensor([[0, 4, 8], [1, 6, 20]], dtype=torch.int32), torch.tensor([[4, 4, 9], [5, 9, 0]],
+                                                                                      dtype=torch.int32))
+    errors = {}
+    for name, where, C in (("even", None, 6), ("long", None, 40), ("spans", spans, 9)):
+        S = 3 if C < 40 else 1
+        def sums(f, x, w, where=where, C=C):
+            return f.segment_sums(x, w, C, where)
+
+        def combine(f, c, z, where=where, C=C):
+            return f.segment_combine(c, z, C, where)
+
+        kernel, reference = soft_moe.PRIMITIVES["triton"], soft_moe.PRIMITIVES["reference"]
+        T = 17 if C < 40 else 39
+        errors[name] = [
+            compare(lambda x, w, f=sums: f(kernel, x, w), lambda x, w, f=sums: f(reference, x, w),
+                    [(2, T, 150), (2, T, 5)]),
+            compare(lambda c, z, f=combine: f(kernel, c, z), lambda c, z, f=combine: f(reference, c, z),
+                    [(2, T, 5), (2, S, 5, 150)])]
+    return errors
+
+
+def check_selection():
+    """Everything that can run here passes its start-up check; a kernel gone wrong falls back in one line."""
+    from steel.kernels import select
+
+    choice = select.choose("triton", device="cpu")
+    assert set(choice.names.values()) == {"triton"}, choice.notes
+    right = swiglu.swiglu
+    swiglu.swiglu = lambda pair: right(pair) * 1.01
+    try:
+        lines = []
+        broken = select.choose({"swiglu": "triton"}, device="cpu", say=lines.append)
+    finally:
+        swiglu.swiglu = right
+    assert broken.names["swiglu"] == "reference" and broken.names["rms_norm"] == "reference"
+    assert len(lines) == 2 and "swiglu" in lines[0] and "differs" in lines[0], lines
+    return lines
 
 
 def check_linear_cross_entropy():
