@@ -19,7 +19,7 @@
 # {cite:p}`steelblog2024,steelreadme2025,steel2025`
 #
 # This chapter tells that story with its figures checked, sets it beside two projects of the same spring, and then lights a small furnace
-# of your own: one that goes from raw text to a chat model while you read on.
+# of your own: one that goes from raw text to a model that knows things, while you read on.
 #
 # ```{admonition} Predict
 # :class: predict
@@ -117,8 +117,8 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #
 # Steel was not alone. In the same months **build_MiniLLM_from_scratch** {cite:p}`minillm2024` set out to walk all four stages
 # (pretraining, fine-tuning, reward model, reinforcement learning) at a cost that one person can carry, and **HammerLLM**
-# {cite:p}`hammerllm2024` merged a tokenizer of its own and measured what nobody else of that size measured: perplexity by domain on text
-# newer than the model.
+# {cite:p}`hammerllm2024` merged a tokenizer of its own and measured something worth copying: perplexity by domain, on text newer than
+# the model.
 
 # %% tags=["active-ipynb"]
 # header = ["project", "parameters (B)", "tokens (B)", "tokens per parameter", "GPUs", "stages"]
@@ -129,8 +129,8 @@ def utilisation(parameters, tokens, days, gpus, peak):
 
 # %% [markdown]
 # The fourth column is the one to look at. A compute-optimal model sees about 20 tokens per parameter {cite:p}`hoffmann2022`; a model that is
-# meant to be *used* sees far more, because its user pays for every parameter again with every answer. Steel saw about a thousand, close to TinyLlama's
-# idea that started it all {cite:p}`tinyllama2024`.
+# meant to be *used* sees far more, because its user pays for every parameter again with every answer. Steel saw about a thousand, in the spirit of
+# TinyLlama {cite:p}`tinyllama2024`, from whose training time the author had estimated his own.
 
 # %% tags=["active-ipynb", "hide-input"]
 # fig, ax = figure(height=3.0)
@@ -157,8 +157,8 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #
 # ## Which of these can be true?
 #
-# A training report names four quantities: parameters, tokens, days, GPUs. Only three of them are free, since the hardware has a peak. Before you
-# trust a report, or your own plan, divide.
+# A training report names four quantities: parameters, tokens, days, GPUs. Only three of them are free; the fourth follows, up to a utilisation that must lie
+# between 0 and 1. Before you trust a report, or your own plan, divide.
 #
 # ```{admonition} Predict
 # :class: predict
@@ -199,7 +199,7 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# Parameters, tokens, days and GPUs obey one equation. Any report, including yours, that gives all four can be checked in a line.
+# Parameters, tokens, days and GPUs imply a utilisation. Any report, including yours, that gives all four can be checked in a line.
 # ```
 #
 # ## Where the sources disagree
@@ -209,7 +209,9 @@ def utilisation(parameters, tokens, days, gpus, peak):
 
 # %% tags=["active-ipynb"]
 # def shown(value):
-#     return f"{value * 1e5:g} × 10⁻⁵" if value < 1e-3 else f"{value:,g}" if value < 1e4 else f"{value / 1e9:g} B"
+#     if value < 1e-3:
+#         return f"{value * 1e5:g} × 10⁻⁵"
+#     return f"{value:,g}" if value < 1e4 else f"{value / 1e9:g} B"
 #
 # rows = [[what, "; ".join(f"{source}: {shown(value)}" for source, value in values.items())]
 #         for what, values in facts.DISAGREEMENTS.items()]
@@ -231,15 +233,15 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #     f"the paper's text describes is experiment 1: **{described - 1:+.0%}**.")
 
 # %% [markdown]
-# So +43 %, rounded up by memory. And the table is of a Qwen model with 1.8 billion parameters, not of Steel. Both are good results for one
-# person's afternoon of work per operator.
+# So +43 %, rounded up by memory. And the table is of a Qwen model with 1.8 billion parameters, not of Steel. Still a good result: over two months
+# it is worth weeks.
 #
 # **What was the utilisation?** The blog says that it rose from 43 to 63 %. On one machine with one model, utilisation and tokens per second are the same
 # number in other units, so the ratio must be that of Table 2:
 
 # %% tags=["active-ipynb"]
-# say(f"63 / 43 = {63 / 43:.3f}, but {on['tokens_per_s']:,} / {off['tokens_per_s']:,} = {speed:.3f}. A start "
-#     f"of 43.9 gives {43.9 * speed:.1f}: one number was cut, the other rounded.")
+# say(f"63 / 43 = {63 / 43:.3f}, but {on['tokens_per_s']:,} / {off['tokens_per_s']:,} = {speed:.3f}. "
+#     f"A start of 43.9 gives {43.9 * speed:.1f}: one number was cut, the other rounded.")
 
 # %% [markdown]
 # The inherited formula gives 43.9 and 62.7 %. It also counts the embedding as if looking up a row were a multiplication, and attention nearly
@@ -274,10 +276,10 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # %% [markdown]
 # With a billion parameters and public data, Steel passes Llama 2 with thirteen billion on C-Eval and comes within a point of it on CMMLU. A Qwen of less than twice
 # its size, made by a company, leaves it far behind. The larger lesson hides between the three Steel dots. From v1 to v2 the score rose by more than three points, and no weight was added and no GPU-month
-# spent: the fine-tuning mixture got the same share of English as pretraining had. DPO then added 0.14 points, which exercise 00.2 asks you to judge.
+# spent: the fine-tuning mixture got the share of English that pretraining had had, and English exam questions. DPO then added 0.14 points, which exercise 00.2 asks you to judge.
 #
 # The author ends with what he would do otherwise: an annealing stage, a tokenizer of his own, a study of the data mixture, cleaning across sources, and a plain
-# model trained beside the altered one to know what the alterations bought. Each of these is a chapter here.
+# model trained beside the altered one to know what the alterations bought. Each of these has its chapter here.
 #
 # ## What you will build
 #
@@ -294,6 +296,7 @@ from steel import lifecycle
 from steel.config import load, preset
 
 cfg = preset()
+cfg.train.log_every = min(cfg.train.log_every, 4)
 RUN = Path("runs") / f"00_story-{cfg.preset}"
 
 
@@ -305,11 +308,12 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 #        ["width (channels)", *(f"{c.model.hidden_size:,}" for c in choices)],
 #        ["vocabulary (entries)", *(f"{c.model.vocab_size:,}" for c in choices)],
 #        ["sequence (tokens)", *(f"{c.data.sequence_length:,}" for c in choices)],
-#        ["tokens per step", *(f"{c.train.batch_size * c.data.sequence_length:,}" for c in choices)],
+#        ["batch (sequences)", *(f"{c.train.batch_size:,}" for c in choices)],
 #        ["steps", *(f"{c.train.steps:,}" for c in choices)]])
 
 # %% [markdown]
-# The same dataclass, the same loop, the same checkpoint format; only the numbers differ, by a factor of two hundred and fifty-six in the tokens of a step. Now let us light the small one.
+# The same dataclass, the same loop, the same checkpoint format; only the numbers differ, by a factor of two hundred and fifty-six in the tokens of a step
+# (batch times sequence). Now let us light the small one.
 #
 # ## Your first model
 #
@@ -318,12 +322,14 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 
 # %%
 def base_model(cfg, run):
-    """World, documents, tokenizer, token shards, pretraining: each stage once, results in `run`."""
+    """World, documents, tokenizer, token shards, pretraining: each once, results in `run`."""
     life = lifecycle.Life(cfg, run)
     life.open()
-    for name, work in [("world", life.make_world), ("docs", life.make_documents), ("tokenizer", life.make_tokenizer),
-                       ("shards", life.make_shards), ("pretrain", life.pretrain)]:
-        life.stage(name, work)
+    life.stage("world", life.make_world)
+    life.stage("docs", life.make_documents)
+    life.stage("tokenizer", life.make_tokenizer)
+    life.stage("shards", life.make_shards)
+    life.stage("pretrain", life.pretrain)
     return life
 
 
@@ -335,13 +341,13 @@ def base_model(cfg, run):
 # import json
 # import shutil
 #
-# shutil.rmtree(RUN, ignore_errors=True)                    # this notebook starts afresh every time
+# shutil.rmtree(RUN, ignore_errors=True)     # this notebook starts afresh every time
 # life = lifecycle.Life(cfg, RUN)
 # life.open()
 # life.stage("world", life.make_world)
 # files = sorted((RUN / "world" / "raw").rglob("*.*"))
-# print(f"{len(files)} raw files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB, for instance:")
-# print(next(f for f in files if f.name == "baidubaike.json").read_text(encoding="utf-8", errors="replace")[:230])
+# print(f"{len(files)} raw files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB. In one:")
+# print((RUN / "world/raw/baidu_baike/baidubaike.json").read_text(errors="replace")[:230])
 
 # %% [markdown]
 # An encyclopedia entry about somebody who does not exist, in the container that Baidu Baike's dump uses. Then the pipeline turns raw records into clean documents and writes
@@ -374,8 +380,8 @@ def base_model(cfg, run):
 # texts = list(lifecycle.document_texts(RUN / "docs"))
 # ids = [i for text in texts for i in bpe.encode_text(tokenizer, text)]
 # size = sum(len(text.encode()) for text in texts)
-# say(f"{size / 1e3:,.0f} kB of text became {len(ids):,} tokens: **{size / len(ids):.2f} bytes per token** "
-#     f"with a vocabulary of {len(tokenizer):,} entries.")
+# say(f"{size / 1e3:,.0f} kB of text became {len(ids):,} tokens: **{size / len(ids):.2f} bytes per "
+#     f"token** with a vocabulary of {len(tokenizer):,} entries.")
 # print([tokenizer.decode([i]) for i in bpe.encode_text(tokenizer, "她毕业于弘毅大学。")])
 
 # %% [markdown]
@@ -393,13 +399,14 @@ def base_model(cfg, run):
 # from collections import Counter
 #
 # share = [n / len(ids) for n in Counter(ids).values()]
-# uniform, unigram = math.log(cfg.model.vocab_size), -sum(p * math.log(p) for p in share)
+# uniform = math.log(cfg.model.vocab_size)
+# unigram = -sum(p * math.log(p) for p in share)
 # model, _ = life.untrained()
 # parameters = sum(p.numel() for p in model.parameters())
 # budget = cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
-# say(f"Knowing nothing: {uniform:.2f} nats per token. Knowing the frequencies: {unigram:.2f}. The model "
-#     f"has {parameters / 1e6:.2f} million parameters and will read {budget / 1e6:.2f} million tokens, "
-#     f"{budget / len(ids):.1f} passes over the town.")
+# say(f"Knowing nothing: {uniform:.2f} nats per token. Knowing the frequencies: {unigram:.2f}. "
+#     f"The model has {parameters / 1e6:.2f} million parameters and will read "
+#     f"{budget / 1e6:.2f} million tokens, {budget / len(ids):.1f} passes over the town.")
 
 # %% tags=["active-ipynb"]
 # life.stage("pretrain", life.pretrain)
@@ -424,22 +431,23 @@ def base_model(cfg, run):
 #      caption="Line: loss on the tokens of each step. Rings: the held-out documents. One seed, two cores.")
 
 # %% [markdown]
-# The curve falls through the frequency line within the first steps and then does the slow part: structure. Loss says how surprised the model is. It does not say what it
-# knows, so ask it. A prompt from the exam's cloze file, before and after:
+# The curve falls through the frequency line early and then does the slow part: structure. Loss says how surprised the model is. It does not say what it
+# knows, so ask it. Prompts from the exam's cloze file, before and after:
 
 # %% tags=["active-ipynb"]
 # import torch
 #
 # def continue_text(model, prompt, tokens=16):
-#     ids_BT = torch.tensor([bpe.encode_text(tokenizer, prompt)])          # B = 1 batch row, T tokens
+#     ids_BT = torch.tensor([bpe.encode_text(tokenizer, prompt)])     # B = 1, T tokens
 #     out_BT = model.generate(ids_BT, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
 #     return tokenizer.decode(out_BT[0], skip_special_tokens=True).split("\n")[0]
 #
-# asked = [json.loads(line) for line in (RUN / "world" / "exam" / "cloze.jsonl").read_text().splitlines()]
+# lines = (RUN / "world/exam/cloze.jsonl").read_text(encoding="utf-8").splitlines()
+# asked = [json.loads(line) for line in lines]
 # trained_model, _ = lifecycle.open_folder(RUN / "pretrain" / "hf")
 # for row in asked[:: len(asked) // 5][:5]:
-#     print(f"before  {continue_text(model, row['prompt'])!r}")
-#     print(f"after   {continue_text(trained_model, row['prompt'])!r}   (true: {row['answer']})\n")
+#     print(f"before  {continue_text(model, row['prompt'])}")
+#     print(f"after   {continue_text(trained_model, row['prompt'])}   (true: {row['answer'].strip()})")
 
 # %% tags=["active-ipynb"]
 # from steel.evaluation.cloze import cloze
@@ -448,13 +456,15 @@ def base_model(cfg, run):
 # rows = []
 # for name, m in (("before", model), ("after", trained_model)):
 #     s = cloze(m, tokenizer, asked, progress=False)
-#     rows.append([name, f"{s['accuracy']:.0%} ± {s['se']:.0%}", f"{s['rank_accuracy']:.0%}", f"{s['mean_rank']:.1f}"])
-# rows.append(["guessing", "0%", f"{1 / options:.0%}", f"{(options + 1) / 2:.1f}"])
-# table(["", "says the fact", "ranks it first", "mean rank of the truth"], rows)
+#     chinese, english = (s["by_language"][language] for language in ("zh", "en"))
+#     rows.append([name, *(f"{x['accuracy']:.0%} ± {x['se']:.0%}" for x in (chinese, english)),
+#                  f"{s['rank_accuracy']:.0%}", f"{s['mean_rank']:.1f}"])
+# rows.append(["guessing", "0%", "0%", f"{1 / options:.0%}", f"{(options + 1) / 2:.1f}"])
+# table(["", "says the fact, zh", "in English", "ranks it first", "mean rank of the truth"], rows)
 
 # %% [markdown]
-# First the forms, then the facts: in Chinese, four fifths of what it reads, the model writes a well-formed sentence about a town before it has learned which town. Knowledge is the last thing to arrive and the first
-# that a user asks for. It is also the reason why Steel put tokens before parameters.
+# First the forms, then the facts, and Chinese, which is most of what it reads, before English. Before training the model repeats a token; after a minute it writes sentences, and in Chinese the true fact is nearly always in them, in
+# English seldom. Knowledge comes last and is what a user asks for first. It is one reason why Steel put tokens before parameters.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -467,7 +477,7 @@ def base_model(cfg, run):
 # The last cell of every chapter starts the run of the chosen preset. Here it does what you have just seen, in one call; since all its stages are done, it has nothing left to
 # do in this notebook. The exported script does it from nothing, at any size:
 #
-# ```
+# ```text
 # python notebooks/00_story.py --preset cpu
 # python notebooks/00_story.py --preset laptop train.steps=1600
 # ```
@@ -520,7 +530,8 @@ def base_model(cfg, run):
 
 # %% tags=["active-ipynb", "hide-cell"]
 # p, n = 0.419, facts.CEVAL_TEST_QUESTIONS
-# print(f"standard error {100 * math.sqrt(p * (1 - p) / n):.2f} points; the gain is 0.14 points, a third of it")
+# error = 100 * math.sqrt(p * (1 - p) / n)
+# print(f"standard error {error:.2f} points; the gain of 0.14 points is a third of it")
 # # Both models answer the same questions, so a paired comparison has a smaller error than this.
 # # It needs the answers, though; two totals say nothing about 0.14 points.
 
@@ -542,8 +553,9 @@ def base_model(cfg, run):
 # which step comes after the break?
 #
 # ```{dropdown} Answer 00.4
-# Stages that had finished are skipped; `pretrain` goes on from its newest complete checkpoint. The log gets a new header, and the steps between the checkpoint and the kill are there twice, with equal losses:
-# the second time is a repetition, not a new experiment. Chapter 11 tests that equality.
+# Stages that had finished are skipped; `pretrain` goes on from its newest complete checkpoint, with the step after it. The log gains a second header and a `resume` event that names the
+# checkpoint, and the lines of steps that the dead process had taken beyond it are gone, so that every step stands there once. A polite `kill` costs nothing: the program saves first, and the event
+# before the resume says `stopped`.
 # ```
 #
 # **00.5 Open.** Find a contradiction in the sources that this chapter does not mention, and say which side you believe. Budget: none, a pencil is enough.

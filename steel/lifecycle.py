@@ -263,9 +263,9 @@ class Life:
         if self.raw is not None:
             return ""
         base, final = (json.loads((self.run / "exams" / f"{n}.json").read_text()) for n in ("pretrain", "grpo"))
-        text = final["exam"]["scoring"]["text"]["accuracy"]
+        text = final["exam"]["groups"]["people"]["text"]
         reached = {"cloze after pretraining": (base["cloze"]["accuracy"], bars.min_cloze_accuracy),
-                   "text-scored exam at the end": (text, bars.min_text_accuracy)}
+                   "text-scored exam on held-out people": (text, bars.min_text_accuracy)}
         return "; ".join(f"{what} is {got:.1%}, the preset asks for {bar:.0%}"
                          for what, (got, bar) in reached.items() if got < bar)
 
@@ -365,7 +365,9 @@ def _beginning(text: str) -> str:
 
 
 def _exam_line(result: dict) -> str:
-    parts = [f"{how} {r['accuracy']:.0%}" for how, r in result.get("exam", {}).get("scoring", {}).items()]
+    people = result.get("exam", {}).get("groups", {}).get("people", {})
+    parts = [f"{how} {people.get(how, r['accuracy']):.0%}"
+             for how, r in result.get("exam", {}).get("scoring", {}).items()]
     if "cloze" in result:
         parts.append(f"cloze {result['cloze']['accuracy']:.0%}")
     mean = result["perplexity"].get("geometric_mean", {}).get("bpb")

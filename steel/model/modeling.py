@@ -116,7 +116,7 @@ class SteelPreTrainedModel(PreTrainedModel):
             init.normal_(module.combine, std=cfg.hidden_size**-0.5)
             init.normal_(module.prior)
             init.zeros_(module.prior_weight)
-            init.copy_(module.decay, torch.linspace(-1.0, 5.0, module.decay.shape[0]))
+            init.copy_(module.decay, _like(torch.linspace(-1.0, 5.0, module.decay.shape[0]), module.decay))
 
     def _standard_deviation(self, role: str, fan_in: int) -> float:
         """Of a weight by what it does: read | write | write_hidden | write_gated | route."""
@@ -130,6 +130,16 @@ class SteelPreTrainedModel(PreTrainedModel):
         if role == "write_gated":  # the same, then a second gate: silu(s a) s b has RMS s² / 2 for small s
             return math.sqrt(2.0 * branch) / GATED_RMS * fan_in**-0.5
         return fan_in**-0.5
+
+
+def _like(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """`values` on the parameter's device and, when the parameter is sharded (FSDP2), sharded as it is."""
+    values = values.to(device=parameter.device, dtype=parameter.dtype)
+    if not hasattr(parameter, "placements"):
+        return values
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(values, parameter.device_mesh, parameter.placements)
 
 
 # E[(silu(a) b)²]^½ for independent standard normal a and b.
