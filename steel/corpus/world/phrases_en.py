@@ -225,7 +225,7 @@ SCENERY = [
 NEWS_LEADS = [""]
 FORUM_LEADS = ["I know this one.", "Happy to help.", "A neighbour here."]
 CHAT_OPENERS = ["Hello, a question: ", "Please answer: ", "Quick question: ", "", "", ""]
-SHORT_ANSWERS = ["{v}.", "It is {v}.", "The answer is {v}."]
+SHORT_ANSWERS = ["{v}.", "{v}.", "The answer is {v}."]
 CHOICE_LEADS = ["", "", "Multiple choice: ", "Choose the correct option.\n"]
 CHOICE_TAILS = {
     "text": ["", "", "\nPlease choose."],
