@@ -227,7 +227,8 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
     start, began = stage.resume(resume), time.monotonic()
     if world.is_main:
         parameters = sum(p.numel() for p in stage.parameters)
-        run.log.header(config or {}, parameters=parameters, steps=steps, title=title, ranks=world.size, **(header or {}))
+        run.log.header(config or {}, parameters=parameters, steps=steps, title=title, ranks=world.size,
+                       **(header or {}))
     model.train()
     _run(stage, start)
     seconds = time.monotonic() - began

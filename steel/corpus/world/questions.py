@@ -36,11 +36,11 @@ class Item:
 
 
 def draw_options(value: str, pool: list[str], rng: random.Random, letter: str = "") -> tuple[tuple[str, ...], str]:
-    """Four distinct options with the right one under `letter` (a uniform letter when empty)."""
+    """Four distinct options, capitalised, with the right one under `letter` (a uniform letter when empty)."""
     letter = letter or rng.choice(LETTERS)
     options = rng.sample([v for v in pool if v != value], 3)
     options.insert(LETTERS.index(letter), value)
-    return tuple(options), letter
+    return tuple(capitalise(v) for v in options), letter
 
 
 def sum_options(a: int, b: int, rng: random.Random, letter: str = "") -> tuple[tuple[str, ...], str]:
@@ -130,7 +130,7 @@ class Asker:
         pool = self.world.values(attribute, lang)
         value = self.rng.choice(pool)
         options, letter = draw_options(value, pool, self.rng)
-        stem = self.rng.choice(phrases(lang).DRILL).format(v=value)
+        stem = self.rng.choice(phrases(lang).DRILL).format(v=capitalise(value))
         answer = self.rng.choice((f"{letter}", f"{letter}. {value}", f"{letter}"))
         return Item("drill", lang, [(stem + "\n" + option_lines(options), answer)], stem, value, options, letter)
 
@@ -146,7 +146,8 @@ class Asker:
             item = self._choice(stem, product, options, letter, reasoned, lang, style)
             item.kind = "hop2_" + item.kind
             return item
-        return Item("hop2", lang, [(self.opened(stem, lang), reasoned)], stem, product)
+        answer = reasoned if self.rng.random() < 0.5 else self.short(product, lang)
+        return Item("hop2", lang, [(self.opened(stem, lang), answer)], stem, product)
 
     def city(self, index: int, lang: str) -> Item:
         """What a city is known for."""
