@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def say(row: dict) -> None:
         rows.append(row)
-        print(f"{row['target']}  {row['kernel']:<32} {row['registers']:>3} registers  {row['shared_bytes']:>6} B shared  "
+        print(f"{row['target']} {row['kernel']:<32} {row['registers']:>3} registers  {row['shared_bytes']:>6} B shared "
               f"{row['spill_bytes']:>4} B spilled", flush=True)
         if args.out:  # after every kernel, so that a run cut short leaves what it has
             from ..runlog import atomic_write

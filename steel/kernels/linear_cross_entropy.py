@@ -14,6 +14,7 @@ The row arithmetic is either PyTorch or two Triton kernels; the loop around it i
 Shapes: N tokens, D model width, V vocabulary (this rank's part of it, with a `VocabularyShard`).
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,7 +35,8 @@ class VocabularyShard:
     """One rank's rows of the vocabulary matrix, for vocabulary-parallel heads.
 
     start: first vocabulary entry here. all_max, all_sum: reduce a tensor over the ranks that hold the other rows and
-    return it. Every rank passes the same x and targets, and gets the whole loss, the whole grad_x, its own rows of grad_W.
+    return it. Every rank passes the same x and targets, and gets the whole loss and grad_x, and its own rows
+    of grad_W.
     """
 
     start: int
@@ -59,12 +61,13 @@ def chunk_tokens(tokens: int, vocabulary: int, device: torch.device) -> int:
     if device.type == "cpu":
         return max(16, CHUNK_ELEMENTS_CPU // vocabulary)
     most = min(4096, max(2048, CHUNK_ELEMENTS_GPU // vocabulary))
-    chunks = max(1, -(-tokens // most))
+    tokens = max(1, tokens)
+    chunks = -(-tokens // most)
     return -(-tokens // (chunks * 128)) * 128
 
 
-# Row arithmetic. statistics(logits, targets, start) -> largest logit, Σ exp(logit - largest), the target's logit (0 when
-# it is not among these columns); gradient(logits, targets, start, log_z, slope, scale) overwrites the logits by
+# Row arithmetic. statistics(logits, targets, start) -> largest logit, Σ exp(logit - largest), the target's logit (0
+# when it is not among these columns); gradient(logits, targets, start, log_z, slope, scale) overwrites the logits by
 # (softmax · slope - onehot) · scale, and by 0 where scale is 0.
 
 
@@ -147,11 +150,23 @@ def _gradient_triton(logits, targets, start, log_z, slope, scale):
 ROWS = {"reference": (_statistics_reference, _gradient_reference), "triton": (_statistics_triton, _gradient_triton)}
 
 
+@functools.cache
+def _has_wide_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this torch and device multiply two `dtype` matrices into an fp32 one; tried once."""
+    small = torch.zeros(16, 16, dtype=dtype, device=device)
+    total = torch.zeros(16, 16, device=device)
+    try:
+        torch.addmm(total, small.t(), small, out_dtype=torch.float32, out=total)
+    except (TypeError, RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
 def _accumulate(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """total += aᵀ b in total's precision; bf16 factors go through a product that accumulates into fp32 where there is one."""
+    """total += aᵀ b in total's precision; bf16 factors take a product that sums in fp32 where there is one."""
     if a.dtype == total.dtype:
         total.addmm_(a.t(), b)
-    elif total.is_cuda and total.dtype == torch.float32:
+    elif total.is_cuda and total.dtype == torch.float32 and _has_wide_product(a.device, a.dtype):
         torch.addmm(total, a.t(), b, out_dtype=torch.float32, out=total)
     else:
         total.addmm_(a.t().to(total.dtype), b.to(total.dtype))
@@ -179,7 +194,7 @@ def in_chunks(x, weight, targets, z_loss, rows, implementation, need_x, need_wei
     scale (N,): weight of each token in the gradients, 1 by default. log_z (N,): from an earlier pass, which then saves
     the statistics. grad_weight comes in fp32 (fp64 for fp64 inputs).
     """
-    statistics, gradient = ROWS[implementation]
+    statistics, gradient = ROWS["reference" if x.dtype == torch.float64 else implementation]
     N, V = x.shape[0], weight.shape[0]
     start = shard.start if shard is not None else 0
     kept, weight = weight, weight.to(x.dtype)

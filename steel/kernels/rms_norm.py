@@ -1,7 +1,7 @@
 """RMSNorm, alone or with the residual addition before it, in one pass over memory each way.
 
     s = x + residual,   y = s · r · weight,   r = 1 / sqrt(mean(s²) + eps)      (Zhang & Sennrich 2019)
-    dŝ = dy · weight,   ds = r · (dŝ - s · r² · mean(dŝ · s)) + (gradient that arrives at s),   dweight = Σ_rows dy · s · r
+    dŝ = dy · weight,   ds = r · (dŝ - s · r² · mean(dŝ · s)) + (gradient arriving at s),   dweight = Σ_rows dy · s · r
 
 Statistics in fp32. The backward pass gives each program many rows and lets it add up dweight in registers; the few
 partial sums are added in a fixed order, so results repeat bit for bit.

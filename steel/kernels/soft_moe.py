@@ -6,9 +6,9 @@ Both of the layers in `steel.model` reduce to two contractions over segments of 
     segment_combine:  y_t = Σ_j c[t,j] z[s(t),j]                                          (combine)
 
 The causal layer uses them as they are; v3 adds its segments up afterwards (a split reduction over the sequence). With
-few slots (J is 5 or 6) they do about ten operations per byte: bound by memory, so the kernels read x once in its own type,
-keep sums in fp32, and need no tensor cores and no copy of x in fp32 or in segment order. Packed documents and padding
-come as spans (first token and length of each segment), instead of scattering tokens into a grid and back.
+few slots (J is 5 or 6) they do about ten operations per byte: bound by memory, so the kernels read x once in its own
+type, keep sums in fp32, and need no tensor cores and no copy of x in fp32 or in segment order. Packed documents and
+padding come as spans (first token and length of each segment), instead of scattering tokens into a grid and back.
 
 The gradients are the same contractions again, and `segment_dots`: d[t,j] = <x_t, z[s(t),j]>.
 
@@ -191,9 +191,9 @@ def _sums_backward(ctx, dsums, dmass):
     x, w, start, length = ctx.saved_tensors
     dx = _combine_op(w, dsums, ctx.C, start, length, x.dtype)
     dw = _dots_op(x, dsums, ctx.C, start, length)
-    ones = torch.ones_like(dmass[..., :1])
+    ones = dmass.new_ones(*w.shape[:2], 1)
     # Each token's share of dM is dM itself: a combination of one slot per segment, J wide, with weight 1.
-    dw = dw + _combine_op(ones.new_ones(*w.shape[:2], 1), dmass[:, :, None, :], ctx.C, start, length, torch.float32)
+    dw = dw + _combine_op(ones, dmass[:, :, None, :], ctx.C, start, length, torch.float32)
     return dx, dw.to(w.dtype), None, None, None
 
 

@@ -122,7 +122,7 @@ def test_vocabulary_shards_agree_with_the_whole():
 
 def test_chunks_are_large_on_a_gpu():
     gpu = torch.device("cuda")
-    for tokens in (100, 16_384, 16_385, 50_000):
+    for tokens in (0, 100, 16_384, 16_385, 50_000):
         for vocabulary in (2_048, 32_000, 151_936):
             rows = chunk_tokens(tokens, vocabulary, gpu)
             chunks = -(-tokens // rows)

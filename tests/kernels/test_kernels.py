@@ -1,0 +1,106 @@
+"""Kernels compute what their references do, compile for the GPUs they are for, and step aside where they cannot run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from steel.kernels import OPERATIONS, _triton, aot, choose, install, select
+
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "figures/runs/kernels-aot.json"
+CHECKS = ("rms_norm", "swiglu", "rope", "soft_moe", "linear_cross_entropy", "selection", "layers", "registration", "install")
+needs_triton = pytest.mark.skipif(_triton.triton is None, reason="Triton is not installed on this machine")
+
+
+def python(*args: str, **environment: str) -> subprocess.CompletedProcess:
+    """A fresh interpreter: Triton reads TRITON_INTERPRET once, at import."""
+    inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])])
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, cwd=ROOT,
+                          env={**inherited, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment})
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """Results of all checks, run once in Triton's interpreter."""
+    done = python("tests/kernels/kernel_checks.py", TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_triton
+@pytest.mark.parametrize("name", CHECKS)
+def test_in_the_interpreter(interpreted, name):
+    result = interpreted[f"check_{name}"]
+    assert result["passed"], result["trace"]
+
+
+@needs_triton
+def test_every_kernel_compiles_for_sm_90_without_spills(tmp_path):
+    out = tmp_path / "aot.json"
+    done = python("-m", "steel.kernels.aot", "--target", "90", "--out", str(out), TRITON_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(out.read_text())["kernels"]
+    assert {r["kernel"] for r in rows} == {case["name"] for case in aot.cases()}
+    assert all(r["spill_bytes"] == 0 and 0 < r["registers"] <= 255 for r in rows)
+
+
+def test_committed_report_names_every_kernel():
+    rows = json.loads(REPORT.read_text())["kernels"]
+    expected = {(case["name"], f"sm_{t}") for case in aot.cases() for t in aot.TARGETS}
+    assert {(r["kernel"], r["target"]) for r in rows} == expected, "python -m steel.kernels.aot --out " + str(REPORT)
+    assert not any(r["spill_bytes"] for r in rows)
+
+
+def test_imports_and_chooses_without_triton():
+    code = """
+import sys, importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "triton" else find(name, *a)
+import torch, steel.kernels as k
+from steel.kernels import _triton
+assert _triton.triton is None
+lines = []
+choice = k.choose("triton", say=lines.append)
+assert set(choice.names.values()) == {"reference"}, choice.names
+assert len(lines) == 6 and "Triton is not installed" in lines[0], lines
+x = torch.randn(3, 8)
+assert choice.rms_norm(x, torch.ones(8), 1e-6).shape == x.shape
+assert not any(m == "transformers" or m.startswith("steel.model") for m in sys.modules), "floor 1"
+"""
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_automatic_choice():
+    assert set(choose(device="cpu").names.values()) == {"reference"}
+    for bad in ({"rmsnorm": "triton"}, {"rms_norm": "fast"}, "fast"):
+        with pytest.raises(ValueError, match="choose from"):
+            choose(bad)
+    assert str(choose({"rope": "reference"})).startswith("kernels: linear_cross_entropy reference, rms_norm")
+
+
+def test_under_compile_elementwise_operations_are_left_to_it(monkeypatch):
+    monkeypatch.setattr(_triton, "can_run", lambda device: True)
+    gpu = torch.device("cuda")
+    assert {op for op in OPERATIONS if select.automatic(op, gpu, compiled=True) == "triton"} == {
+        "linear_cross_entropy", "soft_moe"}
+    assert {select.automatic(op, gpu) for op in OPERATIONS} == {"triton"}
+
+
+def test_install_leaves_reference_and_foreign_models_alone():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.RMSNorm(3))
+    assert install(model, choose("reference")) == {}
+    assert "forward" not in model[1].__dict__
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_references_pass_their_own_start_up_check(op):
+    device = torch.device("cpu")
+    error = select.verify(op, select.implementation(op, "reference", device), device, torch.float32)
+    assert error < 1e-5
