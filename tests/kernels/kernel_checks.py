@@ -5,6 +5,7 @@ Shapes divide no block. fp16 stands in for bf16, which the interpreter truncates
 
 import json
 import sys
+import time
 import traceback
 
 import torch
@@ -260,10 +261,13 @@ def main() -> None:
     results = {}
     for name, check in list(globals().items()):
         if name.startswith("check_") and (len(sys.argv) == 1 or name in sys.argv[1:]):
+            started = time.process_time()
             try:
                 results[name] = {"passed": True, "errors": check()}
             except Exception:  # noqa: BLE001 - the parent process reports it
                 results[name] = {"passed": False, "trace": traceback.format_exc()}
+            verdict = "passed" if results[name]["passed"] else results[name]["trace"]
+            print(f"{name}: {verdict}, {time.process_time() - started:.1f} s of CPU", file=sys.stderr, flush=True)
     json.dump(results, sys.stdout)
 
 

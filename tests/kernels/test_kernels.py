@@ -13,7 +13,8 @@ from steel.kernels import OPERATIONS, _triton, aot, choose, install, select
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "figures/runs/kernels-aot.json"
-CHECKS = ("rms_norm", "swiglu", "rope", "soft_moe", "linear_cross_entropy", "selection", "layers", "registration", "install")
+CHECKS = ("rms_norm", "swiglu", "rope", "soft_moe", "linear_cross_entropy", "selection", "layers", "registration",
+          "install")
 needs_triton = pytest.mark.skipif(_triton.triton is None, reason="Triton is not installed on this machine")
 
 
