@@ -99,7 +99,8 @@ class Life:
 
         shutil.rmtree(self.run / "world", ignore_errors=True)
         summary = write_world(self.run / "world", self.cfg.world, self.cfg.seed)
-        _say(f"  {summary.get('people', self.cfg.world.people)} people, {summary.get('records', 0):,} raw records")
+        records = sum(source["records"] for source in summary["sources"].values())
+        _say(f"  {sum(summary['people'].values())} people, {records:,} raw records, {summary['raw_bytes']:,} bytes")
 
     def make_documents(self) -> None:
         """Raw files to clean, deduplicated documents."""
