@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from ..config import Config, UserError
-from ..data.loader import Batch, Loader
+from ..data.loader import IGNORED, Batch, Loader
 from ..data.shards import ShardSet
-from ..model.build import build, decoder_layers, initialize
+from ..model.build import build, decoder_layers
 from . import checkpoint
 from .loop import FitResult, fit
-from .parallel import World, join_world, spread
+from .parallel import World, check_batch, join_world, materialise, spread
 from .run_folder import RunFolder
 
 
@@ -29,6 +29,7 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
     world, run = join_world(), RunFolder(run_dir)
     if cfg.train.steps <= 0:
         raise UserError("train.steps must be above 0")
+    check_batch(cfg.train, world)
     shards = ShardSet.open(data)
     loader = open_loader(cfg, shards, run, world)
     model = make_model(cfg, world)
@@ -49,23 +50,25 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
 
 
 def make_model(cfg: Config, world: World) -> nn.Module:
-    """The model of cfg, on this rank's device; with many ranks built on meta, sharded, then filled."""
-    if cfg.train.activation_checkpointing or world.size > 1:
-        model = build(cfg.model, device="meta" if world.size > 1 else "cpu", seed=cfg.seed)
-    else:
-        model = build(cfg.model, seed=cfg.seed)
+    """The model of cfg on this rank's device, in training mode.
+
+    Without weights to load it is built on the meta device, sharded, then filled, so that no rank ever holds the whole;
+    its initial weights are the same at any number of ranks. A transformers folder with weights is read and sharded.
+    """
+    given = cfg.model.source == "hf" and any(Path(cfg.model.path).glob("*.safetensors"))
+    model = build(cfg.model, device="cpu" if given else "meta", seed=cfg.seed)
     if cfg.train.activation_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     layers = decoder_layers(model)
     if cfg.train.compile:
         for layer in layers:
             layer.compile()
-    if world.size == 1:
-        return model.to(world.device)
+    if given:
+        model.to(world.device)
     spread(model, layers, cfg.train, world)
-    model.to_empty(device=world.device)
-    initialize(model, cfg.seed)
-    return model
+    if not given:
+        materialise(model, cfg.seed, world.device)
+    return model.train()
 
 
 def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
@@ -86,7 +89,8 @@ def next_token_loss(z_loss: float = 0.0):
         out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, labels=batch.targets,
                     shift_labels=batch.targets, num_items_in_batch=1, use_cache=False,
                     **({"z_loss": z_loss} if z_loss else {}))
-        return out.loss, batch.tokens, {"tokens": (float(batch.input_ids.numel()), 1.0)}
+        count = (batch.targets != IGNORED).sum()  # stays on the device, which nobody waits for here
+        return out.loss, count, {"tokens": (float(batch.input_ids.numel()), 1.0)}
 
     return loss_fn
 
@@ -113,9 +117,10 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 16):
                 part = Batch(batch.input_ids[chosen], batch.targets[chosen], batch.position_ids[chosen],
                              batch.source[chosen])
                 loss, n, _ = loss_fn(model, part)
+                loss, n = float(loss), float(n)
                 had = by_source.get(source, (0.0, 0.0))
-                by_source[source] = (had[0] + float(loss), had[1] + n)
-                total, weight = total + float(loss), weight + n
+                by_source[source] = (had[0] + loss, had[1] + n)
+                total, weight = total + loss, weight + n
         mean = total / max(weight, 1.0)
         return {"loss": mean, "perplexity": math.exp(min(mean, 50.0)),
                 "by_source": {loader.sources[s]: a / max(b, 1.0) for s, (a, b) in sorted(by_source.items())}}
