@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import threading
+import warnings
 from pathlib import Path
 
 import torch.distributed as dist
@@ -105,6 +106,7 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
 
     Learning rates, decays and moment factors stay as the optimizers have them: the configuration decides, not the past.
     """
+    _quiet()
     tensors = _tensors(model, optimizers)
     settings = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in optimizers]
     try:
@@ -131,8 +133,14 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _quiet() -> None:
+    """A single process is what `no_dist` asks for; torch warns of it at every save."""
+    warnings.filterwarnings("ignore", message="torch.distributed is (disabled, )?unavailable")
+
+
 def _begin(folder: Path, step: int, world: World) -> tuple[Path, Path | None]:
     """(final folder, folder to write into, made by rank 0); the second is None when the checkpoint is there already."""
+    _quiet()
     target, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.tmp"
     if world.any(world.is_main and target.exists()):
         return target, None

@@ -294,7 +294,7 @@ def _run(stage: Fit, start: int) -> None:
             state.step += 1
             last = state.step == steps
             if stage.world.is_main and (last or state.step % cfg.log_every == 0 or state.step <= 3):
-                record = {**logged, **stage.speed.measure(state.tokens), "peak_memory_bytes": peak_memory_bytes()}
+                record = {**logged, **stage.speed.measure(state.tokens), **_memory(stage.world)}
                 stage.run.log.write("step", step=state.step, tokens=state.tokens, **record)
                 stage.curves.add(state.step, {"tokens": state.tokens, **record})
             bar.advance(1, loss=state.loss, **stage.speed.note(state.tokens, state.step, steps))
@@ -305,6 +305,12 @@ def _run(stage: Fit, start: int) -> None:
                 stage.save(wait=last or stopping)
             if stopping and not last:
                 _stop(stage, stop.name)
+
+
+def _memory(world: World) -> dict:
+    """Peaks of this process, and of its GPU's memory where there is one [bytes]."""
+    gpu = {"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated()} if world.device.type == "cuda" else {}
+    return {"peak_memory_bytes": peak_memory_bytes(), **gpu}
 
 
 def _stop(stage: Fit, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,38 +16,47 @@ from ..data.shards import ShardSet
 from ..model.build import build, decoder_layers
 from . import checkpoint
 from .loop import FitResult, fit
+from .metrics import token_flops
 from .parallel import World, check_batch, join_world, materialise, spread
+from .preflight import memory_report
 from .run_folder import RunFolder
+from .schedule import decay_start
 
 
 def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path | str | None = None, *,
-             resume: str = "auto", prompts: list[str] | None = None) -> FitResult:
+             resume: str = "auto", prompts: list[str] | None = None,
+             on_batch: Callable[[int, Batch], None] | None = None) -> FitResult:
     """Train cfg.model on the shards in `data`; leaves log, checkpoints and `hf/` in `run_dir`.
 
     tokenizer: its folder, copied beside the model. prompts: texts that the model continues at every validation.
+    on_batch(step, batch): sees this rank's rows before they are trained on.
     Raises UserError for shards that are missing or changed and for settings that cannot work.
     """
     world, run = join_world(), RunFolder(run_dir)
-    if cfg.train.steps <= 0:
-        raise UserError("train.steps must be above 0")
-    check_batch(cfg.train, world)
+    _check(cfg, world)
     shards = ShardSet.open(data)
     loader = open_loader(cfg, shards, run, world)
     model = make_model(cfg, world)
     words = load_tokenizer(tokenizer)
     _check_vocabulary(model, shards, words)
-    for event in loader.events if world.is_main else ():
-        run.log.write("event", what="data", change=event)
+    if world.is_main:
+        for event in loader.events:
+            run.log.write("event", what="data", change=event)
+        memory_report(cfg, world, run.log)
     micro = max(1, cfg.train.micro_batch_size)
 
     def batch_fn(step: int) -> list[Batch]:
-        return loader.batch(step).to(world.device).split(micro)
+        batch = loader.batch(step)
+        if on_batch is not None:
+            on_batch(step, batch)
+        return batch.to(world.device).split(micro)
 
     sample = sampler(words, prompts) if words is not None and prompts else None
+    anneal = {"anneal_from_step": decay_start(cfg.train.steps, cfg.train)} if cfg.data.anneal_weights else {}
     return fit(model, cfg.train, batch_fn, next_token_loss(cfg.train.z_loss), run, config=cfg.to_dict(),
                tokenizer=words, evaluate=validator(cfg, data, world), sample=sample, data_state=loader.state,
-               resume=resume, seed=cfg.seed, world=world, title="pretraining",
-               header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards)})
+               resume=resume, seed=cfg.seed, world=world, title="pretraining", flops=token_flops(cfg),
+               header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal})
 
 
 def make_model(cfg: Config, world: World) -> nn.Module:
@@ -73,13 +83,29 @@ def make_model(cfg: Config, world: World) -> nn.Module:
 
 def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
     """The sample order: a new one, or the one that the newest checkpoint was in the middle of."""
-    data, wanted = cfg.data, {"mixture": cfg.data.weights or None, "batch_size": cfg.train.batch_size}
+    data, wanted = cfg.data, {"mixture": mixture(cfg, shards.sources), "batch_size": cfg.train.batch_size}
     place = {"rank": world.rank, "world": world.size}
     found = checkpoint.complete(run.checkpoints)
     if found and (state := json.loads((found[-1] / "state.json").read_text()).get("data")):
         return Loader.from_state(shards, state, sequence_length=data.sequence_length, seed=cfg.seed,
                                  mask_documents=data.mask_documents, **wanted, **place)
     return Loader(shards, data.sequence_length, seed=cfg.seed, mask_documents=data.mask_documents, **wanted, **place)
+
+
+def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | None:
+    """The loader's mixture: `data.weights`, and `data.anneal_weights` from the step at which wsd starts to decay.
+
+    In the annealing stage a source that is not named gets nothing. UserError without the wsd schedule.
+    """
+    weights, anneal = cfg.data.weights or None, cfg.data.anneal_weights
+    if not anneal:
+        return weights
+    start = decay_start(cfg.train.steps, cfg.train)
+    if start is None:
+        raise UserError(f"data.anneal_weights needs a stage in which the learning rate decays: train.schedule=wsd, not "
+                        f"{cfg.train.schedule}")
+    chosen = {"step": start, "weights": dict.fromkeys(sources, 0.0) | anneal}
+    return [{"step": 0, "weights": weights}, chosen] if start else chosen["weights"]
 
 
 def next_token_loss(z_loss: float = 0.0):
@@ -159,6 +185,14 @@ def load_tokenizer(folder: Path | str | None):
 def shards_tokens(shards: ShardSet) -> int:
     """Tokens in all pieces of one split."""
     return sum(piece.tokens for piece in shards.pieces)
+
+
+def _check(cfg: Config, world: World) -> None:
+    if cfg.train.steps <= 0:
+        raise UserError("train.steps must be above 0")
+    if cfg.train.z_loss and cfg.model.source == "hf":
+        raise UserError("train.z_loss is computed by Steel's own head; set train.z_loss=0 with model.source=hf")
+    check_batch(cfg.train, world)
 
 
 def _check_vocabulary(model: nn.Module, shards: ShardSet, tokenizer) -> None:
