@@ -261,8 +261,8 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
     stage = Fit(model, cfg, batch_fn, loss_fn, run, steps, world, evaluate, sample, data_state, seed, title, flops)
     start, began = stage.resume(resume), time.monotonic()
     if world.is_main:
-        parameters = sum(p.numel() for p in stage.parameters)
-        run.log.header(config or {}, parameters=parameters, steps=steps, title=title, ranks=world.size, **(header or {}))
+        facts = {"parameters": sum(p.numel() for p in stage.parameters), "steps": steps, "title": title}
+        run.log.header(config or {}, ranks=world.size, **facts, **(header or {}))
     model.train()
     try:
         _run(stage, start)

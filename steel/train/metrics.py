@@ -146,7 +146,8 @@ class Profile:
 
     def __init__(self, folder: Path, cfg: TrainConfig, start: int, world: World):
         wanted = cfg.profile_steps if world.is_main else 0
-        self._path, self._first, self._end = folder / "trace.json", start + PROFILE_AFTER, start + PROFILE_AFTER + wanted
+        self._path, self._first = folder / "trace.json", start + PROFILE_AFTER
+        self._end = self._first + wanted
         self._cuda, self._profiler = world.device.type == "cuda", None
 
     def __enter__(self) -> Profile:

@@ -167,7 +167,8 @@ def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
             ids = torch.tensor([encode_text(tokenizer, prompt)], device=device)
             out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
                                  do_sample=False, pad_token_id=tokenizer.pad_token_id or 0, eos_token_id=[0, 2])
-            rows.append({"prompt": prompt, "completion": tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)})
+            text = tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+            rows.append({"prompt": prompt, "completion": text})
         return rows
 
     return sample
