@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def run_drills(out: Path | str | None = None, *, kills: int = 10, seed: int = 1,
     with _folder(out) as root:
         cfg, samples = _prepare(root, seed, background, steps)
         began = time.monotonic()
-        if (code := _wait(_start(root, cfg, "unbroken"))) != 0:
+        if (code := _attempt(root, cfg, "unbroken")) != 0:
             raise UserError(f"the unbroken run failed with exit code {code}; see {root / 'unbroken'}")
         rounds = _kill_and_resume(root, cfg, kills, random.Random(seed))
         report = {"kind": "drills", "seed": seed, "background": background, "steps": cfg.train.steps,
@@ -106,8 +107,11 @@ def _prepare(root: Path, seed: int, background: bool, steps: int) -> tuple[Confi
     return cfg, steps * batch
 
 
-def _child(root: str, values: dict, name: str) -> None:
-    """One attempt at the run, in a process of its own."""
+def _child(root: str, values: dict, name: str, kill_at: tuple[int, float] | None) -> None:
+    """One attempt at the run, in a process of its own. kill_at: (step, seconds after its batch was read) of SIGKILL.
+
+    The process sends itself the signal, from another thread: so the moment holds on a busy machine, too.
+    """
     import torch
 
     from ..train.pretrain import pretrain
@@ -119,24 +123,22 @@ def _child(root: str, values: dict, name: str) -> None:
     def on_batch(step: int, batch) -> None:
         rows = [hashlib.blake2b(row.numpy().tobytes(), digest_size=8).hexdigest() for row in batch.input_ids]
         os.write(seen, (json.dumps([step, rows]) + "\n").encode())
+        if kill_at is not None and step == kill_at[0]:
+            threading.Timer(kill_at[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     pretrain(from_dict(values), f"{root}/shards", f"{root}/{name}", on_batch=on_batch)
 
 
-def _start(root: Path, cfg: Config, name: str):
-    """Start one attempt. The fork server has torch loaded, so a start takes milliseconds, not seconds."""
+def _attempt(root: Path, cfg: Config, name: str, kill_at: tuple[int, float] | None = None) -> int:
+    """One attempt; its exit code. The fork server has torch loaded, so a start takes milliseconds, not seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "steel.train.pretrain"])
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")  # not to be run again there
     try:
-        process = context.Process(target=_child, args=(str(root), cfg.to_dict(), name))
+        process = context.Process(target=_child, args=(str(root), cfg.to_dict(), name, kill_at))
         process.start()
     finally:
         sys.modules["__main__"] = main
-    return process
-
-
-def _wait(process) -> int:
     process.join()
     return process.exitcode
 
@@ -147,25 +149,15 @@ def _wait(process) -> int:
 def _kill_and_resume(root: Path, cfg: Config, kills: int, rng: random.Random) -> list[dict]:
     """Kill, look, resume. One record per kill: step reached, and which checkpoints lay on disk."""
     run, rounds = root / "killed", []
-    last_moment = cfg.train.steps - 4
+    last = cfg.train.steps - 4
     with progress(kills, "drills", "kills") as bar:
         for i in range(kills):
-            process = _start(root, cfg, "killed")
-            begin = _steps_done(run)
-            # Moments move through the run, so that there is something left to kill.
-            wanted = max(begin, round(last_moment * (i + rng.random()) / kills))
-            while process.is_alive() and _steps_done(run) < wanted:
-                time.sleep(0.002)
-            time.sleep(rng.random() * 0.03)
-            alive = process.is_alive()
-            if alive:
-                os.kill(process.pid, signal.SIGKILL)
-            _wait(process)
-            rounds.append({"killed_at_step": _steps_done(run), "alive": alive, "exit_code": process.exitcode,
-                           **_on_disk(run)})
+            # Moments move through the run, so that there is something left to kill; the delay reaches into the saves.
+            step = max(_steps_done(run), round(last * (i + rng.random()) / kills))
+            code = _attempt(root, cfg, "killed", (step, rng.random() * 0.03))
+            rounds.append({"killed_at_step": _steps_done(run), "exit_code": code, **_on_disk(run)})
             bar.advance(1)
-    code = _wait(_start(root, cfg, "killed"))
-    if code != 0:
+    if (code := _attempt(root, cfg, "killed")) != 0:
         raise UserError(f"the killed run did not come to its end: exit code {code}; see {run}")
     return rounds
 
@@ -213,7 +205,7 @@ def _verdict(root: Path, cfg: Config, rounds: list[dict], due: int) -> dict:
              "weights_bit_equal": weights[0] == weights[1], "samples": samples,
              "resumed_from": resumed, "half_checkpoints_loaded": len(loaded)}
     found["passed"] = (found["curve_bit_equal"] and found["weights_bit_equal"] and not torn and samples["once"] == due
-                       and samples["consistent"] and all(r["alive"] for r in rounds))
+                       and samples["consistent"] and all(r["exit_code"] == -signal.SIGKILL for r in rounds))
     return found
 
 

@@ -165,6 +165,15 @@ def _publish(temporary: Path, target: Path, state: dict, keep: int) -> None:
 
 def _explain(error: BaseException, temporary: Path, step: int) -> None:
     """Clear the half-written folder; UserError when `error` comes from a full disk."""
+    reason = disk_problem(error, temporary.parent)
+    shutil.rmtree(temporary, ignore_errors=True)
+    if reason:
+        raise UserError(f"cannot save step {step} in {temporary.parent}: {reason}; older checkpoints are whole, "
+                        "so make room and run the same command again") from None
+
+
+def disk_problem(error: BaseException, folder: Path) -> str:
+    """Why nothing can be written in `folder`, as far as `error` and its causes tell; empty when they do not."""
     seen, pending, reason = set(), [error], ""
     while pending:
         e = pending.pop()
@@ -174,12 +183,9 @@ def _explain(error: BaseException, temporary: Path, step: int) -> None:
         reason = reason or _FULL.get(getattr(e, "errno", None), "")
         failures = getattr(e, "failures", {})  # DCP's CheckpointException: {rank: (error, traceback)}
         pending += [e.__cause__, e.__context__, *(pair[0] for pair in failures.values())]
-    with contextlib.suppress(OSError):  # torch's writer may swallow the number
-        reason = reason or ("the disk is full" if shutil.disk_usage(temporary.parent).free < 1 << 20 else "")
-    shutil.rmtree(temporary, ignore_errors=True)
-    if reason:
-        raise UserError(f"cannot save step {step} in {temporary.parent}: {reason}; older checkpoints are whole, "
-                        "so make room and run the same command again") from None
+    with contextlib.suppress(OSError):  # torch's and safetensors' writers may swallow the number
+        reason = reason or ("the disk is full" if shutil.disk_usage(folder).free < 1 << 20 else "")
+    return reason
 
 
 def _tensors(model: nn.Module, optimizers: list) -> dict:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig, UserError
-from ..runlog import peak_memory_bytes, progress
+from ..runlog import peak_memory_bytes, progress, read_log
 from . import checkpoint
 from .metrics import Curves, Profile, Speed
 from .optim import build_optimizers, set_learning_rate
@@ -104,13 +104,14 @@ class Fit:
     seed: int = 1
     title: str = "training"
     flops: dict[str, float] | None = None
+    save_hf: bool = True
 
     def __post_init__(self):
         self.optimizers = build_optimizers(self.model, self.cfg)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.state = State()
         self.speed = Speed(self.world, self.flops)
-        self.curves = Curves(self.run.path, self.cfg, self.title, self.world.is_main)
+        self.curves: Curves | None = None
         self.background = checkpoint.Background(self.world) if self.cfg.async_checkpoint else None
 
     def resume(self, mode: str) -> int:
@@ -218,9 +219,15 @@ class Fit:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
+    def finished_before(self) -> bool:
+        """Whether the model of this very step was written already: a crash may have come between the two."""
+        ends = [r for r in read_log(self.run.log.path, "event") if r["what"] == "end"]
+        return bool(ends) and ends[-1]["step"] == self.state.step and (self.run.hf.exists() or not self.save_hf)
+
     def close(self) -> None:
         """Let a save in flight end, and the curves' writers."""
-        self.curves.close()
+        if self.curves is not None:
+            self.curves.close()
         if self.background is not None:
             self.background.wait()
 
@@ -234,7 +241,8 @@ class Fit:
                 result = self.evaluate(self.model, step)
                 if self.world.is_main:
                     self.run.log.write("eval", step=step, tokens=self.state.tokens, **result)
-                    self.curves.add(step, {f"eval/{k}": v for k, v in result.items()})
+                    if self.curves is not None:
+                        self.curves.add(step, {f"eval/{k}": v for k, v in result.items()})
             for row in (self.sample(self.model, step) if self.sample is not None else []):
                 if self.world.is_main:
                     self.run.log.write("sample", step=step, **row)
@@ -258,11 +266,13 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
     steps = cfg.steps if steps is None else steps
     if steps <= 0:
         raise UserError(f"{title}: no steps to train; set its 'steps' or give it data")
-    stage = Fit(model, cfg, batch_fn, loss_fn, run, steps, world, evaluate, sample, data_state, seed, title, flops)
+    stage = Fit(model, cfg, batch_fn, loss_fn, run, steps, world, evaluate, sample, data_state, seed, title, flops,
+                save_hf)
     start, began = stage.resume(resume), time.monotonic()
     if world.is_main:
         facts = {"parameters": sum(p.numel() for p in stage.parameters), "steps": steps, "title": title}
         run.log.header(config or {}, ranks=world.size, **facts, **(header or {}))
+    stage.curves = Curves(run.path, cfg, title, world.is_main, start)
     model.train()
     try:
         _run(stage, start)
@@ -272,7 +282,7 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
     finally:
         stage.close()
     seconds = time.monotonic() - began
-    if stage.state.step > start or not run.hf.exists():
+    if stage.state.step > start or world.any(world.is_main and not stage.finished_before()):
         if save_hf:
             run.save_hf(model, tokenizer, world)
         if world.is_main:

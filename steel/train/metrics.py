@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -94,25 +95,28 @@ def _short(number: float) -> str:
 
 
 class Curves:
-    """TensorBoard (`train.tensorboard`) and Weights & Biases (`train.wandb`), on the main rank only.
+    """TensorBoard (`train.tensorboard`) and Weights & Biases (`train.wandb`), on the main rank only, after `step`.
 
     Raises UserError when a package that was asked for is missing.
     """
 
-    def __init__(self, folder: Path, cfg: TrainConfig, title: str, is_main: bool):
+    def __init__(self, folder: Path, cfg: TrainConfig, title: str, is_main: bool, step: int = 0):
         self._board = self._wandb = None
         if is_main and cfg.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise UserError("train.tensorboard needs the package tensorboard: pip install tensorboard") from None
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            # What a crashed attempt drew past the checkpoint is hidden, as in the log.
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         if is_main and cfg.wandb:
             try:
                 import wandb
             except ImportError:
                 raise UserError("train.wandb needs the package wandb: pip install wandb") from None
-            self._wandb = wandb.init(project=cfg.wandb, dir=str(folder), name=f"{folder.name}-{title}", resume="allow")
+            same = hashlib.sha256(f"{folder.absolute()} {title}".encode()).hexdigest()[:16]  # a resumed run goes on
+            self._wandb = wandb.init(project=cfg.wandb, dir=str(folder), name=f"{folder.name}-{title}", id=same,
+                                     resume="allow")
 
     def add(self, step: int, values: dict) -> None:
         """The numbers among `values`, nested ones by a path, as of `step`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -45,11 +46,13 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
         memory_report(cfg, world, run.log)
     micro = max(1, cfg.train.micro_batch_size)
 
+    ahead = Ahead(loader) if world.device.type == "cuda" else loader
+
     def batch_fn(step: int) -> list[Batch]:
-        batch = loader.batch(step)
+        batch = ahead.batch(step)
         if on_batch is not None:
             on_batch(step, batch)
-        return batch.to(world.device).split(micro)
+        return batch.to(world.device, non_blocking=True).split(micro)
 
     sample = sampler(words, prompts) if words is not None and prompts else None
     anneal = {"anneal_from_step": decay_start(cfg.train.steps, cfg.train)} if cfg.data.anneal_weights else {}
@@ -57,6 +60,25 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
                tokenizer=words, evaluate=validator(cfg, data, world), sample=sample, data_state=loader.state,
                resume=resume, seed=cfg.seed, world=world, title="pretraining", flops=token_flops(cfg),
                header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal})
+
+
+class Ahead:
+    """Reads the next step's batch in a thread while the GPU works, in pinned memory; the batches are the loader's."""
+
+    def __init__(self, loader: Loader, pin_memory: bool = True):
+        self._loader, self._pin = loader, pin_memory
+        self._pool, self._next = ThreadPoolExecutor(1, "batch"), None
+
+    def batch(self, step: int) -> Batch:
+        """`loader.batch(step)`, and a start on step + 1."""
+        expected, future = self._next or (None, None)
+        batch = future.result() if expected == step else self._pool.submit(self._read, step).result()
+        self._next = (step + 1, self._pool.submit(self._read, step + 1))
+        return batch
+
+    def _read(self, step: int) -> Batch:
+        batch = self._loader.batch(step)
+        return batch.pin_memory() if self._pin else batch
 
 
 def make_model(cfg: Config, world: World) -> nn.Module:

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..config import UserError
 from ..runlog import RunLog
+from .checkpoint import disk_problem
 from .parallel import World
 
 
@@ -36,9 +37,16 @@ class RunFolder:
             fresh, old = self.path / ".hf.new", self.path / ".hf.old"
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-            model.save_pretrained(str(fresh), **({"state_dict": weights} if weights else {}))
-            if tokenizer is not None:
-                tokenizer.save_pretrained(str(fresh))
+            try:
+                model.save_pretrained(str(fresh), **({"state_dict": weights} if weights else {}))
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(str(fresh))
+            except Exception as error:
+                if reason := disk_problem(error, self.path):
+                    shutil.rmtree(fresh, ignore_errors=True)
+                    raise UserError(f"cannot write {self.hf}: {reason}; the checkpoint is whole, so make room and run "
+                                    "the same command again") from None
+                raise
             if self.hf.exists():
                 self.hf.rename(old)
             fresh.rename(self.hf)

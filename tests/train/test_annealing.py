@@ -58,3 +58,12 @@ def test_a_schedule_without_decay_stage_and_an_unknown_source_are_named(corpus, 
         mixture(tiny(data__anneal_weights={"wiki": 1.0}, train__schedule="cosine"), ["wiki"])
     with pytest.raises(UserError, match="names source 'books'"):
         pretrain(tiny(data__anneal_weights={"books": 1.0}), corpus[0], tmp_path / "run")
+
+
+def test_batches_read_ahead_are_the_loaders(corpus):
+    from steel.train.pretrain import Ahead
+
+    loader = Loader(ShardSet.open(corpus[0]), 32, 4, seed=3)
+    ahead = Ahead(Loader(ShardSet.open(corpus[0]), 32, 4, seed=3), pin_memory=False)
+    for step in (0, 1, 2, 7, 8, 3):
+        assert ahead.batch(step).input_ids.equal(loader.batch(step).input_ids)

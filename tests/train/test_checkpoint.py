@@ -3,11 +3,25 @@
 import signal
 
 import pytest
-from train_world import Toy, cli_on_a_full_disk, curve, in_process, toy_config, toy_fit, toy_run_killed_in_save
+from train_world import (
+    Crash,
+    Toy,
+    cli_on_a_full_disk,
+    curve,
+    equal,
+    in_process,
+    read_all,
+    tiny,
+    toy_config,
+    toy_fit,
+    toy_run_killed_in_save,
+)
 
 from steel.config import UserError
 from steel.train import checkpoint
 from steel.train.loop import Fit
+from steel.train.pretrain import pretrain
+from steel.train.run_folder import RunFolder
 
 
 def names(folder):
@@ -81,3 +95,39 @@ def test_a_save_in_flight_is_waited_for_before_the_next_and_at_the_end(tmp_path,
     assert threads == [False] * 4, "written outside the training thread"
     assert before[1] == [], "step 2 was trained while step 1 was still being written"
     assert len(names(tmp_path)) == 4
+    toy_fit(tmp_path / "waiting", toy_config(steps=4, checkpoint_every=1, keep_checkpoints=9))
+    for name in names(tmp_path):
+        late, direct = (read_all(folder / "checkpoints" / name) for folder in (tmp_path, tmp_path / "waiting"))
+        assert equal(late, direct), "what was written is the state at the save, not what training made of it since"
+
+
+def test_a_crash_between_the_last_checkpoint_and_the_model_folder_is_mended(corpus, tmp_path, monkeypatch):
+    pretrain(tiny(train__steps=2), corpus[0], tmp_path)
+    monkeypatch.setattr(RunFolder, "save_hf", lambda *_: (_ for _ in ()).throw(Crash()))
+    with pytest.raises(Crash):
+        pretrain(tiny(train__steps=4), corpus[0], tmp_path)
+    monkeypatch.undo()
+    old = (tmp_path / "hf" / "model.safetensors").read_bytes()
+    pretrain(tiny(train__steps=4), corpus[0], tmp_path)
+    new = (tmp_path / "hf" / "model.safetensors").read_bytes()
+    assert new != old, "the folder of the shorter run must not pass for the longer one's"
+    written = (tmp_path / "hf" / "model.safetensors").stat().st_mtime_ns
+    pretrain(tiny(train__steps=4), corpus[0], tmp_path)
+    assert (tmp_path / "hf" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_full_disk_while_the_model_folder_is_written_is_one_line(corpus, tmp_path, monkeypatch):
+    import errno
+    import os
+
+    from steel.model.modeling import SteelForCausalLM
+
+    def full(self, folder, **_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SteelForCausalLM, "save_pretrained", full)
+    with pytest.raises(UserError, match="the disk is full; the checkpoint is whole"):
+        pretrain(tiny(train__steps=2), corpus[0], tmp_path)
+    monkeypatch.undo()
+    pretrain(tiny(train__steps=2), corpus[0], tmp_path)
+    assert (tmp_path / "hf" / "model.safetensors").is_file()

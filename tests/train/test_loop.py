@@ -4,7 +4,19 @@ import math
 
 import pytest
 import torch
-from train_world import Crash, Toy, crash_before, curve, in_process, toy_batches, toy_config, toy_fit, toy_run_signalled
+from train_world import (
+    Crash,
+    Toy,
+    crash_before,
+    curve,
+    equal,
+    in_process,
+    read_all,
+    toy_batches,
+    toy_config,
+    toy_fit,
+    toy_run_signalled,
+)
 
 from steel.config import UserError
 from steel.runlog import read_log
@@ -51,15 +63,8 @@ def test_ten_steps_are_five_a_crash_and_five_bit_for_bit(tmp_path, optimizer, ba
     assert resumed.resumed_from == 5 and resumed.loss == result.loss
     assert same(whole, again)
     assert curve(tmp_path / "whole") == curve(tmp_path / "broken"), "each step once, every number equal"
-    read = torch.distributed.checkpoint.state_dict_loader._load_state_dict_from_keys
-    a, b = (read(checkpoint_id=str(tmp_path / name / "checkpoints" / "step-00000010")) for name in ("whole", "broken"))
-    assert _equal(a["optimizers"], b["optimizers"]) and len(a["optimizers"]["state"])
-
-
-def _equal(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
-    return a.equal(b) if isinstance(a, torch.Tensor) else a == b
+    a, b = (read_all(tmp_path / name / "checkpoints" / "step-00000010") for name in ("whole", "broken"))
+    assert equal(a, b) and len(a["optimizers"]["state"]), "weights, moments and settings"
 
 
 def test_a_resumed_run_obeys_its_new_learning_rate(tmp_path):

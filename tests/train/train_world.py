@@ -60,6 +60,22 @@ def curve(folder: Path) -> list[dict]:
     return [{k: v for k, v in r.items() if k not in NOISE} for r in read_log(Path(folder) / "log.jsonl", "step")]
 
 
+def read_all(checkpoint: Path) -> dict:
+    """Everything that a checkpoint holds, as a nested dict."""
+    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
+
+    return _load_state_dict_from_keys(checkpoint_id=str(checkpoint))
+
+
+def equal(a, b) -> bool:
+    """Bit for bit, through nested dicts and lists."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a.equal(b) if isinstance(a, torch.Tensor) else a == b
+
+
 class Crash(RuntimeError):
     """Stands for a kill where a real one would take the test down, too."""
 
