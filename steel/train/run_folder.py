@@ -33,6 +33,10 @@ class RunFolder:
         world = world or World()
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(model, options=options) if world.size > 1 else None
+        if weights:  # gathering made copies of tied weights, which the file holds once
+            once = {name for name, _ in model.named_parameters()}
+            twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
+            weights = {name: tensor for name, tensor in weights.items() if name not in twice}
         if world.is_main:
             fresh, old = self.path / ".hf.new", self.path / ".hf.old"
             shutil.rmtree(fresh, ignore_errors=True)
