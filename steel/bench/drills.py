@@ -170,13 +170,13 @@ def _steps_done(run: Path) -> int:
 
 
 def _on_disk(run: Path) -> dict:
-    """Checkpoints after a kill: whole ones by content, and the half-written."""
+    """Checkpoints after a kill: whole and torn ones by content, and those still being written or removed."""
     from ..train import checkpoint
 
     folder = run / "checkpoints"
     named = checkpoint.complete(folder)
     return {"whole": [c.name for c in named if _is_whole(c)], "torn": [c.name for c in named if not _is_whole(c)],
-            "half_written": sorted(p.name for p in folder.glob(".step-*"))}
+            "half_written": sorted(p.name for p in folder.glob(".step-*.tmp"))}
 
 
 def _is_whole(folder: Path) -> bool:

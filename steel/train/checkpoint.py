@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step-00000123` with the model and optimizers in torch's distributed format (DCP, which loads
 at any number of ranks) and a `state.json`. It is written under another name and renamed when everything is on disk, so
-a folder with the right name is complete; leftovers of a crash are swept away at the next start.
+a folder with the right name is complete, and it loses that name before its files are removed; leftovers of a crash are
+swept away at the next start.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ def complete(folder: Path) -> list[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a crash left half-written."""
-    for leftover in Path(folder).glob(".step-*.tmp"):
+    """Remove what a crash left half-written or half-removed."""
+    for leftover in Path(folder).glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -160,7 +161,9 @@ def _publish(temporary: Path, target: Path, state: dict, keep: int) -> None:
         os.fsync(handle)
         os.close(handle)
     for old in complete(target.parent)[: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
+        gone = old.with_name(f".{old.name}.old")  # a crash while files go must not leave half of one under its name
+        old.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _explain(error: BaseException, temporary: Path, step: int) -> None:

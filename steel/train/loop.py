@@ -253,13 +253,15 @@ class Fit:
 def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], loss_fn: LossFn, run: RunFolder, *,
         config: dict | None = None, steps: int | None = None, tokenizer=None, evaluate=None, sample=None,
         data_state=None, resume: str = "auto", seed: int = 1, world: World | None = None, title: str = "training",
-        header: dict | None = None, save_hf: bool = True, flops: dict[str, float] | None = None) -> FitResult:
+        header: dict | None = None, save_hf: bool = True, flops: dict[str, float] | None = None,
+        events: list[dict] | None = None) -> FitResult:
     """Train `model` for `steps` (default cfg.steps) optimizer steps and leave log, checkpoints and `hf/` in `run`.
 
     batch_fn(step) -> micro-batches of this rank; loss_fn(model, micro) -> (summed loss, count, metrics), where a
     metric is a number or a pair (sum, weight) and "tokens" (sum, 1) counts what was read. evaluate(model, step) ->
     dict, sample(model, step) -> rows of {"prompt", "completion"}. resume: "auto" continues from the newest
     checkpoint, "never" refuses to. flops: FLOPs of one trained token by convention, for the MFU on a known GPU.
+    events: {"what", …} to log after the header.
     SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with code 0.
     """
     world = world or World(device=next(model.parameters()).device)
@@ -272,6 +274,8 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
     if world.is_main:
         facts = {"parameters": sum(p.numel() for p in stage.parameters), "steps": steps, "title": title}
         run.log.header(config or {}, ranks=world.size, **facts, **(header or {}))
+        for event in events or ():
+            run.log.write("event", **event)
     stage.curves = Curves(run.path, cfg, title, world.is_main, start)
     model.train()
     try:

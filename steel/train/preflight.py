@@ -8,7 +8,6 @@ import sys
 import torch
 
 from ..config import Config, UserError
-from ..runlog import RunLog
 from .parallel import World
 from .plan import memory, plan, render
 from .plan_hardware import GIB
@@ -16,8 +15,8 @@ from .plan_hardware import GIB
 MARGIN = 0.9  # of the memory there is: the estimate should leave a tenth free
 
 
-def memory_report(cfg: Config, world: World, log: RunLog) -> dict | None:
-    """Estimate one rank's peak memory, log it, and say on stderr what to change when it will not fit.
+def memory_report(cfg: Config, world: World) -> dict | None:
+    """Estimate one rank's peak memory, for the log; say on stderr what to change when it will not fit.
 
     Never stops the run: an estimate may be wrong, and a run that does not fit ends with one clear line of its own.
     None for a shape that the planner cannot read (model.source hf).
@@ -39,7 +38,6 @@ def memory_report(cfg: Config, world: World, log: RunLog) -> dict | None:
         report["advice"] = _advice(cfg, micro, settings, available)
         print(f"memory: about {parts['total'] / GIB:.1f} GiB a rank are needed, {available / GIB:.1f} GiB are there; "
               f"{report['advice']}", file=sys.stderr)
-    log.write("event", what="memory", **report)
     return report
 
 

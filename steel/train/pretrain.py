@@ -40,10 +40,9 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
     model = make_model(cfg, world)
     words = load_tokenizer(tokenizer)
     _check_vocabulary(model, shards, words)
-    if world.is_main:
-        for event in loader.events:
-            run.log.write("event", what="data", change=event)
-        memory_report(cfg, world, run.log)
+    events = [{"what": "data", "change": change} for change in loader.events]
+    if world.is_main and (report := memory_report(cfg, world)):
+        events.append({"what": "memory", **report})
     micro = max(1, cfg.train.micro_batch_size)
 
     ahead = Ahead(loader) if world.device.type == "cuda" else loader
@@ -59,6 +58,7 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
     return fit(model, cfg.train, batch_fn, next_token_loss(cfg.train.z_loss), run, config=cfg.to_dict(),
                tokenizer=words, evaluate=validator(cfg, data, world), sample=sample, data_state=loader.state,
                resume=resume, seed=cfg.seed, world=world, title="pretraining", flops=token_flops(cfg),
+               events=events,
                header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal})
 
 

@@ -9,7 +9,7 @@ from train_world import curve, tiny, toy_config, toy_fit
 
 from steel import config
 from steel.config import UserError
-from steel.runlog import RunLog, read_log
+from steel.runlog import read_log
 from steel.train import metrics, preflight
 from steel.train.metrics import Speed, token_flops
 from steel.train.parallel import World
@@ -22,24 +22,23 @@ def test_a_run_reports_its_memory_before_the_first_step(corpus, tmp_path):
     log = read_log(tmp_path / "log.jsonl")
     at = {r.get("what", r["kind"]): i for i, r in reversed(list(enumerate(log)))}
     report = log[at["memory"]]
-    assert at["memory"] < at["step"] and report["fits"] and report["estimated_bytes"]["parameters"] > 0
+    assert at["header"] == 0 and at["memory"] < at["step"] and report["fits"] and report["estimated_bytes"]["parameters"] > 0
     assert report["estimated_bytes"]["total"] < report["available_bytes"]
 
 
-def test_what_will_not_fit_is_said_with_a_remedy_and_nothing_is_stopped(tmp_path, capsys, monkeypatch):
+def test_what_will_not_fit_is_said_with_a_remedy_and_nothing_is_stopped(capsys, monkeypatch):
     monkeypatch.setattr(preflight, "_available", lambda world, ranks: 80 * 2**30)
-    log = RunLog(tmp_path / "log.jsonl")
     cfg = config.load("steel-1b", ["train.micro_batch_size=256", "train.compile=true"])
-    report = preflight.memory_report(cfg, World(0, 8), log)
+    report = preflight.memory_report(cfg, World(0, 8))
     assert not report["fits"] and "train.micro_batch_size=" in report["advice"]
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "GiB a rank are needed, 80.0 GiB are there" in line and report["advice"] in line
     size = int(report["advice"].split("micro_batch_size=")[1].split()[0])
     smaller = config.load("steel-1b", [f"train.micro_batch_size={size}", "train.compile=true",
                                        f"train.activation_checkpointing={'activation' in report['advice']}".lower()])
-    assert preflight.memory_report(smaller, World(0, 8), log)["fits"], "the remedy works"
+    assert preflight.memory_report(smaller, World(0, 8))["fits"], "the remedy works"
     monkeypatch.setattr(preflight, "_available", lambda world, ranks: 2**20)
-    assert "no micro-batch fits" in preflight.memory_report(cfg, World(0, 8), log)["advice"]
+    assert "no micro-batch fits" in preflight.memory_report(cfg, World(0, 8))["advice"]
 
 
 def test_mfu_stands_in_the_log_in_three_conventions_on_a_known_gpu(monkeypatch):
