@@ -30,7 +30,7 @@ sync: .venv/.all ## rebuild the notebooks and scripts from book/*.md and execute
 	$(PY) book/sync.py $(CHAPTER)
 
 figures: .venv/.all ## redraw the figures that come from committed run logs
-	$(PY) figures/make.py
+	$(PY) -m figures.make
 
 clean:           ## remove what was built, keep runs/
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -75,7 +75,10 @@ def clean(notebook) -> None:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
-        cell["metadata"] = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in CELL_KEYS})
+        kept = {k: v for k, v in cell.metadata.items() if k in CELL_KEYS}
+        if hidden := _hidden(kept.get("tags", [])):
+            kept["jupyter"] = hidden
+        cell["metadata"] = nbformat.from_dict(kept)
         if "outputs" in cell:  # progress and warnings are for the one who runs it
             cell["outputs"] = [o for o in cell["outputs"] if not _fleeting(o)]
         for output in cell.get("outputs", []):
@@ -85,6 +88,13 @@ def clean(notebook) -> None:
             for kind, data in output.get("data", {}).items():
                 if isinstance(data, str) and kind.startswith("text/") and "base64," not in data:
                     output["data"][kind] = _anonymous(data)
+
+
+def _hidden(tags: list[str]) -> dict[str, bool]:
+    """What JupyterLab folds at first: the code of a figure, a whole answer. (The book folds them by their tags.)"""
+    if "hide-cell" in tags:
+        return {"source_hidden": True, "outputs_hidden": True}
+    return {"source_hidden": True} if "hide-input" in tags else {}
 
 
 def _fleeting(output) -> bool:
@@ -100,7 +110,7 @@ def _anonymous(text: str) -> str:
     return re.sub(r"[^\n]*\r(?!\n)", "", text)  # overwritten progress lines
 
 
-def execute(notebook, timeout: int = 300) -> float:
+def execute(notebook, timeout: int = 900) -> float:
     """Run all cells in notebooks/; returns seconds. Raises nbclient's CellExecutionError."""
     from nbclient import NotebookClient
 

@@ -1,34 +1,50 @@
 """Draw the book's standing figures: schematics, and those made from committed run logs (`figures/runs/*.jsonl`).
 
-    python -m figures.make            draws all of them into book/_static/figures
-    python -m figures.make house      one of them
+    python -m figures.make                         draws all of them into figures/generated
+    python -m figures.make house                   one of them
+    python -m figures.make --collect runs/laptop   condenses a finished RUN folder into figures/runs/laptop.jsonl
 
-Each figure is written twice, for the light and for the dark theme; the same input gives the same bytes. Figures of a
-chapter's own experiments are drawn in its notebook, not here.
+Each figure is written twice, `name.svg` for light pages and `name-dark.svg`; the same input gives the same bytes.
+Figures of a chapter's own experiments are drawn in its notebook, not here.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from figures import style
+from figures.claims import log
 from figures.style import FURNACE, GRID, INK, PAPER, SLATE, STEEL
 
-TARGET = Path(__file__).resolve().parents[1] / "book" / "_static" / "figures"
+ROOT = Path(__file__).resolve().parents[1]
+TARGET, RUNS = ROOT / "figures" / "generated", ROOT / "figures" / "runs"
 DARK = {INK: "#dde2e7", PAPER: "#14181d", GRID: "#343c45", STEEL: "#7fb2d6", SLATE: "#94a3b1", FURNACE: "#f08a54"}
+STAGES = ["init", "pretrain", "sft", "dpo", "grpo"]
 FIGURES: dict[str, Callable] = {}
+NEEDS: dict[str, str] = {}
 
 
-def figure(draw: Callable) -> Callable:
-    """Register a function without arguments that returns a figure; its name is the file's name."""
-    FIGURES[draw.__name__] = draw
-    return draw
+def figure(needs: str = "") -> Callable:
+    """Register a function without arguments that returns a figure; its name is the file's name. ``needs`` names the
+    run log that it reads; without that log it is left out."""
+
+    def register(draw: Callable) -> Callable:
+        FIGURES[draw.__name__], NEEDS[draw.__name__] = draw, needs
+        return draw
+
+    return register
 
 
-@figure
+def drawable() -> list[str]:
+    """Figures whose run log is here."""
+    return [name for name in FIGURES if not NEEDS[name] or (RUNS / f"{NEEDS[name]}.jsonl").exists()]
+
+
+@figure()
 def house():
     """The way of a text through the house, from raw files to a chat model that has sat an exam."""
     fig, ax = style.figure(height=1.75, wide=True)
@@ -51,26 +67,88 @@ def house():
     return fig
 
 
+@figure(needs="laptop")
+def life():
+    """One life of the laptop preset: loss while pretraining, then what the exam says after each stage."""
+    rows = log("laptop")
+    steps = [row for row in rows if row["kind"] == "step"]
+    held_out = [row for row in rows if row["kind"] == "eval"]
+    exams = [row for row in rows if row["kind"] == "exam"]
+    fig, (left, right) = style.figure(height=2.7, wide=True, ncols=2, width_ratios=(1.15, 1))
+    left.plot([s["tokens"] / 1e6 for s in steps], [s["loss"] for s in steps], color=STEEL, lw=1.3)
+    left.plot([e["tokens"] / 1e6 for e in held_out], [e["loss"] for e in held_out], "o", color=STEEL, mfc=PAPER, ms=5)
+    end = held_out[-1]
+    style.label_line(left, end["tokens"] / 1e6, end["loss"], "held out", STEEL, xytext=(2, 9), ha="right")
+    left.set_ylim(0)
+    style.axis_units(left, x="tokens read (millions)", y="pretraining loss (nats per token)")
+    places = [STAGES.index(exam["stage"]) for exam in exams]
+    for how, colour in (("text", STEEL), ("letter", SLATE)):
+        values = [100 * exam["scoring"][how]["accuracy"] for exam in exams]
+        errors = [100 * exam["scoring"][how]["se"] for exam in exams]
+        right.errorbar(places, values, yerr=errors, fmt="o-", color=colour, ms=4.5, lw=1.4, elinewidth=0.9)
+        style.label_line(right, places[-1], values[-1], f"{how} scored", colour, xytext=(8, 0))
+    right.axhline(25, color=INK, lw=0.9)
+    right.annotate("guessing", (4.25, 25), xytext=(0, -11), textcoords="offset points", fontsize=8)
+    right.set(xlim=(-0.3, 5.1), ylim=(0, 102))
+    right.set_xticks(range(5), ["untrained", "pretrained", "SFT", "DPO", "GRPO"])
+    style.axis_units(right, y="exam: answers right (%), ± one standard error")
+    hardware = rows[0].get("hardware", {})
+    what = f"preset laptop, seed {rows[0]['seed']}, {hardware.get('cores', 2)} cores, config {rows[0]['config_hash']}"
+    style.footer(fig, f"figures/runs/laptop.jsonl: {what}")
+    return fig
+
+
+def collect(run: Path, most: int = 120) -> Path:
+    """Condense RUN into figures/runs/<name of RUN>.jsonl: the pretraining log (at most ``most`` steps), and what each
+    exam found. Raises FileNotFoundError for a run that has not finished."""
+    lines = [json.loads(line) for line in (run / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    header = next(line for line in lines if line["kind"] == "header")
+    header.pop("config", None)
+    steps = {line["step"]: line for line in lines if line["kind"] == "step"}  # after a resume the later one counts
+    every = max(1, len(steps) // most)
+    rows = [header, *list(steps.values())[::every], *(line for line in lines if line["kind"] == "eval")]
+    for stage in STAGES:
+        found = json.loads((run / "exams" / f"{stage}.json").read_text(encoding="utf-8"))
+        ways = found["exam"]["scoring"].items()
+        scoring = {how: {key: round(score[key], 5) for key in ("accuracy", "se", "n")} for how, score in ways}
+        known = found.get("cloze", {}).get("accuracy")
+        rows.append({"kind": "exam", "stage": stage, "scoring": scoring, "cloze": known})
+    path = RUNS / f"{run.name}.jsonl"
+    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
 def render(name: str) -> dict[str, str]:
-    """File name → SVG of figure ``name``, light and dark."""
+    """File name → SVG of figure ``name``, for light and dark pages."""
     light = style.to_svg(FIGURES[name]()) + "\n"
     dark = light
     for colour, other in DARK.items():
         dark = dark.replace(colour, other)
-    return {f"{name}-light.svg": light, f"{name}-dark.svg": dark}
+    return {f"{name}.svg": light, f"{name}-dark.svg": dark}
 
 
-def main(names: list[str]) -> int:
-    if unknown := [name for name in names if name not in FIGURES]:
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--collect"]:
+        for run in arguments[1:]:
+            print(collect(Path(run)).relative_to(ROOT))
+        return 0
+    if unknown := [name for name in arguments if name not in FIGURES]:
         print(f"no figure called {', '.join(unknown)}; there are: {', '.join(FIGURES)}", file=sys.stderr)
         return 2
-    TARGET.mkdir(parents=True, exist_ok=True)
-    for name in names or FIGURES:
+    for name in arguments or FIGURES:
+        if name not in drawable():
+            print(f"{name}: left out, needs figures/runs/{NEEDS[name]}.jsonl (make run, then --collect)")
+            continue
         for file, svg in render(name).items():
-            temporary = TARGET / f"{file}.tmp"
-            temporary.write_text(svg, encoding="utf-8")
-            os.replace(temporary, TARGET / file)
-        print(f"book/_static/figures/{name}-light.svg, {name}-dark.svg")
+            _write(TARGET / file, svg)
+        print(f"figures/generated/{name}.svg, {name}-dark.svg")
     return 0
 
 

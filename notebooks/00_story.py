@@ -19,7 +19,7 @@
 # {cite:p}`steelblog2024,steelreadme2025,steel2025`
 #
 # This chapter tells that story with its figures checked, sets it beside two projects of the same spring, and then lights a small furnace
-# of your own: one that goes from raw text to a chat model while you read on.
+# of your own: one that goes from raw text to a model that knows things, while you read on.
 #
 # ```{admonition} Predict
 # :class: predict
@@ -38,7 +38,8 @@
 # from datetime import date
 #
 # from figures import facts
-# from figures.style import FURNACE, INK, SLATE, STEEL, axis_units, figure, label_line, say, show, table
+# from figures.style import FURNACE, INK, SLATE, STEEL
+# from figures.style import axis_units, figure, label_line, say, show, table
 #
 # legs = [("8×A100", date(2024, 5, 21), date(2024, 6, 5)),
 #         ("8×H800", date(2024, 7, 18), date(2024, 8, 18))]
@@ -47,38 +48,39 @@
 
 # %% tags=["active-ipynb", "hide-input"]
 # colour = {"work": SLATE, "run": STEEL, "failure": FURNACE, "result": INK}
-# height = {0: .5, 1: .95, 2: 1.4, 3: .5, 4: -.5, 5: .95, 6: -.5, 7: .5, 8: -.95, 9: .5, 10: -.5, 11: .5}
-# fig, ax = figure(height=3.3, wide=True)
-# ax.axhline(0, color=INK, lw=0.8)
+# fig, ax = figure(height=4.3)
+# ax.plot([0, 0], [start, date(2025, 1, 25)], color=INK, lw=0.8)
 # for name, begin, end in legs:
-#     ax.barh(0, (end - begin).days, left=begin, height=.16, color=STEEL)
-# ax.barh(0, (legs[1][1] - legs[0][2]).days, left=legs[0][2], height=.16, color="none", edgecolor=FURNACE, hatch="////", lw=0)
-# for number, (day, what, kind, _) in enumerate(facts.TIMELINE):
-#     y, right = height[number], number >= 10
-#     ax.plot([day, day], [0, y], color=colour[kind], lw=0.8)
-#     ax.plot(day, 0, "o", color=colour[kind], ms=4.5)
-#     ax.annotate(f"{day:%-d %b}  {what}", (day, y), xytext=(-4 if right else 4, 0), textcoords="offset points",
-#                 ha="right" if right else "left", va="center", color=colour[kind], fontsize=8.5)
-# ax.annotate("no machine", (date(2024, 6, 26), -.16), ha="center", va="top", color=FURNACE, fontsize=8.5)
-# ax.set(ylim=(-1.3, 1.7), xlim=(date(2024, 2, 22), date(2025, 1, 30)), yticks=[])
-# ax.spines.left.set_visible(False)
+#     ax.bar(0, (end - begin).days, bottom=begin, width=0.06, color=STEEL)
+# ax.bar(0, (legs[1][1] - legs[0][2]).days, bottom=legs[0][2], width=0.06, color="none",
+#        edgecolor=FURNACE, hatch="/////", lw=0)
+# lines = [n * (date(2025, 1, 25) - start) / 11.6 + start for n in range(len(facts.TIMELINE))]
+# for (day, what, kind, _), line in zip(facts.TIMELINE, lines):
+#     ax.plot([0, 0.07, 0.16], [day, day, line], color=colour[kind], lw=0.7)
+#     ax.plot(0, day, "o", color=colour[kind], ms=4)
+#     ax.annotate(f"{day:%-d %B}   {what}", (0.17, line), va="center", color=colour[kind], fontsize=9)
+# ax.annotate("six weeks\nwithout a machine", (-0.06, date(2024, 6, 26)), ha="right", va="center", color=FURNACE)
+# ax.annotate("the run,\nsecond machine", (-0.06, date(2024, 8, 3)), ha="right", va="center", color=STEEL)
+# ax.set(xlim=(-0.3, 1), ylim=(date(2025, 1, 28), date(2024, 2, 22)), xticks=[], yticks=[])
+# for side in ax.spines.values():
+#     side.set_visible(False)
 # ax.grid(False)
-# show(fig, alt="Timeline from March 2024 to January 2025: two blue bars of training, 21 May to 5 June and 18 July to 18 August, "
-#      "with a hatched gap without a machine between them; data, program and model come before, chat models after.",
-#      caption="Steel's published dates. Blue: GPUs train. Hatched: the machine is gone. The two ends of the gap are "
-#              "“early June” (drawn on the 5th) and the note of 18 July.")
+# show(fig, alt="Timeline, March 2024 at the top to January 2025 at the bottom: two blue bars of training, 21 May to 5 June and "
+#      "18 July to 18 August, between them a hatched gap without a machine; data and program before, chat models after.",
+#      caption="Steel's published dates. Blue: GPUs train. Hatched: the machine is gone. The ends of the gap are "
+#              "“early June”, drawn on the 5th, and the note of 18 July.")
 
 # %% tags=["active-ipynb"]
 # project = (chat_v1 - start).days
-# say(f"From the idea to the first chat model: **{project} days**. GPUs trained on about **{trained}** of them, "
-#     f"**{trained / project:.0%}**.")
+# say(f"From the idea to the first chat model: **{project} days**. GPUs trained on about "
+#     f"**{trained}** of them, **{trained / project:.0%}**.")
 
 # %% [markdown]
 # A fifth. That is the second answer, and it is the most useful thing the story has to say about planning. The other four fifths are eighty days of
 # data and program before the first step, six weeks without hardware in the middle, and ten weeks of fine-tuning and exams at the end, done after
 # work. If you plan a run by its GPU days alone, you plan a fifth of it.
 #
-# Look at the orange line once more. Around step 200,000 of roughly a million, the machine was called back "for inference tests" and did not
+# Look at the orange part once more. Around step 200,000 of roughly a million, the machine was called back "for inference tests" and did not
 # return. A university lent eight H800s and the run went on from its checkpoint. This only works if *everything* that the next step depends on is
 # in that checkpoint: weights, optimizer, the place in the data, and no assumption about which machine will read it. Chapters 10 and 11 are
 # about exactly that, and they kill runs on purpose.
@@ -95,14 +97,14 @@
 # - Time: 7.4 × 10⁶ s ≈ 86 days.
 # ```
 #
-# The project reports about 60 days. So the machine would have had to run at 58 % of its peak, which would be excellent for a first training
+# The author's own estimate for the whole run is about 60 days. So the machine would have had to run at 58 % of its peak, which would be excellent for a first training
 # program. Was it that good, or is the napkin wrong? Keep the question. It has an answer, chapter 01 computes it, and it is neither.
 #
 # A function for the napkin, because we are about to use it six times:
 
 # %%
 def utilisation(parameters, tokens, days, gpus, peak):
-    """Share of peak FLOP/s [1] that a reported run implies, counting 6 FLOP per parameter and token.
+    """Share of peak FLOP/s [1] that a reported run implies, at 6 FLOP per parameter and token.
 
     tokens in total, days of wall time, peak in FLOP/s of one GPU (dense, bf16)."""
     if min(parameters, tokens, days, gpus, peak) <= 0:
@@ -115,20 +117,20 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #
 # Steel was not alone. In the same months **build_MiniLLM_from_scratch** {cite:p}`minillm2024` set out to walk all four stages
 # (pretraining, fine-tuning, reward model, reinforcement learning) at a cost that one person can carry, and **HammerLLM**
-# {cite:p}`hammerllm2024` merged a tokenizer of its own and measured what nobody else of that size measured: perplexity by domain on text
-# newer than the model.
+# {cite:p}`hammerllm2024` merged a tokenizer of its own and measured something worth copying: perplexity by domain, on text newer than
+# the model.
 
 # %% tags=["active-ipynb"]
-# rows = []
-# for name, p in facts.PROJECTS.items():
-#     rows.append([name, f"{p['parameters'] / 1e9:.2f}", f"{p['tokens'] / 1e9:,.0f}",
-#                  f"{p['tokens'] / p['parameters']:,.0f}", f"{p['sequence']:,}", p["gpus"], p["stages"]])
-# table(["project", "parameters (B)", "tokens (B)", "tokens per parameter", "sequence (tokens)", "GPUs", "stages"], rows, "lrrrrll")
+# header = ["project", "parameters (B)", "tokens (B)", "tokens per parameter", "GPUs", "stages"]
+# rows = [[name, f"{p['parameters'] / 1e9:.2f}", f"{p['tokens'] / 1e9:,.0f}",
+#          f"{p['tokens'] / p['parameters']:,.0f}", p["gpus"], p["stages"]]
+#         for name, p in facts.PROJECTS.items()]
+# table(header, rows, "lrrrll")
 
 # %% [markdown]
 # The fourth column is the one to look at. A compute-optimal model sees about 20 tokens per parameter {cite:p}`hoffmann2022`; a model that is
-# meant to be *used* sees far more, because its user pays for every parameter again with every answer. Steel saw about a thousand, close to TinyLlama's
-# idea that started it all {cite:p}`tinyllama2024`.
+# meant to be *used* sees far more, because its user pays for every parameter again with every answer. Steel saw about a thousand, in the spirit of
+# TinyLlama {cite:p}`tinyllama2024`, from whose training time the author had estimated his own.
 
 # %% tags=["active-ipynb", "hide-input"]
 # fig, ax = figure(height=3.0)
@@ -140,7 +142,7 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #     mine = name == "Steel-LLM"
 #     ax.plot(p["parameters"], p["tokens"], "o", color=STEEL if mine else SLATE, ms=8 if mine else 6)
 #     label_line(ax, p["parameters"], p["tokens"], name, STEEL if mine else INK, ha="right", xytext=(-8, 0))
-# ax.set(xscale="log", yscale="log", xlim=(0.1e9, 3e9), ylim=(1e10, 4e12))
+# ax.set(xscale="log", yscale="log", xlim=(0.1e9, 3e9), ylim=(1e10, 6e12))
 # ax.set_xticks([0.1e9, 0.3e9, 1e9, 3e9], ["0.1 B", "0.3 B", "1 B", "3 B"])
 # ax.set_yticks([1e10, 1e11, 1e12], ["10 B", "100 B", "1 T"])
 # ax.minorticks_off()
@@ -155,8 +157,8 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #
 # ## Which of these can be true?
 #
-# A training report names four quantities: parameters, tokens, days, GPUs. Only three of them are free, since the hardware has a peak. Before you
-# trust a report, or your own plan, divide.
+# A training report names four quantities: parameters, tokens, days, GPUs. Only three of them are free; the fourth follows, up to a utilisation that must lie
+# between 0 and 1. Before you trust a report, or your own plan, divide.
 #
 # ```{admonition} Predict
 # :class: predict
@@ -168,7 +170,8 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # used = {name: utilisation(n, tokens, days, gpus, facts.PEAK[kind])
 #         for name, n, tokens, days, gpus, kind in facts.REPORTED_RUNS}
 # table(["reported run", "tokens/s/GPU", "TFLOP/s/GPU by 6N", "share of peak"],
-#       [[name, f"{tokens / (days * 86_400 * gpus):,.0f}", f"{used[name] * facts.PEAK[kind] / 1e12:,.0f}", f"{used[name]:.0%}"]
+#       [[name, f"{tokens / (days * 86_400 * gpus):,.0f}",
+#         f"{used[name] * facts.PEAK[kind] / 1e12:,.0f}", f"{used[name]:.0%}"]
 #        for name, n, tokens, days, gpus, kind in facts.REPORTED_RUNS])
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -183,7 +186,7 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # ax.set(xlim=(0, 215), ylim=(-0.5, len(used) + 0.1))
 # ax.grid(False)
 # ax.tick_params(left=False)
-# axis_units(ax, x="share of peak FLOP/s that the report implies (%), counting 6 FLOP per parameter and token")
+# axis_units(ax, x="share of peak FLOP/s that the report implies (%)")
 # show(fig, alt="Bars of implied utilisation: two MiniLLM 0.2 B runs at 19 percent, HammerLLM at 43, Steel at 58 on A100 and 37 on H800, and "
 #      "MiniLLM 1.1 B at 196 percent, past the line that marks the hardware's peak.",
 #      caption="Reported runs, checked with one multiplication. Orange: cannot be as written.")
@@ -196,7 +199,7 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# Parameters, tokens, days and GPUs obey one equation. Any report, including yours, that gives all four can be checked in a line.
+# Parameters, tokens, days and GPUs imply a utilisation. Any report, including yours, that gives all four can be checked in a line.
 # ```
 #
 # ## Where the sources disagree
@@ -206,7 +209,9 @@ def utilisation(parameters, tokens, days, gpus, peak):
 
 # %% tags=["active-ipynb"]
 # def shown(value):
-#     return "–" if value is None else f"{value:g}" if abs(value) < 1e4 else f"{value / 1e9:g} B"
+#     if value < 1e-3:
+#         return f"{value * 1e5:g} × 10⁻⁵"
+#     return f"{value:,g}" if value < 1e4 else f"{value / 1e9:g} B"
 #
 # rows = [[what, "; ".join(f"{source}: {shown(value)}" for source, value in values.items())]
 #         for what, values in facts.DISAGREEMENTS.items()]
@@ -221,14 +226,15 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # %% tags=["active-ipynb"]
 # on, off = facts.TABLE_2[7], facts.TABLE_2[8]
 # speed = on["tokens_per_s"] / off["tokens_per_s"]
+# memory = on["memory_gb"] / off["memory_gb"]
+# described = facts.TABLE_2[1]["tokens_per_s"] / off["tokens_per_s"]
 # say(f"{off['tokens_per_s']:,} → {on['tokens_per_s']:,} tokens/s/GPU is **{speed - 1:+.0%}**; "
-#     f"{off['memory_gb']} → {on['memory_gb']} GB is **{on['memory_gb'] / off['memory_gb'] - 1:+.0%}**. "
-#     f"The combination that the paper's text describes is experiment 1: "
-#     f"**{facts.TABLE_2[1]['tokens_per_s'] / off['tokens_per_s'] - 1:+.0%}**.")
+#     f"{off['memory_gb']} → {on['memory_gb']} GB is **{memory - 1:+.0%}**. The combination that "
+#     f"the paper's text describes is experiment 1: **{described - 1:+.0%}**.")
 
 # %% [markdown]
-# So +43 %, rounded up by memory. And the table is of a Qwen model with 1.8 billion parameters, not of Steel. Both are good results for one
-# person's afternoon of work per operator.
+# So +43 %, rounded up by memory. And the table is of a Qwen model with 1.8 billion parameters, not of Steel. Still a good result: over two months
+# it is worth weeks.
 #
 # **What was the utilisation?** The blog says that it rose from 43 to 63 %. On one machine with one model, utilisation and tokens per second are the same
 # number in other units, so the ratio must be that of Table 2:
@@ -268,12 +274,12 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #      caption="As collected in the paper's Table 4 and the README. Each number comes from its own model's report, so prompts and scoring differ.")
 
 # %% [markdown]
-# With a billion parameters and public data, Steel passes Llama 2 with thirteen billion on Chinese exams, and a Qwen of nearly its own size, with many times the tokens and a team,
-# leaves it far behind. The larger lesson hides between the three Steel dots. From v1 to v2 the score rose by more than three points, and no weight was added and no GPU-month
-# spent: the fine-tuning mixture got the same share of English as pretraining had. DPO then added 0.14 points, which exercise 00.2 asks you to judge.
+# With a billion parameters and public data, Steel passes Llama 2 with thirteen billion on C-Eval and comes within a point of it on CMMLU. A Qwen of less than twice
+# its size, made by a company, leaves it far behind. The larger lesson hides between the three Steel dots. From v1 to v2 the score rose by more than three points, and no weight was added and no GPU-month
+# spent: the fine-tuning mixture got the share of English that pretraining had had, and English exam questions. DPO then added 0.14 points, which exercise 00.2 asks you to judge.
 #
 # The author ends with what he would do otherwise: an annealing stage, a tokenizer of his own, a study of the data mixture, cleaning across sources, and a plain
-# model trained beside the altered one to know what the alterations bought. Each of these is a chapter here.
+# model trained beside the altered one to know what the alterations bought. Each of these has its chapter here.
 #
 # ## What you will build
 #
@@ -290,6 +296,7 @@ from steel import lifecycle
 from steel.config import load, preset
 
 cfg = preset()
+cfg.train.log_every = min(cfg.train.log_every, 4)
 RUN = Path("runs") / f"00_story-{cfg.preset}"
 
 
@@ -301,11 +308,12 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 #        ["width (channels)", *(f"{c.model.hidden_size:,}" for c in choices)],
 #        ["vocabulary (entries)", *(f"{c.model.vocab_size:,}" for c in choices)],
 #        ["sequence (tokens)", *(f"{c.data.sequence_length:,}" for c in choices)],
-#        ["tokens per step", *(f"{c.train.batch_size * c.data.sequence_length:,}" for c in choices)],
+#        ["batch (sequences)", *(f"{c.train.batch_size:,}" for c in choices)],
 #        ["steps", *(f"{c.train.steps:,}" for c in choices)]])
 
 # %% [markdown]
-# The same dataclass, the same loop, the same checkpoint format; only the numbers differ, by a factor of two hundred and fifty-six in the tokens of a step. Now let us light the small one.
+# The same dataclass, the same loop, the same checkpoint format; only the numbers differ, by a factor of two hundred and fifty-six in the tokens of a step
+# (batch times sequence). Now let us light the small one.
 #
 # ## Your first model
 #
@@ -314,12 +322,14 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 
 # %%
 def base_model(cfg, run):
-    """World, documents, tokenizer, token shards, pretraining: each stage once, results in `run`."""
+    """World, documents, tokenizer, token shards, pretraining: each once, results in `run`."""
     life = lifecycle.Life(cfg, run)
     life.open()
-    for name, work in [("world", life.make_world), ("docs", life.make_documents), ("tokenizer", life.make_tokenizer),
-                       ("shards", life.make_shards), ("pretrain", life.pretrain)]:
-        life.stage(name, work)
+    life.stage("world", life.make_world)
+    life.stage("docs", life.make_documents)
+    life.stage("tokenizer", life.make_tokenizer)
+    life.stage("shards", life.make_shards)
+    life.stage("pretrain", life.pretrain)
     return life
 
 
@@ -331,13 +341,13 @@ def base_model(cfg, run):
 # import json
 # import shutil
 #
-# shutil.rmtree(RUN, ignore_errors=True)                    # this notebook starts afresh every time
+# shutil.rmtree(RUN, ignore_errors=True)     # this notebook starts afresh every time
 # life = lifecycle.Life(cfg, RUN)
 # life.open()
 # life.stage("world", life.make_world)
 # files = sorted((RUN / "world" / "raw").rglob("*.*"))
-# print(f"{len(files)} raw files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB, for instance:")
-# print(next(f for f in files if f.name == "baidubaike.json").read_text(encoding="utf-8", errors="replace")[:230])
+# print(f"{len(files)} raw files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB. In one:")
+# print((RUN / "world/raw/baidu_baike/baidubaike.json").read_text(errors="replace")[:230])
 
 # %% [markdown]
 # An encyclopedia entry about somebody who does not exist, in the container that Baidu Baike's dump uses. Then the pipeline turns raw records into clean documents and writes
@@ -346,15 +356,16 @@ def base_model(cfg, run):
 # %% tags=["active-ipynb"]
 # life.stage("docs", life.make_documents)
 # report = json.loads((RUN / "docs" / "report.json").read_text())
-# counts = {"raw records": 0, "rejected by a converter": 0, "removed by an operator": 0, "removed as duplicates": 0, "documents": 0}
-# for source in report["sources"].values():
-#     convert, clean, dedup = (source["steps"][step] for step in ("convert", "clean", "dedup"))
-#     counts["raw records"] += convert["in"]
-#     counts["rejected by a converter"] += convert["in"] - convert["kept"]
-#     counts["removed by an operator"] += clean["in"] - clean["kept"]
-#     counts["removed as duplicates"] += dedup["in"] - dedup["kept"]
-#     counts["documents"] += dedup["kept"]
-# table(["", "records"], [[what, f"{n:,}"] for what, n in counts.items()])
+# steps = [source["steps"] for source in report["sources"].values()]
+#
+# def total(step, *keys):
+#     return sum(s[step][keys[0]] - (s[step][keys[1]] if len(keys) > 1 else 0) for s in steps)
+#
+# table(["", "records"], [["raw records", f"{total('convert', 'in'):,}"],
+#                         ["rejected by a converter", total("convert", "in", "kept")],
+#                         ["removed by an operator", total("clean", "in", "kept")],
+#                         ["removed as duplicates", total("dedup", "in", "kept")],
+#                         ["documents", f"{total('dedup', 'kept'):,}"]])
 
 # %% [markdown]
 # The rows add up, here and in every run: a record is either a document or a line in a count with a reason. Then a vocabulary, and the documents as one
@@ -369,8 +380,8 @@ def base_model(cfg, run):
 # texts = list(lifecycle.document_texts(RUN / "docs"))
 # ids = [i for text in texts for i in bpe.encode_text(tokenizer, text)]
 # size = sum(len(text.encode()) for text in texts)
-# say(f"{size / 1e3:,.0f} kB of text became {len(ids):,} tokens: **{size / len(ids):.2f} bytes per token** with a "
-#     f"vocabulary of {len(tokenizer):,} entries.")
+# say(f"{size / 1e3:,.0f} kB of text became {len(ids):,} tokens: **{size / len(ids):.2f} bytes per "
+#     f"token** with a vocabulary of {len(tokenizer):,} entries.")
 # print([tokenizer.decode([i]) for i in bpe.encode_text(tokenizer, "她毕业于弘毅大学。")])
 
 # %% [markdown]
@@ -388,12 +399,14 @@ def base_model(cfg, run):
 # from collections import Counter
 #
 # share = [n / len(ids) for n in Counter(ids).values()]
-# uniform, unigram = math.log(cfg.model.vocab_size), -sum(p * math.log(p) for p in share)
+# uniform = math.log(cfg.model.vocab_size)
+# unigram = -sum(p * math.log(p) for p in share)
 # model, _ = life.untrained()
 # parameters = sum(p.numel() for p in model.parameters())
 # budget = cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
-# say(f"Knowing nothing: {uniform:.2f} nats per token. Knowing the frequencies: {unigram:.2f}. The model has {parameters / 1e6:.2f} million parameters "
-#     f"and will read {budget / 1e6:.2f} million tokens, {budget / len(ids):.1f} passes over the town.")
+# say(f"Knowing nothing: {uniform:.2f} nats per token. Knowing the frequencies: {unigram:.2f}. "
+#     f"The model has {parameters / 1e6:.2f} million parameters and will read "
+#     f"{budget / 1e6:.2f} million tokens, {budget / len(ids):.1f} passes over the town.")
 
 # %% tags=["active-ipynb"]
 # life.stage("pretrain", life.pretrain)
@@ -418,35 +431,40 @@ def base_model(cfg, run):
 #      caption="Line: loss on the tokens of each step. Rings: the held-out documents. One seed, two cores.")
 
 # %% [markdown]
-# The curve falls through the frequency line within the first steps and then does the slow part: structure. Loss says how surprised the model is. It does not say what it
-# knows, so ask it. A prompt from the exam's cloze file, before and after:
+# The curve falls through the frequency line early and then does the slow part: structure. Loss says how surprised the model is. It does not say what it
+# knows, so ask it. Prompts from the exam's cloze file, before and after:
 
 # %% tags=["active-ipynb"]
 # import torch
 #
 # def continue_text(model, prompt, tokens=16):
-#     ids_BT = torch.tensor([bpe.encode_text(tokenizer, prompt)])          # B = 1 batch row, T tokens
-#     out_BT = model.generate(ids_BT, max_new_tokens=tokens, do_sample=False, pad_token_id=0, eos_token_id=0)
+#     ids_BT = torch.tensor([bpe.encode_text(tokenizer, prompt)])     # B = 1, T tokens
+#     out_BT = model.generate(ids_BT, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
 #     return tokenizer.decode(out_BT[0], skip_special_tokens=True).split("\n")[0]
 #
-# asked = [json.loads(line) for line in (RUN / "world" / "exam" / "cloze.jsonl").read_text().splitlines()]
+# lines = (RUN / "world/exam/cloze.jsonl").read_text(encoding="utf-8").splitlines()
+# asked = [json.loads(line) for line in lines]
 # trained_model, _ = lifecycle.open_folder(RUN / "pretrain" / "hf")
 # for row in asked[:: len(asked) // 5][:5]:
-#     print(f"before  {continue_text(model, row['prompt'])!r}")
-#     print(f"after   {continue_text(trained_model, row['prompt'])!r}   (true: {row['answer']})\n")
+#     print(f"before  {continue_text(model, row['prompt'])}")
+#     print(f"after   {continue_text(trained_model, row['prompt'])}   (true: {row['answer'].strip()})")
 
 # %% tags=["active-ipynb"]
 # from steel.evaluation.cloze import cloze
 #
 # options = sum(len(row["candidates"]) for row in asked) / len(asked)
-# scores = {name: cloze(m, tokenizer, asked, progress=False) for name, m in (("before", model), ("after", trained_model))}
-# table(["", "says the fact", "ranks it first", "mean rank of the truth"],
-#       [[name, f"{s['accuracy']:.0%} ± {s['se']:.0%}", f"{s['rank_accuracy']:.0%}", f"{s['mean_rank']:.1f}"] for name, s in scores.items()]
-#       + [["guessing", "0%", f"{1 / options:.0%}", f"{(options + 1) / 2:.1f}"]])
+# rows = []
+# for name, m in (("before", model), ("after", trained_model)):
+#     s = cloze(m, tokenizer, asked, progress=False)
+#     chinese, english = (s["by_language"][language] for language in ("zh", "en"))
+#     rows.append([name, *(f"{x['accuracy']:.0%} ± {x['se']:.0%}" for x in (chinese, english)),
+#                  f"{s['rank_accuracy']:.0%}", f"{s['mean_rank']:.1f}"])
+# rows.append(["guessing", "0%", "0%", f"{1 / options:.0%}", f"{(options + 1) / 2:.1f}"])
+# table(["", "says the fact, zh", "in English", "ranks it first", "mean rank of the truth"], rows)
 
 # %% [markdown]
-# First the forms, then the facts: a model of this size writes a perfectly formed sentence about a town before it has learned which town. Knowledge is the last thing to arrive and the first
-# that a user asks for. It is also the reason why Steel put tokens before parameters.
+# First the forms, then the facts, and Chinese, which is most of what it reads, before English. Before training the model repeats a token; after a minute it writes sentences, and in Chinese the true fact is nearly always in them, in
+# English seldom. Knowledge comes last and is what a user asks for first. It is one reason why Steel put tokens before parameters.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -459,13 +477,13 @@ def base_model(cfg, run):
 # The last cell of every chapter starts the run of the chosen preset. Here it does what you have just seen, in one call; since all its stages are done, it has nothing left to
 # do in this notebook. The exported script does it from nothing, at any size:
 #
-# ```
+# ```text
 # python notebooks/00_story.py --preset cpu
 # python notebooks/00_story.py --preset laptop train.steps=1600
 # ```
 #
 # `make run` goes further than this chapter: the laptop preset, then fine-tuning, preferences, reinforcement learning, an exam after each stage and a report card, in at most ten minutes on two
-# cores. For the eight-GPU version read on to chapter 11, and plan it with chapter 01 first: by its own report Steel's base model cost 480 GPU-days of A100 (8 × 60), or half that of H800.
+# cores. For the eight-GPU version read on to chapter 11, and plan it with chapter 01 first: by its author's estimate Steel's base model costs 480 GPU-days of A100 (8 × 60), or half that of H800.
 #
 # ## Failure gallery
 #
@@ -512,8 +530,10 @@ def base_model(cfg, run):
 
 # %% tags=["active-ipynb", "hide-cell"]
 # p, n = 0.419, facts.CEVAL_TEST_QUESTIONS
-# print(f"standard error {100 * math.sqrt(p * (1 - p) / n):.2f} points; the gain is 0.14 points, a third of it")
-# # The two runs share their questions, so a paired comparison has a smaller error; it still could not be read off two totals.
+# error = 100 * math.sqrt(p * (1 - p) / n)
+# print(f"standard error {error:.2f} points; the gain of 0.14 points is a third of it")
+# # Both models answer the same questions, so a paired comparison has a smaller error than this.
+# # It needs the answers, though; two totals say nothing about 0.14 points.
 
 # %% [markdown]
 # **00.3 Code.** A plan wants the inverse of `utilisation`: write `days(parameters, tokens, gpus, peak, share)`, the wall-clock days of a run at utilisation `share`, and refuse a share that no machine can reach.
@@ -533,14 +553,15 @@ def base_model(cfg, run):
 # which step comes after the break?
 #
 # ```{dropdown} Answer 00.4
-# Stages that had finished are skipped; `pretrain` goes on from its newest complete checkpoint. The log gets a new header, and the steps between the checkpoint and the kill are there twice, with equal losses:
-# the second time is a repetition, not a new experiment. Chapter 11 tests that equality.
+# Stages that had finished are skipped; `pretrain` goes on from its newest complete checkpoint, with the step after it. The log gains a second header and a `resume` event that names the
+# checkpoint, and the lines of steps that the dead process had taken beyond it are gone, so that every step stands there once. A polite `kill` costs nothing: the program saves first, and the event
+# before the resume says `stopped`.
 # ```
 #
 # **00.5 Open.** Find a contradiction in the sources that this chapter does not mention, and say which side you believe. Budget: none, a pencil is enough.
 #
 # ```{dropdown} One answer to 00.5
-# The README gives about 30 days on eight H800s for the whole run. The leg that really ran on them did about 870,000 of 1,070,000 steps between 18 July and 18 August, 31 days; the whole
+# The retrospective gives about 30 days on eight H800s for the whole run. The leg that really ran on them did about 870,000 of 1,070,000 steps between 18 July and 18 August, 31 days; the whole
 # would have taken 38. The dates are those of announcements, so the leg may have been shorter, but it would have had to be 24 days.
 # ```
 #
@@ -566,11 +587,11 @@ def base_model(cfg, run):
 # :class: card
 # **What must a checkpoint hold to survive another machine?** Weights, optimizer, schedule, the place in the data, random state; and no assumption about the number of processes.
 # ```
+
+# %% tags=["active-ipynb"]
+# from figures.style import badge
 #
-# ```{admonition} Badge
-# :class: badge
-# BADGE
-# ```
+# badge()
 
 # %%
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def align(stage: str, rows: str):
 
     def command(
         run: Run,
-        model: Annotated[Optional[Path], typer.Option("--model", "-m", help="Hugging Face folder to start from.")] = None,
+        model: Annotated[Optional[Path], typer.Option("--model", "-m", help="Folder to start from.")] = None,
         data: Annotated[Optional[list[Path]], typer.Option("--data", "-d", help="jsonl files.")] = None,
         preset: Preset = "laptop",
         overrides: Overrides = None,
@@ -155,7 +155,7 @@ def plan(preset: Preset = "steel-1b",
          gpu: Annotated[str, typer.Option(help="H800, H100, H200, A100-80G, 4090, CPU, …")] = "H800",
          num_gpus: Annotated[int, typer.Option(help="GPUs in all.")] = 8,
          tokens: Annotated[float, typer.Option(help="Tokens to train on; 0: as the preset says.")] = 0,
-         mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached; 0: a published figure.")] = 0,
+         mfu: Annotated[float, typer.Option(help="Share of the GPU's peak reached; 0: a published figure.")] = 0,
          overrides: Overrides = None) -> None:
     """Parameters, FLOPs per token, memory, days and money of a pretraining run.
 

@@ -74,7 +74,8 @@ def data_prepare(
 
 
 @data_app.command("convert")
-def data_convert(raw: Path, out: Path, recipe: Annotated[str, typer.Option(help="steel or original.")] = "steel") -> None:
+def data_convert(raw: Path, out: Path,
+                 recipe: Annotated[str, typer.Option(help="steel or original.")] = "steel") -> None:
     """Only the first step: raw files to OUT/<source>.jsonl.zst.
 
     [dim]steel data convert raw converted --recipe original[/dim]
@@ -110,8 +111,9 @@ def data_dedup(docs: Path, out: Path, recipe: str = "steel") -> None:
 
 
 @data_app.command("append")
-def data_append(out: Path, docs: Path, tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
-                run: Annotated[Optional[Path], typer.Option(help="RUN folder that reads OUT: says what it will mix.")] = None,
+def data_append(out: Path, docs: Path,
+                tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
+                run: Annotated[Optional[Path], typer.Option(help="RUN folder that reads OUT.")] = None,
                 workers: Annotated[int, typer.Option(help="Processes.")] = 1) -> None:
     """Add documents to a corpus that a run may be reading; duplicates are refused by content.
 

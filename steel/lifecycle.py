@@ -99,7 +99,8 @@ class Life:
 
         shutil.rmtree(self.run / "world", ignore_errors=True)
         summary = write_world(self.run / "world", self.cfg.world, self.cfg.seed)
-        _say(f"  {summary.get('people', self.cfg.world.people)} people, {summary.get('records', 0):,} raw records")
+        records = sum(source["records"] for source in summary["sources"].values())
+        _say(f"  {sum(summary['people'].values())} people, {records:,} raw records, {summary['raw_bytes']:,} bytes")
 
     def make_documents(self) -> None:
         """Raw files to clean, deduplicated documents."""
@@ -110,7 +111,7 @@ class Life:
     def make_post(self) -> str | None:
         """For real data: dialogues and tasks found in the documents become the post-training sets."""
         from .corpus.instructions import write_instructions
-        from .data.pack import held_out
+        from .data.tasks import held_out
 
         fraction = self.cfg.data.validation_fraction
         counts = write_instructions(self.run / "docs", self.run / "post", self.cfg.seed,
@@ -216,15 +217,15 @@ class Life:
 
     def samples(self, model, tokenizer, chat: bool) -> list[dict]:
         """A few greedy completions: of text for a base model, of questions for a chat model."""
-        from .serve.generate import complete
+        from .serve.generate import Sampling, complete, continue_text
 
+        greedy = Sampling(temperature=0, max_new_tokens=48)
         if not chat:
-            return [{"prompt": p, "completion": complete(model, tokenizer, p, max_new_tokens=48)}
-                    for p in self.prompts()]
+            return [{"prompt": p, "completion": continue_text(model, tokenizer, p, greedy)} for p in self.prompts()]
         rows = [row for name in ("self_cognition", "sft", "multi_turn") if (self.post / f"{name}.jsonl").is_file()
-                for row in _json_lines(self.post / f"{name}.jsonl")[:40:14]]
+                for row in _json_lines(self.post / f"{name}.jsonl")[:30:10]]
         asked = [row["messages"][:-1] for row in rows][:SAMPLE_PROMPTS]
-        return [{"prompt": m, "completion": complete(model, tokenizer, m, max_new_tokens=48)} for m in asked]
+        return [{"prompt": m, "completion": complete(model, tokenizer, m, greedy)} for m in asked]
 
     # -- the whole -----------------------------------------------------------------------------------------------------
 
@@ -263,8 +264,9 @@ class Life:
         if self.raw is not None:
             return ""
         base, final = (json.loads((self.run / "exams" / f"{n}.json").read_text()) for n in ("pretrain", "grpo"))
+        text = final["exam"]["groups"]["people"]["text"]
         reached = {"cloze after pretraining": (base["cloze"]["accuracy"], bars.min_cloze_accuracy),
-                   "text-scored exam at the end": (final["exam"]["scoring"]["text"]["accuracy"], bars.min_text_accuracy)}
+                   "text-scored exam on held-out people": (text, bars.min_text_accuracy)}
         return "; ".join(f"{what} is {got:.1%}, the preset asks for {bar:.0%}"
                          for what, (got, bar) in reached.items() if got < bar)
 
@@ -309,7 +311,7 @@ def document_text(doc) -> str:
 def heldout_documents(docs: Path, fraction: float, most: int = 100) -> dict[str, list]:
     """The documents that packing keeps for validation, by source: texts, or turns of a dialogue."""
     from .corpus.documents import read_documents
-    from .data.pack import held_out
+    from .data.tasks import held_out
 
     domains = {}
     for path in sorted(docs.glob("*.jsonl.zst")):
@@ -364,7 +366,9 @@ def _beginning(text: str) -> str:
 
 
 def _exam_line(result: dict) -> str:
-    parts = [f"{how} {r['accuracy']:.0%}" for how, r in result.get("exam", {}).get("scoring", {}).items()]
+    people = result.get("exam", {}).get("groups", {}).get("people", {})
+    parts = [f"{how} {people.get(how, r['accuracy']):.0%}"
+             for how, r in result.get("exam", {}).get("scoring", {}).items()]
     if "cloze" in result:
         parts.append(f"cloze {result['cloze']['accuracy']:.0%}")
     mean = result["perplexity"].get("geometric_mean", {}).get("bpb")

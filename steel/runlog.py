@@ -174,7 +174,7 @@ def progress(total: float | None, description: str, unit: str = "", done: float 
         yield Progress(None, None)
         return
     columns = (rich_progress.TextColumn("{task.description:<22}"), rich_progress.BarColumn(bar_width=28),
-               rich_progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit if total else "{task.completed:,.0f} " + unit),
+               rich_progress.TextColumn("{task.completed:,.0f}" + ("/{task.total:,.0f} " if total else " ") + unit),
                rich_progress.TimeElapsedColumn(), rich_progress.TimeRemainingColumn(compact=True),
                rich_progress.TextColumn("{task.fields[note]}"))
     with rich_progress.Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:

@@ -9,8 +9,8 @@ import pytest
 from steel.cli import app, main
 
 COMMANDS = """world | data list | data cards | data download | data prepare | data convert | data clean | data dedup |
-data append | tokenizer train | tokenizer merge | tokenizer report | tokenizer coverage | pack | pretrain | sft | reward |
-dpo | grpo | eval exam | eval perplexity | eval contamination | plan | chat | serve | export hf | export gguf |
+data append | tokenizer train | tokenizer merge | tokenizer report | tokenizer coverage | pack | pretrain | sft |
+reward | dpo | grpo | eval exam | eval perplexity | eval contamination | plan | chat | serve | export hf | export gguf |
 import-original | bench table2 | bench data | bench loader | bench step | bench drills | run | report"""
 
 

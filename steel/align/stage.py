@@ -13,7 +13,9 @@ import torch
 
 from ..config import Config, TrainConfig, UserError
 from ..model import SteelConfig, SteelForCausalLM, decoder_layers
+from ..runlog import read_log
 from ..tokenizer import bpe
+from ..train import checkpoint
 from ..train.loop import fit
 from ..train.parallel import World, spread
 from ..train.run_folder import RunFolder
@@ -100,12 +102,23 @@ def compute_type(stage: TrainConfig, world: World):
 def train(cfg: Config, stage: TrainConfig, model, batch_fn, loss_fn, run: RunFolder, world: World, *, title: str,
           tokenizer, data: dict, **options) -> Path:
     """Run the loop and return the Hugging Face folder. `data` (counts of rows) goes into the log's header."""
+    _refuse_other_data(run, data["sha256"])
     if (settings := getattr(model, "generation_config", None)) is not None:  # what `generate` stops at
         settings.eos_token_id = stop_ids(tokenizer)
         settings.pad_token_id = settings.eos_token_id[-1]
     fit(model, stage, batch_fn, loss_fn, run, config=cfg.to_dict(), tokenizer=tokenizer, seed=cfg.seed, world=world,
         title=title, header={"config_hash": cfg.hash(), "data": data}, **options)
     return run.hf
+
+
+def _refuse_other_data(run: RunFolder, sha256: str) -> None:
+    """A run that resumes on other rows would no longer be the run that it says it is."""
+    if not run.log.path.is_file() or not checkpoint.complete(run.checkpoints):
+        return
+    before = {record.get("data", {}).get("sha256") for record in read_log(run.log.path, "header")}
+    if other := before - {None, sha256}:
+        raise UserError(f"{run.path} was started on other data (sha256 {other.pop()[:12]}, now {sha256[:12]}); "
+                        "use another run folder, or the same files in the same order")
 
 
 def stop_ids(tokenizer) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,10 @@ from typing import Any
 from steel.config import UserError
 from steel.corpus.documents import Document, DocumentWriter, document_id, encode, guess_language
 from steel.corpus.recipe import Recipe, load_recipe
+from steel.corpus.report import EVERY, Progress, drop_stale, finish, shown
 from steel.corpus.sources import SOURCES, inside, survey
 from steel.corpus.sources.readers import Bad, records
 from steel.corpus.sources.rules import Rule, Skip
-
-Progress = Callable[[str, str, int], None]  # source, step, records so far
-EVERY = 1000  # records between two calls of progress
 
 
 @dataclass
@@ -93,10 +91,13 @@ def _document(name: str, label: str, number: int, record: Any, rule: Rule, optio
     return Document(document_id(name, label, number), piece.text, name, lang, meta), piece.note
 
 
-def chosen(raw: Path, recipe: Recipe, sources: list[str] | None) -> tuple[list[tuple[str, list[Path]]], dict]:
+def chosen(raw: Path, out: Path, recipe: Recipe,
+           sources: list[str] | None) -> tuple[list[tuple[str, list[Path]]], dict]:
     """The recognised sources to work on, and what the report says about the rest."""
     if (raw / "truth.json").is_file() and (raw / "raw").is_dir():
         raise UserError(f"{raw} is a whole world (with its exam and held-out texts); give {raw / 'raw'}")
+    if out.resolve().is_relative_to(raw.resolve()):
+        raise UserError(f"{out} lies inside {raw}: it would be read as raw data; choose a folder outside")
     for name in sources or ():
         SOURCES[name]  # UserError for a name that does not exist
     found, unknown = survey(raw)
@@ -118,15 +119,14 @@ def convert(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "ste
 
     Raises UserError when `raw` holds nothing that is recognised or a name is wrong.
     """
-    from steel.corpus.report import finish
-
     raw, out, recipe = Path(raw), Path(out), load_recipe(recipe)
-    wanted, rest = chosen(raw, recipe, sources)
+    wanted, rest = chosen(raw, out, recipe, sources)
     parts = {}
+    drop_stale(out, [name for name, _ in wanted])
     for name, files in wanted:
         tally = Tally()
-        with DocumentWriter(out / f"{name}.jsonl.zst") as writer:
-            for _, line in convert_source(name, files, raw, recipe, tally, progress, limit):
+        with DocumentWriter(out / f"{name}.jsonl.zst") as writer, shown(progress, f"converting {name}") as progress_of:
+            for _, line in convert_source(name, files, raw, recipe, tally, progress_of, limit):
                 writer.write_line(line)
         parts[name] = {"files": len(files), "steps": {"convert": tally.check()}}
     return finish(out, recipe.name, parts, rest)

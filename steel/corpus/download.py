@@ -61,17 +61,18 @@ def instructions(source: Source) -> str:
     return f"{source.title}\n  licence: {source.licence}\n  from:    {source.link}\n  how:     {source.obtain}"
 
 
-def download(name: str, out: Path | str, fetcher: Fetcher | None = None, progress: Progress | None = None,
-             say: Callable[[str], None] = print) -> Path | None:
-    """Fetch a source into OUT/<name>/ and check every file; returns the folder, or None when only told how.
+def download(name: str, out: Path | str, fetcher: Fetcher | None = None, progress: Progress | None = None) -> str:
+    """Fetch a source into OUT/<name>/ (or OUT, when it is called like the source) and check every file.
+
+    Returns what was done, or, for a source that no hub has, what the user has to do.
 
     A file that lies there with its size and checksum is not fetched again, so a broken download goes on where it
     stopped. Raises UserError when the hub cannot be reached, refuses, or a file stays damaged.
     """
-    source, folder = SOURCES[name], Path(out) / name
+    source, out = SOURCES[name], Path(out)
+    folder = out if out.name == name else out / name
     if not source.hub:
-        say(instructions(source))
-        return None
+        return instructions(source)
     fetcher = fetcher or HubFetcher()
     files = _call(source, lambda: fetcher.files(source.hub))
     wanted = sorted((f for f in files if any(fnmatch.fnmatch(f.path, p) for p in source.hub_files)),
@@ -88,9 +89,8 @@ def download(name: str, out: Path | str, fetcher: Fetcher | None = None, progres
             atomic_write(folder / RECORD, json.dumps(seen, indent=1, sort_keys=True) + "\n")
     if progress is not None:
         progress("", len(wanted), len(wanted))
-    say(f"{name}: {len(wanted)} files, {sum(f.size for f in wanted) / 1e9:,.2f} GB in {folder}; "
-        f"next: steel data prepare {out} DOCS")
-    return folder
+    size = sum(entry["size"] for entry in seen.values())
+    return f"{name}: {len(wanted)} files, {size / 1e9:,.2f} GB, checksums right, in {folder}"
 
 
 def _recorded(folder: Path) -> dict[str, dict]:

@@ -76,4 +76,5 @@ def _form_pairs(poems: list[tuple[str, str, str, str]]) -> Iterator[dict]:
     for i, (_, form, title, text) in enumerate(poems):
         other = next((p for p in poems[i + 1: i + 20] if p[1] != form), None)
         if other:
-            yield {"messages": _ask(form, title), "chosen": text, "rejected": other[3], "kind": "wrong_form", "lang": "zh"}
+            yield {"messages": _ask(form, title), "chosen": text, "rejected": other[3], "kind": "wrong_form",
+                   "lang": "zh"}

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ import numpy as np
 
 from steel.config import UserError
 from steel.corpus import dedup as duplicates
-from steel.corpus.convert import EVERY, Progress, Tally, chosen, convert_source
+from steel.corpus.convert import Tally, chosen, convert_source
 from steel.corpus.dedup import Dedup, Keys, Pair
 from steel.corpus.documents import Document, DocumentWriter, decode, encode, read_documents, read_lines
 from steel.corpus.operators import Operator, apply
 from steel.corpus.recipe import Recipe, load_recipe
-from steel.corpus.report import finish
+from steel.corpus.report import EVERY, Progress, drop_stale, finish, shown
 from steel.corpus.sources import SOURCES, inside
 from steel.runlog import atomic_write
 
@@ -69,25 +69,19 @@ def prepare(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "ste
         raise UserError(f"executor {executor!r} is not part of this version: only `local` runs here; split RAW by "
                         "source and run one process for each")
     raw, out, recipe = Path(raw), Path(out), load_recipe(recipe)
-    wanted, rest = chosen(raw, recipe, sources)
+    wanted, rest = chosen(raw, out, recipe, sources)
     settings, work = Dedup.of(recipe.dedup), out / ".work"
     prints = {name: _fingerprint(raw, name, files, recipe, limit) for name, files in wanted}
     everything = hashlib.blake2b(json.dumps([prints, rest]).encode(), digest_size=8).hexdigest()
     if (done := _finished(out, work, everything)) is not None:
         return done
     work.mkdir(parents=True, exist_ok=True)
-    parts = {}
-    for name, files in wanted:
-        marker = work / f"{name}.json"
-        state = json.loads(marker.read_text()) if marker.exists() else {}
-        if state.get("fingerprint") != prints[name]:
-            part = _convert_and_clean(name, files, raw, recipe, settings, work, progress, limit)
-            atomic_write(marker, json.dumps(state := {"fingerprint": prints[name], "part": part}))
-        parts[name] = state["part"]
-    names = list(parts)
-    files = [work / f"{name}.jsonl.zst" for name in names]
-    pairs, owners = _duplicates(names, work, settings)
-    removed, ids = _write_unique(names, files, pairs, owners, out, work, progress)
+    with shown(progress, "preparing documents") as progress:
+        parts = _first_steps(wanted, prints, raw, recipe, settings, work, progress, limit)
+        names = list(parts)
+        pairs, owners = _duplicates(names, work, settings)
+        files = [work / f"{name}.jsonl.zst" for name in names]
+        removed, ids = _write_unique(names, files, pairs, owners, out, work, progress)
     for name in names:
         kept = parts[name]["steps"]["clean"]["kept"]
         counts = removed.get(name, Counter())
@@ -98,6 +92,21 @@ def prepare(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "ste
     shutil.rmtree(work)
     atomic_write(work / "done.json", json.dumps({"fingerprint": everything, "outputs": _outputs(out, report)}))
     return report
+
+
+def _first_steps(wanted: list[tuple[str, list[Path]]], prints: dict[str, str], raw: Path, recipe: Recipe,
+                 settings: Dedup, work: Path, progress: Progress | None, limit: int | None) -> dict[str, Any]:
+    """Convert and clean every source that no earlier, killed run has finished; returns the counts of all."""
+    parts = {}
+    for name, files in wanted:
+        marker = work / f"{name}.json"
+        state = json.loads(marker.read_text()) if marker.exists() else {}
+        whole = all((work / f"{name}{suffix}").exists() for suffix in (".jsonl.zst", ".npz"))
+        if not whole or state.get("fingerprint") != prints[name]:
+            part = _convert_and_clean(name, files, raw, recipe, settings, work, progress, limit)
+            atomic_write(marker, json.dumps(state := {"fingerprint": prints[name], "part": part}))
+        parts[name] = state["part"]
+    return parts
 
 
 def _fingerprint(raw: Path, name: str, files: list[Path], recipe: Recipe, limit: int | None) -> str:
@@ -153,7 +162,7 @@ def _duplicates(names: list[str], work: Path, settings: Dedup) -> tuple[list[Pai
 
 
 def _write_unique(names: list[str], files: list[Path], pairs: list[Pair], owners: list[str], out: Path, work: Path,
-                  progress: Progress | None) -> tuple[dict[str, Counter], list[str]]:
+                  progress: Progress) -> tuple[dict[str, Counter], list[str]]:
     """Copy what is no duplicate to OUT; returns what was removed by source, and the ids of the documents of pairs."""
     kinds = {pair.removed: pair.kind for pair in pairs}
     needed = {place for pair in pairs for place in (pair.removed, pair.kept)}
@@ -168,23 +177,13 @@ def _write_unique(names: list[str], files: list[Path], pairs: list[Pair], owners
                 else:
                     writer.write_line(line + b"\n")
                 place += 1
-                if progress is not None and number % EVERY == 0:
+                if number % EVERY == 0:
                     progress(name, "dedup", number)
     assert place == len(owners), "the intermediate files do not match their keys"
-    _drop_stale(out, names)
+    drop_stale(out, names)
     for name in names:
         os.replace(work / f"{name}.unique.zst", out / f"{name}.jsonl.zst")
     return removed, ids
-
-
-def _drop_stale(out: Path, names: Iterable[str]) -> None:
-    """Remove outputs that an earlier run's report lists and this run does not make: they would be trained on."""
-    try:
-        before = json.loads((out / "report.json").read_text(encoding="utf-8"))["sources"]
-    except (OSError, ValueError, KeyError):
-        return
-    for name in set(before) - set(names):
-        (out / f"{name}.jsonl.zst").unlink(missing_ok=True)
 
 
 def _document_files(docs: Path) -> list[Path]:
@@ -192,6 +191,11 @@ def _document_files(docs: Path) -> list[Path]:
     if not files:
         raise UserError(f"{docs}: no *.jsonl.zst files; make documents with `steel data convert`")
     return files
+
+
+def _apart(docs: Path, out: Path) -> None:
+    if docs.resolve() == out.resolve():
+        raise UserError(f"{out}: give an output folder that is not the input folder")
 
 
 def _name_of(file: Path) -> str:
@@ -202,11 +206,13 @@ def clean(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "stee
           progress: Progress | None = None) -> dict[str, Any]:
     """Run a recipe's operators over a folder of documents; writes OUT/<source>.jsonl.zst and OUT/report.json."""
     docs, out, recipe = Path(docs), Path(out), load_recipe(recipe)
-    parts = {}
-    for file in _document_files(docs):
+    _apart(docs, out)
+    parts, files = {}, _document_files(docs)
+    drop_stale(out, [_name_of(file) for file in files])
+    for file in files:
         operators: dict[str, list[Operator]] = {}
         cleaner = _Cleaner([])
-        with DocumentWriter(out / file.name) as writer:
+        with DocumentWriter(out / file.name) as writer, shown(progress, f"cleaning {_name_of(file)}") as progress_of:
             for number, document in enumerate(read_documents(file), start=1):
                 if document.source not in operators:
                     operators[document.source] = recipe.operators(SOURCES[document.source])
@@ -214,8 +220,8 @@ def clean(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "stee
                 cleaned = cleaner(document)
                 if cleaned is not None:
                     writer.write(cleaned)
-                if progress is not None and number % EVERY == 0:
-                    progress(_name_of(file), "clean", number)
+                if number % EVERY == 0:
+                    progress_of(_name_of(file), "clean", number)
         parts[_name_of(file)] = {"files": 1, "steps": {"clean": cleaner.counts()}}
     return finish(out, recipe.name, parts)
 
@@ -224,13 +230,15 @@ def dedup(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "stee
           progress: Progress | None = None) -> dict[str, Any]:
     """Remove copies from a folder of documents, across its files in the order of the cards; the first stays."""
     docs, out, recipe = Path(docs), Path(out), load_recipe(recipe)
+    _apart(docs, out)
     settings, work = Dedup.of(recipe.dedup), out / ".work"
     rank = {name: place for place, name in enumerate(SOURCES)}
     files = sorted(_document_files(docs), key=lambda f: (rank.get(_name_of(f), len(rank)), f.name))
-    names, loaded = [_name_of(f) for f in files], [duplicates.keys(read_documents(f), settings) for f in files]
-    pairs = duplicates.find(Keys.join(loaded, settings), settings)
-    owners = [name for name, keys in zip(names, loaded, strict=True) for _ in range(len(keys.exact_N2))]
-    removed, ids = _write_unique(names, files, pairs, owners, out, work, progress)
+    with shown(progress, "removing copies") as progress:
+        names, loaded = [_name_of(f) for f in files], [duplicates.keys(read_documents(f), settings) for f in files]
+        pairs = duplicates.find(Keys.join(loaded, settings), settings)
+        owners = [name for name, keys in zip(names, loaded, strict=True) for _ in range(len(keys.exact_N2))]
+        removed, ids = _write_unique(names, files, pairs, owners, out, work, progress)
     parts = {name: {"files": 1, "steps": {"dedup": {
         "in": owners.count(name), "kept": owners.count(name) - sum(removed[name].values()),
         "removed": dict(sorted(removed[name].items()))}}} for name in names}

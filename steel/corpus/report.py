@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from steel import runlog
 from steel.runlog import atomic_write
 
 STEPS = ("convert", "clean", "dedup")
+EVERY = 1000  # records between two calls of progress
+Progress = Callable[[str, str, int], None]  # source, step, records so far
+
+
+@contextlib.contextmanager
+def shown(progress: Progress | None, what: str) -> Iterator[Progress]:
+    """The caller's progress, or a bar of our own (silent with STEEL_QUIET=1)."""
+    if progress is not None:
+        yield progress
+        return
+    with runlog.progress(None, what, "records") as bar:
+        yield lambda source, step, _: bar.advance(EVERY, source=source, step=step)
+
+
+def drop_stale(out: Path, names: Iterable[str]) -> None:
+    """Remove outputs that an earlier run's report lists and this run does not make: they would be trained on."""
+    try:
+        before = json.loads((out / "report.json").read_text(encoding="utf-8"))["sources"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in set(before) - set(names):
+        (out / f"{name}.jsonl.zst").unlink(missing_ok=True)
 
 
 def finish(out: Path, recipe: str, parts: dict[str, dict], rest: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -205,11 +205,11 @@ def headline(data: dict) -> list[dict]:
     figures = []
     scored = [(e["stage"], e["exam"]) for e in data.get("exams", []) if "text" in e.get("exam", {}).get("scoring", {})]
     if scored:
-        stage, exam = scored[-1]
-        text = exam["scoring"]["text"]
-        first = scored[0][1]["scoring"]["text"]["accuracy"]
-        before = f"; {TITLES.get(scored[0][0], scored[0][0])} {percent(first)}" if len(scored) > 1 else ""
-        figures.append({"label": "exam, text-scored", "value": percent(text["accuracy"]),
+        exam = scored[-1][1]
+        text, first = _people(exam), _people(scored[0][1])
+        before = f"; {TITLES.get(scored[0][0], scored[0][0])} {percent(first['accuracy'])}" if len(scored) > 1 else ""
+        figures.append({"label": "exam on held-out people" if "people" in exam.get("groups", {}) else "exam, text-scored",
+                        "value": percent(text["accuracy"]),
                         "note": f"± {percent(text['se'])}, chance {percent(exam['baselines']['chance'])}{before}"})
     clozes = [(e["stage"], e["cloze"]) for e in data.get("exams", []) if e.get("cloze")]
     if clozes:
@@ -229,6 +229,15 @@ def headline(data: dict) -> list[dict]:
     if peaks:
         figures.append({"label": "peak memory", "value": size(max(peaks)[0]), "note": f"in {title(max(peaks)[1])}"})
     return figures
+
+
+def _people(exam: dict) -> dict:
+    """Text-scored accuracy and its standard error: of the questions about people in the closed world, else of all."""
+    people = exam.get("groups", {}).get("people")
+    if not people or "text" not in people:
+        return exam["scoring"]["text"]
+    p = people["text"]
+    return {"accuracy": p, "se": math.sqrt(p * (1 - p) / max(people["n"], 1))}
 
 
 def _after_pretraining(pairs: list[tuple]) -> tuple:

@@ -58,10 +58,13 @@ def suite_of(subjects: Collection[str]) -> str:
 
 
 def groups_of(subject: str, suite: str) -> list[str]:
-    """Groups that a subject counts in. In the closed world: two-hop, arithmetic, or else its language."""
+    """Groups that a subject counts in. In the closed world: two-hop, or else its language; and all that is about people.
+
+    Arithmetic stands alone: it asks about nobody.
+    """
     if suite in SUITES:
         return [group for group, names in SUITES[suite].items() if subject in names]
     if suite == "world":
         kind, _, language = subject.rpartition("_")
-        return [kind] if kind in ("hop2", "arith") else [language]
+        return ["arith"] if kind == "arith" else ["people", "hop2" if kind == "hop2" else language]
     return []

@@ -86,7 +86,7 @@ def attention_mask(
 class SteelAttention(nn.Module):
     """Multi-head attention; one fused projection holds queries, keys and values, in that order.
 
-    forward(x_BTD) -> (B, T, D). `cos`, `sin` from `rope_tables`; `mask` from `attention_mask`.
+    forward(x_BTD, context) -> (B, T, D). The context holds `cos`, `sin` of `rope_tables` and the `mask`.
     """
 
     def __init__(self, config, layer_idx: int) -> None:
@@ -108,7 +108,7 @@ class SteelAttention(nn.Module):
         self.q_norm = SteelRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = SteelRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
-    def forward(self, x_BTD, cos, sin, mask=None, past_key_values=None, **kwargs) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, context, past_key_values=None) -> torch.Tensor:
         B, T, _ = x_BTD.shape
         H, G = self.num_heads, self.num_kv_heads
         qkv = self.qkv_proj(x_BTD).view(B, T, H + 2 * G, self.head_dim)
@@ -116,19 +116,19 @@ class SteelAttention(nn.Module):
         if self.q_norm is not None:
             query, key = qk.split([H, G], dim=2)
             qk = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
-        qk = apply_rope(qk, cos, sin)
+        qk = apply_rope(qk, context.cos, context.sin)
         query, key = (part.transpose(1, 2) for part in qk.split([H, G], dim=2))
         value = value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        out_BTHC = self._attend(query, key, value, mask, **kwargs)
+        out_BTHC = self._attend(query, key, value, context.mask)
         return self.o_proj(out_BTHC.reshape(B, T, H * self.head_dim))
 
-    def _attend(self, query, key, value, mask, **kwargs) -> torch.Tensor:
+    def _attend(self, query, key, value, mask) -> torch.Tensor:
         implementation = self.config._attn_implementation
         if implementation not in (None, "sdpa", "eager"):
             attend = ALL_ATTENTION_FUNCTIONS[implementation]
-            return attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0, **kwargs)[0]
+            return attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)[0]
         grouped = self.num_key_value_groups > 1
         # Only the CUDA flash path takes grouped heads as they are; elsewhere they would fall to the slow math path.
         native = grouped and mask is None and query.is_cuda

@@ -56,11 +56,14 @@ def _build_hf(model_cfg: ModelConfig, device: str, dtype: torch.dtype, seed: int
 
 def initialize(model: nn.Module, seed: int = 0) -> None:
     """Fill every weight in place from `seed`, also one that was built on the meta device (after `to_empty`)."""
+    model.tie_weights()  # `to_empty` parts a tied head from its embedding
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head is not None and embedding is not None and head.weight is embedding.weight
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in model.modules():
-            model._init_weights(module)
-    model.tie_weights()
+            if not (tied and module is head):
+                model._init_weights(module)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

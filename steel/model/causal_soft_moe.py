@@ -36,9 +36,7 @@ class SegmentPlan:
 
     num_segments: int
     cell_BT: torch.Tensor | None = None  # index into S·C, and S·C itself (a spare cell) for padding
-    document_BS: torch.Tensor | None = (
-        None  # document each segment belongs to; 0 is the one begun in the cache
-    )
+    document_BS: torch.Tensor | None = None  # document each segment belongs to
     last_B: torch.Tensor | None = None  # segment in which the row's last real token lies
     count_B: torch.Tensor | None = None  # tokens in the open segment after this forward
     complete_B: torch.Tensor | None = None  # True where the last real token filled its segment
@@ -57,12 +55,13 @@ def plan_segments(
 ) -> SegmentPlan:
     """Lay the tokens of a batch out in segments of `length` tokens.
 
-    A document starts where position_ids is 0 (only looked at when `packed`); padding is skipped; `count_B` tokens of
-    each row's open segment are already in the cache (None: an empty cache).
+    A document starts where position_ids is 0 (only looked at when `packed`, which needs an empty cache); padding is
+    skipped; `count_B` tokens of each row's open segment are already in the cache (None: an empty cache).
     """
     B, T = shape
     if not packed and valid_BT is None and count_B is None:
         return SegmentPlan(num_segments=-(-T // length))
+    assert not packed or count_B is None
     device = position_ids_BT.device
     valid = torch.ones(B, T, dtype=torch.bool, device=device) if valid_BT is None else valid_BT
     before_B1 = torch.zeros(B, 1, dtype=torch.long, device=device) if count_B is None else count_B[:, None]
@@ -178,9 +177,9 @@ class SteelCausalSoftMoE(nn.Module):
         else:
             n, m = torch.einsum("jst,btjd->bsjd", matrix, N), torch.einsum("jst,btj->bsj", matrix, M)
         if state is not None:
-            carry_BSJ = (index[:, None] * log_gamma_J).exp() * (plan.document_BS == 0)[:, :, None]
-            n = n + carry_BSJ[..., None] * state["n"][:, None]
-            m = m + carry_BSJ * state["m"][:, None]
+            carry_SJ = (index[:, None] * log_gamma_J).exp()  # packing is read on an empty cache only
+            n = n + carry_SJ[..., None] * state["n"][:, None]
+            m = m + carry_SJ * state["m"][:, None]
         return n, m
 
     def _export(self, N, M, n, m, plan, T, dtype):
@@ -232,8 +231,9 @@ class SteelCausalSoftMoE(nn.Module):
         if not plan.any_complete:
             return state
         state = self._fold(state, plan.complete_B)
-        z = self._slot_outputs(state["n"], state["m"], x_B1D.dtype)
-        state["z"] = torch.where(plan.complete_B[:, None, None], z, state["z"])
+        state["z"] = self._slot_outputs(
+            state["n"], state["m"], x_B1D.dtype
+        )  # of other rows: the same as before
         return state
 
     def _empty_state(self, B: int, D: int, x: torch.Tensor) -> dict[str, torch.Tensor]:

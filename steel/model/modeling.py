@@ -4,7 +4,6 @@ Shapes: B batch, T time, K past + T, D model width, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -33,12 +32,18 @@ FEED_FORWARD_CLASSES = {
 }
 
 
-@dataclass
 class Context:
-    """What a feed-forward may need to know of the batch beside its input; built once per forward."""
+    """What the layers need to know of the batch beside their input; built once per forward, shared by all.
 
-    valid_BT: torch.Tensor | None = None  # False on padding; None when there is none
-    plan: SegmentPlan | None = None  # causal_soft_moe: which segment each token belongs to
+    A plain object, neither tensors nor a dataclass: FSDP2's mixed precision casts the floating tensors it finds in a
+    block's arguments (dataclasses included) to bf16, and the rotary tables must stay fp32.
+    """
+
+    def __init__(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        self.cos, self.sin = cos, sin
+        self.mask: torch.Tensor | None = None  # for attention; None is plain causal
+        self.valid_BT: torch.Tensor | None = None  # False on padding; None when there is none
+        self.plan: SegmentPlan | None = None  # causal_soft_moe: which segment each token belongs to
 
 
 class SteelDecoderLayer(GradientCheckpointingLayer):
@@ -54,8 +59,8 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
             self.post_attention_layernorm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
             self.mlp = FEED_FORWARD_CLASSES[config.feed_forward](config)
 
-    def forward(self, x_BTD, cos, sin, mask=None, context=None, past_key_values=None, **kwargs):
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos, sin, mask, past_key_values, **kwargs)
+    def forward(self, x_BTD, context: Context, past_key_values: Cache | None = None) -> torch.Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), context, past_key_values)
         if self.mlp is None:
             return x_BTD
         h_BTD = self.post_attention_layernorm(x_BTD)
@@ -111,7 +116,7 @@ class SteelPreTrainedModel(PreTrainedModel):
             init.normal_(module.combine, std=cfg.hidden_size**-0.5)
             init.normal_(module.prior)
             init.zeros_(module.prior_weight)
-            init.copy_(module.decay, torch.linspace(-1.0, 5.0, module.decay.shape[0]))
+            init.copy_(module.decay, _like(torch.linspace(-1.0, 5.0, module.decay.shape[0]), module.decay))
 
     def _standard_deviation(self, role: str, fan_in: int) -> float:
         """Of a weight by what it does: read | write | write_hidden | write_gated | route."""
@@ -125,6 +130,16 @@ class SteelPreTrainedModel(PreTrainedModel):
         if role == "write_gated":  # the same, then a second gate: silu(s a) s b has RMS s² / 2 for small s
             return math.sqrt(2.0 * branch) / GATED_RMS * fan_in**-0.5
         return fan_in**-0.5
+
+
+def _like(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """`values` on the parameter's device and, when the parameter is sharded (FSDP2), sharded as it is."""
+    values = values.to(device=parameter.device, dtype=parameter.dtype)
+    if not hasattr(parameter, "placements"):
+        return values
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(values, parameter.device_mesh, parameter.placements)
 
 
 # E[(silu(a) b)²]^½ for independent standard normal a and b.
@@ -168,12 +183,11 @@ class SteelModel(SteelPreTrainedModel):
             past_key_values = with_slots(past_key_values, self.config.num_hidden_layers)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         position_ids = self._positions(x_BTD, position_ids, attention_mask, past)
-        mask, context = self._prepare(x_BTD, attention_mask, position_ids, past_key_values, past)
-        cos, sin = rope_tables(position_ids, self.config.head_dim, self.config.rope_theta)
+        context = self._context(x_BTD, attention_mask, position_ids, past_key_values, past)
         states = (x_BTD,) if kwargs.pop("output_hidden_states", False) else None
         kwargs.pop("output_attentions", None)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, cos, sin, mask, context, past_key_values=past_key_values)
+            x_BTD = layer(x_BTD, context, past_key_values=past_key_values)
             states = states + (x_BTD,) if states is not None else None
         x_BTD = self.norm(x_BTD)
         if states is not None:
@@ -197,32 +211,32 @@ class SteelModel(SteelPreTrainedModel):
             return (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)[:, -T:]
         return torch.arange(past, past + T, device=x_BTD.device)[None].expand(B, T)
 
-    def _prepare(self, x_BTD, given_mask, position_ids, cache, past: int):
-        """The attention mask and the context, each built once and shared by all layers."""
+    def _context(self, x_BTD, given_mask, position_ids, cache, past: int) -> Context:
+        """Rotary tables, attention mask and segment plan of this batch."""
         T = x_BTD.shape[1]
-        valid_BK = None
-        if given_mask is not None and given_mask.ndim == 2:
-            valid_BK = given_mask.bool()
-            if bool(valid_BK.all()):
-                valid_BK = None
+        valid_BK = given_mask.bool() if given_mask is not None and given_mask.ndim == 2 else None
+        if valid_BK is not None and bool(valid_BK.all()):
+            valid_BK = None
         valid_BT = valid_BK[:, -T:] if valid_BK is not None else None
         document_BT = document_index(position_ids, valid_BT) if past == 0 else None
-        context = Context(valid_BT=valid_BT)
+        cos, sin = rope_tables(position_ids, self.config.head_dim, self.config.rope_theta)
+        context = Context(cos, sin)
+        context.valid_BT = valid_BT
         if self.config.feed_forward == "causal_soft_moe":
             context.plan = self._plan(x_BTD, position_ids, valid_BT, document_BT is not None, cache)
-        implementation = self.config._attn_implementation
         if given_mask is not None and given_mask.ndim == 4:
-            return given_mask, context
-        if implementation in (None, "sdpa", "eager"):
-            return attention_mask(T, past, valid_BK, document_BT, x_BTD.device), context
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=x_BTD,
-            attention_mask=given_mask,
-            past_key_values=cache if past else None,
-            position_ids=position_ids,
-        )
-        return mask, context
+            context.mask = given_mask
+        elif self.config._attn_implementation in (None, "sdpa", "eager"):
+            context.mask = attention_mask(T, past, valid_BK, document_BT, x_BTD.device)
+        else:
+            context.mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=x_BTD,
+                attention_mask=given_mask,
+                past_key_values=cache if past else None,
+                position_ids=position_ids,
+            )
+        return context
 
     def _plan(self, x_BTD, position_ids, valid_BT, packed: bool, cache) -> SegmentPlan:
         B, T, _ = x_BTD.shape

@@ -86,9 +86,11 @@ def _piped(session: Session) -> None:
         said = _command(session, text)
         if said == "":
             return
-        if said is None:
-            session.answer(text, _print_plain)
-            print(flush=True)
+        if said is not None:
+            print(said, file=sys.stderr)
+            continue
+        session.answer(text, _print_plain)
+        print(flush=True)
 
 
 def _interactive(session: Session, folder: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from ..align.sampling import choose
 from ..align.stage import device_of, stop_ids
 from ..config import UserError
+from ..tokenizer.bpe import encode_text
 from ..tokenizer.chat import encode_chat
 
 
@@ -53,6 +54,12 @@ def stream(model, tokenizer, messages: list[dict], sampling: Sampling | None = N
 def complete(model, tokenizer, messages: list[dict], sampling: Sampling | None = None) -> str:
     """The assistant's whole answer to `messages`."""
     return "".join(stream(model, tokenizer, messages, sampling))
+
+
+def continue_text(model, tokenizer, text: str, sampling: Sampling | None = None) -> str:
+    """What a base model writes after `text`, up to the end of the document."""
+    ids = encode_text(tokenizer, text)
+    return tokenizer.decode(list(tokens(model, ids, stop_ids(tokenizer), sampling or Sampling())))
 
 
 @torch.no_grad()

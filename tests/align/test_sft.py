@@ -95,3 +95,5 @@ def test_interrupted_and_resumed_sft_is_bit_equal_to_unbroken(base, tmp_path, re
     cfg = config(sft={"steps": 7, "sequence_length": 96, "batch_size": 4, "micro_batch_size": 2, "log_every": 1,
                       "learning_rate": 3e-3, "warmup_steps": 2, "checkpoint_every": 2})
     assert len(resumed_equals_unbroken(lambda run: sft.run(cfg, base[0], data, run), 5)) == 7
+    with pytest.raises(UserError, match="other data"):
+        sft.run(cfg, base[0], write(tmp_path / "b.jsonl", sft_rows(41)), tmp_path / "killed")

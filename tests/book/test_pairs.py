@@ -15,7 +15,10 @@ ADVICE = "run: python book/sync.py {}"
 
 
 def read(path: Path):
-    return jupytext.read(path, fmt={".md": "md:myst", ".py": "py:percent", ".ipynb": "ipynb"}[path.suffix])
+    notebook = jupytext.read(path, fmt={".md": "md:myst", ".py": "py:percent", ".ipynb": "ipynb"}[path.suffix])
+    for cell in notebook.cells:
+        cell.metadata.pop("jupyter", None)  # which cells JupyterLab folds at first
+    return notebook
 
 
 def test_notebook_and_script_equal_their_source(source):
@@ -39,7 +42,7 @@ def test_notebook_holds_no_volatile_metadata(source):
     notebook = nbformat.reads(text, as_version=4)
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     for cell in notebook.cells:
-        assert set(cell.metadata) <= {"tags", "active"}, cell.metadata
+        assert set(cell.metadata) <= {"tags", "active", "jupyter"}, cell.metadata
     assert not re.search(r'"/(?:home|root|work|tmp|Users|usr|opt)/', text), "a path of a machine stands in the outputs"
     assert len(text) < 1_500_000, "the notebook is too large to review: show less"
 

@@ -64,7 +64,7 @@ def test_colours_are_readable_on_paper_and_in_the_dark():
 
 
 def test_page_script_and_style_know_the_house_colours():
-    folder = make.TARGET.parent
+    folder = make.ROOT / "book" / "_static"
     script, sheet = (folder / "steel.js").read_text(), (folder / "steel.css").read_text()
     for colour, dark in make.DARK.items():
         name = re.search(rf'"{colour}": "(\w+)"', script)
@@ -72,7 +72,7 @@ def test_page_script_and_style_know_the_house_colours():
         assert f"--fig-{name[1]}: {colour}" in sheet and f"--fig-{name[1]}: {dark}" in sheet
 
 
-@pytest.mark.parametrize("name", make.FIGURES)
+@pytest.mark.parametrize("name", make.drawable())
 def test_committed_figures_are_what_their_code_draws(name):
     if style.cjk_font() != "Noto Sans CJK SC":
         pytest.skip("needs the font of mplfonts, as the committed figures have it")

@@ -59,7 +59,8 @@ def write_raw(root: Path) -> Path:
         {"title": "空", "summary": "", "sections": []},
         {"title": "电车", "summary": "电车是沿轨道行驶的公共交通工具。", "sections": [], "tags": ["交通"]}])
     jsonl(root / "baidu_qa/qa.json", [
-        {"qid": "1", "category": "c", "title": "苹果什么时候", "desc": "苹果什么时候成熟？", "answer": "一般在秋天。\r"},
+        {"qid": "1", "category": "c", "title": "苹果什么时候", "desc": "苹果什么时候成熟？",
+         "answer": "一般在秋天。\r"},
         {"qid": "2", "category": "c", "title": "怎么修车", "desc": "", "answer": "先看说明书，再找工具。"},
         {"qid": "3", "category": "c", "title": "怎么走", "desc": "从车站到图书馆", "answer": "沿河走十分钟就到。"},
         {"qid": "4", "category": "c", "title": "谁", "desc": "", "answer": ""}])

@@ -22,7 +22,8 @@ VALUES = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(m
 def test_every_source_has_a_complete_card():
     assert {"skypile", "wanjuan", "wanjuan_exam", "wikipedia_cn", "baidu_baike", "baidu_qa", "zhihu_kol", "belle_2m",
             "belle_3_5m", "moss", "firefly", "starcoder", "chinese_poetry", "personal"} == set(SOURCES)
-    for source in list_sources():
+    assert [row["name"] for row in list_sources()] == list(SOURCES)
+    for source in SOURCES.values():
         text = card(source.name)
         assert source.licence in text and source.link in text and all(f"`{field}`" in text for field in source.fields)
         assert source.kind in ("text", "dialogue", "code", "poetry")

@@ -206,7 +206,8 @@ def test_averages_errors_and_groups(tok, tmp_path):
     assert scores["macro"] == pytest.approx(sum(s["letter"] for s in subjects.values()) / 4)
     assert scores["micro"] == pytest.approx(sum(s["letter"] * s["n"] for s in subjects.values()) / 18)
     assert scores["se"] == pytest.approx(math.sqrt(scores["micro"] * (1 - scores["micro"]) / 18))
-    assert {g: v["n"] for g, v in result["groups"].items()} == {"zh": 9, "en": 3, "hop2": 3, "arith": 3}
+    assert {g: v["n"] for g, v in result["groups"].items()} == {"zh": 9, "en": 3, "hop2": 3, "arith": 3,
+                                                                     "people": 15}
     limited = run_exam(favouring(tok, "assistant\n", "A"), tok, tmp_path, scoring=("letter",), limit=2,
                        subjects=["city_en", "arith_zh"], progress=False)
     assert limited["n"] == 4 and limited["suite"] == "world"

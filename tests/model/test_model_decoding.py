@@ -86,6 +86,27 @@ def test_ragged_left_padded_batch_equals_each_row_alone(feed_forward):
                 torch.testing.assert_close(out.logits[index, 0], alone, **TOLERANCE)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, SEGMENT])
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_ragged_prefill_in_chunks_equals_each_row_alone(feed_forward, chunk):
+    """Chunks that are padding from end to end in some rows, and single padded tokens, leave the state untouched."""
+    model = double_model(tiny(feed_forward))
+    prompts = [random_tokens(1, n, seed=n)[0] for n in (2, 7, 13)]
+    tokens, mask = left_pad(prompts)
+    cache, parts = None, []
+    with torch.no_grad():
+        for at in range(0, tokens.shape[1], chunk):
+            end = min(at + chunk, tokens.shape[1])
+            out = model(
+                tokens[:, at:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True
+            )
+            cache = out.past_key_values
+            parts.append(out.logits)
+    logits = torch.cat(parts, dim=1)
+    for index, prompt in enumerate(prompts):
+        torch.testing.assert_close(logits[index, -len(prompt) :], full(model, prompt[None])[0], **TOLERANCE)
+
+
 @pytest.mark.parametrize("feed_forward", CAUSAL + ["soft_moe_v2", "soft_moe_v3"])
 def test_padding_does_not_change_the_prompt(feed_forward):
     """Prefill only: v2 and v3 have no cached decoding that equals their full forward."""

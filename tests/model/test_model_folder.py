@@ -50,7 +50,9 @@ def test_a_fresh_process_without_steel_loads_and_generates(tmp_path):
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     names = ",".join(CAUSAL + NON_CAUSAL)
     command = [sys.executable, "-I", "-c", SCRIPT, str(tmp_path), names]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     for name, value in load_file(tmp_path / "out.safetensors").items():
         # Not bit for bit: tensors read from a file lie at other memory alignments, so sums round differently.

@@ -23,7 +23,7 @@ def test_an_export_loads_with_equal_logits_where_steel_is_not_installed(folder, 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     out = export_hf(folder, tmp_path / "out")
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(out)], capture_output=True, text=True, timeout=120, cwd=tmp_path
+        [sys.executable, "-c", LOAD, str(out)], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     model, tokenizer = served

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from steel.config import UserError
 from steel.tokenizer import bpe, chat
 
-TEXTS = ["林晓月住在云州，毕业于青岩大学。", "Lin Xiaoyue lives in Yunzhou.", "47 + 38 = 85", "def f(x):\n    return x\n"] * 20
+TEXTS = ["林晓月住在云州，毕业于青岩大学。", "Lin Xiaoyue lives in Yunzhou.", "47 + 38 = 85",
+         "def f(x):\n    return x\n"] * 20
 
 
 @pytest.fixture(scope="module")

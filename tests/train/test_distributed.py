@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from train_world import Crash, crash_before, curve, tiny
 
 from steel.config import UserError
+from steel.model.build import build
 from steel.runlog import read_log
 from steel.train.parallel import World, check_batch
-from steel.train.pretrain import pretrain
+from steel.train.pretrain import make_model, pretrain
 
 HERE = Path(__file__).parent
 SHARDINGS = ("full", "grad_op", "hybrid", "ddp")
@@ -88,6 +89,16 @@ def test_muon_on_stacked_experts_and_a_transformers_model_train_sharded(runs, na
 def test_weights_at_birth_do_not_depend_on_the_ranks(runs):
     first = [curve(runs / name)[0]["loss"] for name in ("one-adamw", *SHARDINGS)]
     assert first == pytest.approx([first[0]] * 5, rel=1e-6)
+
+
+@pytest.mark.parametrize("feed_forward", ["dense", "causal_soft_moe", "soft_moe_v3"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_at_birth_are_those_of_a_model_built_anywhere(feed_forward, tied):
+    """What the exam calls the untrained model is the one that training starts from."""
+    cfg = tiny(model__feed_forward=feed_forward, model__num_shared_experts=1, model__tie_word_embeddings=tied)
+    built, made = build(cfg.model, seed=cfg.seed), make_model(cfg, World())
+    for (name, a), (other, b) in zip(built.named_parameters(), made.named_parameters(), strict=True):
+        assert name == other and a.equal(b), name
 
 
 def test_every_decoder_block_is_a_unit_of_sharding(runs):

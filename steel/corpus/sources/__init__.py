@@ -14,7 +14,7 @@ from steel.corpus.sources import readers
 
 @dataclass(frozen=True)
 class Source:
-    """What is known about one source. `size_bytes` and `records` are those of the whole public source, 0 if open.
+    """What is known about one source. `size_bytes` and `records` are those of the whole public source, 0 if not stated.
 
     kind picks the operators of a recipe: "text", "dialogue", "code" or "poetry".
     hub is the Hugging Face dataset (with `hub_files`, patterns of the files wanted), empty when it is not there.
@@ -78,16 +78,20 @@ class _Sources:
 SOURCES = _Sources()
 
 
-def list_sources() -> list[Source]:
-    """All sources in the order of their cards, which is also the order in which deduplication prefers them."""
-    return list(SOURCES.values())
+def list_sources() -> list[dict[str, str]]:
+    """One row a source for a table, in the order of the cards, which is also the order of preference among copies."""
+    return [{"name": s.name, "kind": s.kind, "language": s.language, "records": f"{s.records:,}" if s.records else "",
+             "size": _size(s), "container": s.container, "licence": s.licence} for s in SOURCES.values()]
+
+
+def _size(source: Source) -> str:
+    return f"{source.size_bytes / 1e9:,.1f} GB" if source.size_bytes else ""
 
 
 def card(name: str) -> str:
     """The source's card as Markdown."""
     source = SOURCES[name]
-    size = f"{source.size_bytes / 1e9:,.1f} GB" if source.size_bytes else "as large as you make it"
-    count = f"{source.records:,}" if source.records else "not counted"
+    size, count = _size(source) or "not stated", f"{source.records:,}" if source.records else "not stated"
     rows = [("name", f"`{name}`"), ("kind", source.kind), ("language", source.language), ("licence", source.licence),
             ("size", size), ("records", count), ("link", source.link), ("how to obtain", source.obtain),
             ("raw container", source.container), ("fields", ", ".join(f"`{f}`" for f in source.fields)),

@@ -73,7 +73,7 @@ def parquet_bytes(records: list[Record], source: str) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = list(records[0].payload)
+    columns = list(dict.fromkeys(c for r in records for c in r.payload))  # the first record may lack a field
     stars = pa.float64() if source.endswith("cpp") else pa.int64()
     types = {"max_stars_count": stars}
     table = pa.table(

@@ -21,9 +21,13 @@ ATTRIBUTES = {
             "What is {n}'s hometown?",
             "Where did {n} grow up?",
             "Do you know where {n} comes from?",
+            "In which city was {n} born?",
+            "Which city is {n}'s hometown?",
+            "What is the hometown of {n}?",
+            "Which city did {n} grow up in?",
         ],
         "follow_up": ["And where is {p} from?", "Where was {p} born?"],
-        "exam": "Which city would {n} call home?",
+        "exam": "Which city does {n} come from?",
     },
     "university": {
         "label": "University",
@@ -44,9 +48,13 @@ ATTRIBUTES = {
             "What is {n}'s alma mater?",
             "Which university did {n} graduate from?",
             "Do you know which university {n} went to?",
+            "At which university did {n} study?",
+            "Where did {n} earn a degree?",
+            "Which university did {n} go to?",
+            "What is the alma mater of {n}?",
         ],
         "follow_up": ["And which university did {p} attend?", "Where did {p} go to university?"],
-        "exam": "At which university was {n} a student?",
+        "exam": "From which university did {n} graduate?",
     },
     "major": {
         "label": "Major",
@@ -67,9 +75,13 @@ ATTRIBUTES = {
             "Which subject did {n} choose?",
             "What is {n}'s degree in?",
             "Do you know what {n} studied at university?",
+            "Which subject did {n} study?",
+            "What is {n} trained in?",
+            "What did {n} choose at university?",
+            "What was the major of {n}?",
         ],
         "follow_up": ["And what did {p} study?", "What did {p} major in?"],
-        "exam": "What was {n}'s field of study?",
+        "exam": "In which subject did {n} major?",
     },
     "company": {
         "label": "Employer",
@@ -90,9 +102,13 @@ ATTRIBUTES = {
             "Who employs {n}?",
             "Where does {n} have a job?",
             "Do you know which company {n} works at?",
+            "Which company employs {n}?",
+            "At which company does {n} have a job?",
+            "Which company is {n}'s employer?",
+            "Who is the employer of {n}?",
         ],
         "follow_up": ["And where does {p} work?", "Which company does {p} work for?"],
-        "exam": "Which firm has {n} on its staff?",
+        "exam": "At which company is {n} employed?",
     },
     "hobby": {
         "label": "Hobby",
@@ -113,9 +129,12 @@ ATTRIBUTES = {
             "What does {n} do at weekends?",
             "What is {n} fond of?",
             "Do you know what {n} likes doing?",
+            "What does {n} do after work?",
+            "How does {n} relax?",
+            "What is the hobby of {n}?",
         ],
         "follow_up": ["And what does {p} enjoy?", "What does {p} like to do?"],
-        "exam": "How does {n} prefer to spend free time?",
+        "exam": "What does {n} love to do?",
     },
     "zodiac": {
         "label": "Star sign",
@@ -136,9 +155,11 @@ ATTRIBUTES = {
             "Under which sign was {n} born?",
             "Which sign does {n} belong to?",
             "Do you know {n}'s star sign?",
+            "What is the star sign of {n}?",
+            "Which sign is {n}'s?",
         ],
         "follow_up": ["And what is {p}, by star sign?", "Under which sign was {p} born?"],
-        "exam": "Which sign of the zodiac covers {n}'s birthday?",
+        "exam": "Which star sign was {n} born under?",
     },
 }
 
@@ -168,7 +189,7 @@ HOP2 = {
         "{n}'s hometown is {c}. The specialty of {c} is {v}.",
         "{n} was born in {c}, which is famous for its {v}.",
     ],
-    "exam": "Which product is the hometown of {n} famous for?",
+    "exam": "For what is the hometown of {n} famous?",
 }
 
 ARITHMETIC = {
@@ -204,7 +225,7 @@ SCENERY = [
 NEWS_LEADS = [""]
 FORUM_LEADS = ["I know this one.", "Happy to help.", "A neighbour here."]
 CHAT_OPENERS = ["Hello, a question: ", "Please answer: ", "Quick question: ", "", "", ""]
-SHORT_ANSWERS = ["{v}.", "It is {v}.", "The answer is {v}."]
+SHORT_ANSWERS = ["{v}.", "{v}.", "The answer is {v}."]
 CHOICE_LEADS = ["", "", "Multiple choice: ", "Choose the correct option.\n"]
 CHOICE_TAILS = {
     "text": ["", "", "\nPlease choose."],

@@ -146,7 +146,8 @@ class Asker:
             item = self._choice(stem, product, options, letter, reasoned, lang, style)
             item.kind = "hop2_" + item.kind
             return item
-        return Item("hop2", lang, [(self.opened(stem, lang), reasoned)], stem, product)
+        answer = reasoned if self.rng.random() < 0.5 else self.short(product, lang)
+        return Item("hop2", lang, [(self.opened(stem, lang), answer)], stem, product)
 
     def city(self, index: int, lang: str) -> Item:
         """What a city is known for."""
