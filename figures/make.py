@@ -82,16 +82,18 @@ def life():
     left.set_ylim(0)
     style.axis_units(left, x="tokens read (millions)", y="pretraining loss (nats per token)")
     places = [STAGES.index(exam["stage"]) for exam in exams]
-    for how, colour in (("text", STEEL), ("letter", SLATE)):
-        values = [100 * exam["scoring"][how]["accuracy"] for exam in exams]
-        errors = [100 * exam["scoring"][how]["se"] for exam in exams]
+    for how, name, colour in (("text", "said in a sentence", STEEL), ("generate", "written freely", FURNACE),
+                              ("letter", "by letter", SLATE)):
+        values = [100 * exam["people"][how] for exam in exams]
+        errors = [(v * (100 - v) / exam["people"]["n"]) ** 0.5 for v, exam in zip(values, exams, strict=True)]
         right.errorbar(places, values, yerr=errors, fmt="o-", color=colour, ms=4.5, lw=1.4, elinewidth=0.9)
-        style.label_line(right, places[-1], values[-1], f"{how} scored", colour, xytext=(8, 0))
+        lower = how == "letter"
+        style.label_line(right, places[-1], values[-1], name, colour, xytext=(8, -7 if lower else 0))
     right.axhline(25, color=INK, lw=0.9)
-    right.annotate("guessing", (4.25, 25), xytext=(0, -11), textcoords="offset points", fontsize=8)
-    right.set(xlim=(-0.3, 5.1), ylim=(0, 102))
+    right.annotate("guessing", (4.3, 25), xytext=(0, 4), textcoords="offset points", fontsize=8)
+    right.set(xlim=(-0.5, 5.7), ylim=(0, 102))
     right.set_xticks(range(5), ["untrained", "pretrained", "SFT", "DPO", "GRPO"])
-    style.axis_units(right, y="exam: answers right (%), ± one standard error")
+    style.axis_units(right, y="questions about held-out people answered (%)")
     hardware = rows[0].get("hardware", {})
     what = f"preset laptop, seed {rows[0]['seed']}, {hardware.get('cores', 2)} cores, config {rows[0]['config_hash']}"
     style.footer(fig, f"figures/runs/laptop.jsonl: {what}")
@@ -99,23 +101,32 @@ def life():
 
 
 def collect(run: Path, most: int = 120) -> Path:
-    """Condense RUN into figures/runs/<name of RUN>.jsonl: the pretraining log (at most ``most`` steps), and what each
-    exam found. Raises FileNotFoundError for a run that has not finished."""
+    """Condense RUN into figures/runs/<name of RUN>.jsonl: the pretraining log (at most ``most`` steps), what each exam
+    found, a few samples, and every stage's time and memory. Raises FileNotFoundError for a run without pretraining."""
     lines = [json.loads(line) for line in (run / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     header = next(line for line in lines if line["kind"] == "header")
-    header.pop("config", None)
     steps = {line["step"]: line for line in lines if line["kind"] == "step"}  # after a resume the later one counts
     every = max(1, len(steps) // most)
     rows = [header, *list(steps.values())[::every], *(line for line in lines if line["kind"] == "eval")]
     for stage in STAGES:
-        found = json.loads((run / "exams" / f"{stage}.json").read_text(encoding="utf-8"))
-        ways = found["exam"]["scoring"].items()
-        scoring = {how: {key: round(score[key], 5) for key in ("accuracy", "se", "n")} for how, score in ways}
-        known = found.get("cloze", {}).get("accuracy")
-        rows.append({"kind": "exam", "stage": stage, "scoring": scoring, "cloze": known})
+        if (found := run / "exams" / f"{stage}.json").exists():
+            rows.append(_exam(stage, json.loads(found.read_text(encoding="utf-8"))))
+    stages = json.loads((run / "state.json").read_text(encoding="utf-8"))["stages"]
+    rows += [{"kind": "stage", "name": name, **entry} for name, entry in stages.items()]
     path = RUNS / f"{run.name}.jsonl"
     _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
+
+
+def _exam(stage: str, found: dict) -> dict:
+    row = {"kind": "exam", "stage": stage, "cloze": found.get("cloze", {}).get("accuracy"),
+           "bits_per_byte": {name: domain["bpb"] for name, domain in found["perplexity"]["domains"].items()},
+           "samples": found.get("samples", [])[:4]}
+    if "exam" in found:
+        ways = found["exam"]["scoring"].items()
+        row["scoring"] = {how: {key: round(score[key], 5) for key in ("accuracy", "se", "n")} for how, score in ways}
+        row["people"] = found["exam"]["groups"].get("people")
+    return row
 
 
 def render(name: str) -> dict[str, str]:

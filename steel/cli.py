@@ -81,22 +81,43 @@ def world(out: Annotated[Path, typer.Argument(help="Folder to write.")], preset:
 
 @app.command("pretrain")
 def pretrain(
-    data: Annotated[Path, typer.Option("--data", "-d", help="Folder of token shards.")],
-    run: Run,
+    run: Annotated[Optional[Path], typer.Option("--run", "-r", help="RUN folder.")] = None,
+    data: Annotated[Optional[Path], typer.Option("--data", "-d", help="Folder of token shards.")] = None,
     preset: Preset = "gpu1",
     tokenizer: Annotated[Optional[Path], typer.Option("--tokenizer", "-t", help="Copied beside the model.")] = None,
     resume: Annotated[str, typer.Option(help="auto or never.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print parameters, memory, tokens, days, and end.")] = False,
+    print_launch: Annotated[str, typer.Option(help="Print a launch file instead: slurm or k8s.")] = "",
+    nodes: Annotated[int, typer.Option(help="Machines, for --dry-run and --print-launch.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs per machine, likewise.")] = 8,
+    gpu: Annotated[str, typer.Option(help="GPU that --dry-run reckons with, as in steel plan.")] = "H800",
     overrides: Overrides = None,
 ) -> None:
     """Pretrain on token shards; under torchrun on as many ranks as it starts.
 
     [dim]torchrun --nproc-per-node 8 -m steel pretrain --preset steel-1b --data shards --run runs/1b[/dim]
+
+    [dim]steel pretrain --preset steel-1b --dry-run --gpu H100 --nodes 4[/dim]
     """
+    cfg = configuration(preset, overrides)
+    if dry_run:
+        from .train.preflight import dry_run as page
+
+        print(page(cfg, gpu, nodes * gpus_per_node, data))
+        return
+    if data is None or run is None:
+        raise UserError("steel pretrain needs --data FOLDER and --run FOLDER")
+    if print_launch:
+        from .train.launch import render
+
+        print(render(print_launch, cfg, preset, data=data, run=run, tokenizer=tokenizer, overrides=overrides,
+                     nodes=nodes, gpus_per_node=gpus_per_node), end="")
+        return
     from .train import pretrain as room
 
     if resume not in ("auto", "never"):
         raise UserError(f"--resume is auto or never, not '{resume}'")
-    result = room.pretrain(configuration(preset, overrides), data, run, tokenizer, resume=resume)
+    result = room.pretrain(cfg, data, run, tokenizer, resume=resume)
     say(f"model  {run / 'hf'}  (loss {result.loss:.4f} after {result.tokens:,} tokens)")
 
 

@@ -136,6 +136,9 @@ class DataConfig:
     """Attention stays inside a document and positions restart with it."""
     weights: dict[str, float] = field(default_factory=dict)
     """Share of samples per source [1]; empty means by size, so that one epoch is one pass."""
+    anneal_weights: dict[str, float] = field(default_factory=dict)
+    """Shares that replace `weights` from the step at which the wsd schedule starts to decay [1]; a source that is not
+    named gets none; empty: no annealing stage."""
     validation_fraction: float = 0.02
     """Share of documents of each source kept for validation [1]."""
 
@@ -188,6 +191,8 @@ class TrainConfig:
     """Steps between checkpoints [steps]; 0: only at the end."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep [checkpoints]."""
+    async_checkpoint: bool = False
+    """Write checkpoints in a background thread: the run pauses only for the copy to memory."""
     eval_every: int = 250
     """Steps between validations [steps]; 0: only at the end."""
     sample_every: int = 0
@@ -198,6 +203,12 @@ class TrainConfig:
     """Steps in a row with a non-finite loss or gradient that are skipped before the run stops [steps]."""
     spike_factor: float = 0.0
     """Skip a step whose gradient norm exceeds this many times its running mean [1]; 0: never."""
+    tensorboard: bool = False
+    """Also write the curves to RUN/tensorboard; needs the package tensorboard."""
+    wandb: str = ""
+    """Weights & Biases project to send the curves to; empty: none. Needs the package wandb."""
+    profile_steps: int = 0
+    """Steps to profile into RUN/trace.json (Chrome trace), after three steps of warm-up [steps]; 0: none."""
 
 
 @dataclass

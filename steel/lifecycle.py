@@ -99,7 +99,8 @@ class Life:
 
         shutil.rmtree(self.run / "world", ignore_errors=True)
         summary = write_world(self.run / "world", self.cfg.world, self.cfg.seed)
-        _say(f"  {summary.get('people', self.cfg.world.people)} people, {summary.get('records', 0):,} raw records")
+        records = sum(source["records"] for source in summary["sources"].values())
+        _say(f"  {sum(summary['people'].values())} people, {records:,} raw records, {summary['raw_bytes']:,} bytes")
 
     def make_documents(self) -> None:
         """Raw files to clean, deduplicated documents."""
@@ -211,8 +212,9 @@ class Life:
 
     def prompts(self) -> list[str]:
         """Beginnings of held-out texts, for samples drawn while training."""
-        texts = [t for rows in self.heldout().values() for t in rows[:2] if isinstance(t, str)]
-        return [_beginning(t) for t in texts][:SAMPLE_PROMPTS]
+        domains = {name: rows for name, rows in self.heldout().items() if name not in ("code", "starcoder")}
+        texts = [t for i in range(SAMPLE_PROMPTS) for rows in domains.values() for t in rows[i:i + 1]]
+        return [_beginning(t) for t in texts if isinstance(t, str)][:SAMPLE_PROMPTS]
 
     def samples(self, model, tokenizer, chat: bool) -> list[dict]:
         """A few greedy completions: of text for a base model, of questions for a chat model."""
@@ -360,8 +362,13 @@ def _text_or_messages(row: dict):
 
 
 def _beginning(text: str) -> str:
-    first = text.strip().splitlines()[0]
-    return first[: max(6, min(24, len(first) // 3))]
+    """Title and author of a poem; else the first words of a text, cut where a word ends."""
+    lines = text.strip().splitlines()
+    if len(lines) > 3 and max(map(len, lines[:2])) <= 16:
+        return "\n".join(lines[:2]) + "\n"
+    first = lines[0][: max(8, min(40, len(lines[0]) // 2))]
+    words, space, _ = first.rpartition(" ")
+    return words if space else first[:12]
 
 
 def _exam_line(result: dict) -> str:

@@ -62,7 +62,7 @@ class RunLog:
         """Drop what a crashed run logged after its last checkpoint, so that every step stands once."""
         if not self.path.exists():
             return
-        kept = [r for r in read_log(self.path) if r["kind"] == "event" or r.get("step", 0) <= step]
+        kept = [r for r in read_log(self.path) if r["kind"] in ("header", "event") or r.get("step", 0) <= step]
         atomic_write(self.path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
 
     def _drop_torn_line(self) -> None:

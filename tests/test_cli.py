@@ -31,7 +31,7 @@ def test_every_command_exists_and_explains_itself(command, capsys):
 
 
 @pytest.mark.parametrize("argv", [
-    "bench table2", "bench data", "bench loader", "bench step", "bench drills", "serve X", "export gguf X Y",
+    "bench table2", "bench data", "bench loader", "bench step", "serve X", "export gguf X Y",
     "tokenizer merge A B C", "tokenizer report A B", "tokenizer coverage A", "eval contamination A B",
 ])
 def test_what_is_not_built_says_so_and_exits_2(argv, capsys):

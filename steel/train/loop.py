@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig, UserError
-from ..runlog import peak_memory_bytes, progress
+from ..runlog import peak_memory_bytes, progress, read_log
 from . import checkpoint
+from .metrics import Curves, Profile, Speed
 from .optim import build_optimizers, set_learning_rate
 from .parallel import World
 from .run_folder import RunFolder
@@ -52,10 +53,18 @@ class State:
     tokens: int = 0
     bad_steps: int = 0
     grad_norm_mean: float = 0.0
+    loss: float = math.nan
 
     def to_dict(self) -> dict:
         """The JSON that goes into the checkpoint."""
-        return {"tokens": self.tokens, "bad_steps": self.bad_steps, "grad_norm_mean": self.grad_norm_mean}
+        loss = self.loss if math.isfinite(self.loss) else None
+        return {"tokens": self.tokens, "bad_steps": self.bad_steps, "grad_norm_mean": self.grad_norm_mean, "loss": loss}
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> State:
+        """Back from the checkpoint's JSON."""
+        loss = math.nan if saved.get("loss") is None else saved["loss"]
+        return cls(saved["step"], saved["tokens"], saved["bad_steps"], saved["grad_norm_mean"], loss)
 
 
 class StopSignal:
@@ -94,12 +103,16 @@ class Fit:
     data_state: Callable[[int], dict] | None = None
     seed: int = 1
     title: str = "training"
+    flops: dict[str, float] | None = None
+    save_hf: bool = True
 
     def __post_init__(self):
         self.optimizers = build_optimizers(self.model, self.cfg)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.state = State()
-        self.loss = math.nan
+        self.speed = Speed(self.world, self.flops)
+        self.curves: Curves | None = None
+        self.background = checkpoint.Background(self.world) if self.cfg.async_checkpoint else None
 
     def resume(self, mode: str) -> int:
         """Load the newest checkpoint when there is one; returns the step to go on from."""
@@ -114,48 +127,63 @@ class Fit:
                 self.run.log.truncate_after(-1)
             return 0
         saved = checkpoint.load(found[-1], self.model, self.optimizers, self.world)
-        self.state = State(saved["step"], saved["tokens"], saved["bad_steps"], saved["grad_norm_mean"])
+        self.state = State.from_dict(saved)
         if self.world.is_main:
             self.run.log.truncate_after(self.state.step)
             self.run.log.write("event", what="resume", step=self.state.step, checkpoint=found[-1].name)
         return self.state.step
 
-    def save(self) -> None:
-        """Write a checkpoint of the current step."""
+    def save(self, wait: bool) -> None:
+        """Write a checkpoint of the current step; in the background when so configured, and then maybe not wait."""
         extra = {"data": self.data_state(self.state.step)} if self.data_state else {}
-        checkpoint.save(self.run.checkpoints, self.state.step, self.model, self.optimizers,
-                        {**self.state.to_dict(), **extra}, self.cfg.keep_checkpoints, self.world)
+        what = (self.run.checkpoints, self.state.step, self.model, self.optimizers, {**self.state.to_dict(), **extra},
+                self.cfg.keep_checkpoints)
+        with self.speed.phase("checkpoint"):
+            if self.background is None:
+                checkpoint.save(*what, self.world)
+                return
+            self.background.save(*what)
+            if wait:
+                self.background.wait()
 
     def one_step(self) -> dict:
         """Forward, backward and update for the current step; returns what to log."""
         step = self.state.step
         torch.manual_seed(self.seed * 1_000_003 + step)  # anything random depends on the step alone
         lr = set_learning_rate(self.optimizers, learning_rate_factor(step, self.steps, self.cfg))
+        with self.speed.phase("data"):
+            micros = self.batch_fn(step)
+        with self.speed.phase("forward_backward"):
+            loss_sum, count, metrics = self._accumulate(micros)
+        with self.speed.phase("update"):
+            names = sorted(metrics)
+            summed = self.world.sum(loss_sum, count, *(x for n in names for x in metrics[n]))
+            count = max(summed[1], 1.0)
+            logged = {n: summed[2 + 2 * i] / max(summed[3 + 2 * i], 1e-12) for i, n in enumerate(names)}
+            tokens = int(summed[2 + 2 * names.index("tokens")]) if "tokens" in metrics else int(count)
+            logged.pop("tokens", None)
+            # FSDP averages gradients over ranks, so the sum over all tokens needs the factor world size.
+            grad_norm = self._scale_and_clip(self.world.size / count)
+            self.state.loss = summed[0] / count
+            self.state.tokens += tokens
+            self._update(grad_norm)
+        return {"loss": self.state.loss, "lr": lr, "grad_norm": grad_norm, **logged}
+
+    def _accumulate(self, micros: list) -> tuple[float, float, dict[str, tuple[float, float]]]:
+        """Forward and backward of every micro-batch; the host waits for the device once, at the end."""
         loss_sum, count, metrics = 0.0, 0.0, {}
-        micros = self.batch_fn(step)
         for i, micro in enumerate(micros):
             if hasattr(self.model, "set_requires_gradient_sync"):
                 self.model.set_requires_gradient_sync(i == len(micros) - 1)
             with self._precision():
                 loss, n, measured = self.loss_fn(self.model, micro)
             loss.backward()
-            loss_sum, count = loss_sum + loss.detach().double().item(), count + float(n)
+            loss_sum, count = loss_sum + loss.detach().double(), count + n
             for name, value in measured.items():
                 total, weight = value if isinstance(value, tuple) else (value, 1.0)
                 old = metrics.get(name, (0.0, 0.0))
                 metrics[name] = (old[0] + total, old[1] + weight)
-        names = sorted(metrics)
-        summed = self.world.sum(loss_sum, count, *(x for n in names for x in metrics[n]))
-        count = max(summed[1], 1.0)
-        logged = {n: summed[2 + 2 * i] / max(summed[3 + 2 * i], 1e-12) for i, n in enumerate(names)}
-        tokens = int(summed[2 + 2 * names.index("tokens")]) if "tokens" in metrics else int(count)
-        logged.pop("tokens", None)
-        # FSDP averages gradients over ranks, so the sum over all tokens needs the factor world size.
-        grad_norm = self._scale_and_clip(self.world.size / count)
-        self.loss = summed[0] / count
-        self.state.tokens += tokens
-        self._update(grad_norm)
-        return {"loss": self.loss, "lr": lr, "grad_norm": grad_norm, **logged}
+        return float(loss_sum), float(count), {n: (float(a), float(b)) for n, (a, b) in metrics.items()}
 
     def _precision(self):
         on = self.cfg.precision == "bf16" and self.world.size == 1
@@ -174,11 +202,11 @@ class Fit:
         state, spike = self.state, False
         if self.cfg.spike_factor and state.grad_norm_mean and state.step > self.cfg.warmup_steps:
             spike = grad_norm > self.cfg.spike_factor * state.grad_norm_mean
-        if not math.isfinite(grad_norm) or not math.isfinite(self.loss) or spike:
+        if not math.isfinite(grad_norm) or not math.isfinite(state.loss) or spike:
             state.bad_steps += 1
             why = "gradient spike" if spike else "non-finite loss or gradient"
             if self.world.is_main:
-                self.run.log.write("event", what="skipped step", why=why, step=state.step, loss=self.loss,
+                self.run.log.write("event", what="skipped step", why=why, step=state.step, loss=state.loss,
                                    grad_norm=grad_norm)
             if state.bad_steps >= self.cfg.max_bad_steps:
                 raise UserError(f"{state.bad_steps} steps in a row had a {why} (last at step {state.step}); "
@@ -191,16 +219,30 @@ class Fit:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
+    def finished_before(self) -> bool:
+        """Whether the model of this very step was written already: a crash may have come between the two."""
+        ends = [r for r in read_log(self.run.log.path, "event") if r["what"] == "end"]
+        return bool(ends) and ends[-1]["step"] == self.state.step and (self.run.hf.exists() or not self.save_hf)
+
+    def close(self) -> None:
+        """Let a save in flight end, and the curves' writers."""
+        if self.curves is not None:
+            self.curves.close()
+        if self.background is not None:
+            self.background.wait()
+
     def validate(self) -> dict:
         """Run `evaluate` and `sample` for the current step and log them."""
         step, was_training = self.state.step, self.model.training
         self.model.eval()
         result: dict = {}
-        with torch.no_grad():
+        with torch.no_grad(), self.speed.phase("validate"):
             if self.evaluate is not None:
                 result = self.evaluate(self.model, step)
                 if self.world.is_main:
                     self.run.log.write("eval", step=step, tokens=self.state.tokens, **result)
+                    if self.curves is not None:
+                        self.curves.add(step, {f"eval/{k}": v for k, v in result.items()})
             for row in (self.sample(self.model, step) if self.sample is not None else []):
                 if self.world.is_main:
                     self.run.log.write("sample", step=step, **row)
@@ -211,65 +253,86 @@ class Fit:
 def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], loss_fn: LossFn, run: RunFolder, *,
         config: dict | None = None, steps: int | None = None, tokenizer=None, evaluate=None, sample=None,
         data_state=None, resume: str = "auto", seed: int = 1, world: World | None = None, title: str = "training",
-        header: dict | None = None, save_hf: bool = True) -> FitResult:
+        header: dict | None = None, save_hf: bool = True, flops: dict[str, float] | None = None,
+        events: list[dict] | None = None) -> FitResult:
     """Train `model` for `steps` (default cfg.steps) optimizer steps and leave log, checkpoints and `hf/` in `run`.
 
     batch_fn(step) -> micro-batches of this rank; loss_fn(model, micro) -> (summed loss, count, metrics), where a
     metric is a number or a pair (sum, weight) and "tokens" (sum, 1) counts what was read. evaluate(model, step) ->
     dict, sample(model, step) -> rows of {"prompt", "completion"}. resume: "auto" continues from the newest
-    checkpoint, "never" refuses to. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with code 0.
+    checkpoint, "never" refuses to. flops: FLOPs of one trained token by convention, for the MFU on a known GPU.
+    events: {"what", …} to log after the header.
+    SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with code 0.
     """
     world = world or World(device=next(model.parameters()).device)
     steps = cfg.steps if steps is None else steps
     if steps <= 0:
         raise UserError(f"{title}: no steps to train; set its 'steps' or give it data")
-    stage = Fit(model, cfg, batch_fn, loss_fn, run, steps, world, evaluate, sample, data_state, seed, title)
+    stage = Fit(model, cfg, batch_fn, loss_fn, run, steps, world, evaluate, sample, data_state, seed, title, flops,
+                save_hf)
     start, began = stage.resume(resume), time.monotonic()
     if world.is_main:
-        parameters = sum(p.numel() for p in stage.parameters)
-        run.log.header(config or {}, parameters=parameters, steps=steps, title=title, ranks=world.size,
-                       **(header or {}))
+        facts = {"parameters": sum(p.numel() for p in stage.parameters), "steps": steps, "title": title}
+        run.log.header(config or {}, ranks=world.size, **facts, **(header or {}))
+        for event in events or ():
+            run.log.write("event", **event)
+    stage.curves = Curves(run.path, cfg, title, world.is_main, start)
     model.train()
-    _run(stage, start)
+    try:
+        _run(stage, start)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of GPU memory at step {stage.state.step} ({str(error).splitlines()[0][:120]}); lower "
+                        "train.micro_batch_size, or set train.activation_checkpointing=true") from None
+    finally:
+        stage.close()
     seconds = time.monotonic() - began
-    if stage.state.step > start or not run.hf.exists():
+    if stage.state.step > start or world.any(world.is_main and not stage.finished_before()):
         if save_hf:
             run.save_hf(model, tokenizer, world)
         if world.is_main:
-            run.log.write("event", what="end", step=stage.state.step, tokens=stage.state.tokens, loss=stage.loss,
-                          seconds=round(seconds, 2), peak_memory_bytes=peak_memory_bytes())
+            run.log.write("event", what="end", step=stage.state.step, tokens=stage.state.tokens, loss=stage.state.loss,
+                          seconds=round(seconds, 2), phases=stage.speed.phases(), peak_memory_bytes=peak_memory_bytes())
     model.eval()
-    return FitResult(stage.state.step, stage.loss, stage.state.tokens, seconds, start)
+    return FitResult(stage.state.step, stage.state.loss, stage.state.tokens, seconds, start)
 
 
 def _run(stage: Fit, start: int) -> None:
     cfg, steps, state = stage.cfg, stage.steps, stage.state
-    with StopSignal() as stop, _bar(stage, start) as bar:
+    with StopSignal() as stop, _bar(stage, start) as bar, Profile(stage.run.path, cfg, start, stage.world) as profile:
         if start == 0 and (stage.evaluate or stage.sample):
             stage.validate()
-        last_time, last_tokens = time.monotonic(), state.tokens
+        stage.speed.start(state.tokens)
         for _ in range(start, steps):
+            profile.before(state.step)
             logged = stage.one_step()
             state.step += 1
             last = state.step == steps
             if stage.world.is_main and (last or state.step % cfg.log_every == 0 or state.step <= 3):
-                now = time.monotonic()
-                rate = (state.tokens - last_tokens) / max(now - last_time, 1e-9)
-                last_time, last_tokens = now, state.tokens
-                stage.run.log.write("step", step=state.step, tokens=state.tokens, **logged, tokens_per_s=round(rate, 1),
-                                    peak_memory_bytes=peak_memory_bytes())
-            bar.advance(1, loss=stage.loss)
+                record = {**logged, **stage.speed.measure(state.tokens), **_memory(stage.world)}
+                stage.run.log.write("step", step=state.step, tokens=state.tokens, **record)
+                stage.curves.add(state.step, {"tokens": state.tokens, **record})
+            bar.advance(1, loss=state.loss, **stage.speed.note(state.tokens, state.step, steps))
             if last or (cfg.eval_every and state.step % cfg.eval_every == 0):
                 stage.validate()
             stopping = stage.world.any(bool(stop.name)) if stage.world.size > 1 else bool(stop.name)
             if last or stopping or (cfg.checkpoint_every and state.step % cfg.checkpoint_every == 0):
-                stage.save()
+                stage.save(wait=last or stopping)
             if stopping and not last:
-                if stage.world.is_main:
-                    stage.run.log.write("event", what="stopped", step=state.step, signal=stop.name)
-                    print(f"\nstopped by {stop.name or 'another rank'} at step {state.step}; checkpoint saved in "
-                          f"{stage.run.checkpoints}; the same command goes on from here", file=sys.stderr)
-                raise SystemExit(0)
+                _stop(stage, stop.name)
+
+
+def _memory(world: World) -> dict:
+    """Peaks of this process, and of its GPU's memory where there is one [bytes]."""
+    gpu = {"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated()} if world.device.type == "cuda" else {}
+    return {"peak_memory_bytes": peak_memory_bytes(), **gpu}
+
+
+def _stop(stage: Fit, name: str) -> None:
+    if stage.world.is_main:
+        stage.run.log.write("event", what="stopped", step=stage.state.step, signal=name, phases=stage.speed.phases())
+        print(f"\nstopped by {name or 'another rank'} at step {stage.state.step}; checkpoint saved in "
+              f"{stage.run.checkpoints}; the same command goes on from here", file=sys.stderr)
+    raise SystemExit(0)
 
 
 @contextlib.contextmanager

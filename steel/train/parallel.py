@@ -58,6 +58,13 @@ def join_world() -> World:
     return World(rank, size, device)
 
 
+def check_batch(cfg: TrainConfig, world: World) -> None:
+    """Every rank must run the same number of micro-batches; UserError when the batch does not divide."""
+    if cfg.batch_size % world.size:
+        raise UserError(f"train.batch_size {cfg.batch_size} is not a multiple of {world.size} ranks; "
+                        f"use {cfg.batch_size - cfg.batch_size % world.size or world.size}")
+
+
 def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: World) -> nn.Module:
     """Shard the model in place over all ranks, one unit per decoder block and one for the rest.
 
@@ -74,7 +81,9 @@ def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: W
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     shape = {"hybrid": (world.size // local, local), "ddp": (world.size, 1)}.get(cfg.sharding, (world.size,))
     mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape):])
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    # Inputs stay as they are: casting would round the rotary tables, which must be fp32. The hidden state is bf16
+    # already, since the embedding is.
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     options = {"mesh": mesh, "reshard_after_forward": cfg.sharding in ("full", "hybrid")}
     if cfg.precision == "bf16":
         options["mp_policy"] = policy
@@ -82,3 +91,38 @@ def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: W
         fully_shard(layer, **options)
     fully_shard(model, **options)
     return model
+
+
+@torch.no_grad()
+def materialise(model: nn.Module, seed: int, device: torch.device) -> nn.Module:
+    """Allocate and fill a model that was built on the meta device, sharded or not.
+
+    Every rank draws every tensor whole, on the CPU, from `seed`, one module at a time, and keeps its part: the weights
+    do not depend on the number of ranks, no rank holds more than one whole module, and nothing is communicated.
+    """
+    model.to_empty(device=device)
+    done: set[int] = set()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            own = {name: p for name, p in module._parameters.items() if p is not None}
+            for name, p in own.items():
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype))
+            model._init_weights(module)
+            for name, p in own.items():
+                drawn, module._parameters[name] = module._parameters[name], p
+                if id(p) not in done:  # a tied weight keeps what its first owner drew
+                    _fill(p, drawn.detach())
+                    done.add(id(p))
+    model.tie_weights()
+    return model
+
+
+def _fill(p: nn.Parameter, whole: torch.Tensor) -> None:
+    if not hasattr(p, "device_mesh"):
+        p.copy_(whole)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    part = distribute_tensor(whole.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
+    p.to_local().copy_(part.to_local())

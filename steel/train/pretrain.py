@@ -4,79 +4,130 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..config import Config, UserError
-from ..data.loader import Batch, Loader
+from ..data.loader import IGNORED, Batch, Loader
 from ..data.shards import ShardSet
-from ..model.build import build, decoder_layers, initialize
+from ..model.build import build, decoder_layers
 from . import checkpoint
 from .loop import FitResult, fit
-from .parallel import World, join_world, spread
+from .metrics import token_flops
+from .parallel import World, check_batch, join_world, materialise, spread
+from .preflight import memory_report
 from .run_folder import RunFolder
+from .schedule import decay_start
 
 
 def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path | str | None = None, *,
-             resume: str = "auto", prompts: list[str] | None = None) -> FitResult:
+             resume: str = "auto", prompts: list[str] | None = None,
+             on_batch: Callable[[int, Batch], None] | None = None) -> FitResult:
     """Train cfg.model on the shards in `data`; leaves log, checkpoints and `hf/` in `run_dir`.
 
     tokenizer: its folder, copied beside the model. prompts: texts that the model continues at every validation.
+    on_batch(step, batch): sees this rank's rows before they are trained on.
     Raises UserError for shards that are missing or changed and for settings that cannot work.
     """
     world, run = join_world(), RunFolder(run_dir)
-    if cfg.train.steps <= 0:
-        raise UserError("train.steps must be above 0")
+    _check(cfg, world)
     shards = ShardSet.open(data)
     loader = open_loader(cfg, shards, run, world)
     model = make_model(cfg, world)
     words = load_tokenizer(tokenizer)
     _check_vocabulary(model, shards, words)
-    for event in loader.events if world.is_main else ():
-        run.log.write("event", what="data", change=event)
+    events = [{"what": "data", "change": change} for change in loader.events]
+    if world.is_main and (report := memory_report(cfg, world)):
+        events.append({"what": "memory", **report})
     micro = max(1, cfg.train.micro_batch_size)
 
+    ahead = Ahead(loader) if world.device.type == "cuda" else loader
+
     def batch_fn(step: int) -> list[Batch]:
-        return loader.batch(step).to(world.device).split(micro)
+        batch = ahead.batch(step)
+        if on_batch is not None:
+            on_batch(step, batch)
+        return batch.to(world.device, non_blocking=True).split(micro)
 
     sample = sampler(words, prompts) if words is not None and prompts else None
+    anneal = {"anneal_from_step": decay_start(cfg.train.steps, cfg.train)} if cfg.data.anneal_weights else {}
     return fit(model, cfg.train, batch_fn, next_token_loss(cfg.train.z_loss), run, config=cfg.to_dict(),
                tokenizer=words, evaluate=validator(cfg, data, world), sample=sample, data_state=loader.state,
-               resume=resume, seed=cfg.seed, world=world, title="pretraining",
-               header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards)})
+               resume=resume, seed=cfg.seed, world=world, title="pretraining", flops=token_flops(cfg),
+               events=events,
+               header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal})
+
+
+class Ahead:
+    """Reads the next step's batch in a thread while the GPU works, in pinned memory; the batches are the loader's."""
+
+    def __init__(self, loader: Loader, pin_memory: bool = True):
+        self._loader, self._pin = loader, pin_memory
+        self._pool, self._next = ThreadPoolExecutor(1, "batch"), None
+
+    def batch(self, step: int) -> Batch:
+        """`loader.batch(step)`, and a start on step + 1."""
+        expected, future = self._next or (None, None)
+        batch = future.result() if expected == step else self._pool.submit(self._read, step).result()
+        self._next = (step + 1, self._pool.submit(self._read, step + 1))
+        return batch
+
+    def _read(self, step: int) -> Batch:
+        batch = self._loader.batch(step)
+        return batch.pin_memory() if self._pin else batch
 
 
 def make_model(cfg: Config, world: World) -> nn.Module:
-    """The model of cfg, on this rank's device; with many ranks built on meta, sharded, then filled."""
-    if cfg.train.activation_checkpointing or world.size > 1:
-        model = build(cfg.model, device="meta" if world.size > 1 else "cpu", seed=cfg.seed)
-    else:
-        model = build(cfg.model, seed=cfg.seed)
+    """The model of cfg on this rank's device, in training mode.
+
+    Without weights to load it is built on the meta device, sharded, then filled, so that no rank ever holds the whole;
+    its initial weights are the same at any number of ranks. A transformers folder with weights is read and sharded.
+    """
+    given = cfg.model.source == "hf" and any(Path(cfg.model.path).glob("*.safetensors"))
+    model = build(cfg.model, device="cpu" if given else "meta", seed=cfg.seed)
     if cfg.train.activation_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     layers = decoder_layers(model)
     if cfg.train.compile:
         for layer in layers:
             layer.compile()
-    if world.size == 1:
-        return model.to(world.device)
+    if given:
+        model.to(world.device)
     spread(model, layers, cfg.train, world)
-    model.to_empty(device=world.device)
-    initialize(model, cfg.seed)
-    return model
+    if not given:
+        materialise(model, cfg.seed, world.device)
+    return model.train()
 
 
 def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
     """The sample order: a new one, or the one that the newest checkpoint was in the middle of."""
-    data, wanted = cfg.data, {"mixture": cfg.data.weights or None, "batch_size": cfg.train.batch_size}
+    data, wanted = cfg.data, {"mixture": mixture(cfg, shards.sources), "batch_size": cfg.train.batch_size}
     place = {"rank": world.rank, "world": world.size}
     found = checkpoint.complete(run.checkpoints)
     if found and (state := json.loads((found[-1] / "state.json").read_text()).get("data")):
         return Loader.from_state(shards, state, sequence_length=data.sequence_length, seed=cfg.seed,
                                  mask_documents=data.mask_documents, **wanted, **place)
     return Loader(shards, data.sequence_length, seed=cfg.seed, mask_documents=data.mask_documents, **wanted, **place)
+
+
+def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | None:
+    """The loader's mixture: `data.weights`, and `data.anneal_weights` from the step at which wsd starts to decay.
+
+    In the annealing stage a source that is not named gets nothing. UserError without the wsd schedule.
+    """
+    weights, anneal = cfg.data.weights or None, cfg.data.anneal_weights
+    if not anneal:
+        return weights
+    start = decay_start(cfg.train.steps, cfg.train)
+    if start is None:
+        raise UserError(f"data.anneal_weights needs a stage in which the learning rate decays: train.schedule=wsd, not "
+                        f"{cfg.train.schedule}")
+    chosen = {"step": start, "weights": dict.fromkeys(sources, 0.0) | anneal}
+    return [{"step": 0, "weights": weights}, chosen] if start else chosen["weights"]
 
 
 def next_token_loss(z_loss: float = 0.0):
@@ -86,7 +137,8 @@ def next_token_loss(z_loss: float = 0.0):
         out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, labels=batch.targets,
                     shift_labels=batch.targets, num_items_in_batch=1, use_cache=False,
                     **({"z_loss": z_loss} if z_loss else {}))
-        return out.loss, batch.tokens, {"tokens": (float(batch.input_ids.numel()), 1.0)}
+        count = (batch.targets != IGNORED).sum()  # stays on the device, which nobody waits for here
+        return out.loss, count, {"tokens": (float(batch.input_ids.numel()), 1.0)}
 
     return loss_fn
 
@@ -113,9 +165,10 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 16):
                 part = Batch(batch.input_ids[chosen], batch.targets[chosen], batch.position_ids[chosen],
                              batch.source[chosen])
                 loss, n, _ = loss_fn(model, part)
+                loss, n = float(loss), float(n)
                 had = by_source.get(source, (0.0, 0.0))
-                by_source[source] = (had[0] + float(loss), had[1] + n)
-                total, weight = total + float(loss), weight + n
+                by_source[source] = (had[0] + loss, had[1] + n)
+                total, weight = total + loss, weight + n
         mean = total / max(weight, 1.0)
         return {"loss": mean, "perplexity": math.exp(min(mean, 50.0)),
                 "by_source": {loader.sources[s]: a / max(b, 1.0) for s, (a, b) in sorted(by_source.items())}}
@@ -136,8 +189,8 @@ def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
             ids = torch.tensor([encode_text(tokenizer, prompt)], device=device)
             out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
                                  do_sample=False, pad_token_id=tokenizer.pad_token_id or 0, eos_token_id=[0, 2])
-            written = tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
-            rows.append({"prompt": prompt, "completion": written})
+            text = tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+            rows.append({"prompt": prompt, "completion": text})
         return rows
 
     return sample
@@ -155,6 +208,14 @@ def load_tokenizer(folder: Path | str | None):
 def shards_tokens(shards: ShardSet) -> int:
     """Tokens in all pieces of one split."""
     return sum(piece.tokens for piece in shards.pieces)
+
+
+def _check(cfg: Config, world: World) -> None:
+    if cfg.train.steps <= 0:
+        raise UserError("train.steps must be above 0")
+    if cfg.train.z_loss and cfg.model.source == "hf":
+        raise UserError("train.z_loss is computed by Steel's own head; set train.z_loss=0 with model.source=hf")
+    check_batch(cfg.train, world)
 
 
 def _check_vocabulary(model: nn.Module, shards: ShardSet, tokenizer) -> None:

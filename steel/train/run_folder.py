@@ -9,6 +9,7 @@ from torch import nn
 
 from ..config import UserError
 from ..runlog import RunLog
+from .checkpoint import disk_problem
 from .parallel import World
 
 
@@ -32,13 +33,24 @@ class RunFolder:
         world = world or World()
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(model, options=options) if world.size > 1 else None
+        if weights:  # gathering made copies of tied weights, which the file holds once
+            once = {name for name, _ in model.named_parameters()}
+            twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
+            weights = {name: tensor for name, tensor in weights.items() if name not in twice}
         if world.is_main:
             fresh, old = self.path / ".hf.new", self.path / ".hf.old"
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-            model.save_pretrained(str(fresh), **({"state_dict": weights} if weights else {}))
-            if tokenizer is not None:
-                tokenizer.save_pretrained(str(fresh))
+            try:
+                model.save_pretrained(str(fresh), **({"state_dict": weights} if weights else {}))
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(str(fresh))
+            except Exception as error:
+                if reason := disk_problem(error, self.path):
+                    shutil.rmtree(fresh, ignore_errors=True)
+                    raise UserError(f"cannot write {self.hf}: {reason}; the checkpoint is whole, so make room and run "
+                                    "the same command again") from None
+                raise
             if self.hf.exists():
                 self.hf.rename(old)
             fresh.rename(self.hf)

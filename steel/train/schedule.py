@@ -28,6 +28,15 @@ def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
     if cfg.schedule == "linear":
         return 1 - (1 - low) * progress
-    decay = max(1, round(cfg.decay_fraction * steps))
+    decay = _decay_steps(steps, cfg)
     left = steps - step
     return 1.0 if left > decay else low + (1 - low) * left / decay
+
+
+def decay_start(steps: int, cfg: TrainConfig) -> int | None:
+    """Step at which wsd begins to decay, where an annealing stage changes the data; None for other schedules."""
+    return max(0, steps - _decay_steps(steps, cfg)) if cfg.schedule == "wsd" else None
+
+
+def _decay_steps(steps: int, cfg: TrainConfig) -> int:
+    return max(1, round(cfg.decay_fraction * steps))

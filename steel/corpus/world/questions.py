@@ -36,11 +36,11 @@ class Item:
 
 
 def draw_options(value: str, pool: list[str], rng: random.Random, letter: str = "") -> tuple[tuple[str, ...], str]:
-    """Four distinct options, capitalised, with the right one under `letter` (a uniform letter when empty)."""
+    """Four distinct options with the right one under `letter` (a uniform letter when empty)."""
     letter = letter or rng.choice(LETTERS)
     options = rng.sample([v for v in pool if v != value], 3)
     options.insert(LETTERS.index(letter), value)
-    return tuple(capitalise(v) for v in options), letter
+    return tuple(options), letter
 
 
 def sum_options(a: int, b: int, rng: random.Random, letter: str = "") -> tuple[tuple[str, ...], str]:
@@ -130,7 +130,7 @@ class Asker:
         pool = self.world.values(attribute, lang)
         value = self.rng.choice(pool)
         options, letter = draw_options(value, pool, self.rng)
-        stem = self.rng.choice(phrases(lang).DRILL).format(v=capitalise(value))
+        stem = self.rng.choice(phrases(lang).DRILL).format(v=value)
         answer = self.rng.choice((f"{letter}", f"{letter}. {value}", f"{letter}"))
         return Item("drill", lang, [(stem + "\n" + option_lines(options), answer)], stem, value, options, letter)
 

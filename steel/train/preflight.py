@@ -1,0 +1,91 @@
+"""Before the first step: will it fit, and what to change when it will not. And the whole plan without a device."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+from ..config import Config, UserError
+from .parallel import World
+from .plan import memory, plan, render
+from .plan_hardware import GIB
+
+MARGIN = 0.9  # of the memory there is: the estimate should leave a tenth free
+
+
+def memory_report(cfg: Config, world: World) -> dict | None:
+    """Estimate one rank's peak memory, for the log; say on stderr what to change when it will not fit.
+
+    Never stops the run: an estimate may be wrong, and a run that does not fit ends with one clear line of its own.
+    None for a shape that the planner cannot read (model.source hf).
+    """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    rows = -(-cfg.train.batch_size // world.size)
+    settings = {"num_gpus": world.size, "sharding": cfg.train.sharding, "sequence_length": cfg.data.sequence_length,
+                "precision": cfg.train.precision, "activation_checkpointing": cfg.train.activation_checkpointing,
+                "kernels": "fused" if cfg.train.compile else "eager", "gpus_per_node": ranks}
+    micro = max(1, min(cfg.train.micro_batch_size, rows))
+    try:
+        parts = memory(cfg.model, micro_batch_size=micro, **settings)
+    except UserError:
+        return None
+    available = _available(world, ranks)
+    report = {"estimated_bytes": {name: round(size) for name, size in parts.items()}, "available_bytes": available,
+              "fits": parts["total"] <= MARGIN * available}
+    if not report["fits"]:
+        report["advice"] = _advice(cfg, micro, settings, available)
+        print(f"memory: about {parts['total'] / GIB:.1f} GiB a rank are needed, {available / GIB:.1f} GiB are there; "
+              f"{report['advice']}", file=sys.stderr)
+    return report
+
+
+def _available(world: World, ranks: int) -> int:
+    """Memory of this rank: its GPU's, or its share of the machine's [bytes]."""
+    if world.device.type == "cuda":
+        return torch.cuda.get_device_properties(world.device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(ranks, 1)
+
+
+def _advice(cfg: Config, micro: int, settings: dict, available: int) -> str:
+    """The change that costs least time: smaller micro-batches, then recomputation, then more ranks."""
+    for recompute in sorted({settings["activation_checkpointing"], True}):
+        size = micro
+        while size:
+            trial = settings | {"activation_checkpointing": recompute}
+            if memory(cfg.model, micro_batch_size=size, **trial)["total"] <= MARGIN * available:
+                return f"set train.micro_batch_size={size}" + (
+                    " train.activation_checkpointing=true" if recompute else "")
+            size //= 2
+    return "no micro-batch fits: use more GPUs with train.sharding=full, or a smaller model"
+
+
+def dry_run(cfg: Config, gpu: str, num_gpus: int, data: str | os.PathLike | None = None) -> str:
+    """What `steel pretrain --dry-run` prints: parameters, memory, tokens, days; no device is touched.
+
+    data: folder of shards; then also how often the run passes over it. UserError as the planner and the shards say.
+    """
+    lines = [_plan_of_folder(cfg) if cfg.model.source == "hf" else render(plan(cfg, gpu, num_gpus))]
+    train = cfg.train
+    lines += ["", f"Configuration     {cfg.preset or 'unnamed'} {cfg.hash()}   {train.optimizer}, {train.schedule}, "
+              f"{train.precision}, sharding {train.sharding}"]
+    if data is not None:
+        from ..data.shards import ShardSet
+
+        tokens = sum(piece.tokens for piece in ShardSet.open(data).pieces)
+        wanted = train.steps * train.batch_size * cfg.data.sequence_length
+        lines.append(f"Data              {tokens:,} tokens: {wanted / max(tokens, 1):.2f} passes")
+    return "\n".join(lines)
+
+
+def _plan_of_folder(cfg: Config) -> str:
+    from ..model.build import build
+
+    model = build(cfg.model, device="meta")
+    count = sum(p.numel() for p in model.parameters())
+    tokens = cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
+    return "\n".join([f"Plan for {type(model).__name__} from {cfg.model.path}", "", f"Parameters        {count:>16,}",
+                      f"Tokens            {tokens:.4g} = {cfg.train.steps:,} steps",
+                      f"States            {16 * count / GIB:.2f} GiB over all ranks (fp32 weights, gradients, moments)",
+                      f"FLOPs             {6.0 * count * tokens:.3g} (6 N per token, embedding included)"])

@@ -1,0 +1,69 @@
+"""The last part of a wsd run reads the chosen data, and a crash at the border changes nothing."""
+
+import pytest
+from train_world import Crash, crash_before, curve, tiny
+
+from steel.config import UserError
+from steel.data import Loader, ShardSet
+from steel.runlog import read_log
+from steel.train.pretrain import mixture, pretrain
+
+
+def config(**given):
+    return tiny(data__anneal_weights={"wiki": 1.0}, train__steps=10, train__schedule="wsd", train__decay_fraction=0.4,
+                **given)
+
+
+def run(cfg, corpus, folder, seen):
+    def on_batch(step, batch):
+        seen[step] = (batch.source.tolist(), batch.input_ids.tolist())
+
+    return pretrain(cfg, corpus[0], folder, on_batch=on_batch)
+
+
+def test_the_mixture_switches_at_the_step_at_which_the_decay_starts(corpus, tmp_path):
+    seen = {}
+    run(config(), corpus, tmp_path / "run", seen)
+    early, late = ([s for step in steps for s in seen[step][0]] for steps in (range(6), range(6, 10)))
+    assert set(early) == {0, 1} and set(late) == {1}, "web and wiki, then wiki alone"
+    rates = [r["lr"] for r in curve(tmp_path / "run")]
+    assert rates[5] == rates[6] > rates[7]
+    assert read_log(tmp_path / "run" / "log.jsonl", "header")[0]["anneal_from_step"] == 6
+    rows = [tuple(row) for _, ids in seen.values() for row in ids]
+    wiki = Loader(ShardSet.open(corpus[0]), 32, 4)._sizes()["wiki"]
+    assert wiki >= 16 + early.count(1) or len(set(rows)) < len(rows)
+    if wiki >= 16 + early.count(1):
+        assert len(set(rows)) == len(rows), "the annealing stage goes on where the stage before left each source"
+
+
+@pytest.mark.parametrize("crash", [5, 6, 7, 9])
+def test_a_crash_around_the_border_changes_nothing(corpus, tmp_path, crash):
+    whole, broken = {}, {}
+    run(config(), corpus, tmp_path / "whole", whole)
+    with crash_before(crash), pytest.raises(Crash):
+        run(config(), corpus, tmp_path / "run", broken)
+    run(config(), corpus, tmp_path / "run", broken)
+    assert whole == broken and curve(tmp_path / "whole") == curve(tmp_path / "run")
+
+
+def test_weights_before_and_none_named_after():
+    cfg = tiny(data__weights={"a": 0.25, "b": 0.75}, data__anneal_weights={"b": 2.0}, train__steps=100)
+    assert mixture(cfg, ["a", "b"]) == [{"step": 0, "weights": {"a": 0.25, "b": 0.75}},
+                                        {"step": 80, "weights": {"a": 0.0, "b": 2.0}}]
+    assert mixture(tiny(), ["a"]) is None
+
+
+def test_a_schedule_without_decay_stage_and_an_unknown_source_are_named(corpus, tmp_path):
+    with pytest.raises(UserError, match="train.schedule=wsd, not cosine"):
+        mixture(tiny(data__anneal_weights={"wiki": 1.0}, train__schedule="cosine"), ["wiki"])
+    with pytest.raises(UserError, match="names source 'books'"):
+        pretrain(tiny(data__anneal_weights={"books": 1.0}), corpus[0], tmp_path / "run")
+
+
+def test_batches_read_ahead_are_the_loaders(corpus):
+    from steel.train.pretrain import Ahead
+
+    loader = Loader(ShardSet.open(corpus[0]), 32, 4, seed=3)
+    ahead = Ahead(Loader(ShardSet.open(corpus[0]), 32, 4, seed=3), pin_memory=False)
+    for step in (0, 1, 2, 7, 8, 3):
+        assert ahead.batch(step).input_ids.equal(loader.batch(step).input_ids)

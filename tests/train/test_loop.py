@@ -1,0 +1,138 @@
+"""The loop learns, accumulates exactly, resumes bit for bit, survives bad batches and stops when it is told to."""
+
+import math
+
+import pytest
+import torch
+from train_world import (
+    Crash,
+    Toy,
+    crash_before,
+    curve,
+    equal,
+    in_process,
+    read_all,
+    toy_batches,
+    toy_config,
+    toy_fit,
+    toy_run_signalled,
+)
+
+from steel.config import UserError
+from steel.runlog import read_log
+from steel.train import checkpoint
+
+
+def events(folder, what):
+    return [r for r in read_log(folder / "log.jsonl", "event") if r["what"] == what]
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(x.equal(y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_the_loss_falls_and_every_step_stands_in_the_log(tmp_path):
+    _, result = toy_fit(tmp_path, toy_config(steps=60))
+    steps = curve(tmp_path)
+    assert [r["step"] for r in steps] == list(range(1, 61))
+    assert steps[-1]["loss"] < 0.6 * steps[0]["loss"] and result.loss == steps[-1]["loss"]
+    assert all(r["rows"] == 8 and r["grad_norm"] > 0 for r in steps)
+    end = events(tmp_path, "end")[0]
+    assert end["step"] == 60 and set(end["phases"]) >= {"data", "forward_backward", "update", "checkpoint"}
+
+
+def test_accumulation_equals_one_big_batch(tmp_path):
+    big, _ = toy_fit(tmp_path / "big", toy_config(steps=4))
+    small, _ = toy_fit(tmp_path / "small", toy_config(steps=4), lambda step: toy_batches(step, micro=3))
+    assert len(toy_batches(0, micro=3)) == 3, "micro-batches of 3, 3 and 2 rows"
+    for a, b in zip(big.parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for a, b in zip(curve(tmp_path / "big"), curve(tmp_path / "small"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("background", [False, True], ids=["waiting", "background"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_ten_steps_are_five_a_crash_and_five_bit_for_bit(tmp_path, optimizer, background):
+    cfg = toy_config(optimizer=optimizer, async_checkpoint=background)
+    whole, result = toy_fit(tmp_path / "whole", cfg)
+    with crash_before(7), pytest.raises(Crash):
+        toy_fit(tmp_path / "broken", cfg)
+    assert [r["step"] for r in curve(tmp_path / "broken")] == list(range(1, 8)), "two steps past the checkpoint"
+    again, resumed = toy_fit(tmp_path / "broken", cfg, model=Toy(seed=9))
+    assert resumed.resumed_from == 5 and resumed.loss == result.loss
+    assert same(whole, again)
+    assert curve(tmp_path / "whole") == curve(tmp_path / "broken"), "each step once, every number equal"
+    a, b = (read_all(tmp_path / name / "checkpoints" / "step-00000010") for name in ("whole", "broken"))
+    assert equal(a, b) and len(a["optimizers"]["state"]), "weights, moments and settings"
+
+
+def test_a_resumed_run_obeys_its_new_learning_rate(tmp_path):
+    with crash_before(5), pytest.raises(Crash):
+        toy_fit(tmp_path, toy_config(schedule="constant"))
+    toy_fit(tmp_path, toy_config(schedule="constant", learning_rate=2e-3))
+    assert [r["lr"] for r in curve(tmp_path)][4:6] == [1e-2, 2e-3]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    _, first = toy_fit(tmp_path, toy_config())
+    before = curve(tmp_path)
+    _, second = toy_fit(tmp_path, toy_config())
+    assert curve(tmp_path) == before and second.loss == first.loss and second.tokens == first.tokens
+
+
+def test_resume_never_refuses_a_folder_with_checkpoints(tmp_path):
+    toy_fit(tmp_path, toy_config())
+    with pytest.raises(UserError, match="already holds checkpoints"):
+        toy_fit(tmp_path, toy_config(), resume="never")
+
+
+def poisoned(*bad):
+    def batches(step):
+        scale = math.nan if step in bad else 1.0
+        return [scale * x for x in toy_batches(step)]
+
+    return batches
+
+
+def test_a_bad_batch_is_skipped_and_logged_and_harms_nothing(tmp_path):
+    model, result = toy_fit(tmp_path, toy_config(steps=20), poisoned(3, 4))
+    assert math.isfinite(result.loss) and all(bool(p.isfinite().all()) for p in model.parameters())
+    skipped = events(tmp_path, "skipped step")
+    assert [e["step"] for e in skipped] == [3, 4] and "non-finite" in skipped[0]["why"]
+    assert [r["loss"] is None for r in curve(tmp_path)].count(True) == 2
+    assert result.loss < curve(tmp_path)[0]["loss"]
+
+
+def test_bad_steps_in_a_row_end_the_run_with_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="3 steps in a row had a non-finite loss.*last at step 6.*learning_rate"):
+        toy_fit(tmp_path, toy_config(max_bad_steps=3), poisoned(*range(4, 20)))
+    assert len(events(tmp_path, "skipped step")) == 3
+
+
+def test_a_gradient_spike_is_skipped_when_asked_for(tmp_path):
+    def batches(step):
+        return [(100.0 if step == 8 else 1.0) * x for x in toy_batches(step)]
+
+    toy_fit(tmp_path, toy_config(steps=12, spike_factor=5.0), batches)
+    assert [(e["step"], e["why"]) for e in events(tmp_path, "skipped step")] == [(8, "gradient spike")]
+
+
+def test_clipping_bounds_the_step_and_logs_the_true_norm(tmp_path):
+    toy_fit(tmp_path / "clipped", toy_config(steps=1, grad_clip=1e-3))
+    toy_fit(tmp_path / "free", toy_config(steps=1, grad_clip=0.0))
+    assert curve(tmp_path / "clipped")[0]["grad_norm"] == curve(tmp_path / "free")[0]["grad_norm"] > 1e-3
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_and_exits_with_zero_and_the_run_goes_on(tmp_path, name):
+    process = in_process(toy_run_signalled, tmp_path / "run", name, 6, stderr=tmp_path / "stderr")
+    process.join(600)
+    assert process.exitcode == 0
+    assert f"stopped by {name} at step 7" in (tmp_path / "stderr").read_text()
+    assert [c.name for c in checkpoint.complete(tmp_path / "run" / "checkpoints")] == ["step-00000007"]
+    assert events(tmp_path / "run", "stopped")[0]["signal"] == name
+    again, result = toy_fit(tmp_path / "run", toy_config(steps=20, checkpoint_every=0))
+    whole, _ = toy_fit(tmp_path / "whole", toy_config(steps=20, checkpoint_every=0))
+    assert result.resumed_from == 7 and same(again, whole)
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
