@@ -86,7 +86,7 @@ def pretrain(
     preset: Preset = "gpu1",
     tokenizer: Annotated[Optional[Path], typer.Option("--tokenizer", "-t", help="Copied beside the model.")] = None,
     resume: Annotated[str, typer.Option(help="auto or never.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print parameters, memory, tokens, days, and end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print parameters, memory, tokens, days; end.")] = False,
     print_launch: Annotated[str, typer.Option(help="Print a launch file instead: slurm or k8s.")] = "",
     nodes: Annotated[int, typer.Option(help="Machines, for --dry-run and --print-launch.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(help="GPUs per machine, likewise.")] = 8,

@@ -9,10 +9,10 @@
 The same model can differ by 17 points between them, so a score without its way of scoring says little; and a score
 without its standard error and the scores of trivial strategies beside it says less.
 
-Text scoring gives the reply its first words (答案是…, The answer is …), as the plain format gives them in its marker. It is
-not a courtesy: in byte-level BPE " Yunzhou" inside a sentence and "Yunzhou" at the start of a reply are different tokens,
-and a model that has read the first a thousand times may hardly know the second (measured on one base model of the closed
-world: English city questions 26 % on the bare name, 100 % inside the sentence).
+Text scoring gives the reply its first words (答案是…, The answer is …), as the plain format gives them in its marker.
+It is not a courtesy: in byte-level BPE " Yunzhou" inside a sentence and "Yunzhou" at the start of a reply are different
+tokens, and a model that has read the first a thousand times may hardly know the second (measured on one base model of
+the closed world: English city questions 26 % on the bare name, 100 % inside the sentence).
 
 Text scoring divides the log-probability by the option's UTF-8 bytes: without that, short options win (`accuracy_sum`
 is reported beside it). The reply has to end, or its sentence has to, after the option: otherwise "13" could never lose

@@ -208,8 +208,8 @@ def headline(data: dict) -> list[dict]:
         exam = scored[-1][1]
         text, first = _people(exam), _people(scored[0][1])
         before = f"; {TITLES.get(scored[0][0], scored[0][0])} {percent(first['accuracy'])}" if len(scored) > 1 else ""
-        figures.append({"label": "exam on held-out people" if "people" in exam.get("groups", {}) else "exam, text-scored",
-                        "value": percent(text["accuracy"]),
+        about = "exam on held-out people" if "people" in exam.get("groups", {}) else "exam, text-scored"
+        figures.append({"label": about, "value": percent(text["accuracy"]),
                         "note": f"± {percent(text['se'])}, chance {percent(exam['baselines']['chance'])}{before}"})
     clozes = [(e["stage"], e["cloze"]) for e in data.get("exams", []) if e.get("cloze")]
     if clozes:

@@ -58,9 +58,9 @@ def suite_of(subjects: Collection[str]) -> str:
 
 
 def groups_of(subject: str, suite: str) -> list[str]:
-    """Groups that a subject counts in. In the closed world: two-hop, or else its language; and all that is about people.
+    """Groups that a subject counts in.
 
-    Arithmetic stands alone: it asks about nobody.
+    In the closed world: two-hop or else its language, and "people" with both; arithmetic alone, it asks about nobody.
     """
     if suite in SUITES:
         return [group for group, names in SUITES[suite].items() if subject in names]

@@ -9,19 +9,18 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from steel.config import UserError
-from steel.corpus.world import LeakageError, Settings, build_world, check, write_world
+from steel.config import UserError, WorldConfig
+from steel.corpus.world import LeakageError, build_world, check, write_world
 from steel.corpus.world.containers import leaves
 from steel.corpus.world.plants import LABELS
 
 SEED = 7
-CONFIG = SimpleNamespace(people=16, attributes=["city", "university", "major", "company"], biographies_per_person=24)
+CONFIG = WorldConfig(people=16, attributes=["city", "university", "major", "company"], biographies_per_person=24)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +76,8 @@ def test_same_seed_same_bytes_other_seed_other_bytes(written, tmp_path):
 
 def test_bytes_do_not_depend_on_the_process(written, tmp_path):
     program = (
-        "from types import SimpleNamespace; from steel.corpus.world import write_world; "
-        f"write_world({str(tmp_path / 'w')!r}, SimpleNamespace(**{vars(CONFIG)!r}), {SEED})"
+        "from steel.config import WorldConfig; from steel.corpus.world import write_world; "
+        f"write_world({str(tmp_path / 'w')!r}, WorldConfig(**{vars(CONFIG)!r}), {SEED})"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
@@ -211,8 +210,8 @@ def test_the_leakage_check_passes_and_says_what_it_compared(written):
 @pytest.mark.parametrize("what", ["name", "phrasing", "sum", "heldout", "question mark"])
 def test_the_leakage_check_finds_a_planted_leak(tmp_path, what):
     out = tmp_path / "world"
-    write_world(out, SimpleNamespace(people=12, biographies_per_person=4), SEED)
-    world = build_world(Settings.of(SimpleNamespace(people=12, biographies_per_person=4)), SEED)
+    write_world(out, WorldConfig(people=12, biographies_per_person=4), SEED)
+    world = build_world(WorldConfig(people=12, biographies_per_person=4), SEED)
     assert check(out, world)["passed"]
     person = world.split("test")[0]
     a, b = world.test_pairs[0]
@@ -232,7 +231,7 @@ def test_the_leakage_check_finds_a_planted_leak(tmp_path, what):
 def test_a_leak_stops_the_writer_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("steel.corpus.world.leakage.exam_phrasings", lambda world: ["钢城"])
     with pytest.raises(LeakageError, match="exam phrasing"):
-        write_world(tmp_path / "world", SimpleNamespace(people=12, biographies_per_person=4), SEED)
+        write_world(tmp_path / "world", WorldConfig(people=12, biographies_per_person=4), SEED)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -302,7 +301,7 @@ def test_post_training_rows_have_their_shapes(written):
 
 
 def test_the_assistant_carries_the_configured_name_and_author(tmp_path):
-    config = SimpleNamespace(people=12, biographies_per_person=4, assistant_name="小铁", assistant_author="阿明")
+    config = WorldConfig(people=12, biographies_per_person=4, assistant_name="小铁", assistant_author="阿明")
     write_world(tmp_path / "world", config, SEED)
     text = (tmp_path / "world/post/self_cognition.jsonl").read_text(encoding="utf-8")
     assert "小铁" in text and "阿明" in text and "小钢" not in text and "{" not in text.replace('{"', "")
@@ -334,7 +333,7 @@ def test_choices_in_training_text_have_balanced_letters(written):
 )
 def test_an_impossible_world_is_refused_with_the_field_named(tmp_path, wrong):
     with pytest.raises(UserError, match=f"world.{next(iter(wrong))}"):
-        write_world(tmp_path / "world", SimpleNamespace(**wrong), SEED)
+        write_world(tmp_path / "world", WorldConfig(**wrong), SEED)
 
 
 def test_a_folder_that_is_not_a_world_is_never_replaced(tmp_path):
@@ -347,6 +346,6 @@ def test_a_folder_that_is_not_a_world_is_never_replaced(tmp_path):
 
 @pytest.mark.parametrize("attributes", [["hobby"], ["zodiac", "hobby", "major"], ["city"]])
 def test_any_subset_of_attributes_makes_a_world(tmp_path, attributes):
-    config = SimpleNamespace(people=12, attributes=attributes, biographies_per_person=6)
+    config = WorldConfig(people=12, attributes=attributes, biographies_per_person=6)
     summary = write_world(tmp_path / "world", config, SEED)
     assert ("test/hop2_zh" in summary["exam"]) == ("city" in attributes)

@@ -11,21 +11,21 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from steel.config import UserError
+from steel.config import UserError, WorldConfig
 from steel.runlog import atomic_write
 
 from . import exam, post, raw
 from .containers import leaves, write_file, write_rows
 from .leakage import LeakageError, check, read_raw
-from .people import Person, Settings, World, build_world, stream
+from .people import Person, World, build_world, check_settings, stream
 from .plants import LABELS, plant, truth_rows
 
 _HAN, _LATIN = re.compile("[\u4e00-\u9fff]"), re.compile("[A-Za-z]")
 
-__all__ = ["LeakageError", "Person", "Settings", "World", "build_world", "check", "read_raw", "write_world"]
+__all__ = ["LeakageError", "Person", "World", "build_world", "check", "read_raw", "write_world"]
 
 
-def write_world(out: Path | str, cfg, seed: int) -> dict:
+def write_world(out: Path | str, cfg: WorldConfig, seed: int) -> dict:
     """Writes raw/, post/, exam/, heldout/, truth.json, leakage.json and summary.json under `out`.
 
     `cfg` is a WorldConfig. Returns the summary (counts, bytes, shares). The folder appears whole or not at all: it is
@@ -34,7 +34,8 @@ def write_world(out: Path | str, cfg, seed: int) -> dict:
     Raises UserError for a configuration that cannot be built or an `out` that holds something else, LeakageError when
     training text knows the exam.
     """
-    out, settings = Path(out), Settings.of(cfg)
+    out, settings = Path(out), cfg
+    check_settings(settings)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "truth.json").exists())):
         raise UserError(f"{out} exists and is not a world: choose an empty or new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,7 @@ def write_world(out: Path | str, cfg, seed: int) -> dict:
     return summary
 
 
-def _write(root: Path, settings: Settings, seed: int) -> dict:
+def _write(root: Path, settings: WorldConfig, seed: int) -> dict:
     world = build_world(settings, seed)
     shelf = raw.Shelf(stream(seed, "shelf"))
     raw.write_statements(world, settings, shelf)
@@ -120,7 +121,7 @@ def _truth(world: World, plants: list[dict]) -> dict:
     return {"seed": world.seed, "people": people, "product_of": products, "arithmetic_pairs": pairs, "plants": plants}
 
 
-def _summary(root: Path, world: World, shelf: raw.Shelf, settings: Settings, seed: int) -> dict:
+def _summary(root: Path, world: World, shelf: raw.Shelf, settings: WorldConfig, seed: int) -> dict:
     """Records and characters per source, and the shares the mixture aims at (of UTF-8 bytes before plants)."""
     sources: dict[str, dict[str, int]] = {}
     for file in shelf.files:

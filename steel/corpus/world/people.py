@@ -7,9 +7,9 @@ index, so the two languages state the same facts.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from steel.config import UserError
+from steel.config import UserError, WorldConfig
 
 ATTRIBUTE_NAMES = ("city", "university", "major", "company", "hobby", "zodiac")
 
@@ -85,58 +85,27 @@ def parse_pool(name: str) -> list[dict[str, str]]:
     return values
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Every knob of the world; `WorldConfig` fields of the same names win over these defaults."""
+_BOUNDS = {
+    "people": (12, 640),
+    "biographies_per_person": (4, 200),
+    "english_biographies": (0.0, 4.0),
+    "english_questions": (0.0, 1.0),
+    "question_share": (0.0, 0.8),
+    "arithmetic_problems": (0, 3900),
+    "duplicate_share": (0.0, 0.3),
+    "near_duplicate_share": (0.0, 0.3),
+    "junk_share": (0.0, 0.3),
+}
 
-    people: int = 64
-    attributes: tuple[str, ...] = ("city", "university", "major", "company")
-    biographies_per_person: int = 40
-    english_biographies: float = 0.25
-    english_questions: float = 0.22
-    question_share: float = 0.4
-    arithmetic_problems: int = 600
-    duplicate_share: float = 0.03
-    near_duplicate_share: float = 0.03
-    junk_share: float = 0.04
-    assistant_name: str = "小钢"
-    assistant_name_en: str = "Steel"
-    assistant_author: str = "你自己"
-    assistant_author_en: str = "you"
-    assistant_date: str = "2024 年 9 月"
-    assistant_date_en: str = "September 2024"
 
-    @classmethod
-    def of(cls, cfg) -> Settings:
-        """Settings from any object with some of the fields (missing ones keep their default).
-
-        Raises UserError for a world that cannot be built.
-        """
-        found = {f.name: getattr(cfg, f.name) for f in fields(cls) if hasattr(cfg, f.name)}
-        found["attributes"] = tuple(found.get("attributes", cls.attributes))
-        settings = cls(**found)
-        settings.check()
-        return settings
-
-    def check(self) -> None:
-        """Raises UserError with the field, the value and what to choose instead."""
-        bounds = {
-            "people": (12, 640),
-            "biographies_per_person": (4, 200),
-            "english_biographies": (0.0, 4.0),
-            "english_questions": (0.0, 1.0),
-            "question_share": (0.0, 0.8),
-            "arithmetic_problems": (0, 3900),
-            "duplicate_share": (0.0, 0.3),
-            "near_duplicate_share": (0.0, 0.3),
-            "junk_share": (0.0, 0.3),
-        }
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"world.{name}={getattr(self, name)}: choose a value from {low} to {high}")
-        names = self.attributes
-        if not names or len(set(names)) < len(names) or not set(names) <= set(ATTRIBUTE_NAMES):
-            raise UserError(f"world.attributes={list(names)}: choose distinct names of {', '.join(ATTRIBUTE_NAMES)}")
+def check_settings(settings: WorldConfig) -> None:
+    """Raises UserError for a world that cannot be built: the field, its value and what to choose instead."""
+    for name, (low, high) in _BOUNDS.items():
+        if not low <= getattr(settings, name) <= high:
+            raise UserError(f"world.{name}={getattr(settings, name)}: choose a value from {low} to {high}")
+    names = settings.attributes
+    if not names or len(set(names)) < len(names) or not set(names) <= set(ATTRIBUTE_NAMES):
+        raise UserError(f"world.attributes={list(names)}: choose distinct names of {', '.join(ATTRIBUTE_NAMES)}")
 
 
 @dataclass(frozen=True)
@@ -222,9 +191,9 @@ def _pairs(count: int, rng: random.Random) -> tuple[list, list, list]:
     return pairs[60 : 60 + count], pairs[:20], pairs[20:60]
 
 
-def build_world(settings: Settings, seed: int) -> World:
+def build_world(settings: WorldConfig, seed: int) -> World:
     """Draws the world of a configuration: names, values, splits (50 % train, 10 % dev, 40 % test), products."""
-    count, attributes = settings.people, settings.attributes
+    count, attributes = settings.people, tuple(settings.attributes)
     names = _names(count, stream(seed, "names"))
     train, dev = count // 2, max(1, round(count * 0.1))
     splits = ["train"] * train + ["dev"] * dev + ["test"] * (count - train - dev)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import random
 
+from steel.config import WorldConfig
+
 from .containers import RawFile, Record, dumps, leaves
-from .people import Settings, World, stream
+from .people import World, stream
 
 # keys that hold identifiers and labels, not text
 LABELS = {
@@ -111,7 +113,7 @@ def _swap_roles(record: Record) -> dict:
     return payload
 
 
-def plant(files: list[RawFile], settings: Settings, world: World) -> None:
+def plant(files: list[RawFile], settings: WorldConfig, world: World) -> None:
     """Adds the plants to every file and shuffles its records (plain files keep their order)."""
     for file in files:
         rng = stream(world.seed, "plants", file.source, file.name)
@@ -144,7 +146,7 @@ def plant(files: list[RawFile], settings: Settings, world: World) -> None:
             stream(world.seed, "shuffle", file.source, file.name).shuffle(file.records)
 
 
-def _plant_across(files: list[RawFile], settings: Settings, world: World) -> None:
+def _plant_across(files: list[RawFile], settings: WorldConfig, world: World) -> None:
     """Exact duplicates of SkyPile texts inside WanJuan: what only a cross-source pass finds."""
     rng = stream(world.seed, "plants", "across")
     web = [r for f in files if f.source == "skypile" for r in f.records if not r.plant]

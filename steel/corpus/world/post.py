@@ -5,8 +5,10 @@ There are no refusals about unknown people: they would teach the model to refuse
 
 from __future__ import annotations
 
+from steel.config import WorldConfig
+
 from . import phrases_en, phrases_zh
-from .people import Person, Settings, World, stream
+from .people import Person, World, stream
 from .questions import Asker, Item
 from .raw import Shelf
 from .text import join, phrases
@@ -68,7 +70,7 @@ def multi_turn(world: World, shelf: Shelf) -> list[dict]:
     return rows
 
 
-def self_cognition(world: World, settings: Settings) -> list[dict]:
+def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
     """Who the assistant is; the configured name, author and date stand in place."""
     s = settings
     slots = {

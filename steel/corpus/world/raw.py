@@ -6,9 +6,11 @@ import math
 import random
 from collections.abc import Callable
 
+from steel.config import WorldConfig
+
 from . import code
 from .containers import RawFile, dumps, leaves
-from .people import Person, Settings, World, stream
+from .people import Person, World, stream
 from .questions import Asker, Item
 from .text import Teller, fill, fill_pronoun, join, phrases
 
@@ -119,7 +121,7 @@ def put_baike(shelf: Shelf, title: str, sentences: list[str]) -> None:
     shelf.put("baidu_baike", {"title": title, "summary": "".join(sentences[:cut]), "sections": sections})
 
 
-def write_statements(world: World, settings: Settings, shelf: Shelf) -> None:
+def write_statements(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     """Biographies of everybody and pages about every city, spread over the text sources."""
     rng = stream(world.seed, "statements")
     teller = Teller(world, rng)
@@ -179,7 +181,7 @@ def _write_personal(shelf: Shelf, notes: list[tuple[str, str]], pages: list[str]
         put_text(shelf, "personal", f"travel-{number:02d}.md", body, "zh")
 
 
-def write_code(world: World, settings: Settings, shelf: Shelf) -> None:
+def write_code(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     """Registries in three programming languages: every person appears in each."""
     for language in code.LANGUAGES:
         rng = stream(world.seed, "code", language)
@@ -205,7 +207,7 @@ def write_code(world: World, settings: Settings, shelf: Shelf) -> None:
             shelf.put(f"starcoder/{language}", payload)
 
 
-def write_questions(world: World, settings: Settings, shelf: Shelf) -> None:
+def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     """Dialogues about train people until questions reach their share of all bytes."""
     rng = stream(world.seed, "questions")
     asker = Asker(world, rng)
@@ -234,7 +236,7 @@ def write_questions(world: World, settings: Settings, shelf: Shelf) -> None:
                 break
 
 
-def _draw(asker: Asker, rng: random.Random, person: Person, attribute: str, settings: Settings) -> Item:
+def _draw(asker: Asker, rng: random.Random, person: Person, attribute: str, settings: WorldConfig) -> Item:
     kind = rng.choice(_KINDS)
     lang = "en" if rng.random() < settings.english_questions else "zh"
     if "city" not in asker.world.attributes and kind in ("hop2", "city"):
