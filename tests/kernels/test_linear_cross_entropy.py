@@ -127,4 +127,4 @@ def test_chunks_are_large_on_a_gpu():
             rows = chunk_tokens(tokens, vocabulary, gpu)
             chunks = -(-tokens // rows)
             assert rows % 128 == 0 and rows <= 4096 and chunks * rows < tokens + 128 * chunks + 1
-            assert rows >= 1024 or chunks == 1
+            assert rows >= 1024 or chunks <= 1  # nothing to do is no chunk at all
