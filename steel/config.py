@@ -187,6 +187,8 @@ class TrainConfig:
     """Recompute each block in the backward pass instead of storing it."""
     compile: bool = False
     """torch.compile each decoder block."""
+    kernels: dict[str, str] = field(default_factory=dict)
+    """Fused operations by name: auto | reference | triton | compile | liger; empty leaves the model as it is."""
     checkpoint_every: int = 500
     """Steps between checkpoints [steps]; 0: only at the end."""
     keep_checkpoints: int = 2

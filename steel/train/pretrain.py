@@ -91,6 +91,8 @@ def make_model(cfg: Config, world: World) -> nn.Module:
     model = build(cfg.model, device="cpu" if given else "meta", seed=cfg.seed)
     if cfg.train.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if cfg.train.kernels:
+        _install_kernels(model, cfg, world)
     layers = decoder_layers(model)
     if cfg.train.compile:
         for layer in layers:
@@ -101,6 +103,18 @@ def make_model(cfg: Config, world: World) -> nn.Module:
     if not given:
         materialise(model, cfg.seed, world.device)
     return model.train()
+
+
+def _install_kernels(model: nn.Module, cfg: Config, world: World) -> None:
+    """Exchange the operations that the configuration names; a wrong name is the user's mistake."""
+    from ..kernels import choose, install
+
+    dtype = torch.bfloat16 if cfg.train.precision == "bf16" else torch.float32
+    say = print if world.is_main else None
+    try:
+        install(model, choose(cfg.train.kernels, device=world.device, dtype=dtype, compiled=cfg.train.compile, say=say))
+    except ValueError as error:
+        raise UserError(f"train.{error}") from None
 
 
 def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
