@@ -36,7 +36,8 @@ def write_instructions(docs: Path, out: Path, seed: int, *, limit: int = 4000,
             if doc.meta.get("messages"):
                 dialogues.append((rank, {"messages": doc.meta["messages"], "kind": doc.source, "lang": doc.lang}))
             elif (form := poem_form(doc)) and doc.meta.get("title"):
-                poems.append((rank, form, doc.meta["title"], _lines(doc)))
+                title = doc.text.split("\n")[0]  # in the script of the text; the metadata keep the original's
+                poems.append((rank, form, title, _lines(doc)))
     poems = sorted(poems)[:limit]
     rows = [row for _, row in sorted(dialogues, key=lambda pair: pair[0])[:limit]]
     rows += [{"messages": [*_ask(form, title), {"role": "assistant", "content": text}], "kind": form, "lang": "zh"}
