@@ -24,6 +24,7 @@ from .config import Config, UserError
 from .runlog import atomic_write, commit, hardware, packages, peak_memory_bytes, reset_peak_memory
 
 SAMPLE_PROMPTS = 6
+SELF_COGNITION_REPEATS = 16  # a few dozen rows among thousands: seen once, the model does not learn its own name
 
 
 @dataclass
@@ -242,7 +243,8 @@ class Life:
         self.stage("exam:init", lambda: self.examine("init"))
         self.stage("pretrain", self.pretrain)
         self.stage("exam:pretrain", lambda: self.examine("pretrain"))
-        for name, before, rows in (("sft", "pretrain", ["sft.jsonl", "multi_turn.jsonl", "self_cognition.jsonl"]),
+        dialogues = ["sft.jsonl", "multi_turn.jsonl", *["self_cognition.jsonl"] * SELF_COGNITION_REPEATS]
+        for name, before, rows in (("sft", "pretrain", dialogues),
                                    ("dpo", "sft", ["preference.jsonl"]), ("grpo", "dpo", ["rl.jsonl"])):
             rows = rows[:1] if self.raw else rows
             self.stage(name, lambda name=name, before=before, rows=rows: self.align(name, before, rows))
