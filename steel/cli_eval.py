@@ -57,11 +57,11 @@ def eval_perplexity(
 
     [dim]steel eval perplexity runs/laptop runs/laptop/world/heldout/*.jsonl[/dim]
     """
-    from .evaluation.perplexity import bits_per_byte
-    from .lifecycle import open_folder, read_domains
+    from .evaluation.perplexity import bits_per_byte, load_domains
+    from .lifecycle import open_folder
 
     model, tokenizer = open_folder(model_folder(ckpt))
-    result = bits_per_byte(model, tokenizer, read_domains(files))
+    result = bits_per_byte(model, tokenizer, load_domains(files))
     for name, r in result["domains"].items():
         say(f"{name:<20} {r['bpb']:.4f} bits/byte   perplexity {r['ppl']:.2f}   {r['tokens']:,} tokens")
     say(f"{'geometric mean':<20} {result['geometric_mean']['bpb']:.4f} bits/byte")

@@ -196,9 +196,7 @@ class TrainConfig:
     async_checkpoint: bool = False
     """Write checkpoints in a background thread: the run pauses only for the copy to memory."""
     eval_every: int = 250
-    """Steps between validations [steps]; 0: only at the end."""
-    sample_every: int = 0
-    """Steps between printed samples [steps]; 0: only at the end."""
+    """Steps between validations, with samples drawn [steps]; 0: only at the end."""
     log_every: int = 10
     """Steps between log lines [steps]."""
     max_bad_steps: int = 20

@@ -208,7 +208,9 @@ class Life:
     def heldout(self) -> dict[str, list]:
         """Texts (or dialogues) by domain that no stage trains on."""
         if not self.raw:
-            return read_domains(sorted((self.run / "world" / "heldout").glob("*.jsonl")))
+            from .evaluation.perplexity import load_domains
+
+            return load_domains(self.run / "world" / "heldout")
         return heldout_documents(self.run / "docs", self.cfg.data.validation_fraction)
 
     def prompts(self) -> list[str]:
@@ -325,19 +327,6 @@ def heldout_documents(docs: Path, fraction: float, most: int = 100) -> dict[str,
     return domains
 
 
-def read_domains(files: list[Path]) -> dict[str, list]:
-    """jsonl files of {"text"} or {"messages"} rows, one domain a file."""
-    domains = {}
-    for path in files:
-        if not path.is_file():
-            raise UserError(f"no file at {path}")
-        try:
-            domains[path.stem] = [_text_or_messages(row) for row in _json_lines(path)]
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-            raise UserError(f'{path} is not a jsonl file of {{"text"}} or {{"messages"}} rows') from None
-    return domains
-
-
 def open_folder(folder: Path):
     """Model in evaluation mode, and tokenizer, from a stage's `hf` folder."""
     from .align.stage import open_model
@@ -357,10 +346,6 @@ def _first_difference(old, new, where: str = "") -> str:
 
 def _json_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _text_or_messages(row: dict):
-    return row["messages"] if "messages" in row else row["text"]
 
 
 def _beginning(text: str) -> str:

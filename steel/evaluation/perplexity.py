@@ -34,19 +34,21 @@ _LOGITS_AT_ONCE = 2 ** 27
 """Largest number of logits kept in one forward pass; bounds the memory, 512 MiB in fp32 [entries]."""
 
 
-def load_domains(folder: Path | str) -> dict[str, list]:
-    """Read `folder/<domain>.jsonl`, one {"text": …} or {"messages": […]} a line."""
-    files = sorted(Path(folder).glob("*.jsonl"))
+def load_domains(source: Path | str | Sequence[Path]) -> dict[str, list]:
+    """Read `folder/<domain>.jsonl`, or the files given, one {"text": …} or {"messages": […]} a line."""
+    files = sorted(Path(source).glob("*.jsonl")) if isinstance(source, (str, Path)) else list(source)
     if not files:
-        raise UserError(f"no held-out text in {folder}: expected <domain>.jsonl with a text or messages per line")
+        raise UserError(f"no held-out text in {source}: expected <domain>.jsonl with a text or messages per line")
     domains: dict[str, list] = {}
     for file in files:
+        if not file.is_file():
+            raise UserError(f"no file at {file}")
         domains[file.stem] = documents = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
             try:
                 row = json.loads(line)
                 documents.append(row["messages"] if "messages" in row else row["text"])
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 raise UserError(f"{file}, line {number}: expected an object with text or messages") from None
     return domains
 
