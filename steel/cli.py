@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from . import cli_data, cli_eval
+from . import cli_bench, cli_data, cli_eval
 from .cli_common import Overrides, Preset, Run, configuration, say
 from .config import UserError
 
@@ -167,7 +167,7 @@ def plan(preset: Preset = "steel-1b",
 
 
 for _name, _group in (("data", cli_data.data_app), ("tokenizer", cli_data.tokenizer_app), ("eval", cli_eval.eval_app),
-                      ("export", cli_eval.export_app), ("bench", cli_eval.bench_app)):
+                      ("export", cli_eval.export_app), ("bench", cli_bench.bench_app)):
     app.add_typer(_group, name=_name)
 for _name, _command in (("pack", cli_data.pack), ("chat", cli_eval.chat), ("serve", cli_eval.serve),
                         ("import-original", cli_eval.import_original)):

@@ -1,4 +1,4 @@
-"""The commands that judge and use a model: `steel eval`, `steel chat`, `steel serve`, `steel export`, `steel bench`."""
+"""The commands that judge and use a model: `steel eval`, `steel chat`, `steel serve`, `steel export`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from .config import UserError
 
 eval_app = group("Exams, perplexity, contamination.")
 export_app = group("Write a model in other formats.")
-bench_app = group("Benchmarks against peers.")
 
 
 @eval_app.command("exam")
@@ -123,35 +122,3 @@ def import_original(folder: Path, out: Path) -> None:
         raise UserError(f"no original checkpoint at {folder}: it has no config.json")
     convert(folder, out)
     say(f"model  {out}")
-
-
-for _name, _what in (("table2", "the kernel benchmark (steel.bench.table2)"),
-                     ("data", "the data benchmark (steel.bench.data)"),
-                     ("loader", "the loader benchmark (steel.bench.loader)"),
-                     ("step", "the step benchmark (steel.bench.step)")):
-    def _bench(what: str = typer.Option(_what, hidden=True)) -> None:
-        not_built(what)
-
-    _bench.__doc__ = f"Not built yet: {_what}."
-    bench_app.command(_name)(_bench)
-
-
-@bench_app.command("drills")
-def bench_drills(
-    kills: Annotated[int, typer.Option(help="How often the run is killed.")] = 10,
-    seed: Annotated[int, typer.Option(help="Draws the moments.")] = 1,
-    background: Annotated[bool, typer.Option(help="Checkpoints written in a background thread.")] = True,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Folder for the runs and drills.json.")] = None,
-) -> None:
-    """Kill a tiny run at random moments, resume it, compare it with an unbroken one: exit 0 only when nothing differs.
-
-    [dim]steel bench drills --kills 20 --out runs/drills[/dim]
-    """
-    from .bench import drills
-
-    report = drills.run_drills(out, kills=kills, seed=seed, background=background)
-    print(drills.render(report))
-    if out:
-        say(f"report            {out / 'drills.json'}")
-    if not report["passed"]:
-        raise typer.Exit(1)

@@ -11,7 +11,7 @@ STEEL = Path(__file__).parents[1] / "steel"
 # The life stands on its neighbour `serve`: it lets the model answer a few questions for the report card.
 FLOOR = {"__init__": 0, "config": 0, "runlog": 0, "presets": 0, "kernels": 1, "tokenizer": 1, "model": 2, "data": 2,
          "corpus": 2, "train": 3, "evaluation": 3, "align": 4, "serve": 5, "lifecycle": 5.5, "cli": 6, "cli_common": 6,
-         "cli_data": 6, "cli_eval": 6, "bench": 6, "check": 6, "__main__": 6}
+         "cli_data": 6, "cli_eval": 6, "cli_bench": 6, "bench": 6, "check": 6, "__main__": 6}
 
 
 def imported_rooms(path: Path):
