@@ -60,6 +60,10 @@ class ModelConfig:
     """Tokens per segment of causal_soft_moe [tokens]."""
     top_k: int = 2
     """Experts that a token visits in top_k_moe [experts]."""
+    balance_loss: float = 0.01
+    """Weight of top_k_moe's load-balancing term in training [nats]."""
+    soft_moe_normalize_slots: bool = False
+    """RMS-normalise the slots of soft_moe_v2 and v3, which wakes the layer; the original did not."""
     qkv_bias: bool = True
     """Bias on the query, key and value projections, as in Qwen1.5."""
     qk_norm: bool = False

@@ -26,11 +26,13 @@ from .schedule import decay_start
 
 def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path | str | None = None, *,
              resume: str = "auto", prompts: list[str] | None = None,
-             on_batch: Callable[[int, Batch], None] | None = None) -> FitResult:
+             on_batch: Callable[[int, Batch], None] | None = None,
+             measure: Callable[[nn.Module, int], dict] | None = None) -> FitResult:
     """Train cfg.model on the shards in `data`; leaves log, checkpoints and `hf/` in `run_dir`.
 
     tokenizer: its folder, copied beside the model. prompts: texts that the model continues at every validation.
-    on_batch(step, batch): sees this rank's rows before they are trained on.
+    on_batch(step, batch): sees this rank's rows before they are trained on. measure(model, step): more numbers for the
+    log's validation lines.
     Raises UserError for shards that are missing or changed and for settings that cannot work.
     """
     world, run = join_world(), RunFolder(run_dir)
@@ -56,9 +58,9 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
     sample = sampler(words, prompts) if words is not None and prompts else None
     anneal = {"anneal_from_step": decay_start(cfg.train.steps, cfg.train)} if cfg.data.anneal_weights else {}
     return fit(model, cfg.train, batch_fn, next_token_loss(cfg.train.z_loss), run, config=cfg.to_dict(),
-               tokenizer=words, evaluate=validator(cfg, data, world), sample=sample, data_state=loader.state,
-               resume=resume, seed=cfg.seed, world=world, title="pretraining", flops=token_flops(cfg),
-               events=events,
+               tokenizer=words, evaluate=validator(cfg, data, world, measure=measure), sample=sample,
+               data_state=loader.state, resume=resume, seed=cfg.seed, world=world, title="pretraining",
+               flops=token_flops(cfg), events=events,
                header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal})
 
 
@@ -157,14 +159,15 @@ def next_token_loss(z_loss: float = 0.0):
     return loss_fn
 
 
-def validator(cfg: Config, data: Path | str, world: World, most: int = 16):
+def validator(cfg: Config, data: Path | str, world: World, most: int = 16, measure=None):
     """evaluate(model, step) -> mean loss on held-out documents, overall and by source [nats/token], and perplexity.
 
-    None when the shards hold no validation split. At most `most` batches, the same ones every time.
+    At most `most` batches, the same ones every time. `measure(model, step)` adds its numbers; without a validation
+    split it alone is asked. None when there is neither.
     """
     shards = ShardSet.open(data, "validation", check=False)
     if not shards.pieces:
-        return None
+        return measure
     rows = cfg.train.micro_batch_size
     loader = Loader(shards, cfg.data.sequence_length, rows, 0, rank=0, world=1, mask_documents=cfg.data.mask_documents)
     count = min(most, math.ceil(loader.samples / rows))
@@ -185,7 +188,8 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 16):
                 total, weight = total + loss, weight + n
         mean = total / max(weight, 1.0)
         return {"loss": mean, "perplexity": math.exp(min(mean, 50.0)),
-                "by_source": {loader.sources[s]: a / max(b, 1.0) for s, (a, b) in sorted(by_source.items())}}
+                "by_source": {loader.sources[s]: a / max(b, 1.0) for s, (a, b) in sorted(by_source.items())},
+                **(measure(model, step) if measure is not None else {})}
 
     return evaluate
 
