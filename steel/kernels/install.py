@@ -3,7 +3,7 @@
     install(model, choose("auto", device=device, dtype=torch.bfloat16, compiled=cfg.compile, say=print))
 
 The model's own code stays self-contained, because it is copied into saved folders; so the exchange happens from
-outside, after construction (and before `fully_shard` and `compile`): a module gets another `forward` as an attribute.
+outside, after construction (and before `fully_shard` and `compile`): a module gets another method as an attribute.
 Parameters, names and saved files do not change. Modules are told by the name of their class, so nothing of
 `steel.model` is imported here; a model without such classes is left as it is, and so is a module that would get
 references only.
@@ -19,34 +19,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import attention
 from .select import Choice
 from .soft_moe import soft_moe_v3, spans_of
 
 
 def install(model: nn.Module, choice: Choice) -> dict[str, int]:
-    """Exchange the forwards of `model` in place; returns how many modules of each class changed."""
+    """Exchange the methods of `model` in place; returns how many modules of each class changed."""
     uninstall(model)
     changed: dict[str, int] = {}
     for module in model.modules():
-        kind = _original_name(module)
-        make, needs = FORWARDS.get(kind, (None, ()))
-        if make is None or not any(choice.names.get(op, "reference") != "reference" for op in needs):
-            continue
-        forward = make(module, choice)
-        if forward is None:
-            continue
-        method = "_segments" if kind == "SteelCausalSoftMoE" else "forward"
-        setattr(module, method, MethodType(forward, module))
-        changed[kind] = changed.get(kind, 0) + 1
+        exchanged = {}
+        for method, make, needs in METHODS.get(_original_name(module), ()):
+            if any(choice.names.get(op, "reference") != "reference" for op in needs):
+                exchanged[method] = make(module, choice)
+        exchanged = {method: function for method, function in exchanged.items() if function is not None}
+        for method, function in exchanged.items():
+            setattr(module, method, MethodType(function, module))
+        if exchanged:
+            changed[_original_name(module)] = changed.get(_original_name(module), 0) + 1
     return changed
 
 
 def uninstall(model: nn.Module) -> None:
     """Give every module back the methods of its class."""
     for module in model.modules():
-        if _original_name(module) in FORWARDS:
-            for method in ("forward", "_segments"):
-                module.__dict__.pop(method, None)
+        for method, *_ in METHODS.get(_original_name(module), ()):
+            module.__dict__.pop(method, None)
 
 
 def _original_name(module: nn.Module) -> str:
@@ -180,14 +179,65 @@ def _causal_segments(module, choice: Choice):
     return segments
 
 
-# Class name -> (maker of its new method, the operations it would use).
-FORWARDS = {
-    "SteelRMSNorm": (_norm, ("rms_norm",)),
-    "SteelDecoderLayer": (_layer, ("rms_norm",)),
-    "SteelAttention": (_attention, ("rope",)),
-    "SteelDenseFeedForward": (_dense, ("swiglu",)),
-    "SteelExperts": (_experts, ("swiglu",)),
-    "SteelHead": (_head, ("linear_cross_entropy",)),
-    "SteelSoftMoEV3": (_soft_moe_v3, ("soft_moe",)),
-    "SteelCausalSoftMoE": (_causal_segments, ("soft_moe",)),
+def _top_k(module, choice: Choice):
+    """Grouped products instead of a batch padded to the busiest expert."""
+    experts, gate = choice.experts, choice.swiglu
+
+    def visit(self, x_ND, weights_NK, chosen_NK):
+        own = self.experts
+        x_ND = x_ND.to(_compute_type(x_ND))
+        with torch.autocast(x_ND.device.type, enabled=False):
+            return experts(x_ND, weights_NK, chosen_NK, own.gate_up_proj, own.down_proj, gate, own.double)
+
+    return visit
+
+
+def _attend(module, choice: Choice):
+    """The attention that the probe picked; the model's own code with a cache and for masks of another kind."""
+    chosen, own = choice.attention, type(module)._attend
+
+    def attend_chosen(self, query, key, value, mask):
+        if isinstance(mask, attention.Documents):
+            return attention.attend(chosen.documents, query, key, value, self.scaling, mask)
+        if self.config._attn_implementation not in (None, "sdpa"):
+            return own(self, query, key, value, mask)
+        square = query.shape[2] == key.shape[2] > 1
+        if mask is None and square and chosen.plain in attention.PACKAGES:
+            return attention.attend(chosen.plain, query, key, value, self.scaling)
+        if not square or chosen.plain in attention.PACKAGES:
+            return own(self, query, key, value, mask)
+        with attention.backend(chosen.plain if mask is None else chosen.documents, alone=False):
+            return own(self, query, key, value, mask)
+
+    return attend_chosen
+
+
+def _documents(module, choice: Choice):
+    """Packed documents in the form that the picked attention reads, instead of the dense mask."""
+    name, own = choice.attention.documents, type(module)._context
+    if name == "reference" or name in attention.SDPA:
+        return None
+
+    def context(self, x_BTD, given_mask, position_ids, cache, past):
+        made = own(self, x_BTD, given_mask, position_ids, cache, past)
+        packed = made.mask is not None and given_mask is None and past == 0
+        if packed and self.config._attn_implementation in (None, "sdpa"):
+            made.mask = attention.documents_for(name, position_ids)
+        return made
+
+    return context
+
+
+# Class name -> (method, maker of the new one, the operations it would use).
+METHODS = {
+    "SteelRMSNorm": (("forward", _norm, ("rms_norm",)),),
+    "SteelDecoderLayer": (("forward", _layer, ("rms_norm",)),),
+    "SteelAttention": (("forward", _attention, ("rope",)), ("_attend", _attend, ("attention",))),
+    "SteelModel": (("_context", _documents, ("attention",)),),
+    "SteelDenseFeedForward": (("forward", _dense, ("swiglu",)),),
+    "SteelExperts": (("forward", _experts, ("swiglu",)),),
+    "SteelTopKMoE": (("_visit", _top_k, ("experts",)),),
+    "SteelHead": (("forward", _head, ("linear_cross_entropy",)),),
+    "SteelSoftMoEV3": (("forward", _soft_moe_v3, ("soft_moe",)),),
+    "SteelCausalSoftMoE": (("_segments", _causal_segments, ("soft_moe",)),),
 }

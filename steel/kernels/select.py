@@ -3,9 +3,10 @@
     choice = choose({"linear_cross_entropy": "triton"}, device="cuda", dtype=torch.bfloat16, say=print)
     choice.rms_norm(x, weight, eps)
 
-Implementations: reference (PyTorch's operators), triton (this package's kernels), compile (torch.compile of the
-reference), liger (Liger-Kernel, if installed), auto (see `automatic`). Whatever is chosen first computes a small
-example on the run's own device, values and gradients, beside the fp64 reference; if it fails, or cannot be
+Implementations: reference (the model's own code), triton (this package's kernels), compile (torch.compile of the
+reference), liger (Liger-Kernel, if installed), torch (an operator of PyTorch's, for the experts), auto (see
+`automatic`); attention has names of its own (`attention.NAMES`). Whatever is chosen first computes an example on the
+run's own device, at its sizes there, values and gradients, beside the fp64 reference; if it fails, or cannot be
 imported, the reference takes its place and one line says so.
 """
 
@@ -17,10 +18,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import _triton
+from . import _triton, attention
+from .examples import EXAMPLES, Sizes
 
-OPERATIONS = ("linear_cross_entropy", "rms_norm", "rope", "swiglu", "soft_moe")
-IMPLEMENTATIONS = ("auto", "reference", "triton", "compile", "liger")
+OPERATIONS = ("linear_cross_entropy", "rms_norm", "rope", "swiglu", "soft_moe", "experts", "attention")
+IMPLEMENTATIONS = ("auto", "reference", "triton", "compile", "liger", "torch")
+# What an operation is offered in; the others as IMPLEMENTATIONS says, but for torch.
+OFFERED = {"experts": ("auto", "reference", "torch"), "attention": ("auto", *attention.NAMES)}
 # Relative error in the 2-norm that the start-up check lets pass.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3, torch.float64: 1e-6}
 
@@ -32,6 +36,9 @@ class Choice:
     names: dict[str, str] = field(default_factory=dict)
     functions: dict[str, Callable] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)
+    """Relative error that the start-up check found, of the operations that it checked."""
+    where: str = ""
 
     def __getattr__(self, name: str) -> Callable:
         try:
@@ -42,11 +49,22 @@ class Choice:
     def __str__(self) -> str:
         return "kernels: " + ", ".join(f"{op} {name}" for op, name in self.names.items())
 
+    def table(self) -> str:
+        """What was chosen for each operation and how it was checked; attention with all that was tried."""
+        lines = [f"kernels {self.where}".rstrip()]
+        for op, name in self.names.items():
+            checked = f"error {self.errors[op]:.1e}" if op in self.errors else ""
+            lines.append(f"  {op} {name}".ljust(40) + checked)
+        tried = getattr(self.functions.get("attention"), "table", str)()
+        return "\n".join(line.rstrip() for line in (*lines, *([tried] if tried else ())))
+
 
 def automatic(op: str, device: torch.device, compiled: bool = False) -> str:
     """The default. On a CPU: the reference. On a GPU with Triton: the kernels; but under torch.compile the
     elementwise operations are left to it, since it fuses them with their neighbours, which a finished
     kernel cannot be."""
+    if op == "experts" and device.type == "cuda":
+        return "torch"
     if device.type != "cuda" or not _triton.can_run(device):
         return "reference"
     return "reference" if compiled and op in ("rms_norm", "rope", "swiglu") else "triton"
@@ -54,36 +72,72 @@ def automatic(op: str, device: torch.device, compiled: bool = False) -> str:
 
 def choose(wanted: str | dict[str, str] | None = None, *, device: torch.device | str = "cpu",
            dtype: torch.dtype = torch.float32, compiled: bool = False, say: Callable[[str], None] | None = None,
-           check: bool = True) -> Choice:
-    """Settle every operation. wanted: one implementation for all, or by operation (others: auto).
+           check: bool = True, sizes: Sizes | None = None) -> Choice:
+    """Settle every operation. wanted: one implementation for all, or by operation; the key "all" stands for the others,
+    which are auto without it. A name for all that an operation is not offered in leaves that operation at auto.
 
-    dtype: the compute type the run will use. compiled: whether blocks go through torch.compile. say: gets each line,
-    the fallbacks first, then the choice. Raises ValueError for a name that does not exist.
+    dtype: the compute type the run will use. compiled: whether blocks go through torch.compile. say: gets a line for
+    each fallback, then the table. sizes: of the run; the check uses them on a GPU, and attention is probed only
+    with them. Raises ValueError for a name that does not exist.
     """
-    device = torch.device(device)
-    wanted = dict.fromkeys(OPERATIONS, wanted) if isinstance(wanted, str) else dict(wanted or {})
-    for op, name in wanted.items():
-        if op not in OPERATIONS:
-            raise ValueError(f"kernels: there is no operation '{op}'; choose from {', '.join(OPERATIONS)}")
-        if name not in IMPLEMENTATIONS:
-            raise ValueError(f"kernels.{op}={name!r}: choose from {', '.join(IMPLEMENTATIONS)}")
-    choice = Choice()
-    for op in OPERATIONS:
-        name = wanted.get(op) or "auto"
+    device, sizes = torch.device(device), sizes or Sizes()
+    choice = Choice(where=f"on {device.type}, {str(dtype).removeprefix('torch.')}")
+    for op, name in _wanted(wanted).items():
+        if op == "attention":
+            found = attention.select(name, sizes, device, dtype, compiled)
+            choice.names[op], choice.functions[op] = str(found), found
+            missed = name not in ("auto", "reference", found.plain, found.documents)
+            choice.notes += [f"kernels: attention: {name} is not usable here ({_why(found, name)}); using {found}"
+                             ] if missed else []
+            continue
         if name == "auto":
             name = automatic(op, device, compiled)
         try:
             function = implementation(op, name, device)
             if check and name != "reference":
-                verify(op, function, device, dtype)
+                choice.errors[op] = verify(op, function, device, dtype, sizes if device.type == "cuda" else None)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong at start-up, the reference works
             reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            _still_alive(device, op, name, reason)
             choice.notes.append(f"kernels: {op}: {name} is not usable here ({reason}); using the reference")
             name, function = "reference", implementation(op, "reference", device)
         choice.names[op], choice.functions[op] = name, function
-    for line in (*choice.notes, str(choice)) if say is not None else ():
+    for line in (*choice.notes, choice.table()) if say is not None else ():
         say(line)
     return choice
+
+
+def _still_alive(device: torch.device, op: str, name: str, reason: str) -> None:
+    """After a kernel that read or wrote out of bounds nothing runs in this process: RuntimeError with the remedy."""
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except Exception:  # noqa: BLE001 - whatever it says, the context is gone
+            raise RuntimeError(f"kernels: {op}: {name} broke the GPU's context at start-up ({reason}); start again "
+                               f"with train.kernels={{all: auto, {op}: reference}}") from None
+
+
+def _wanted(wanted: str | dict[str, str] | None) -> dict[str, str]:
+    """Every operation with the name asked for it, all of them checked. ValueError for what does not exist."""
+    wanted = {"all": wanted} if isinstance(wanted, str) else dict(wanted or {})
+    every = wanted.pop("all", None) or "auto"
+    if every not in IMPLEMENTATIONS:
+        raise ValueError(f"kernels.all={every!r}: choose from {', '.join(IMPLEMENTATIONS)}")
+    for op, name in wanted.items():
+        if op not in OPERATIONS:
+            raise ValueError(f"kernels: there is no operation '{op}'; choose from all, {', '.join(OPERATIONS)}")
+        if name and name not in _offered(op):
+            raise ValueError(f"kernels.{op}={name!r}: choose from {', '.join(_offered(op))}")
+    return {op: wanted.get(op) or (every if every in _offered(op) else "auto") for op in OPERATIONS}
+
+
+def _offered(op: str) -> tuple[str, ...]:
+    return OFFERED.get(op, tuple(name for name in IMPLEMENTATIONS if name != "torch"))
+
+
+def _why(found: attention.Attention, name: str) -> str:
+    notes = [trial.note for trial in found.trials if trial.name == name and trial.note]
+    return notes[0].removeprefix("not usable here: ") if notes else "the shape of the run is not known"
 
 
 def implementation(op: str, name: str, device: torch.device) -> Callable:
@@ -102,8 +156,8 @@ def implementation(op: str, name: str, device: torch.device) -> Callable:
     if op == "soft_moe":
         primitives = module.PRIMITIVES["triton" if name == "triton" else "reference"]
         return module.Primitives(*map(torch.compile, primitives)) if name == "compile" else primitives
-    function = {"rms_norm": "rms_norm", "rope": "rope_qkv", "swiglu": "swiglu"}[op]
-    if name == "triton":
+    function = {"rms_norm": "rms_norm", "rope": "rope_qkv", "swiglu": "swiglu", "experts": "top_k_experts"}[op]
+    if name in ("triton", "torch"):
         return getattr(module, function)
     reference = getattr(module, f"{function}_reference")
     return torch.compile(reference) if name == "compile" else reference
@@ -137,11 +191,10 @@ def _liger(op: str) -> Callable:
     raise ImportError(f"Liger-Kernel has no {op} of this form")
 
 
-def verify(op: str, function: Callable, device: torch.device, dtype: torch.dtype) -> float:
+def verify(op: str, function: Callable, device: torch.device, dtype: torch.dtype, sizes: Sizes | None = None) -> float:
     """Compute the operation's example with `function` and with the fp64 reference; relative error, or an exception."""
-    module = importlib.import_module(f"{__package__}.{op}")
     reference = implementation(op, "reference", device)
-    inputs, call = EXAMPLES[op](device)
+    inputs, call = EXAMPLES[op](device, sizes or Sizes())
     low = dtype if device.type == "cuda" or dtype != torch.bfloat16 else torch.float32  # the interpreter truncates bf16
     inputs = [t.to(low) for t in inputs]
     found = _values(call, function, inputs)
@@ -149,7 +202,7 @@ def verify(op: str, function: Callable, device: torch.device, dtype: torch.dtype
     pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(found, wanted, strict=True)]
     error = max(float((a - b).norm() / b.norm().clamp_min(1e-30)) for a, b in pairs)
     if not error <= TOLERANCE[low]:
-        raise RuntimeError(f"{module.__name__} differs from the reference by {error:.1e}, allowed {TOLERANCE[low]:.0e}")
+        raise RuntimeError(f"it differs from the reference by {error:.1e}, allowed {TOLERANCE[low]:.0e}")
     return error
 
 
@@ -161,39 +214,3 @@ def _values(call, function, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         out = list(out) if isinstance(out, (tuple, list)) else [out]
         total = sum((o.double().square() / 2).sum() for o in out)
         return [*out, *torch.autograd.grad(total, inputs)]
-
-
-def _normal(device: torch.device, *shape: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(shape, generator=generator).to(device)
-
-
-def _linear_cross_entropy_example(device: torch.device):
-    targets = (torch.arange(33) * 7 % 200).to(device)
-    targets[3] = -100
-    return ([_normal(device, 33, 24), _normal(device, 200, 24) / 4],
-            lambda f, x, w: f(x, w, targets, 1e-3, reduction="sum", rows=16))
-
-
-def _rope_example(device: torch.device):
-    angle = torch.arange(5.0, device=device)[None, :, None, None] * torch.linspace(1.0, 0.1, 28, device=device)
-    cos, sin = angle.cos(), angle.sin()
-    return [_normal(device, 2, 5, 4, 56)], lambda f, x: f(x, cos, sin, 2, 1)
-
-
-def _soft_moe_example(device: torch.device):
-    def call(f, x, w, z):
-        sums, weights = f.segment_sums(x, w, 4)
-        return sums, weights, f.segment_combine(w, z, 4)
-
-    return [_normal(device, 2, 10, 40), _normal(device, 2, 10, 3), _normal(device, 2, 3, 3, 40)], call
-
-
-EXAMPLES = {
-    "linear_cross_entropy": _linear_cross_entropy_example,
-    "rms_norm": lambda device: ([_normal(device, 6, 100), _normal(device, 7, 100)[:6], _normal(device, 100)],
-                                lambda f, x, r, w: f(x, w, 1e-6, r)),
-    "rope": _rope_example,
-    "swiglu": lambda device: ([_normal(device, 6, 200)], lambda f, pair: f(pair)),
-    "soft_moe": _soft_moe_example,
-}

@@ -82,9 +82,9 @@ class Speed:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
 
-    def phases(self) -> dict[str, float]:
+    def phases(self, digits: int = 2) -> dict[str, float]:
         """Seconds of this process by phase."""
-        return {name: round(value, 2) for name, value in sorted(self._seconds.items())}
+        return {name: round(value, digits) for name, value in sorted(self._seconds.items())}
 
 
 def _short(number: float) -> str:

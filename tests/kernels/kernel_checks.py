@@ -114,7 +114,8 @@ def check_selection():
     from steel.kernels import select
 
     choice = select.choose("triton", device="cpu")
-    assert set(choice.names.values()) == {"triton"}, choice.notes
+    fused = {op: name for op, name in choice.names.items() if op not in ("experts", "attention")}
+    assert set(fused.values()) == {"triton"} and set(choice.errors) == set(fused), choice.notes
     right = swiglu.swiglu
     swiglu.swiglu = lambda pair: right(pair) * 1.01
     try:
@@ -225,11 +226,21 @@ def check_registration():
     head, targets = torch.randn(9, 8, requires_grad=True), torch.arange(6)
     tokens, weights = torch.randn(1, 6, 8, requires_grad=True), torch.randn(1, 6, 2, requires_grad=True)
     table = torch.ones(6, 1)
+    plain, ones = torch.randn(6, 8), torch.ones(6)
     for op, args in ((ops.linear_cross_entropy, (x, head, targets, 0.0, 4, "triton", True, True)),
                      (ops.linear_cross_entropy_tokens, (x, head, targets, 0.0, 4, "triton")),
+                     (ops.linear_cross_entropy_tokens_backward,
+                      (ones, plain, head.detach(), targets, ones, 0.0, 4, "triton")),
                      (ops.add_rms_norm, (x, torch.randn(6, 8), w, 1e-6, torch.float32)), (ops.swiglu, (x,)),
+                     (ops.rms_norm_backward, (plain, plain, plain, w.detach(), ones)),
+                     (ops.swiglu_backward, (plain[:, :4], plain)),
                      (ops.rope_qkv, (tokens.view(1, 6, 4, 2), table, table, 2, 1)),
+                     *((ops.rope_qkv, (torch.randn(1, 6, 4, width, requires_grad=True), torch.ones(6, width // 2),
+                                       torch.ones(6, width // 2), 2, 1)) for width in (56, 64, 128)),
+                     (ops.rope_qkv_backward, (torch.randn(1, 6, 2, 64), torch.randn(1, 6, 1, 64),
+                                              torch.randn(1, 6, 1, 64), torch.ones(6, 32), torch.ones(6, 32))),
                      (ops.segment_sums, (tokens, weights, 4, None, None)),
+                     (ops.segment_dots, (plain[None], torch.randn(1, 2, 2, 8), 4, None, None)),
                      (ops.segment_combine, (weights, torch.randn(1, 2, 2, 8), 4, None, None, torch.float32))):
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
 
@@ -241,6 +252,38 @@ def check_registration():
     found, wanted = (torch.autograd.grad(f(x, w, head), (x, w, head)) for f in (compiled, loss))
     assert distance(found, wanted) < 1e-6
     return distance(found, wanted)
+
+
+def check_compiled_blocks():
+    """A block with every kernel installed is captured in one graph, in which the operators are still to be seen."""
+    from steel.kernels import choose, install
+    from steel.model import SteelConfig, SteelForCausalLM, initialize
+
+    seen = {}
+    shared = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "num_experts": 2, "segment_length": 4}
+    for kind, expert in (("soft_moe_v3", "double_swiglu"), ("causal_soft_moe", "swiglu")):
+        model = SteelForCausalLM(SteelConfig(feed_forward=kind, expert=expert, **shared)).train()
+        initialize(model, 0)
+        install(model, choose("triton", device="cpu", check=False))
+        graphs = []
+
+        def keep(graph, inputs, graphs=graphs):
+            graphs.append(graph)
+            return graph.forward
+
+        tokens = torch.arange(12).reshape(1, 12)
+        wanted = model(tokens, shift_labels=tokens).loss
+        for layer in model.model.layers:
+            layer.compile(backend=keep, fullgraph=True)
+        found = model(tokens, shift_labels=tokens).loss
+        found.backward()
+        assert abs(float(found - wanted)) < 1e-5 * float(wanted) and len(graphs) == 1
+        targets = {str(node.target) for node in graphs[0].graph.nodes if node.op == "call_function"}
+        for name in ("add_rms_norm", "rope_qkv", "swiglu", "segment_sums", "segment_combine"):
+            assert any(f"steel.{name}" in target for target in targets), (name, targets)
+        seen[kind] = len(targets)
+    return seen
 
 
 def check_install():

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from steel.kernels import OPERATIONS, _triton, aot, choose, install, select
+from steel.config import load
+from steel.kernels import OPERATIONS, _triton, aot, choose, install, select, sizes_of
+from steel.model.build import steel_config
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "figures/runs/kernels-aot.json"
 CHECKS = ("rms_norm", "swiglu", "rope", "soft_moe", "linear_cross_entropy", "selection", "layers", "registration",
-          "install")
+          "compiled_blocks", "install")
+FUSED = tuple(op for op in OPERATIONS if op not in ("experts", "attention"))
 needs_triton = pytest.mark.skipif(_triton.triton is None, reason="Triton is not installed on this machine")
 
 
@@ -70,6 +73,7 @@ lines = []
 choice = k.choose("triton", say=lines.append)
 assert set(choice.names.values()) == {"reference"}, choice.names
 assert len(lines) == 6 and "Triton is not installed" in lines[0], lines
+assert lines[5].startswith("kernels on cpu") and "rope reference" in lines[5], lines
 x = torch.randn(3, 8)
 assert choice.rms_norm(x, torch.ones(8), 1e-6).shape == x.shape
 assert not any(m == "transformers" or m.startswith("steel.model") for m in sys.modules), "floor 1"
@@ -80,7 +84,7 @@ assert not any(m == "transformers" or m.startswith("steel.model") for m in sys.m
 
 def test_automatic_choice():
     assert set(choose(device="cpu").names.values()) == {"reference"}
-    for bad in ({"rmsnorm": "triton"}, {"rms_norm": "fast"}, "fast"):
+    for bad in ({"rmsnorm": "triton"}, {"rms_norm": "fast"}, "fast", {"rope": "flash"}, {"all": "flash"}):
         with pytest.raises(ValueError, match="choose from"):
             choose(bad)
     assert str(choose({"rope": "reference"})).startswith("kernels: linear_cross_entropy reference, rms_norm")
@@ -89,9 +93,38 @@ def test_automatic_choice():
 def test_under_compile_elementwise_operations_are_left_to_it(monkeypatch):
     monkeypatch.setattr(_triton, "can_run", lambda device: True)
     gpu = torch.device("cuda")
-    assert {op for op in OPERATIONS if select.automatic(op, gpu, compiled=True) == "triton"} == {
+    assert {op for op in FUSED if select.automatic(op, gpu, compiled=True) == "triton"} == {
         "linear_cross_entropy", "soft_moe"}
-    assert {select.automatic(op, gpu) for op in OPERATIONS} == {"triton"}
+    assert {select.automatic(op, gpu) for op in FUSED} == {"triton"} and select.automatic("experts", gpu) == "torch"
+
+
+def test_all_stands_for_the_operations_that_are_not_named():
+    lines = []
+    choice = choose({"all": "auto", "experts": "torch"}, say=lines.append)
+    assert choice.names == dict.fromkeys(OPERATIONS, "reference") | {"experts": "torch"}
+    assert len(lines) == 1 and "experts torch" in lines[0] and choice.errors["experts"] < 1e-5, "one table, once"
+    assert choose("reference").names == dict.fromkeys(OPERATIONS, "reference")
+
+
+@pytest.mark.parametrize("preset", ["steel-1b-causal", "gpu1"])
+def test_presets_for_gpus_ask_for_kernels_under_a_start_up_check(preset):
+    """auto only: what is chosen has computed an example on the run's own device at the run's sizes."""
+    cfg = load(preset)
+    assert cfg.train.kernels == {"all": "auto"}
+    sizes = sizes_of(steel_config(cfg.model), batch=cfg.train.micro_batch_size, length=cfg.data.sequence_length,
+                     documents=cfg.data.mask_documents)
+    assert (sizes.width, sizes.vocabulary) == (cfg.model.hidden_size, cfg.model.vocab_size) and sizes.documents
+    assert sizes.heads * sizes.head_dim == sizes.width and sizes.length == cfg.data.sequence_length
+
+
+def test_a_kernel_that_leaves_the_gpu_unusable_is_said_loudly(monkeypatch):
+    def dead(device=None):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", dead)
+    with pytest.raises(RuntimeError, match="train.kernels={all: auto, rope: reference}"):
+        select._still_alive(torch.device("cuda"), "rope", "triton", "an illegal memory access")
+    select._still_alive(torch.device("cpu"), "rope", "triton", "a wrong number")  # nothing to fear there
 
 
 def test_install_leaves_reference_and_foreign_models_alone():
@@ -100,7 +133,7 @@ def test_install_leaves_reference_and_foreign_models_alone():
     assert "forward" not in model[1].__dict__
 
 
-@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("op", FUSED)
 def test_references_pass_their_own_start_up_check(op):
     device = torch.device("cpu")
     error = select.verify(op, select.implementation(op, "reference", device), device, torch.float32)
