@@ -192,7 +192,8 @@ class TrainConfig:
     compile: bool = False
     """torch.compile each decoder block."""
     kernels: dict[str, str] = field(default_factory=dict)
-    """Fused operations by name: auto | reference | triton | compile | liger; empty leaves the model as it is."""
+    """Fused operations by name, or `all`: auto | reference | triton | compile | liger; empty leaves the model as it is.
+    Attention: auto | reference | cudnn | flash | efficient | flex | varlen | flash_attn; experts: auto | torch."""
     checkpoint_every: int = 500
     """Steps between checkpoints [steps]; 0: only at the end."""
     keep_checkpoints: int = 2
@@ -363,10 +364,13 @@ def load(preset_or_path: str, overrides: typing.Iterable[str] = ()) -> Config:
 def preset(argv: list[str] | None = None, default: str = "cpu") -> Config:
     """The configuration a chapter runs with: `--preset NAME` and overrides from the command line.
 
-    Inside Jupyter the command line belongs to the kernel, so the default preset is taken.
+    Inside Jupyter the command line belongs to the kernel, so the default preset is taken. In a script a UserError from
+    here on ends the program as it ends the `steel` command: one line, exit code 2.
     """
     if argv is None:
         argv = [] if _in_jupyter() else sys.argv[1:]
+        if not _in_jupyter():
+            sys.excepthook = _one_line
     name, overrides, rest = default, [], list(argv)
     while rest:
         word = rest.pop(0)
@@ -384,6 +388,14 @@ def preset(argv: list[str] | None = None, default: str = "cpu") -> Config:
 def from_dict(values: dict) -> Config:
     """Build a Config from nested dicts, with the same checks as a preset file."""
     return _build(Config, values, "")
+
+
+def _one_line(kind: type, error: BaseException, trace) -> None:
+    if not issubclass(kind, UserError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _in_jupyter() -> bool:

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -87,3 +89,16 @@ def test_every_field_has_a_docstring_and_sizes_name_their_unit():
             assert documented, f"{node.name}.{field.target.id} has no docstring"
             if ast.unparse(field.annotation) in ("int", "float"):
                 assert "[" in after.value.value, f"{node.name}.{field.target.id} does not say its unit"
+
+
+def test_a_script_ends_with_one_line_and_code_2_on_a_mistake(tmp_path):
+    script = tmp_path / "chapter.py"
+    start = "from steel.config import UserError, preset\ncfg = preset()\n"
+    script.write_text(start + "raise UserError('no shards\\nthere')\n")
+    run = subprocess.run([sys.executable, script, "--preset", "smoke"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (2, "chapter.py: no shards there\n")
+    run = subprocess.run([sys.executable, script, "--preset", "smok"], capture_output=True, text=True)
+    assert run.returncode == 2 and "did you mean 'smoke'" in run.stderr and run.stderr.count("\n") == 1
+    script.write_text(start + "1 / 0\n")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert run.returncode == 1 and "Traceback" in run.stderr and "ZeroDivisionError" in run.stderr

@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict] = {
     "none": {"feed_forward": "none"},
     "one expert": {"feed_forward": "dense"},
     "dense": {"feed_forward": "dense"},
+    "two gates": _historical(feed_forward="dense"),
     "top-2": {"feed_forward": "top_k_moe", "top_k": 2},
     "v1": _historical(feed_forward="soft_moe_v1"),
     "v2": _historical(feed_forward="soft_moe_v2"),
@@ -70,7 +71,7 @@ def variant_model(model: ModelConfig, name: str) -> ModelConfig:
         raise UserError(f"model.intermediate_size={width} must be a multiple of 4 x model.num_experts={E}, and that "
                         "above 1, so that the experts together are as wide as the dense layer")
     fields = {"num_shared_experts": 0, **VARIANTS[name]}
-    width = width if name == "dense" else width // E
+    width = width if name in ("dense", "two gates") else width // E
     return dataclasses.replace(model, **fields, num_experts=E - fields["num_shared_experts"],
                                intermediate_size=width * 3 // 4 if "expert" in fields else width)
 

@@ -47,10 +47,10 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
         events.append({"what": "memory", **report})
     micro = max(1, cfg.train.micro_batch_size)
 
-    ahead = Ahead(loader) if world.device.type == "cuda" else loader
+    ahead = Ahead(loader) if world.device.type == "cuda" else None
 
     def batch_fn(step: int) -> list[Batch]:
-        batch = ahead.batch(step)
+        batch = ahead.batch(step) if ahead else read(loader, step)
         if on_batch is not None:
             on_batch(step, batch)
         return batch.to(world.device, non_blocking=True).split(micro)
@@ -62,6 +62,12 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
                data_state=loader.state, resume=resume, seed=cfg.seed, world=world, title="pretraining",
                flops=token_flops(cfg), events=events,
                header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal})
+
+
+def read(loader: Loader, step: int) -> Batch:
+    """`loader.batch(step)`, after a look at the shards that it reads; UserError names one that was cut short."""
+    loader.check_files(step)
+    return loader.batch(step)
 
 
 class Ahead:
@@ -79,7 +85,7 @@ class Ahead:
         return batch
 
     def _read(self, step: int) -> Batch:
-        batch = self._loader.batch(step)
+        batch = read(self._loader, step)
         return batch.pin_memory() if self._pin else batch
 
 
@@ -109,13 +115,16 @@ def make_model(cfg: Config, world: World) -> nn.Module:
 
 def _install_kernels(model: nn.Module, cfg: Config, world: World) -> None:
     """Exchange the operations that the configuration names; a wrong name is the user's mistake."""
-    from ..kernels import choose, install
+    from ..kernels import choose, install, sizes_of
 
     dtype = torch.bfloat16 if cfg.train.precision == "bf16" else torch.float32
     say = print if world.is_main else None
+    sizes = sizes_of(model.config, batch=cfg.train.micro_batch_size, length=cfg.data.sequence_length,
+                     documents=cfg.data.mask_documents)
     try:
-        install(model, choose(cfg.train.kernels, device=world.device, dtype=dtype, compiled=cfg.train.compile, say=say))
-    except ValueError as error:
+        install(model, choose(cfg.train.kernels, device=world.device, dtype=dtype, compiled=cfg.train.compile, say=say,
+                              sizes=sizes))
+    except (ValueError, RuntimeError) as error:  # a wrong name; a kernel after which the GPU needs a new process
         raise UserError(f"train.{error}") from None
 
 
