@@ -95,7 +95,7 @@ def pretrain(
 ) -> None:
     """Pretrain on token shards; under torchrun on as many ranks as it starts.
 
-    [dim]torchrun --nproc-per-node 8 -m steel pretrain --preset steel-1b --data shards --run runs/1b[/dim]
+    [dim]torchrun --nproc-per-node 8 -m steel pretrain --preset steel-1b --data shards -r runs/1b[/dim]
 
     [dim]steel pretrain --preset steel-1b --dry-run --gpu H100 --nodes 4[/dim]
     """

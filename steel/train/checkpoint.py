@@ -110,6 +110,7 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
     _quiet()
     tensors = _tensors(model, optimizers)
     settings = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in optimizers]
+    _check_names(checkpoint, tensors["model"])
     try:
         dcp.load(tensors, checkpoint_id=str(checkpoint), no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:  # shapes and keys that do not fit raise many types
@@ -121,6 +122,15 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
         for group, kept in zip(optimizer.param_groups, groups, strict=True):
             group.update(kept)
     return json.loads((checkpoint / "state.json").read_text())
+
+
+def _check_names(checkpoint: Path, weights: dict) -> None:
+    """UserError unless the checkpoint holds these weights and no others: DCP reads a part of a model without a word."""
+    stored = {k for k in dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata if k.startswith("model.")}
+    if odd := sorted(stored ^ {f"model.{name}" for name in weights}):
+        where = "is only in the checkpoint" if odd[0] in stored else "is not in it"
+        raise UserError(f"checkpoint {checkpoint} does not fit this model ({odd[0].removeprefix('model.')} {where}); "
+                        "use another run folder")
 
 
 def complete(folder: Path) -> list[Path]:

@@ -27,7 +27,8 @@ def render(kind: str, cfg: Config, preset: str, *, data: Path | str, run: Path |
         raise UserError("--nodes and --gpus-per-node must be at least 1")
     ranks = nodes * gpus_per_node
     check_batch(cfg.train, World(0, ranks))
-    words = ["--preset", preset, "--data", str(data), "--run", str(run)]
+    # -r: torchrun (on Python 3.11) takes --run for an abbreviation of its --run-path, even behind the script's name
+    words = ["--preset", preset, "--data", str(data), "-r", str(run)]
     words += ["--tokenizer", str(tokenizer)] if tokenizer else []
     arguments = " ".join(_quoted(word) for word in [*words, *(overrides or [])])
     values = {

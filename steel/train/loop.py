@@ -26,7 +26,7 @@ from ..runlog import peak_memory_bytes, progress, read_log
 from . import checkpoint
 from .metrics import Curves, Profile, Speed
 from .optim import build_optimizers, set_learning_rate
-from .parallel import World
+from .parallel import World, end_when_a_rank_is_lost
 from .run_folder import RunFolder
 from .schedule import learning_rate_factor
 
@@ -262,7 +262,7 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
     dict, sample(model, step) -> rows of {"prompt", "completion"}. resume: "auto" continues from the newest
     checkpoint, "never" refuses to. flops: FLOPs of one trained token by convention, for the MFU on a known GPU.
     events: {"what", …} to log after the header.
-    SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with code 0.
+    SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and exit with code 0; a lost rank ends the others with code 75.
     """
     world = world or World(device=next(model.parameters()).device)
     steps = cfg.steps if steps is None else steps
@@ -270,14 +270,23 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
         raise UserError(f"{title}: no steps to train; set its 'steps' or give it data")
     stage = Fit(model, cfg, batch_fn, loss_fn, run, steps, world, evaluate, sample, data_state, seed, title, flops,
                 save_hf)
+    with end_when_a_rank_is_lost(world, lambda: f"at step {stage.state.step}"):
+        start, seconds = _whole_stage(stage, tokenizer, resume, config or {}, header or {}, events or ())
+    model.eval()
+    return FitResult(stage.state.step, stage.state.loss, stage.state.tokens, seconds, start)
+
+
+def _whole_stage(stage: Fit, tokenizer, resume: str, config: dict, header: dict, events) -> tuple[int, float]:
+    """Resume, train, write the model; (step it started from, seconds)."""
+    world, run = stage.world, stage.run
     start, began = stage.resume(resume), time.monotonic()
     if world.is_main:
-        facts = {"parameters": sum(p.numel() for p in stage.parameters), "steps": steps, "title": title}
-        run.log.header(config or {}, ranks=world.size, **facts, **(header or {}))
-        for event in events or ():
+        facts = {"parameters": sum(p.numel() for p in stage.parameters), "steps": stage.steps, "title": stage.title}
+        run.log.header(config, ranks=world.size, **facts, **header)
+        for event in events:
             run.log.write("event", **event)
-    stage.curves = Curves(run.path, cfg, title, world.is_main, start)
-    model.train()
+    stage.curves = Curves(run.path, stage.cfg, stage.title, world.is_main, start)
+    stage.model.train()
     try:
         _run(stage, start)
     except torch.OutOfMemoryError as error:
@@ -287,13 +296,12 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
         stage.close()
     seconds = time.monotonic() - began
     if stage.state.step > start or world.any(world.is_main and not stage.finished_before()):
-        if save_hf:
-            run.save_hf(model, tokenizer, world)
+        if stage.save_hf:
+            run.save_hf(stage.model, tokenizer, world)
         if world.is_main:
             run.log.write("event", what="end", step=stage.state.step, tokens=stage.state.tokens, loss=stage.state.loss,
                           seconds=round(seconds, 2), phases=stage.speed.phases(), peak_memory_bytes=peak_memory_bytes())
-    model.eval()
-    return FitResult(stage.state.step, stage.state.loss, stage.state.tokens, seconds, start)
+    return start, seconds
 
 
 def _run(stage: Fit, start: int) -> None:

@@ -5,14 +5,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ..config import TrainConfig, UserError
+
+LOST_RANK = 75
+"""Exit code of a rank that lost another one: try again (EX_TEMPFAIL), unlike 2, the user's mistake."""
+PATIENCE_S = 600
+"""How long a rank waits for the others in one collective [s]; the environment variable STEEL_RANK_TIMEOUT_S wins."""
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Socket closed",
+         "Application timeout", "gloo/transport", "Connection refused")
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,46 @@ def join_world() -> World:
         torch.cuda.set_device(local)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo")
+        patience = timedelta(seconds=float(os.environ.get("STEEL_RANK_TIMEOUT_S", PATIENCE_S)))
+        dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo", timeout=patience)
     return World(rank, size, device)
+
+
+@contextlib.contextmanager
+def end_when_a_rank_is_lost(world: World, where: Callable[[], str]) -> Iterator[None]:
+    """End this process with one line and code LOST_RANK when a collective fails because another rank is gone.
+
+    A rank that died closes its connections, which shows at once; one that hangs shows after PATIENCE_S. With NCCL the
+    watchdog may abort the process first; the launcher then ends the job all the same. where() -> what to tell.
+    """
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt, UserError):
+        raise
+    except BaseException as error:  # DCP's CheckpointException is no Exception
+        if world.size == 1 or not (reason := _lost_connection(error)):
+            raise
+        print(f"steel: rank {world.rank} of {world.size} lost another rank {where()} ({reason}); look for the first "
+              "error above, then start all ranks again: the run goes on from its newest checkpoint",
+              file=sys.stderr, flush=True)
+        raise SystemExit(LOST_RANK) from None
+
+
+def _lost_connection(error: BaseException) -> str:
+    """What a collective said when a peer was gone, shortened; empty for any other error."""
+    pending, seen = [error], set()
+    while pending:
+        e = pending.pop()
+        if e is None or id(e) in seen:
+            continue
+        seen.add(id(e))
+        text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        mark = next((mark for mark in _LOST if mark in text), "")
+        if isinstance(e, (dist.DistNetworkError, dist.DistBackendError)) or (mark and isinstance(e, RuntimeError)):
+            return mark or text[:80]
+        failures = getattr(e, "failures", {})
+        pending += [e.__cause__, e.__context__, *(pair[0] for pair in failures.values())]
+    return ""
 
 
 def check_batch(cfg: TrainConfig, world: World) -> None:

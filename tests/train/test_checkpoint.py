@@ -69,6 +69,13 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_of_a_deeper_or_a_flatter_model_is_refused(tmp_path, corpus):
+    pretrain(tiny(train__steps=2), corpus[0], tmp_path)
+    for layers, where in ((1, "is only in the checkpoint"), (3, "is not in it")):
+        with pytest.raises(UserError, match=f"does not fit this model .*layers.* {where}"):
+            pretrain(tiny(train__steps=3, model__num_hidden_layers=layers), corpus[0], tmp_path)
+
+
 def test_a_save_in_flight_is_waited_for_before_the_next_and_at_the_end(tmp_path, monkeypatch):
     import threading
     import time

@@ -30,12 +30,14 @@ def test_the_slurm_script_is_bash_and_holds_the_runs_values(tmp_path):
     text = launch("slurm")
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     for line in ("#SBATCH --nodes=4", "#SBATCH --ntasks-per-node=8", "#SBATCH --requeue", "#SBATCH --signal=USR1@300",
-                 "--preset steel-1b --data shards/1b --run runs/1b --tokenizer tok train.steps=10"):
+                 "--preset steel-1b --data shards/1b -r runs/1b --tokenizer tok train.steps=10"):
         assert line in text
 
 
-@pytest.mark.parametrize(("ended", "code", "requeued"), [(True, 0, False), (False, 0, True), (False, 1, False)])
-def test_slurm_starts_one_process_a_rank_and_requeues_only_what_the_limit_stopped(tmp_path, ended, code, requeued):
+@pytest.mark.parametrize(("ended", "code", "age", "requeued"), [
+    (True, 0, 9999, False), (False, 0, 10, True), (False, 1, 9999, False), (False, 2, 9999, False),
+    (False, 75, 9999, True), (False, 137, 9999, True), (False, 75, 10, False)])
+def test_slurm_requeues_what_the_limit_stopped_or_a_lost_rank_and_no_other_error(tmp_path, ended, code, age, requeued):
     run = tmp_path / "my run"
     run.mkdir()
     stub(tmp_path, "scontrol", f'if [ "$1" = show ]; then echo node7; else echo "$@" > "{tmp_path}/requeued"; fi')
@@ -46,11 +48,12 @@ def test_slurm_starts_one_process_a_rank_and_requeues_only_what_the_limit_stoppe
     stub(tmp_path, "python", f"""echo "$RANK/$WORLD_SIZE $LOCAL_RANK $MASTER_ADDR $MASTER_PORT $@" >> "{tmp_path}/calls"
     cp "{tmp_path}/events" "{run}/log.jsonl"; exit {code}""")
     done = subprocess.run(["bash"], input=launch("slurm", run=run), text=True, capture_output=True, env={
-        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "n[7-8]"})
+        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "n[7-8]",
+        "SECONDS": str(age)})
     assert done.returncode == code, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls[0].startswith("0/2 0 node7 20041 -m steel pretrain --preset steel-1b")
-    assert f"--run {run} " in calls[0] and len(calls) == (1 if code else 2)
+    assert f"-r {run} " in calls[0] and len(calls) == (1 if code else 2)
     assert (tmp_path / "requeued").exists() == requeued
 
 
@@ -66,8 +69,27 @@ def test_the_kubernetes_job_is_yaml_and_its_script_is_bash():
     assert main_container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 300
     script = main_container["args"][0]
-    assert "--preset steel-1b --data shards/1b --run runs/1b" in script
+    assert "--preset steel-1b --data shards/1b -r runs/1b" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_torchruns_own_parser_accepts_every_command_that_is_printed():
+    """It reads the words after the script's name, too: --run once was an ambiguous abbreviation of --run-path."""
+    import re
+    import shlex
+    from pathlib import Path
+
+    from torch.distributed.run import get_args_parser
+
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", root / "README.zh-CN.md", root / "steel/cli.py", *(root / "book").glob("*.md")]
+    texts = [container(launch("k8s"))[2]["args"][0].replace("\\\n", " "), *(p.read_text("utf-8") for p in pages)]
+    printed = re.compile(r"^[\s\w\[\]]*\b(torchrun --[^`\n]+)", re.M)
+    commands = [found.strip(" &") for text in texts for found in printed.findall(text)]
+    assert len(commands) >= 4
+    for command in commands:
+        words = shlex.split(command.replace("[/dim]", ""))[1:]
+        assert get_args_parser().parse_args(words).training_script, command
 
 
 def test_in_kubernetes_a_preemption_reaches_the_ranks_and_asks_for_a_restart(tmp_path):
@@ -101,7 +123,7 @@ def call(capsys, *argv):
 def test_the_command_prints_the_launch_file_and_the_dry_run(capsys, corpus):
     wanted = ["--preset", "steel-1b", "--data", "d", "--run", "r"]
     code, text = call(capsys, "pretrain", *wanted, "--print-launch", "slurm")
-    assert code == 0 and text.out.startswith("#!/bin/bash") and "--preset steel-1b --data d --run r" in text.out
+    assert code == 0 and text.out.startswith("#!/bin/bash") and "--preset steel-1b --data d -r r" in text.out
     code, text = call(capsys, "pretrain", "--preset", "steel-1b", "--dry-run", "--gpu", "A100-80G", "--nodes", "2")
     assert code == 0 and "1,122,922,770" in text.out and "16 x A100-80G" in text.out
     assert all(word in text.out for word in ("Memory per GPU", "Tokens", "days", "Money", "sharding full"))

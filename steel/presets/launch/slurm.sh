@@ -6,6 +6,8 @@
 #SBATCH --ntasks-per-node={{gpus_per_node}}
 #SBATCH --gpus-per-node={{gpus_per_node}}
 #SBATCH --cpus-per-task={{cpus_per_rank}}
+#SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --time=24:00:00
 #SBATCH --signal=USR1@{{seconds_to_save}}
 #SBATCH --requeue
@@ -21,6 +23,7 @@ export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS={{cpus_per_rank}}
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1      # a lost rank ends the job instead of hanging it
 export TORCH_NCCL_DUMP_ON_TIMEOUT=1
+export STEEL_RANK_TIMEOUT_S=600               # how long a rank waits for a silent one in one collective
 export NCCL_DEBUG=WARN
 # export NCCL_SOCKET_IFNAME=ib0               # the interface between nodes, when NCCL picks another
 # export NCCL_IB_HCA=mlx5                     # the InfiniBand cards to use
@@ -31,8 +34,10 @@ srun --kill-on-bad-exit=1 bash -c '
   exec python -m steel pretrain {{arguments}}'
 code=$?
 
-# Exit code 0 and no end in the log: the limit came first, so go on in a new job. An error is left for you to read.
-if [ "$code" -eq 0 ] && ! grep '"kind": "event"' "$RUN/log.jsonl" | tail -n 1 | grep -q '"what": "end"'; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# Go on in a new job when the limit came first (code 0, no end in the log), and after a lost rank or node (75, a signal)
+# unless that came in the first 15 minutes, which a restart seldom mends. Any other error is left for you to read.
+again=no
+if [ "$code" -eq 0 ] && ! grep '"kind": "event"' "$RUN/log.jsonl" | tail -n 1 | grep -q '"what": "end"'; then again=yes; fi
+if [ "$code" -ge 75 ] && [ "$SECONDS" -gt 900 ]; then again=yes; fi
+if [ "$again" = yes ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"
