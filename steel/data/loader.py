@@ -21,7 +21,7 @@ import numpy as np
 from ..config import UserError
 from .mixture import POOL, Mixture, quotas, quotas_by_size
 from .order import Stream
-from .shards import ShardSet
+from .shards import Piece, ShardSet, check_sizes
 
 if TYPE_CHECKING:  # torch is imported by the first batch, so that packing processes start without it
     import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch is imported by the first batch, so that packing proce
 STATE_FORMAT = 1
 IGNORED = -100
 """Target of padding: no loss there."""
+PLANNED = 2048  # rows of one rank whose order is computed at once
 
 
 @dataclass
@@ -63,25 +64,36 @@ class Batch:
         return [Batch(*part) for part in parts]
 
 
+@dataclass
+class _Rows:
+    """Where samples lie, int64 each: piece of the shard set, first token in it, shard, first token in that."""
+
+    piece: np.ndarray
+    start: np.ndarray
+    shard: np.ndarray
+    at: np.ndarray
+
+
 class _Group:
     """One stream of the mixture, and where its samples lie: pieces in order of generation, then source."""
 
     def __init__(self, loader: Loader, name: str):
-        self.pieces = [p for p in loader.shards.pieces if name in (POOL, p.source)]
-        counts = [p.samples(loader.sequence_length) for p in self.pieces]
+        members = [(i, p) for i, p in enumerate(loader.shards.pieces) if name in (POOL, p.source)]
+        self.numbers = np.array([i for i, _ in members], dtype=np.int64)
+        counts = [p.samples(loader.sequence_length) for _, p in members]
         self.first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         per_generation = [0] * len(loader.shards.generations)
-        for piece, count in zip(self.pieces, counts, strict=True):
+        for (_, piece), count in zip(members, counts, strict=True):
             per_generation[piece.generation] += count
         start = loader._first_generations
         appends = [(loader.mixture.drawn(slot).get(name, 0), per_generation[start + i])
                    for i, slot in enumerate(loader._appended_at)]
         self.stream = Stream(name, loader.seed, sum(per_generation[:start]), [(d, m) for d, m in appends if m])
 
-    def locate(self, samples: np.ndarray) -> list[tuple[int, int]]:
-        """[(index of the piece, sample inside it)]."""
+    def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(index of the piece in the shard set, sample inside it), both int64."""
         which = np.searchsorted(self.first, samples, side="right") - 1
-        return list(zip(which.tolist(), (samples - self.first[which]).tolist(), strict=True))
+        return self.numbers[which], samples - self.first[which]
 
 
 class Loader:
@@ -118,6 +130,13 @@ class Loader:
         self.rank, self.world, self.mask_documents, self.max_epochs = rank, world, mask_documents, max_epochs
         self.sources = shards.sources
         self._groups: dict[str, _Group] = {}
+        self._plans: dict[int, tuple[int, _Rows]] = {}
+        # all pieces laid end to end, so that one search finds the shard of many samples
+        self._records = [s for p in shards.pieces for s in p.shards]
+        self._piece_first = np.cumsum([0, *(p.tokens for p in shards.pieces)])[:-1]
+        self._shard_first = np.cumsum([0, *(s["tokens"] for s in self._records)])[:-1]
+        self._piece_source = np.array([self.sources.index(p.source) for p in shards.pieces], dtype=np.int64)
+        self._count = np.arange(sequence_length)
 
     # -- what a run asks for --------------------------------------------------------------------------------------
 
@@ -128,23 +147,30 @@ class Loader:
         slot, rows = self._span(step)
         if self.max_epochs is not None:
             self._check_epochs(slot, rows, step)
-        slots = np.arange(slot + (self.rank - slot) % self.world, slot + rows, self.world, dtype=np.int64)
-        T = self.sequence_length
-        input_BT = np.full((len(slots), T), self.shards.separator_id, dtype=np.int64)
-        target_BT = np.full((len(slots), T), IGNORED, dtype=np.int64)
-        position_BT = np.empty((len(slots), T), dtype=np.int64)
-        source_B = np.empty(len(slots), dtype=np.int64)
-        for name, at, draws in self.mixture.draws(slots):
-            group = self._group(name)
-            samples, _ = group.stream.samples(draws)
-            for row, (which, s) in zip(at.tolist(), group.locate(samples), strict=True):
-                piece = group.pieces[which]
-                tokens, ends = self.shards.read(piece, s * T, s * T + T + 1)
-                n = len(tokens) - 1
-                input_BT[row, :n], target_BT[row, :n] = tokens[:-1], tokens[1:]
-                position_BT[row] = self._positions(ends, n)
-                source_B[row] = self.sources.index(piece.source)
-        return Batch(*(torch.from_numpy(a) for a in (input_BT, target_BT, position_BT, source_B)))
+        T, arrays, records = self.sequence_length, self.shards.arrays, self._records
+        rows = self._rows(step)
+        inputs_BT, targets_BT = (np.empty((len(rows.at), T), dtype=np.int64) for _ in range(2))
+        ends_B: list[list[int]] = []  # where documents end inside each row
+        for row, (shard, at) in enumerate(zip(rows.shard.tolist(), rows.at.tolist(), strict=True)):
+            stream, index = arrays(records[shard]["path"])
+            tokens = stream[at : at + T + 1]
+            if len(tokens) == T + 1:
+                inputs_BT[row], targets_BT[row] = tokens[:-1], tokens[1:]
+                if self.mask_documents:
+                    a, b = index.searchsorted((at, at + T - 1), "right").tolist()
+                    ends_B.append([end - at for end in index[a:b].tolist()])
+            else:  # the sample goes on in the next shard, or the piece ends
+                piece = self.shards.pieces[rows.piece[row]]
+                ends_B.append(self._read_across(piece, int(rows.start[row]), inputs_BT[row], targets_BT[row]))
+        source_B = self._piece_source[rows.piece]
+        inputs, targets, source = map(torch.from_numpy, (inputs_BT, targets_BT, source_B))
+        return Batch(inputs, targets, self._positions(ends_B, len(source_B)), source)
+
+    def check_files(self, step: int) -> None:
+        """UserError when a shard that `step` begins a row in has lost bytes since it was opened: memory maps go on with
+        zeros, or die of SIGBUS."""
+        for shard in set(self._rows(step).shard.tolist()):
+            check_sizes(self.shards.root, self._records[shard], self.shards.dtype.itemsize)
 
     def batches(self, first: int, last: int, workers: int = 0, prefetch: int = 4,
                 pin_memory: bool = False) -> Iterator[tuple[int, Batch]]:
@@ -252,18 +278,57 @@ class Loader:
             self._groups[name] = _Group(self, name)
         return self._groups[name]
 
-    def _positions(self, ends: np.ndarray, n: int) -> np.ndarray:
-        """Positions of one row: restart at document starts and where padding begins (after n tokens)."""
+    def _rows(self, step: int) -> _Rows:
+        """Where this rank's rows of a step lie: computed for many steps at once, which is cheaper, and remembered."""
+        after = bisect_right([b[0] for b in self._batches], step)
+        begin, slot, size = self._batches[after - 1]
+        steps = max(1, PLANNED * self.world // size)
+        first = begin + (step - begin) // steps * steps
+        if first not in self._plans:
+            last = min([first + steps, *(b[0] for b in self._batches[after : after + 1])])
+            low, high = slot + (first - begin) * size, slot + (last - begin) * size
+            slots = np.arange(low + (self.rank - low) % self.world, high, self.world, dtype=np.int64)
+            self._plans = {first: (low, self._locate(slots))}
+        low, rows = self._plans[first]
+        origin = low + (self.rank - low) % self.world
+        a, b = (-(-(slot + (s - begin) * size - origin) // self.world) for s in (step, step + 1))
+        return _Rows(*(getattr(rows, f.name)[a:b] for f in fields(_Rows)))
+
+    def _locate(self, slots: np.ndarray) -> _Rows:
+        """Slots -> pieces and tokens."""
+        piece, start = np.empty_like(slots), np.empty_like(slots)
+        for name, at, draws in self.mixture.draws(slots):
+            group = self._group(name)
+            piece[at], start[at] = group.locate(group.stream.samples(draws)[0])
+        start *= self.sequence_length
+        flat = self._piece_first[piece] + start
+        shard = np.searchsorted(self._shard_first, flat, side="right") - 1
+        return _Rows(piece, start, shard, flat - self._shard_first[shard])
+
+    def _read_across(self, piece: Piece, start: int, inputs: np.ndarray, targets: np.ndarray) -> list[int]:
+        """Fill one row from several shards, pad it where the piece ends; returns where positions restart."""
         T = self.sequence_length
-        at = np.arange(T)
+        tokens, ends = self.shards.read(piece, start, start + T + 1)
+        n = len(tokens) - 1
+        inputs[:n], targets[:n] = tokens[:-1], tokens[1:]
+        inputs[n:], targets[n:] = self.shards.separator_id, IGNORED
+        return [*(e for e in ends.tolist() if e < n), *([n] if n < T else [])]
+
+    def _positions(self, ends_B: list[list[int]], rows: int) -> torch.Tensor:
+        """(B, T): positions that restart at each of a row's ends; without masks 0 … T-1, one row seen B times."""
+        import torch
+
+        count, T = self._count, self.sequence_length
         if not self.mask_documents:
-            return at
-        starts = np.zeros(T, dtype=np.int64)
-        inside = ends[ends < T]
-        starts[inside] = inside
-        if n < T:
-            starts[n] = n
-        return at - np.maximum.accumulate(starts)
+            return torch.from_numpy(count).expand(rows, T)
+        positions_BT = np.empty((rows, T), dtype=np.int64)
+        for row, ends in zip(positions_BT, ends_B, strict=True):
+            at = 0
+            for end in ends:
+                row[at:end] = count[: end - at]
+                at = end
+            row[at:] = count[: T - at]
+        return torch.from_numpy(positions_BT)
 
     def _wanted(self, mixture) -> list[tuple[int, dict[str, int]]]:
         """[(first slot, quotas)] of a mixture setting."""

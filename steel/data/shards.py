@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 EDGE = 1 << 16  # bytes of head and tail that the quick check reads
 SPLITS = ("train", "validation")
-_OPEN_FILES = 256  # memory maps kept open at once; each costs a file descriptor
+EAGER = 256  # shards that are checked when a folder is opened; of more, each when it is first read
+_OPEN_SHARDS = 128  # kept open at once; each costs two file descriptors
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -128,39 +130,49 @@ class ShardSet:
             if shard["split"] == split and shard["tokens"]:
                 groups.setdefault((shard["generation"], shard["source"]), []).append(shard)
         self.pieces = [Piece(g, source, groups[g, source]) for g, source in sorted(groups)]
-        self._maps: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._maps: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._unseen: dict[str, dict] = {}  # shards to check before they are read
 
     @classmethod
     def open(cls, folder: Path | str, split: str = "train", *, check: bool = True, verify: bool = False) -> ShardSet:
         """Open `folder` (as written by `pack`). A split without documents opens with no pieces.
 
-        check: compare each shard's size, head and tail with the manifest (a few reads a shard; on many ranks one of
-        them is enough). verify: hash every byte, too (slow).
+        check: compare size, head and tail of every shard with the manifest: at once up to EAGER shards; of more, only
+        missing files are found at once, the rest before each is first read. verify: hash every byte, too (slow).
         """
         if split not in SPLITS:
             raise UserError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
         root = Path(folder)
         shards = cls(root, read_manifest(root), split)
-        if check or verify:
+        if verify or check and len(shards.manifest["shards"]) <= EAGER:
             check_shards(root, shards.manifest, verify=verify)
+        elif check:
+            _refuse_missing(root, shards.manifest)
+            shards._unseen = {s["path"]: s for piece in shards.pieces for s in piece.shards}
         return shards
 
     def __getstate__(self) -> dict:  # memory maps do not travel to worker processes
         return {**self.__dict__, "_maps": OrderedDict()}
 
-    def _map(self, path: str, dtype) -> np.ndarray:
+    def arrays(self, path: str) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, document ends) of one shard, memory-mapped; the last few shards asked for stay open."""
         found = self._maps.get(path)
         if found is None:
-            try:
-                found = np.memmap(self.root / path, dtype=dtype, mode="r")
-            except (OSError, ValueError) as error:
-                raise UserError(f"cannot read shard {self.root / path}: {error}") from None
+            if shard := self._unseen.pop(path, None):
+                check_shard(self.root, shard, self.dtype.itemsize)
+            found = self._map(path, self.dtype), self._map(path[:-4] + ".idx", "<i8")
             self._maps[path] = found
-            if len(self._maps) > _OPEN_FILES:
+            if len(self._maps) > _OPEN_SHARDS:
                 self._maps.popitem(last=False)
         else:
             self._maps.move_to_end(path)
         return found
+
+    def _map(self, path: str, dtype) -> np.ndarray:
+        try:
+            return np.asarray(np.memmap(self.root / path, dtype=dtype, mode="r"))  # plain arrays are cut much faster
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read shard {self.root / path}: {error}") from None
 
     def read(self, piece: Piece, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [start, stop) of a piece (fewer at its end) as int64, and the document ends inside (start, stop).
@@ -174,10 +186,10 @@ class ShardSet:
             offset, shard = int(piece.offsets[i]), piece.shards[i]
             if offset >= stop:
                 break
-            path = shard["path"]
+            check_sizes(self.root, shard, self.dtype.itemsize)  # a map of a file that was cut ends in SIGBUS, wordless
+            stream, index = self.arrays(shard["path"])
             low, high = max(start - offset, 0), min(stop - offset, shard["tokens"])
-            tokens.append(self._map(path, self.dtype)[low:high])
-            index = self._map(path[:-4] + ".idx", "<i8")
+            tokens.append(stream[low:high])
             a, b = np.searchsorted(index, [low, high], side="right")
             ends.append(index[a:b] + (offset - start))
         joined = np.concatenate(ends)
@@ -189,9 +201,9 @@ class ShardSet:
             if source not in (None, piece.source):
                 continue
             for shard in piece.shards:
-                tokens = self._map(shard["path"], self.dtype)
+                tokens, ends = self.arrays(shard["path"])
                 start = 0
-                for end in self._map(shard["path"][:-4] + ".idx", "<i8").tolist():
+                for end in ends.tolist():
                     yield piece.source, np.asarray(tokens[start : end - 1], dtype=np.int64)
                     start = end
 
@@ -203,7 +215,11 @@ def read_manifest(root: Path | str) -> dict:
         raise UserError(f"no {MANIFEST} in {root}; write shards there with 'steel pack DOCS {root} --tokenizer T'"
                         " (an interrupted pack goes on with the same command)")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        from orjson import loads  # a corpus of 10^11 tokens has ten thousand shards
+    except ImportError:
+        from json import loads
+    try:
+        manifest = loads(path.read_bytes())
         version = manifest["format"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not a shard manifest; pack into an empty folder") from None
@@ -216,17 +232,41 @@ def check_shards(root: Path, manifest: dict, *, verify: bool = False) -> None:
     """Raise UserError naming the first shard whose files are missing, of another size, or changed."""
     width = np.dtype(manifest["dtype"]).itemsize
     for shard in manifest["shards"]:
-        binary = root / shard["path"]
-        for path, size in ((binary, shard["tokens"] * width), (binary.with_suffix(".idx"), shard["documents"] * 8)):
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
-                raise UserError(f"shard {path} {what}; restore it from a copy, or pack the documents again")
-        changed = hash_file(binary, EDGE) != shard["edge_hash"] or (verify and (
-            hash_file(binary) != shard["hash"] or hash_file(binary.with_suffix(".idx")) != shard["index_hash"]))
-        if changed:
-            raise UserError(f"shard {binary} was changed since it was written (its hash differs from {MANIFEST}); "
-                            "restore it from a copy, or pack the documents again")
+        check_shard(root, shard, width)
+        path = root / shard["path"]
+        if verify and (hash_file(path) != shard["hash"] or hash_file(path.with_suffix(".idx")) != shard["index_hash"]):
+            raise _changed(path)
+
+
+def check_shard(root: Path, shard: dict, width: int) -> None:
+    """The same for one shard: sizes, head and tail."""
+    check_sizes(root, shard, width)
+    if hash_file(root / shard["path"], EDGE) != shard["edge_hash"]:
+        raise _changed(root / shard["path"])
+
+
+def _refuse_missing(root: Path, manifest: dict) -> None:
+    """UserError when a file of the manifest is not there: one look into each folder, none at the files."""
+    folders = {s["path"].rpartition("/")[0] for s in manifest["shards"]}
+    there = {f"{f}/{name}" for f in folders if (root / f).is_dir() for name in os.listdir(root / f)}
+    for shard in manifest["shards"]:
+        if shard["path"] not in there or shard["path"][:-4] + ".idx" not in there:
+            check_sizes(root, shard, np.dtype(manifest["dtype"]).itemsize)
+
+
+def check_sizes(root: Path, shard: dict, width: int) -> None:
+    """UserError when a file of a shard is missing or has another size than the manifest says."""
+    name = shard["path"]
+    for path, size in ((name, shard["tokens"] * width), (name[:-4] + ".idx", shard["documents"] * 8)):
+        found = (root / path).stat().st_size if (root / path).is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+            raise UserError(f"shard {root / path} {what}; restore it from a copy, or pack the documents again")
+
+
+def _changed(binary: Path) -> UserError:
+    return UserError(f"shard {binary} was changed since it was written (its hash differs from {MANIFEST}); "
+                     "restore it from a copy, or pack the documents again")
 
 
 def describe(folder: Path | str, sequence_length: int | None = None) -> dict:

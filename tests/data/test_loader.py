@@ -260,12 +260,24 @@ def test_a_folder_without_a_sound_manifest_is_refused(tmp_path, content, what):
 
 
 def test_more_shards_than_open_files_are_read(packed, monkeypatch):
-    monkeypatch.setattr("steel.data.shards._OPEN_FILES", 3)
+    monkeypatch.setattr("steel.data.shards._OPEN_SHARDS", 3)
     few, many = ShardSet.open(packed), ShardSet.open(packed)
     for step in range(10):
-        monkeypatch.setattr("steel.data.shards._OPEN_FILES", 3)
+        monkeypatch.setattr("steel.data.shards._OPEN_SHARDS", 3)
         a = Loader(few, L, 8).batch(step)
         assert len(few._maps) <= 3
-        monkeypatch.setattr("steel.data.shards._OPEN_FILES", 256)
+        monkeypatch.setattr("steel.data.shards._OPEN_SHARDS", 256)
         assert same(a, Loader(many, L, 8).batch(step))
     assert np.array_equal(few.read(few.pieces[0], 0, 10)[0], many.read(many.pieces[0], 0, 10)[0])
+
+
+def test_many_shards_are_looked_at_when_they_are_first_read(tmp_path, packed, monkeypatch):
+    root = tmp_path / "out"
+    shutil.copytree(packed, root)
+    victim = root / "wiki/000-0000-00000.bin"
+    victim.write_bytes(b"\x07\x07" + victim.read_bytes()[2:])
+    monkeypatch.setattr("steel.data.shards.EAGER", 1)
+    loader = Loader(ShardSet.open(root), L, 8)
+    with pytest.raises(UserError, match=f"{victim.name}.*was changed"):
+        for step in range(loader.samples // 8 + 1):
+            loader.batch(step)
