@@ -69,9 +69,11 @@ def load(folder: Path = ROOT / "book") -> list[Claim]:
 
 
 def log(run_id: str) -> list[dict]:
-    """Rows of figures/runs/<run_id>.jsonl."""
-    lines = (ROOT / "figures" / "runs" / f"{run_id}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
+    """Rows of figures/runs/<run_id>.jsonl, or the "rows" of <run_id>.json (a report that grew row by row)."""
+    path = ROOT / "figures" / "runs" / f"{run_id}.jsonl"
+    if not path.exists():
+        return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def outputs(chapter: str) -> str:

@@ -1,0 +1,62 @@
+"""Checks of chapter 07's coding exercises. Shapes: T time, D width, J slots, C tokens per segment."""
+
+import math
+
+import torch
+
+T, D, J, C = 12, 3, 2, 4
+
+
+def _tokens(seed=0, length=T):
+    return torch.randn(length, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def exercise_3(future):
+    """Build the Jacobian (T, D, T, D) of the whole layer, keep the blocks with input position > output position, take
+    the largest absolute entry. Do not round, do not average, and do not change one token and look: a small step hides
+    a small leak."""
+    x_TD = _tokens()
+    later = torch.tril(torch.ones(T, T, dtype=x_TD.dtype))
+    running_mean = lambda x: later @ x / later.sum(dim=1, keepdim=True)  # noqa: E731
+    assert float(future(running_mean, x_TD)) == 0.0, "a running mean over the past is causal: the answer is exactly 0"
+    whole = lambda x: x.mean(dim=0).expand(T, D)  # noqa: E731
+    cases = {
+        "the mean over the whole sequence": (whole, 1 / T),
+        "the same with a minus sign": (lambda x: -whole(x), 1 / T),
+        "the same, a trillion times quieter": (lambda x: 1e-12 * whole(x), 1e-12 / T),
+        "one entry: position 4 reads position 5": (_one_entry, 1.0),
+    }
+    for name, (layer, truth) in cases.items():
+        answer = float(future(layer, x_TD))
+        assert math.isclose(answer, truth, rel_tol=1e-6), f"{name}: {truth:.3g} expected, yours gives {answer:.3g}"
+
+
+def _one_entry(x_TD):
+    out_TD = x_TD.cumsum(dim=0)
+    extra_TD = torch.zeros_like(out_TD)
+    extra_TD[4, 1] = 1.0
+    return out_TD + extra_TD * x_TD[5, 0]
+
+
+def exercise_4(mended):
+    """A maximum over the whole sequence is a look at the whole sequence; it cancels in a ratio only if every term is
+    scaled by it, and the prior is not. Bound each score by itself instead, as `cap` does."""
+    draw = torch.Generator().manual_seed(1)
+    dispatch_DJ = torch.randn(D, J, dtype=torch.float64, generator=draw)
+    prior_JD = torch.randn(J, D, dtype=torch.float64, generator=draw)
+    x_TD = _tokens()
+    u_SJD = mended(x_TD, dispatch_DJ, prior_JD, C)
+    shape = (T // C, J, D)
+    assert u_SJD.shape == shape, f"the shape must be (segments, J, D) = {shape}, not {tuple(u_SJD.shape)}"
+    assert torch.allclose(u_SJD[0], prior_JD), "before the first segment is complete a slot holds its prior"
+    means = lambda x: mended(x, dispatch_DJ, prior_JD, C)  # noqa: E731
+    jacobian = torch.autograd.functional.jacobian(means, x_TD)  # (segments, J, D, T, D)
+    for segment in range(T // C):
+        leak = jacobian[segment][..., segment * C :, :].abs().max().item()
+        assert leak < 1e-12, f"slots of segment {segment} still depend on that segment or a later one: {leak:.1e}"
+    assert jacobian[2][..., : 2 * C, :].abs().max() > 1e-3, "the slots must still read the completed segments"
+    quiet = mended(x_TD, 1e-3 * dispatch_DJ, prior_JD, C)[2]
+    plain = (prior_JD + x_TD[: 2 * C].sum(dim=0)) / (1 + 2 * C)
+    assert torch.allclose(quiet, plain, atol=1e-2), "with scores near zero a token weighs exp(0) = 1, as the prior does"
+    loud = mended(1e3 * x_TD, dispatch_DJ, prior_JD, C)
+    assert torch.isfinite(loud).all(), "scores in the thousands give inf or nan"
