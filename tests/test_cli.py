@@ -11,7 +11,7 @@ from steel.cli import app, main
 COMMANDS = """world | data list | data cards | data download | data prepare | data convert | data clean | data dedup |
 data append | tokenizer train | tokenizer merge | tokenizer report | tokenizer coverage | pack | pretrain | sft |
 reward | dpo | grpo | eval exam | eval perplexity | eval contamination | plan | chat | serve | export hf | export gguf |
-import-original | bench table2 | bench data | bench loader | bench step | bench drills | run | report"""
+import-original | bench table2 | bench data | bench loader | bench step | bench ladder | bench drills | run | report"""
 
 
 def call(capsys, *argv):
@@ -31,7 +31,7 @@ def test_every_command_exists_and_explains_itself(command, capsys):
 
 
 @pytest.mark.parametrize("argv", [
-    "bench table2", "bench data", "bench loader", "bench step", "serve X", "export gguf X Y",
+    "bench data", "serve X", "export gguf X Y",
     "tokenizer merge A B C", "tokenizer report A B", "tokenizer coverage A", "eval contamination A B",
 ])
 def test_what_is_not_built_says_so_and_exits_2(argv, capsys):
@@ -85,6 +85,10 @@ def bad_inputs(tmp):
         (["plan", "--preset", "steel-1b", "--num-gpus", "0"], "0"),
         (["chat", f"{tmp}/none"], "no model"),
         (["export", "hf", f"{tmp}/empty", f"{tmp}/o"], "no model"),
+        (["bench", "table2", "--out", f"{tmp}/t.json", "--rows", "Z"], "no row starts with Z"),
+        (["bench", "table2", "--out", f"{tmp}/t.json", "--device", "moon"], "moon"),
+        (["bench", "step", "--device", "moon"], "moon"),
+        (["bench", "step", "--steps", "0"], "--steps"),
         (["import-original", f"{tmp}/empty", f"{tmp}/o"], "config.json"),
     ]
 
