@@ -228,6 +228,11 @@ class SteelModel(SteelPreTrainedModel):
             context.mask = given_mask
         elif self.config._attn_implementation in (None, "sdpa", "eager"):
             context.mask = attention_mask(T, past, valid_BK, document_BT, x_BTD.device)
+        elif document_BT is not None and "flash" in self.config._attn_implementation:
+            raise ValueError(  # it would look across documents without a word: it is given no mask to keep them apart
+                f"attn_implementation={self.config._attn_implementation!r} cannot keep packed documents apart; use "
+                "sdpa or flex_attention, or train with train.kernels={attention: auto}"
+            )
         else:
             context.mask = create_causal_mask(
                 config=self.config,

@@ -60,6 +60,14 @@ def left_pad(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, mask
 
 
+def test_an_attention_that_would_mix_packed_documents_is_refused():
+    model = double_model(tiny("dense"))
+    ids, positions = random_tokens(1, 8), torch.arange(8)[None] % 5  # a second document starts at 5
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="cannot keep packed documents apart"):
+        model(ids, position_ids=positions)
+
+
 @pytest.mark.parametrize("feed_forward", CAUSAL)
 def test_ragged_left_padded_batch_equals_each_row_alone(feed_forward):
     """Prefill and decoding: rows reach the ends of their segments at different steps."""
