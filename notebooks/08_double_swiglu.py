@@ -137,7 +137,7 @@ for gates in (1, 2):
 # show(fig, alt="Output size against input size on logarithmic axes: one gate is a line of slope 2, two gates a line of slope 4; at the input of norm 1 the two lie many orders of magnitude apart.",
 #      caption="Width 128, equal weights, fp64. The bend near 1 is where silu changes from half a line to a ramp.")
 # one, two = slope[1], slope[2]
-# say(f"Slopes {one[0]:.2f} and {two[0]:.2f} at the quiet end, {one[-1]:.2f} and {two[-1]:.2f} at the loud one. The power is the same at both ends: far above zero silu is a ramp, $a$ or nothing, and $ab$ is a square again.")
+# say(f"Slopes {one[0]:.2f} and {two[0]:.2f} at the quiet end, {one[-1]:.2f} and {two[-1]:.2f} at the loud one. The power is the same at both ends: far above zero silu is a ramp, *a* or nothing, and *ab* is a square again.")
 
 # %% [markdown]
 # Four and sixteen are the answers to the first question, and they hold at *every* volume. The same powers govern the weights. The first matrix stands inside both powers, so the output goes with its fourth power; the second one enters squared. Turn each by one per cent and read off the exponents:
@@ -178,7 +178,7 @@ for gates in (1, 2):
 
 # %% tags=["active-ipynb", "hide-input"]
 # fall = {gates: [a / b for a, b in zip(out[gates, "RMS 1"], out[gates, "norm 1"])] for gates in (1, 2)}
-# say(f"The change of input costs one gate a factor of {fall[1][0]:,.0f} and two gates a factor of {fall[2][0]:,.0f}: $42^2$ and $42^4$, and a little more for the bend of silu. The gradient falls with it, {fall[2][1]:,.0f} times.")
+# say(f"The change of input costs one gate a factor of {fall[1][0]:,.0f} and two gates a factor of {fall[2][0]:,.0f}: 42² and 42⁴, and a little more for the bend of silu. The gradient falls with it, {fall[2][1]:,.0f} times.")
 
 # %% [markdown]
 # One gate would have survived it, faintly: it whispers, and training can raise a whisper. Two gates end at a few billionths beside a stream that starts at a fiftieth, and a gradient to match. So the second gate did not kill the layer, and neither did the normalisation. Each is

@@ -155,7 +155,8 @@ def branch_ratios(model, ids_BT: torch.Tensor) -> list[float]:
         hooks.append(layer.mlp.register_forward_hook(
             lambda _, args, out: written.append(out.float().square().mean().sqrt())))
     try:
-        model(input_ids=ids_BT.to(next(model.parameters()).device), use_cache=False)
+        with torch.compiler.set_stance("force_eager"):  # a compiled block would not see the hooks
+            model(input_ids=ids_BT.to(next(model.parameters()).device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
@@ -233,4 +234,5 @@ def _folder(out: Path, name: str, seed: int) -> Path:
 def _load(folder: Path | str):
     from ..model import SteelForCausalLM
 
-    return SteelForCausalLM.from_pretrained(Path(folder) / "hf").eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return SteelForCausalLM.from_pretrained(Path(folder) / "hf").to(device).eval()
