@@ -294,7 +294,7 @@ def token_shards(cfg):
     """The folder of token shards: made from SteelTown at preset cpu, yours otherwise."""
     shards = RUN / "shards"
     if cfg.preset != "cpu" and not (shards / "manifest.json").is_file():
-        raise UserError(f"no token shards in {shards}: `steel pack DOCS {shards} "
+        raise UserError(f"no token shards in {shards}: `steel pack DOCS {shards} --hold-out 0.02 "
                         f"--tokenizer T` with {cfg.model.vocab_size:,} entries at most")
     if cfg.preset == "cpu":
         life = lifecycle.Life(cfg, RUN)

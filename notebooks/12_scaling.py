@@ -114,7 +114,7 @@ def shards(cfg, run):
             life.stage(name, getattr(life, f"make_{name}"))
     elif not (run / "shards" / "manifest.json").is_file():
         raise UserError(
-            f"no token shards in {run / 'shards'}; write them with 'steel pack'"
+            f"no token shards in {run / 'shards'}; write them with 'steel pack --hold-out 0.02'"
         )
     return run / "shards"
 
