@@ -148,8 +148,14 @@ class ShardSet:
             check_shards(root, shards.manifest, verify=verify)
         elif check:
             _refuse_missing(root, shards.manifest)
-            shards._unseen = {s["path"]: s for piece in shards.pieces for s in piece.shards}
+            shards._unseen = {s["path"]: s for s in shards.manifest["shards"]}  # of the other split, too
         return shards
+
+    def check_all(self) -> None:
+        """Check now what `open` left for later, in both splits: before a long run starts, not in the middle of it."""
+        for path, shard in list(self._unseen.items()):
+            check_shard(self.root, shard, self.dtype.itemsize)
+            del self._unseen[path]
 
     def __getstate__(self) -> dict:  # memory maps do not travel to worker processes
         return {**self.__dict__, "_maps": OrderedDict()}

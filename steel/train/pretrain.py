@@ -38,6 +38,8 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
     world, run = join_world(), RunFolder(run_dir)
     _check(cfg, world)
     shards = ShardSet.open(data)
+    if world.is_main:
+        shards.check_all()
     loader = open_loader(cfg, shards, run, world)
     model = make_model(cfg, world)
     words = load_tokenizer(tokenizer)
