@@ -284,12 +284,14 @@ class Loader:
         begin, slot, size = self._batches[after - 1]
         steps = max(1, PLANNED * self.world // size)
         first = begin + (step - begin) // steps * steps
-        if first not in self._plans:
+        plan = self._plans.get(first)
+        if plan is None:
             last = min([first + steps, *(b[0] for b in self._batches[after : after + 1])])
             low, high = slot + (first - begin) * size, slot + (last - begin) * size
             slots = np.arange(low + (self.rank - low) % self.world, high, self.world, dtype=np.int64)
-            self._plans = {first: (low, self._locate(slots))}
-        low, rows = self._plans[first]
+            plan = low, self._locate(slots)
+            self._plans = {first: plan}  # exchanged whole: two threads may ask for different steps
+        low, rows = plan
         origin = low + (self.rank - low) % self.world
         a, b = (-(-(slot + (s - begin) * size - origin) // self.world) for s in (step, step + 1))
         return _Rows(*(getattr(rows, f.name)[a:b] for f in fields(_Rows)))
