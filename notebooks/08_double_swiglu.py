@@ -89,29 +89,19 @@ def two_gates(
 def feed_forward(model_cfg, gates, seed=0):
     """First feed-forward of a fresh model: its function, its two matrices and the module, fp64."""
     expert = "double_swiglu" if gates == 2 else "swiglu"
-    width = (
-        model_cfg.intermediate_size * 3 // 4
-        if gates == 2
-        else model_cfg.intermediate_size
-    )
-    shape = dataclasses.replace(
-        model_cfg, feed_forward="dense", expert=expert, intermediate_size=width
-    )
+    width = model_cfg.intermediate_size * 3 // 4 if gates == 2 else model_cfg.intermediate_size
+    shape = dataclasses.replace(model_cfg, feed_forward="dense", expert=expert, intermediate_size=width)
     module = build(shape, dtype=torch.float64, seed=seed).model.layers[0].mlp
     weights = module.gate_up_proj.weight.detach(), module.down_proj.weight.detach()
     return (two_gates if gates == 2 else one_gate), weights, module
 
 small = load("cpu").model
-x_TD = torch.randn(
-    512, small.hidden_size, generator=torch.Generator().manual_seed(0)
-).double()
+x_TD = torch.randn(512, small.hidden_size, generator=torch.Generator().manual_seed(0)).double()
 for gates in (1, 2):
     function, weights, module = feed_forward(small, gates)
     assert torch.allclose(function(x_TD, *weights), module(x_TD), atol=1e-12)
     size = sum(w.numel() for w in weights)
-    print(
-        f"{gates} gate{'s' if gates > 1 else ' '}: width {weights[0].shape[0] // 2}, {size:,} weights"
-    )
+    print(f"{gates} gate{'s' if gates > 1 else ' '}: width {weights[0].shape[0] // 2}, {size:,} weights")
 
 # %% [markdown]
 # Equal to `steel`'s own layer, and equal in weights to the last one. They are also equal in work: each weight meets each token once, in both.
@@ -126,14 +116,10 @@ for gates in (1, 2):
 # heard = {}
 # for gates in (1, 2):
 #     function, weights, _ = feed_forward(small, gates)
-#     heard[gates] = torch.tensor(
-#         [rms(function(v * x_TD, *weights)) for v in volume]
-#     ).double()
+#     heard[gates] = torch.tensor([rms(function(v * x_TD, *weights)) for v in volume]).double()
 # slope = {gates: (heard[gates].log().diff() / volume.log().diff()) for gates in heard}
 # for gates, power in ((1, 2), (2, 4)):
-#     assert (
-#         abs(slope[gates][0] - power) < 0.01 and abs(slope[gates][-1] - power) < 0.01
-#     )
+#     assert abs(slope[gates][0] - power) < 0.01 and abs(slope[gates][-1] - power) < 0.01
 
 # %% tags=["active-ipynb", "hide-input"]
 # fig, ax = figure(3.2)
@@ -162,26 +148,10 @@ for gates in (1, 2):
 #     function, (up, down), _ = feed_forward(small, gates)
 #     quiet_TD = x_TD / 100
 #     base = rms(function(quiet_TD, up, down))
-#     powers = [
-#         math.log(rms(function(*turned)) / base) / math.log(1.01)
-#         for turned in (
-#             (1.01 * quiet_TD, up, down),
-#             (quiet_TD, 1.01 * up, down),
-#             (quiet_TD, up, 1.01 * down),
-#         )
-#     ]
-#     rows.append(
-#         [f"{gates} gate" + "s" * (gates > 1), *(f"{power:.2f}" for power in powers)]
-#     )
-# table(
-#     [
-#         "output goes with the power … of",
-#         "the input",
-#         "the first matrix",
-#         "the second matrix",
-#     ],
-#     rows,
-# )
+#     powers = [math.log(rms(function(*turned)) / base) / math.log(1.01) for turned in
+#               ((1.01 * quiet_TD, up, down), (quiet_TD, 1.01 * up, down), (quiet_TD, up, 1.01 * down))]
+#     rows.append([f"{gates} gate" + "s" * (gates > 1), *(f"{power:.2f}" for power in powers)])
+# table(["output goes with the power … of", "the input", "the first matrix", "the second matrix"], rows)
 
 # %% [markdown]
 # A step of the optimizer that changes all weights of a layer by one per cent changes the output of one gate by three, of two gates by six. The same learning rate is not the same learning rate.
@@ -197,30 +167,14 @@ for gates in (1, 2):
 # normed_TD = torch.randn(64, D, generator=draw).double()
 # rows, out = [], {}
 # for gates, function in ((1, one_gate), (2, two_gates)):
-#     up = (
-#         (0.02 * torch.randn(2 * width[gates], D, generator=draw))
-#         .double()
-#         .requires_grad_()
-#     )
-#     down = (
-#         (0.02 * torch.randn(D * gates, width[gates], generator=draw))
-#         .double()
-#         .requires_grad_()
-#     )
+#     up = (0.02 * torch.randn(2 * width[gates], D, generator=draw)).double().requires_grad_()
+#     down = (0.02 * torch.randn(D * gates, width[gates], generator=draw)).double().requires_grad_()
 #     for name, x in (("RMS 1", normed_TD), ("norm 1", F.normalize(normed_TD, dim=-1))):
 #         y = function(x, up, down)
 #         slopes = torch.autograd.grad(y.square().mean().sqrt(), (up, down))
 #         out[gates, name] = rms(y.detach()), rms(slopes[0])
-#         rows.append(
-#             [
-#                 f"{gates} gate" + "s" * (gates > 1),
-#                 name,
-#                 *(f"{v:.0e}" for v in out[gates, name]),
-#             ]
-#         )
-# table(
-#     ["", "input", "output (RMS)", "gradient of the first matrix (RMS)"], rows, "llrr"
-# )
+#         rows.append([f"{gates} gate" + "s" * (gates > 1), name, *(f"{v:.0e}" for v in out[gates, name])])
+# table(["", "input", "output (RMS)", "gradient of the first matrix (RMS)"], rows, "llrr")
 
 # %% tags=["active-ipynb", "hide-input"]
 # fall = {gates: [a / b for a, b in zip(out[gates, "RMS 1"], out[gates, "norm 1"])] for gates in (1, 2)}
@@ -314,36 +268,18 @@ for gates in (1, 2):
 
 # %%
 MICRO = {
-    "model": dict(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_experts=6,
-    ),
+    "model": dict(vocab_size=512, hidden_size=64, intermediate_size=192, num_hidden_layers=2,
+                  num_attention_heads=2, num_key_value_heads=2, num_experts=6),
     "tokenizer": dict(vocab_size=512),
     "data": dict(sequence_length=64),
-    "train": dict(
-        steps=120,
-        batch_size=16,
-        micro_batch_size=16,
-        optimizer="adamw",
-        checkpoint_every=1000,
-        learning_rate=8e-3,
-        schedule="cosine",
-        warmup_steps=10,
-        eval_every=20,
-    ),
+    "train": dict(steps=120, batch_size=16, micro_batch_size=16, optimizer="adamw", checkpoint_every=1000,
+                  learning_rate=8e-3, schedule="cosine", warmup_steps=10, eval_every=20),
 }
 if cfg.preset == "cpu":
     for section, fields in MICRO.items():
         vars(getattr(cfg, section)).update(fields)
 if cfg.model.intermediate_size % (4 * cfg.model.num_experts):
-    cfg.model.num_experts = (
-        8  # the engine shares widths out; only the dense variants are used here
-    )
+    cfg.model.num_experts = 8  # the engine shares widths out; only the dense variants are used here
 
 
 # %%
@@ -352,55 +288,34 @@ def token_shards(cfg):
     shards = RUN / "shards"
     if cfg.preset != "cpu":
         if not (shards / "manifest.json").is_file():
-            raise UserError(
-                f"no token shards in notebooks/{shards}: `steel pack DOCS {shards} --hold-out 0.02 "
-                f"--tokenizer T` with {cfg.model.vocab_size:,} entries at most"
-            )
+            raise UserError(f"no token shards in notebooks/{shards}: `steel pack DOCS {shards} --hold-out 0.02 "
+                            f"--tokenizer T` with {cfg.model.vocab_size:,} entries at most")
         return shards
     life = lifecycle.Life(cfg, RUN)
     life.open()
-    for name, make in (
-        ("world", life.make_world),
-        ("docs", life.make_documents),
-        ("tokenizer", life.make_tokenizer),
-        ("shards", life.make_shards),
-    ):
+    for name, make in (("world", life.make_world), ("docs", life.make_documents),
+                       ("tokenizer", life.make_tokenizer), ("shards", life.make_shards)):
         life.stage(name, make)
     return shards
 
+
 def compare(cfg):
     """One gate and two, three seeds, equal parameters and tokens; goes on where it stopped."""
-    return ablation.run_ablation(
-        cfg,
-        token_shards(cfg),
-        RUN / "ablation.json",
-        variants=("dense", "two gates"),
-        seeds=3,
-        budget="tokens",
-        say=lambda line: None,
-    )
+    return ablation.run_ablation(cfg, token_shards(cfg), RUN / "ablation.json",
+                                 variants=("dense", "two gates"), seeds=3, budget="tokens",
+                                 say=lambda line: None)
 
 
 # %%
 def paired(rows):
     """Loss of two gates minus one gate, per seed: mean, 95 % half-width, spread of each variant over seeds."""
-    loss = {
-        v: torch.tensor(
-            [
-                r["loss"]
-                for r in sorted(rows, key=lambda r: r["seed"])
-                if r["variant"] == v
-            ]
-        )
-        for v in ("dense", "two gates")
-    }
+    loss = {v: torch.tensor([r["loss"] for r in sorted(rows, key=lambda r: r["seed"]) if r["variant"] == v])
+            for v in ("dense", "two gates")}
     difference_S = loss["two gates"] - loss["dense"]
     error = difference_S.std() / len(difference_S) ** 0.5
-    return {
-        "mean": difference_S.mean().item(),
-        "half": 4.303 * error.item(),  # t for three seeds
-        "spread": {v: (s.max() - s.min()).item() for v, s in loss.items()},
-    }
+    return {"mean": difference_S.mean().item(), "half": 4.303 * error.item(),  # t for three seeds
+            "spread": {v: (s.max() - s.min()).item() for v, s in loss.items()}}
+
 
 def verdict(p):
     if abs(p["mean"]) <= p["half"]:
@@ -415,15 +330,8 @@ def verdict(p):
 # live = compare(cfg)
 # gentle = from_dict(cfg.to_dict())
 # gentle.train.learning_rate /= 2
-# half = ablation.run_ablation(
-#     gentle,
-#     RUN / "shards",
-#     RUN / "half_rate.json",
-#     variants=("dense", "two gates"),
-#     seeds=1,
-#     budget="tokens",
-#     say=lambda line: None,
-# )
+# half = ablation.run_ablation(gentle, RUN / "shards", RUN / "half_rate.json", variants=("dense", "two gates"),
+#                              seeds=1, budget="tokens", say=lambda line: None)
 # now = paired(live["rows"])
 
 # %% tags=["active-ipynb", "hide-input"]

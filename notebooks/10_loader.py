@@ -194,12 +194,9 @@ def sigma(t, n, log, key):
 
 # %%
 log, key = [(24, 16), (40, 8)], (1, "strip", 0)
-stages = [
-    [sigma(t, 40, log[:j], key) for t in range(size)]
-    for j, size in enumerate((40, 56, 64))
-]
+stages = [[sigma(t, 40, log[:j], key) for t in range(size)] for j, size in enumerate((40, 56, 64))]
 for j, stage in enumerate(stages):
-    assert sorted(stage) == list(range(len(stage)))  # all of them, once
+    assert sorted(stage) == list(range(len(stage)))      # all of them, once
     if j:
         assert stage[: log[j - 1][0]] == stages[j - 1][: log[j - 1][0]]
 assert stages[2] == [order.sigma(t, 40, log, key) for t in range(64)]
@@ -269,52 +266,28 @@ for name, rows, draws in mix.draws(slots):
 # there is nothing that a change of $W$ could invalidate. To see it, we need a corpus. Here is a very small one: a restaurant guide, with facts that nobody has ever heard.
 
 # %%
-WORDINGS = [
-    "{n}的招牌菜是{d}。",
-    "到{n}一定要点{d}。",
-    "{n}卖得最好的是{d}。",
-    "说起{n},人人都想到{d}。",
-    "{n}的老板最拿手的是{d}。",
-    "在{n},客人总是点{d}。",
-    "朋友推荐我去{n}吃{d}。",
-    "{n}门口写着:今日{d}。",
-]
+WORDINGS = ["{n}的招牌菜是{d}。", "到{n}一定要点{d}。", "{n}卖得最好的是{d}。", "说起{n},人人都想到{d}。",
+            "{n}的老板最拿手的是{d}。", "在{n},客人总是点{d}。", "朋友推荐我去{n}吃{d}。", "{n}门口写着:今日{d}。"]
 HELD_OUT = 6  # from this wording on, readers' facts are never told
 
 def invent(count, seed=1):
     """(restaurant, dish) pairs that are not to be found in any real text."""
     rng = random.Random(seed)
-    names = [
-        a + b + c
-        for a in "东西南北春秋"
-        for b in "桥河山街门"
-        for c in ("小馆", "饭店", "酒家", "食堂")
-    ]
-    dishes = [
-        a + b + c
-        for a in "红白清香酸辣"
-        for b in "烧蒸炖炒"
-        for c in ("豆腐", "鲈鱼", "排骨", "茄子", "土豆", "笋干")
-    ]
+    names = [a + b + c for a in "东西南北春秋" for b in "桥河山街门" for c in ("小馆", "饭店", "酒家", "食堂")]
+    dishes = [a + b + c for a in "红白清香酸辣" for b in "烧蒸炖炒"
+              for c in ("豆腐", "鲈鱼", "排骨", "茄子", "土豆", "笋干")]
     return list(zip(rng.sample(names, count), rng.sample(dishes, count)))
 
 
 # %%
 def write(folder, source, texts):
-    write_documents(
-        folder / f"{source}.jsonl.zst",
-        [
-            Document(f"{source}-{i}", text, source, "zh", {})
-            for i, text in enumerate(texts)
-        ],
-    )
+    write_documents(folder / f"{source}.jsonl.zst", [
+        Document(f"{source}-{i}", text, source, "zh", {}) for i, text in enumerate(texts)])
 
 def corpus(root):
     """Documents of the guide, of the readers, a tokenizer, and shards of the guide."""
     guide = [w.format(n=n, d=d) for n, d in invent(60)[:48] for w in WORDINGS]
-    readers = [
-        w.format(n=n, d=d) for n, d in invent(60)[48:] for w in WORDINGS[:HELD_OUT]
-    ]
+    readers = [w.format(n=n, d=d) for n, d in invent(60)[48:] for w in WORDINGS[:HELD_OUT]]
     random.Random(1).shuffle(guide)
     write(root / "docs", "guide", guide[:192])
     write(root / "docs", "diary", guide[192:])
@@ -328,17 +301,11 @@ def corpus(root):
 # T, B = 64, 8
 # shards = ShardSet.open(RUN / "shards")
 # whole = Loader(shards, T, B, seed=1)
-# print(
-#     f"{manifest['documents']} documents, {manifest['tokens']:,} tokens, {whole.samples} samples of {T}"
-# )
+# print(f"{manifest['documents']} documents, {manifest['tokens']:,} tokens, {whole.samples} samples of {T}")
 # for world in (1, 2, 4, 8):
 #     ranks = [Loader(shards, T, B, seed=1, rank=r, world=world) for r in range(world)]
 #     for step in range(24):
-#         rows = {
-#             tuple(row.tolist())
-#             for rank in ranks
-#             for row in rank.batch(step).input_ids
-#         }
+#         rows = {tuple(row.tolist()) for rank in ranks for row in rank.batch(step).input_ids}
 #         assert rows == {tuple(row.tolist()) for row in whole.batch(step).input_ids}
 # print("24 steps: the same rows on 1, 2, 4 and 8 ranks")
 
@@ -390,38 +357,20 @@ pretrain(from_dict(values), shards, run, tokenizer, on_batch=note)
 def attempt(values, root, name, shards="shards", kill_after=None):
     """One process of a pretraining run; killed once it has read `kill_after` batches. Returns its exit code."""
     seen = root / f"{name}.seen"
-    arguments = [
-        values,
-        *map(str, (root / shards, root / name, seen, root / "tokenizer")),
-    ]
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, json.dumps(arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"STEEL_QUIET": "1"},
-    )
+    arguments = [values, *map(str, (root / shards, root / name, seen, root / "tokenizer"))]
+    child = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(arguments)], stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL, env=os.environ | {"STEEL_QUIET": "1"})
     while kill_after and child.poll() is None:
         if seen.exists() and len(seen.read_text().splitlines()) >= kill_after:
-            child.kill()  # SIGKILL, the -9
+            child.kill()                                   # SIGKILL, the -9
         time.sleep(0.005)
     return child.wait()
 
 
 # %%
-small = load(
-    "cpu",
-    [
-        "data.sequence_length=64",
-        "model.vocab_size=512",
-        "model.num_hidden_layers=2",
-        "train.steps=140",
-        "train.batch_size=8",
-        "train.micro_batch_size=8",
-        "train.eval_every=0",
-        "train.checkpoint_every=20",
-        "train.log_every=20",
-    ],
-)
+small = load("cpu", ["data.sequence_length=64", "model.vocab_size=512", "model.num_hidden_layers=2",
+                     "train.steps=140", "train.batch_size=8", "train.micro_batch_size=8", "train.eval_every=0",
+                     "train.checkpoint_every=20", "train.log_every=20"])
 
 def newest(run):
     """Newest complete checkpoint of a run."""
@@ -429,14 +378,10 @@ def newest(run):
 
 
 # %% tags=["active-ipynb"]
-# shutil.copytree(
-#     RUN / "shards", RUN / "control-shards"
-# )  # for a run that nobody writes to
+# shutil.copytree(RUN / "shards", RUN / "control-shards")    # for a run that nobody writes to
 # code = attempt(small.to_dict(), RUN, "run", kill_after=47)
 # reached = json.loads((RUN / "run.seen").read_text().splitlines()[-1])[0]
-# print(
-#     f"exit code {code}, while step {reached} was running; newest checkpoint: {newest(RUN / 'run').name}"
-# )
+# print(f"exit code {code}, while step {reached} was running; newest checkpoint: {newest(RUN / 'run').name}")
 
 # %% [markdown]
 # It is gone, without a farewell. What is on the disk is a checkpoint, and in it the whole memory of the loader:
@@ -462,28 +407,15 @@ from steel.model import build
 
 def questions(facts, wordings):
     """Cloze rows: the sentence stops before the dish; the dishes of all these facts are the candidates."""
-    return [
-        {
-            "prompt": w.split("{d}")[0].format(n=n),
-            "answer": d,
-            "candidates": [x for _, x in facts],
-            "lang": "zh",
-            "attribute": "dish",
-        }
-        for n, d in facts
-        for w in wordings
-    ]
+    return [{"prompt": w.split("{d}")[0].format(n=n), "answer": d, "candidates": [x for _, x in facts],
+             "lang": "zh", "attribute": "dish"} for n, d in facts for w in wordings]
 
 def weights_of(checkpoint):
     """The model in a checkpoint."""
     import torch.distributed.checkpoint as dcp
 
     model = build(small.model)
-    dcp.load(
-        {"model": (state := model.state_dict())},
-        checkpoint_id=str(checkpoint),
-        no_dist=True,
-    )
+    dcp.load({"model": (state := model.state_dict())}, checkpoint_id=str(checkpoint), no_dist=True)
     model.load_state_dict(state)
     return model.eval()
 
@@ -491,37 +423,18 @@ def weights_of(checkpoint):
 # %%
 def examine(checkpoint, root):
     """How well the readers' facts are known: told wordings, held-out wordings, bits per byte of the letters."""
-    tok, model, facts = (
-        bpe.load(root / "tokenizer"),
-        weights_of(checkpoint),
-        invent(60)[48:],
-    )
-    told, held = (
-        cloze(model, tok, questions(facts, w), progress=False)
-        for w in (WORDINGS[:HELD_OUT], WORDINGS[HELD_OUT:])
-    )
+    tok, model, facts = bpe.load(root / "tokenizer"), weights_of(checkpoint), invent(60)[48:]
+    told, held = (cloze(model, tok, questions(facts, w), progress=False)
+                  for w in (WORDINGS[:HELD_OUT], WORDINGS[HELD_OUT:]))
     letters = [w.format(n=n, d=d) for n, d in facts for w in WORDINGS[:HELD_OUT]]
-    bits = bits_per_byte(model, tok, letters, context=64, progress=False)["domains"][
-        "all"
-    ]["bpb"]
+    bits = bits_per_byte(model, tok, letters, context=64, progress=False)["domains"]["all"]["bpb"]
     return {"told": told, "held": held, "bits": bits}
 
 
 # %% tags=["active-ipynb"]
 # results = {"when it was killed": examine(newest(RUN / "run"), RUN)}
-# added = append(
-#     RUN / "shards",
-#     RUN / "letters",
-#     RUN / "tokenizer",
-#     consumed=RUN / "run",
-#     progress=False,
-# )
-# print(
-#     {
-#         k: added[k]
-#         for k in ("generation", "documents", "tokens", "from_step", "new_samples")
-#     }
-# )
+# added = append(RUN / "shards", RUN / "letters", RUN / "tokenizer", consumed=RUN / "run", progress=False)
+# print({k: added[k] for k in ("generation", "documents", "tokens", "from_step", "new_samples")})
 # try:
 #     append(RUN / "shards", RUN / "letters", RUN / "tokenizer", progress=False)
 # except UserError as refusal:
@@ -534,18 +447,10 @@ def examine(checkpoint, root):
 # %% tags=["active-ipynb"]
 # assert attempt(small.to_dict(), RUN, "run") == 0
 # assert attempt(small.to_dict(), RUN, "control", shards="control-shards") == 0
-# lines = [
-#     json.loads(line) for line in (RUN / "run" / "log.jsonl").read_text().splitlines()
-# ]
+# lines = [json.loads(line) for line in (RUN / "run" / "log.jsonl").read_text().splitlines()]
 # for line in lines:
 #     if line.get("what") in ("resume", "data"):
-#         print(
-#             {
-#                 k: line[k]
-#                 for k in ("what", "step", "checkpoint", "change")
-#                 if k in line
-#             }
-#         )
+#         print({k: line[k] for k in ("what", "step", "checkpoint", "change") if k in line})
 # results["resumed, with the letters"] = examine(newest(RUN / "run"), RUN)
 # results["control, without"] = examine(newest(RUN / "control"), RUN)
 
@@ -701,15 +606,11 @@ def look(folder, length, batch, seed, steps=3):
 
 # %% tags=["active-ipynb"]
 # look(RUN / "shards", 64, 8, seed=1)
-# stream = order.Stream(
-#     "*", 1, 274_000_000
-# )  # an epoch of Steel: half of 1.12 trillion tokens, 2,048 each
+# stream = order.Stream("*", 1, 274_000_000)   # an epoch of Steel: half of 1.12 trillion tokens, 2,048 each
 # begin = time.process_time()
 # samples = [stream.sample(d) for d in range(400_000_000, 400_000_512)]
-# print(
-#     f"Steel's size: 512 samples at draw 400,000,000 in {1e3 * (time.process_time() - begin):.0f} ms,",
-#     f"epoch {stream.locate(400_000_000)[0]}",
-# )
+# print(f"Steel's size: 512 samples at draw 400,000,000 in {1e3 * (time.process_time() - begin):.0f} ms,",
+#       f"epoch {stream.locate(400_000_000)[0]}")
 
 # %% [markdown]
 # ## Failure gallery
@@ -846,15 +747,7 @@ if __name__ == "__main__":
         shutil.rmtree(RUN, ignore_errors=True)
         corpus(RUN)
         print("killed:", attempt(small.to_dict(), RUN, "run", kill_after=47))
-        append(
-            RUN / "shards",
-            RUN / "letters",
-            RUN / "tokenizer",
-            consumed=RUN / "run",
-            progress=False,
-        )
+        append(RUN / "shards", RUN / "letters", RUN / "tokenizer", consumed=RUN / "run", progress=False)
         print("resumed:", attempt(small.to_dict(), RUN, "run"))
-        print(
-            f"bits per byte of the letters: {examine(newest(RUN / 'run'), RUN)['bits']:.2f}"
-        )
+        print(f"bits per byte of the letters: {examine(newest(RUN / 'run'), RUN)['bits']:.2f}")
     look(RUN / "shards", 64, 8, seed=1) if cfg.preset == "cpu" else None

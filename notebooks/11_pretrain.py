@@ -227,34 +227,12 @@ def find_data(cfg, given):
 # %% tags=["active-ipynb"]
 # def start(name, ranks=1):
 #     """What one types into a terminal: the same run, in processes of its own."""
-#     torchrun = [
-#         "torch.distributed.run",
-#         "--standalone",
-#         f"--nproc-per-node={ranks}",
-#         "-m",
-#     ]
-#     command = [
-#         sys.executable,
-#         "-m",
-#         *(torchrun if ranks > 1 else []),
-#         "steel",
-#         "pretrain",
-#         "--preset",
-#         "cpu",
-#         "--data",
-#         shards,
-#         "--tokenizer",
-#         tokenizer,
-#         "-r",
-#         LAB / name,
-#         *SETTINGS,
-#     ]
-#     return subprocess.Popen(
-#         [str(word) for word in command],
-#         stdout=subprocess.DEVNULL,
-#         stderr=subprocess.DEVNULL,
-#         env={**os.environ, "OMP_NUM_THREADS": "1"},
-#     )
+#     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+#     command = [sys.executable, "-m", *(torchrun if ranks > 1 else []), "steel", "pretrain",
+#                "--preset", "cpu", "--data", shards, "--tokenizer", tokenizer,
+#                "-r", LAB / name, *SETTINGS]
+#     return subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL,
+#                             stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
 #
 # process, log = start("killed"), LAB / "killed" / "log.jsonl"
 # while not log.exists() or len(read_log(log, "step")) < 7:
@@ -317,35 +295,15 @@ def find_data(cfg, given):
 # %% tags=["active-ipynb"]
 # counted = json.loads((LOGS / "communication.json").read_text())
 # N, W, A = counted["parameters"], counted["ranks"], counted["micro_batches"]
-# per_parameter = {
-#     "full": 4 * 2 * A + 4,
-#     "grad_op": 4 * A + 4,
-#     "hybrid": 4 * 2 * A + 4,
-#     "ddp": 8,
-# }
+# per_parameter = {"full": 4 * 2 * A + 4, "grad_op": 4 * A + 4, "hybrid": 4 * 2 * A + 4, "ddp": 8}
 # rows = []
 # for name, found in counted["shardings"].items():
-#     sent, expected = (
-#         sum(found["sent"].values()),
-#         per_parameter[name] * (W - 1) / W * N,
-#     )
+#     sent, expected = sum(found["sent"].values()), per_parameter[name] * (W - 1) / W * N
 #     assert sent == expected, name
-#     held = [
-#         found[k] for k in ("weights", "gradients", "moments", "between_micro_batches")
-#     ]
+#     held = [found[k] for k in ("weights", "gradients", "moments", "between_micro_batches")]
 #     rows.append([name, *(f"{size / N:.1f}" for size in (*held, sent, expected))])
-# table(
-#     [
-#         "bytes per parameter",
-#         "weights",
-#         "gradients",
-#         "moments",
-#         "between micro-batches",
-#         "sent",
-#         "formula",
-#     ],
-#     rows,
-# )
+# table(["bytes per parameter", "weights", "gradients", "moments", "between micro-batches", "sent",
+#        "formula"], rows)
 
 # %% [markdown]
 # The formula holds to the byte. (`hybrid` on one node is `full`. Moments are fewer than 8 bytes because Muon keeps one where AdamW keeps two.) The fourth column is the one to remember: between micro-batches every rank holds **whole** gradients, however finely
@@ -384,16 +342,10 @@ def find_data(cfg, given):
 # %% tags=["active-ipynb"]
 # assert start("two", ranks=2).wait() == 0
 # one, two = curve(LAB / "unbroken"), curve(LAB / "two")
-# difference = [
-#     abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(one, two, strict=True)
-# ]
+# difference = [abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(one, two, strict=True)]
 # for a, b, d in zip(one, two, difference):
-#     print(
-#         f"step {a['step']:2}  one {a['loss']:.9f}   two {b['loss']:.9f}   off by {d:.0e}"
-#     )
-# assert max(difference) < 2e-5 and [a["tokens"] for a in one] == [
-#     b["tokens"] for b in two
-# ]
+#     print(f"step {a['step']:2}  one {a['loss']:.9f}   two {b['loss']:.9f}   off by {d:.0e}")
+# assert max(difference) < 2e-5 and [a["tokens"] for a in one] == [b["tokens"] for b in two]
 
 # %% [markdown]
 # The second answer: about the seventh or eighth digit, the last that float32 has. Sums are taken in another order, and that is all. Nobody had to copy initial weights around, by the way: every rank draws
@@ -447,14 +399,9 @@ def find_data(cfg, given):
 # %% tags=["active-ipynb"]
 # run = RUNS / cfg.preset
 # pretrain(cfg, shards, run, tokenizer)
-# steps, evals = (
-#     read_log(run / "log.jsonl", "step"),
-#     read_log(run / "log.jsonl", "eval"),
-# )
+# steps, evals = read_log(run / "log.jsonl", "step"), read_log(run / "log.jsonl", "eval")
 # first, last = evals[0]["loss"], evals[-1]["loss"]
-# print(
-#     f"{steps[-1]['tokens']:,} tokens, held-out loss {first:.2f} → {last:.2f} nats/token"
-# )
+# print(f"{steps[-1]['tokens']:,} tokens, held-out loss {first:.2f} → {last:.2f} nats/token")
 # assert last < 0.75 * first
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -516,16 +463,8 @@ def find_data(cfg, given):
 #
 # def incident_run(name, spike_factor, incidents=True):
 #     """28 more steps of the trained model; the log's rows."""
-#     train = replace(
-#         small.train,
-#         steps=28,
-#         spike_factor=spike_factor,
-#         checkpoint_every=0,
-#         schedule="constant",
-#         warmup_steps=0,
-#         learning_rate=2e-3,
-#         muon_learning_rate=0.01,
-#     )
+#     train = replace(small.train, steps=28, spike_factor=spike_factor, checkpoint_every=0,
+#                     schedule="constant", warmup_steps=0, learning_rate=2e-3, muon_learning_rate=0.01)
 #     now = [0]
 #
 #     def batch_fn(step):
@@ -538,11 +477,7 @@ def find_data(cfg, given):
 #
 #     def loss_fn(model, micro):
 #         loss, count, measured = next_token_loss()(model, micro)
-#         return (
-#             loss * (float("nan") if incidents and now[0] == 6 else 1.0),
-#             count,
-#             measured,
-#         )
+#         return loss * (float("nan") if incidents and now[0] == 6 else 1.0), count, measured
 #
 #     trained = SteelForCausalLM.from_pretrained(run / "hf")
 #     fit(trained, train, batch_fn, loss_fn, RunFolder(LAB / name), save_hf=False)
@@ -552,15 +487,9 @@ def find_data(cfg, given):
 # found, skipped = {}, {}
 # for name, how in kinds.items():
 #     found[name] = incident_run(name.replace(" ", "-"), *how)
-#     skipped[name] = [
-#         row["step"] for row in found[name] if row.get("what") == "skipped step"
-#     ]
+#     skipped[name] = [row["step"] for row in found[name] if row.get("what") == "skipped step"]
 #     print(f"{name:13} skipped steps {skipped[name]}")
-# assert (
-#     skipped["clean"] == []
-#     and skipped["no policy"] == [6]
-#     and {6, 12} <= set(skipped["spike policy"])
-# )
+# assert skipped["clean"] == [] and skipped["no policy"] == [6] and {6, 12} <= set(skipped["spike policy"])
 
 # %% tags=["active-ipynb", "hide-input"]
 # fig, axes = figure(2.9, ncols=2, width_ratios=(1.5, 1))
@@ -649,42 +578,13 @@ def find_data(cfg, given):
 # %% tags=["active-ipynb"]
 # from steel.train.launch import render
 #
-# MARKS = {
-#     "slurm": (
-#         "--nodes",
-#         "--ntasks",
-#         "--signal",
-#         "--requeue",
-#         "MASTER_ADDR=",
-#         "TIMEOUT_S",
-#         "exec python",
-#         "-ge 75",
-#         "scontrol requeue",
-#     ),
-#     "k8s": (
-#         "maxRestarts",
-#         "restartPolicy",
-#         "Grace",
-#         "rdzv-backend",
-#         "-m steel",
-#         "USR1",
-#     ),
-# }
+# MARKS = {"slurm": ("--nodes", "--ntasks", "--signal", "--requeue", "MASTER_ADDR=", "TIMEOUT_S",
+#                    "exec python", "-ge 75", "scontrol requeue"),
+#          "k8s": ("maxRestarts", "restartPolicy", "Grace", "rdzv-backend", "-m steel", "USR1")}
 # for kind, marks in MARKS.items():
-#     text = render(
-#         kind,
-#         load("steel-1b-causal"),
-#         "steel-1b-causal",
-#         data="shards",
-#         run="runs/1b",
-#         nodes=4,
-#     )
+#     text = render(kind, load("steel-1b-causal"), "steel-1b-causal", data="shards", run="runs/1b", nodes=4)
 #     lines = [x.strip() for x in text.splitlines() if not x.lstrip().startswith("# ")]
-#     print(
-#         f"# {kind}",
-#         *(line for line in lines if any(m in line for m in marks)),
-#         sep="\n",
-#     )
+#     print(f"# {kind}", *(line for line in lines if any(m in line for m in marks)), sep="\n")
 
 # %% [markdown]
 # A scheduler that wants its nodes back sends a signal and waits. Every rank reads it between two steps, they agree, save, and exit with 0; the script sees that the log has no end and queues itself again. A rank that dies takes the

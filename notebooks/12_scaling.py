@@ -123,10 +123,8 @@ def shards(cfg, run):
 # data = shards(cfg, RUN)
 # ledger = ladder.Ledger(RUN / "ladder", cfg, data)
 # town = sum(ledger.content["header"]["data"]["sources"].values())
-# say(
-#     f"The town holds **{town:,}** training tokens; the target will read {goal.tokens:,}, "
-#     f"{goal.tokens / town:.2f} of a pass."
-# )
+# say(f"The town holds **{town:,}** training tokens; the target will read {goal.tokens:,}, "
+#     f"{goal.tokens / town:.2f} of a pass.")
 
 # %% [markdown]
 # What would repetition do? Take the third rung's $N$ and $D$ and shrink the town instead: every thirty-second document, every hundred-and-twenty-eighth. The
@@ -202,22 +200,15 @@ def shards(cfg, run):
 # %% tags=["active-ipynb"]
 # def vertex(optimizer, width):
 #     """Rate at the bottom of a parabola through the best try and its neighbours."""
-#     row = {
-#         r["rate"]: r["loss"]
-#         for r in tries
-#         if (r["optimizer"], r["width"]) == (optimizer, width)
-#     }
+#     row = {r["rate"]: r["loss"] for r in tries if (r["optimizer"], r["width"]) == (optimizer, width)}
 #     low = min(row, key=row.get)
 #     left, middle, right = (row[low * step] for step in (0.5, 1, 2))
 #     return low * 2 ** (0.5 * (left - right) / (left - 2 * middle + right))
 #
 # for name in ("adamw", "muon"):
 #     low = [vertex(name, width) for width in shades]
-#     print(
-#         f"{name:6}",
-#         *(f"width {w}: {x:.2f}  " for w, x in zip(shades, low)),
-#         f"fell by a factor of {low[0] / low[-1]:.1f}",
-#     )
+#     print(f"{name:6}", *(f"width {w}: {x:.2f}  " for w, x in zip(shades, low)),
+#           f"fell by a factor of {low[0] / low[-1]:.1f}")
 
 # %% tags=["active-ipynb", "hide-input"]
 # def lowest(name, width):
@@ -251,11 +242,9 @@ def shards(cfg, run):
 # %% tags=["active-ipynb"]
 # pairs = [[r["loss"] for r in climbed if r["width"] == w] for w in WIDTHS]
 # noise, freedom = laws.seed_noise(pairs)
-# say(
-#     f"Between two seeds the losses differ by {abs(pairs[0][0] - pairs[0][1]):.3f} and "
+# say(f"Between two seeds the losses differ by {abs(pairs[0][0] - pairs[0][1]):.3f} and "
 #     f"{abs(pairs[1][0] - pairs[1][1]):.3f} nats. Pooled: a standard deviation of **{noise:.2%}** "
-#     f"of the loss, from {freedom} degrees of freedom, so itself known to a factor of two or three."
-# )
+#     f"of the loss, from {freedom} degrees of freedom, so itself known to a factor of two or three.")
 
 # %% [markdown]
 # ## Fit, and write the forecast down
@@ -410,13 +399,9 @@ def shards(cfg, run):
 # same = next(c for c in budgets if law(*law.optimum(c)) <= loss)
 # n, d = law.optimum(same)
 # served = (C - same) / (2 * (n - N["total"]))  # 2N FLOPs per token of an answer
-# print(
-#     f"the same loss, compute-optimal: {n / 1e9:.1f} B parameters, "
-#     f"{d / 1e9:.0f} B tokens, {same / C:.0%} of the FLOPs"
-# )
-# print(
-#     f"Steel's extra training is earned back after {served / 1e12:.2f} T tokens of answers"
-# )
+# print(f"the same loss, compute-optimal: {n / 1e9:.1f} B parameters, "
+#       f"{d / 1e9:.0f} B tokens, {same / C:.0%} of the FLOPs")
+# print(f"Steel's extra training is earned back after {served / 1e12:.2f} T tokens of answers")
 
 # %% [markdown]
 # Three things to read. The valley is flat: Steel's shape costs it hundredths of a nat. The two fits of the *same data* disagree about the floor of the valley by
