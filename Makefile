@@ -25,6 +25,7 @@ lab: .venv/.all  ## open the chapters in JupyterLab
 
 lint: .venv/.all ## style
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 sync: .venv/.all ## rebuild the notebooks and scripts from book/*.md and execute them (CHAPTER=07_soft_moe for one)
 	$(PY) book/sync.py $(CHAPTER)

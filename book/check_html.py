@@ -34,7 +34,11 @@ class Page(HTMLParser):
             self.links.append(a["href"])
         if tag in ("script", "img", "iframe", "source") and a.get("src"):
             self.fetched.append(a["src"])
-        if tag == "link" and a.get("href") and (a.get("rel") or "") not in ("canonical", "author", "prev", "next"):
+        if (
+            tag == "link"
+            and a.get("href")
+            and (a.get("rel") or "") not in ("canonical", "author", "prev", "next")
+        ):
             self.fetched.append(a["href"])
         if tag == "img" and not (a.get("alt") or "").strip():
             self.no_alt.append((a.get("src") or "")[:60])
@@ -42,7 +46,9 @@ class Page(HTMLParser):
 
 def check(root: Path) -> list[str]:
     """All problems of the HTML tree ``root``, one line each."""
-    pages = {path: Page(path) for path in sorted(root.rglob("*.html")) if "_static" not in path.parts}
+    pages = {
+        path: Page(path) for path in sorted(root.rglob("*.html")) if "_static" not in path.parts
+    }
     problems = []
     for path, page in pages.items():
         name = path.relative_to(root)
@@ -50,7 +56,9 @@ def check(root: Path) -> list[str]:
         for address in page.fetched:
             if re.match(r"(?:https?:)?//", address) and not address.startswith(ON_DEMAND):
                 problems.append(f"{name}: fetches {address}")
-            elif not re.match(r"data:|(?:https?:)?//", address) and not _file(path, address).exists():
+            elif (
+                not re.match(r"data:|(?:https?:)?//", address) and not _file(path, address).exists()
+            ):
                 problems.append(f"{name}: {address} does not exist")
         for link in page.links:
             parts = urlsplit(link)
@@ -60,9 +68,15 @@ def check(root: Path) -> list[str]:
             target = target / "index.html" if target.is_dir() else target
             if not target.exists():
                 problems.append(f"{name}: link to {link}, which does not exist")
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
+            elif (
+                parts.fragment
+                and target in pages
+                and unquote(parts.fragment) not in pages[target].anchors
+            ):
                 problems.append(f"{name}: link to {link}, an anchor that does not exist")
-        body = re.sub(r"<(pre|script|code)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.S)
+        body = re.sub(
+            r"<(pre|script|code)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.S
+        )
         if left := re.search(r"\{(?:glue|cite|ref|numref)[:\w]*\}`", body):
             problems.append(f"{name}: left unrendered: {left[0]}")
     if not pages:

@@ -40,7 +40,11 @@ QUIET = {
 
 def paths(name: str) -> tuple[Path, Path, Path]:
     """(source .md, notebook .ipynb, script .py) of chapter ``name``, e.g. ``00_story``."""
-    return ROOT / "book" / f"{name}.md", ROOT / "notebooks" / f"{name}.ipynb", ROOT / "notebooks" / f"{name}.py"
+    return (
+        ROOT / "book" / f"{name}.md",
+        ROOT / "notebooks" / f"{name}.ipynb",
+        ROOT / "notebooks" / f"{name}.py",
+    )
 
 
 def chapters() -> list[str]:
@@ -50,14 +54,20 @@ def chapters() -> list[str]:
 
 def read(path: Path):
     """Any of the three files as a notebook (explicit formats: nothing is guessed)."""
-    return jupytext.read(path, fmt={".md": "md:myst", ".py": "py:percent", ".ipynb": "ipynb"}[path.suffix])
+    return jupytext.read(
+        path, fmt={".md": "md:myst", ".py": "py:percent", ".ipynb": "ipynb"}[path.suffix]
+    )
 
 
 def as_text(notebook, fmt: str) -> str:
     """The notebook as text with the metadata filters of pyproject.toml, so that saving in JupyterLab and
     running this tool write the same bytes."""
-    filters = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["jupytext"]
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "jupytext": {k: filters[k] for k in FILTERS}})
+    filters = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "jupytext"
+    ]
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": KERNEL, "jupytext": {k: filters[k] for k in FILTERS}}
+    )
     return jupytext.writes(notebook, fmt=fmt)
 
 
@@ -70,7 +80,12 @@ def write(path: Path, text: str) -> None:
 def clean(notebook) -> None:
     """Drop what differs from run to run: time stamps, execution metadata, counters of other runs,
     widget state, paths of this machine; number cell ids so that they are stable."""
-    language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
+    language = {
+        "name": "python",
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "pygments_lexer": "ipython3",
+    }
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": language})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for number, cell in enumerate(notebook.cells):
@@ -142,7 +157,9 @@ def sync(name: str, *, run: bool = True, from_notebook: bool = False) -> None:
     source, notebook_path, script = paths(name)
     origin = notebook_path if from_notebook else source
     if not origin.exists():
-        raise SystemExit(f"{origin.relative_to(ROOT)} does not exist; chapters here: {', '.join(chapters())}")
+        raise SystemExit(
+            f"{origin.relative_to(ROOT)} does not exist; chapters here: {', '.join(chapters())}"
+        )
     notebook = read(origin)
     if from_notebook:
         write(source, as_text(notebook, "md:myst"))
@@ -158,13 +175,21 @@ def sync(name: str, *, run: bool = True, from_notebook: bool = False) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="chapters, e.g. 00_story")
     parser.add_argument("--all", action="store_true", help="every chapter (as without names)")
     parser.add_argument("--no-execute", action="store_true", help="write the files, run nothing")
-    parser.add_argument("--from-notebook", action="store_true", help="the notebook is the newer one")
+    parser.add_argument(
+        "--from-notebook", action="store_true", help="the notebook is the newer one"
+    )
     arguments = parser.parse_args(argv)
-    names = [Path(n).stem for n in arguments.names] if arguments.names and not arguments.all else chapters()
+    names = (
+        [Path(n).stem for n in arguments.names]
+        if arguments.names and not arguments.all
+        else chapters()
+    )
     for name in names:
         sync(name, run=not arguments.no_execute, from_notebook=arguments.from_notebook)
     return 0

@@ -55,13 +55,17 @@ def load(folder: Path = ROOT / "book") -> list[Claim]:
     """All claims. Raises ValueError that names the file for a malformed entry or an id used twice."""
     claims: list[Claim] = []
     for path in [folder / "claims.yml", *sorted((folder / "claims").glob("*.yml"))]:
-        for entry in yaml.safe_load(path.read_text(encoding="utf-8")) or [] if path.exists() else []:
+        for entry in (
+            yaml.safe_load(path.read_text(encoding="utf-8")) or [] if path.exists() else []
+        ):
             try:
                 claim = Claim(**entry)
             except TypeError as error:
                 raise ValueError(f"{path.name}: {entry.get('id', entry)}: {error}") from None
             if claim.source.get("kind") not in KINDS or not claim.source.get("where"):
-                raise ValueError(f"{path.name}: {claim.id}: source needs kind ({'|'.join(KINDS)}) and where")
+                raise ValueError(
+                    f"{path.name}: {claim.id}: source needs kind ({'|'.join(KINDS)}) and where"
+                )
             if any(other.id == claim.id for other in claims):
                 raise ValueError(f"{path.name}: the id {claim.id} is used twice")
             claims.append(claim)
@@ -73,7 +77,9 @@ def log(run_id: str) -> list[dict]:
     path = ROOT / "figures" / "runs" / f"{run_id}.jsonl"
     if not path.exists():
         return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
 
 
 def outputs(chapter: str) -> str:
@@ -97,13 +103,25 @@ def numbers(text: str) -> list[float]:
 def verify(claim: Claim) -> None:
     """Raises AssertionError that says what does not hold."""
     if claim.text and collapse(claim.text) not in collapse(prose(claim.chapter)):
-        raise AssertionError(f"{claim.id}: the text does not stand in book/{claim.chapter}.md: {claim.text!r}")
+        raise AssertionError(
+            f"{claim.id}: the text does not stand in book/{claim.chapter}.md: {claim.text!r}"
+        )
     if claim.source["kind"] == "chosen":
         return
-    values = claim.value if isinstance(claim.value, list) else [] if claim.value is None else [claim.value]
+    values = (
+        claim.value
+        if isinstance(claim.value, list)
+        else []
+        if claim.value is None
+        else [claim.value]
+    )
     for value in values:
-        if not any(math.isclose(abs(value), number, rel_tol=1e-12) for number in numbers(claim.text)):
-            raise AssertionError(f"{claim.id}: its value {value} does not stand in its text {claim.text!r}")
+        if not any(
+            math.isclose(abs(value), number, rel_tol=1e-12) for number in numbers(claim.text)
+        ):
+            raise AssertionError(
+                f"{claim.id}: its value {value} does not stand in its text {claim.text!r}"
+            )
     if not claim.check:
         raise AssertionError(f"{claim.id}: has no check")
     result = evaluate(claim.check)
@@ -116,7 +134,9 @@ def verify(claim: Claim) -> None:
         raise AssertionError(f"{claim.id}: the check gives {results}, the ledger says {values}")
     for got, said in zip(results, values, strict=True):
         if abs(got - said) > claim.tolerance + 1e-9:
-            raise AssertionError(f"{claim.id}: the check gives {got}, the book says {said} (± {claim.tolerance})")
+            raise AssertionError(
+                f"{claim.id}: the check gives {got}, the book says {said} (± {claim.tolerance})"
+            )
 
 
 def evaluate(check: str):
@@ -124,7 +144,14 @@ def evaluate(check: str):
     if re.fullmatch(r"[\w.]+:\w+", check):
         module, function = check.split(":")
         return getattr(importlib.import_module(module), function)()
-    names = {"facts": facts, "log": log, "outputs": outputs, "preset": _preset, "math": math, "numbers": numbers}
+    names = {
+        "facts": facts,
+        "log": log,
+        "outputs": outputs,
+        "preset": _preset,
+        "math": math,
+        "numbers": numbers,
+    }
     return eval(check, names)  # noqa: S307 (the ledger is our own code)
 
 
@@ -156,7 +183,9 @@ def _without_code(text: str) -> str:
                 code = ""
         elif fence and not fence[2].strip() and fence[1] in open_directives:
             open_directives.remove(fence[1])
-        elif fence and re.match(r"\{(?!code|math|bibliography|table-of|image|figure)", fence[2].strip()):
+        elif fence and re.match(
+            r"\{(?!code|math|bibliography|table-of|image|figure)", fence[2].strip()
+        ):
             open_directives.append(fence[1])
             kept.append(re.sub(r"^\{[\w-]+\}", "", fence[2].strip()))
         elif fence:

@@ -36,7 +36,15 @@ STEEL = {  # paper Table 1 and §3, released config.json
     "steps_at_withdrawal": 200_000,
 }  # fmt: skip
 
-_TABLE_2_COLUMNS = ("flash_attention", "rope", "rms_norm", "cross_entropy", "fsdp", "tokens_per_s", "memory_gb")
+_TABLE_2_COLUMNS = (
+    "flash_attention",
+    "rope",
+    "rms_norm",
+    "cross_entropy",
+    "fsdp",
+    "tokens_per_s",
+    "memory_gb",
+)
 TABLE_2 = {  # paper Table 2: Qwen-1.8B on A100s, micro-batch 8; tokens/s per GPU, GB per GPU
     number: dict(zip(_TABLE_2_COLUMNS, row, strict=True))
     for number, row in {
@@ -90,7 +98,11 @@ PROJECTS = {
         "stages": "pretraining", "tokenizer": "merged by the authors", "source": "hammer", "tokens_per_s": 16_000,
     },
 }  # fmt: skip
-MINILLM_CORPUS = {"without_wudao": 14e9, "table": 64e9, "release_note": 63.4e9}  # tokens; minillm §4.1, §4.2
+MINILLM_CORPUS = {
+    "without_wudao": 14e9,
+    "table": 64e9,
+    "release_note": 63.4e9,
+}  # tokens; minillm §4.1, §4.2
 
 HAMMER_CHINESE_PPL = {  # hammer: tokens seen → perplexity averaged over six Chinese domains
     50e9: 16.49, 100e9: 15.23, 150e9: 14.75, 200e9: 14.48, 250e9: 14.32, 300e9: 14.21, 345e9: 14.09,
@@ -99,7 +111,11 @@ HAMMER_CHINESE_PPL = {  # hammer: tokens seen → perplexity averaged over six C
 HAMMER_THROUGHPUT = {"flash attention 2": 13_000, "flash attention 2 + compile": 16_000,
                      "the same, 32k vocabulary": 24_000}  # fmt: skip
 
-PEAK = {"A100": 312e12, "A800": 312e12, "H800": 989.5e12}  # bf16 dense tensor FLOP/s; NVIDIA data sheets (SXM)
+PEAK = {
+    "A100": 312e12,
+    "A800": 312e12,
+    "H800": 989.5e12,
+}  # bf16 dense tensor FLOP/s; NVIDIA data sheets (SXM)
 
 REPORTED_RUNS = [  # (run, parameters, tokens, days, GPUs, kind of GPU): pretraining as its source reports it
     ("MiniLLM 0.2B, 14 B tokens", 0.2e9, 14e9, 20 / 24, 4, "A800"),
@@ -111,7 +127,11 @@ REPORTED_RUNS = [  # (run, parameters, tokens, days, GPUs, kind of GPU): pretrai
 ]
 CEVAL_TEST_QUESTIONS = 12_342  # C-Eval paper, Table 1: test split
 
-SAID = {"speed_up_percent": 50, "mfu_percent": (43, 63), "memory_saved_percent": 12}  # retrospective, fused operators
+SAID = {
+    "speed_up_percent": 50,
+    "mfu_percent": (43, 63),
+    "memory_saved_percent": 12,
+}  # retrospective, fused operators
 
 DISAGREEMENTS = {  # what → {source: value}
     "warm-up (steps)": {"paper": 2000, "script": 1000},

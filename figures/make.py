@@ -22,7 +22,14 @@ from figures.style import FURNACE, GRID, INK, PAPER, SLATE, STEEL
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET, RUNS = ROOT / "figures" / "generated", ROOT / "figures" / "runs"
-DARK = {INK: "#dde2e7", PAPER: "#14181d", GRID: "#343c45", STEEL: "#7fb2d6", SLATE: "#94a3b1", FURNACE: "#f08a54"}
+DARK = {
+    INK: "#dde2e7",
+    PAPER: "#14181d",
+    GRID: "#343c45",
+    STEEL: "#7fb2d6",
+    SLATE: "#94a3b1",
+    FURNACE: "#f08a54",
+}
 STAGES = ["init", "pretrain", "sft", "dpo", "grpo"]
 FIGURES: dict[str, Callable] = {}
 NEEDS: dict[str, str] = {}
@@ -53,8 +60,21 @@ def house():
             ("evaluation, serve", "13, 17, 18")]  # fmt: skip
     for at, thing in enumerate(things):
         last = at == len(things) - 1
-        ax.text(2 * at, 0, thing, ha="center", va="center", fontsize=10.5, color=PAPER if not last else INK,
-                bbox={"boxstyle": "round,pad=0.55", "fc": STEEL if not last else PAPER, "ec": STEEL, "lw": 1.2})
+        ax.text(
+            2 * at,
+            0,
+            thing,
+            ha="center",
+            va="center",
+            fontsize=10.5,
+            color=PAPER if not last else INK,
+            bbox={
+                "boxstyle": "round,pad=0.55",
+                "fc": STEEL if not last else PAPER,
+                "ec": STEEL,
+                "lw": 1.2,
+            },
+        )
     for at, (room, chapters) in enumerate(ways):
         arrow = {"arrowstyle": "-|>", "color": SLATE, "lw": 1.3}
         ax.annotate("", (2 * at + 1.42, 0), (2 * at + 0.62, 0), arrowprops=arrow)
@@ -76,19 +96,38 @@ def life():
     exams = [row for row in rows if row["kind"] == "exam"]
     fig, (left, right) = style.figure(height=2.7, wide=True, ncols=2, width_ratios=(1.15, 1))
     left.plot([s["tokens"] / 1e6 for s in steps], [s["loss"] for s in steps], color=STEEL, lw=1.3)
-    left.plot([e["tokens"] / 1e6 for e in held_out], [e["loss"] for e in held_out], "o", color=STEEL, mfc=PAPER, ms=5)
+    left.plot(
+        [e["tokens"] / 1e6 for e in held_out],
+        [e["loss"] for e in held_out],
+        "o",
+        color=STEEL,
+        mfc=PAPER,
+        ms=5,
+    )
     end = held_out[-1]
-    style.label_line(left, end["tokens"] / 1e6, end["loss"], "held out", STEEL, xytext=(2, 9), ha="right")
+    style.label_line(
+        left, end["tokens"] / 1e6, end["loss"], "held out", STEEL, xytext=(2, 9), ha="right"
+    )
     left.set_ylim(0)
     style.axis_units(left, x="tokens read (millions)", y="pretraining loss (nats per token)")
     places = [STAGES.index(exam["stage"]) for exam in exams]
-    for how, name, colour in (("text", "said in a sentence", STEEL), ("generate", "written freely", FURNACE),
-                              ("letter", "by letter", SLATE)):
+    for how, name, colour in (
+        ("text", "said in a sentence", STEEL),
+        ("generate", "written freely", FURNACE),
+        ("letter", "by letter", SLATE),
+    ):
         values = [100 * exam["people"][how] for exam in exams]
-        errors = [(v * (100 - v) / exam["people"]["n"]) ** 0.5 for v, exam in zip(values, exams, strict=True)]
-        right.errorbar(places, values, yerr=errors, fmt="o-", color=colour, ms=4.5, lw=1.4, elinewidth=0.9)
+        errors = [
+            (v * (100 - v) / exam["people"]["n"]) ** 0.5
+            for v, exam in zip(values, exams, strict=True)
+        ]
+        right.errorbar(
+            places, values, yerr=errors, fmt="o-", color=colour, ms=4.5, lw=1.4, elinewidth=0.9
+        )
         lower = how == "letter"
-        style.label_line(right, places[-1], values[-1], name, colour, xytext=(8, -7 if lower else 0))
+        style.label_line(
+            right, places[-1], values[-1], name, colour, xytext=(8, -7 if lower else 0)
+        )
     right.axhline(25, color=INK, lw=0.9)
     right.annotate("guessing", (4.3, 25), xytext=(0, 4), textcoords="offset points", fontsize=8)
     right.set(xlim=(-0.5, 5.7), ylim=(0, 102))
@@ -103,11 +142,20 @@ def life():
 def collect(run: Path, most: int = 120) -> Path:
     """Condense RUN into figures/runs/<name of RUN>.jsonl: the pretraining log (at most ``most`` steps), what each exam
     found, a few samples, and every stage's time and memory. Raises FileNotFoundError for a run without pretraining."""
-    lines = [json.loads(line) for line in (run / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run / "pretrain" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     header = next(line for line in lines if line["kind"] == "header")
-    steps = {line["step"]: line for line in lines if line["kind"] == "step"}  # after a resume the later one counts
+    steps = {
+        line["step"]: line for line in lines if line["kind"] == "step"
+    }  # after a resume the later one counts
     every = max(1, len(steps) // most)
-    rows = [header, *list(steps.values())[::every], *(line for line in lines if line["kind"] == "eval")]
+    rows = [
+        header,
+        *list(steps.values())[::every],
+        *(line for line in lines if line["kind"] == "eval"),
+    ]
     for stage in STAGES:
         if (found := run / "exams" / f"{stage}.json").exists():
             rows.append(_exam(stage, json.loads(found.read_text(encoding="utf-8"))))
@@ -119,12 +167,21 @@ def collect(run: Path, most: int = 120) -> Path:
 
 
 def _exam(stage: str, found: dict) -> dict:
-    row = {"kind": "exam", "stage": stage, "cloze": found.get("cloze", {}).get("accuracy"),
-           "bits_per_byte": {name: domain["bpb"] for name, domain in found["perplexity"]["domains"].items()},
-           "samples": found.get("samples", [])[:4]}
+    row = {
+        "kind": "exam",
+        "stage": stage,
+        "cloze": found.get("cloze", {}).get("accuracy"),
+        "bits_per_byte": {
+            name: domain["bpb"] for name, domain in found["perplexity"]["domains"].items()
+        },
+        "samples": found.get("samples", [])[:4],
+    }
     if "exam" in found:
         ways = found["exam"]["scoring"].items()
-        row["scoring"] = {how: {key: round(score[key], 5) for key in ("accuracy", "se", "n")} for how, score in ways}
+        row["scoring"] = {
+            how: {key: round(score[key], 5) for key in ("accuracy", "se", "n")}
+            for how, score in ways
+        }
         row["people"] = found["exam"]["groups"].get("people")
     return row
 
@@ -151,11 +208,16 @@ def main(arguments: list[str]) -> int:
             print(collect(Path(run)).relative_to(ROOT))
         return 0
     if unknown := [name for name in arguments if name not in FIGURES]:
-        print(f"no figure called {', '.join(unknown)}; there are: {', '.join(FIGURES)}", file=sys.stderr)
+        print(
+            f"no figure called {', '.join(unknown)}; there are: {', '.join(FIGURES)}",
+            file=sys.stderr,
+        )
         return 2
     for name in arguments or FIGURES:
         if name not in drawable():
-            print(f"{name}: left out, needs figures/runs/{NEEDS[name]}.jsonl (make run, then --collect)")
+            print(
+                f"{name}: left out, needs figures/runs/{NEEDS[name]}.jsonl (make run, then --collect)"
+            )
             continue
         for file, svg in render(name).items():
             _write(TARGET / file, svg)

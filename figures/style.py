@@ -140,7 +140,9 @@ def seed_band(ax, x, curves_SX, color: str = STEEL, label: str = "") -> None:
 
 def heat(fig, ax, matrix, *, unit: str, **kwargs):
     """A cividis heat map with a colour bar that names its unit; returns the image."""
-    image = ax.imshow(matrix, cmap=HEAT, **({"interpolation": "nearest", "aspect": "auto"} | kwargs))
+    image = ax.imshow(
+        matrix, cmap=HEAT, **({"interpolation": "nearest", "aspect": "auto"} | kwargs)
+    )
     ax.grid(False)
     bar = fig.colorbar(image, ax=ax, shrink=0.85, pad=0.02)
     bar.set_label(unit)
@@ -165,7 +167,9 @@ def to_svg(fig, max_bytes: int = MAX_BYTES) -> str:
         fig.draw_without_rendering()
         fig.set_layout_engine("none")
     buffer = io.StringIO()
-    fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    fig.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
@@ -175,7 +179,9 @@ def to_svg(fig, max_bytes: int = MAX_BYTES) -> str:
     svg = svg.replace("<svg ", '<svg style="stroke-linejoin:round;stroke-linecap:butt" ', 1)
 
     def shorten(match: re.Match) -> str:
-        numbers = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), match[2])
+        numbers = re.sub(
+            r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), match[2]
+        )
         return match[1] + " ".join(numbers.split()) + '"'
 
     svg = re.sub(r'((?:\sd|\sx|\sy|points)=")([^"]*)"', shorten, svg)
@@ -186,7 +192,9 @@ def to_svg(fig, max_bytes: int = MAX_BYTES) -> str:
     return svg
 
 
-def to_html(fig, alt: str, caption: str = "", *, wide: bool | None = None, max_bytes: int = MAX_BYTES) -> str:
+def to_html(
+    fig, alt: str, caption: str = "", *, wide: bool | None = None, max_bytes: int = MAX_BYTES
+) -> str:
     """The figure as an HTML fragment: ``<figure><img alt=… src="data:image/svg+xml…"></figure>``."""
     if not alt or not alt.strip():
         raise ValueError("a figure needs alt text: one sentence that says what there is to see")
@@ -252,7 +260,9 @@ def badge() -> None:
     import time
 
     cpu = time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     text = f"This notebook: {cpu:.0f} s of CPU time, {peak / 1e9:.1f} GB of memory at most. On two idle cores the wall "
     text += "time lies between half the CPU time and all of it."
     if not _in_jupyter():

@@ -36,8 +36,12 @@ def check(exercise: str, answer: Any) -> None:
     except CheckFailed:
         raise
     except Exception as error:
-        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        raise CheckFailed(f"{exercise}: not yet. {what}" + (f"\nHint: {hint}" if hint else "")) from error
+        what = (
+            str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        )
+        raise CheckFailed(
+            f"{exercise}: not yet. {what}" + (f"\nHint: {hint}" if hint else "")
+        ) from error
     print(f"{exercise}: holds.")
 
 
@@ -45,12 +49,18 @@ def _find(exercise: str):
     chapter, _, number = exercise.partition(".")
     files = sorted(CHECKS.glob(f"{chapter}_*.py"))
     if not files:
-        raise UserError(f"no checks for chapter {chapter} in book/checks: run the notebook from a checkout of the book")
+        raise UserError(
+            f"no checks for chapter {chapter} in book/checks: run the notebook from a checkout of the book"
+        )
     spec = importlib.util.spec_from_file_location(f"steel_checks_{chapter}", files[0])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     test = getattr(module, f"exercise_{number}", None)
     if test is None:
-        known = sorted(name.removeprefix("exercise_") for name in vars(module) if name.startswith("exercise_"))
-        raise UserError(f"exercise {exercise} has no check; chapter {chapter} checks {', '.join(known) or 'none'}")
+        known = sorted(
+            name.removeprefix("exercise_") for name in vars(module) if name.startswith("exercise_")
+        )
+        raise UserError(
+            f"exercise {exercise} has no check; chapter {chapter} checks {', '.join(known) or 'none'}"
+        )
     return test

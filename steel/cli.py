@@ -15,9 +15,14 @@ from . import cli_bench, cli_data, cli_eval
 from .cli_common import Overrides, Preset, Run, configuration, say
 from .config import UserError
 
-app = typer.Typer(name="steel", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
-                  pretty_exceptions_enable=False,
-                  help="Pretrain a language model from nothing: data, tokenizer, training, alignment, exams, chat.")
+app = typer.Typer(
+    name="steel",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Pretrain a language model from nothing: data, tokenizer, training, alignment, exams, chat.",
+)
 
 
 # -- the whole life ----------------------------------------------------------------------------------------------------
@@ -26,9 +31,15 @@ app = typer.Typer(name="steel", no_args_is_help=True, add_completion=False, rich
 @app.command("run")
 def run_life(
     preset: Preset = "laptop",
-    run: Annotated[Optional[Path], typer.Option("--run", "-r", help="RUN folder; default runs/PRESET.")] = None,
-    raw: Annotated[Optional[Path], typer.Option(help="Folder of real raw files instead of the closed world.")] = None,
-    exam: Annotated[Optional[Path], typer.Option(help="Folder with dev/ and test/ CSV files to be judged by.")] = None,
+    run: Annotated[
+        Optional[Path], typer.Option("--run", "-r", help="RUN folder; default runs/PRESET.")
+    ] = None,
+    raw: Annotated[
+        Optional[Path], typer.Option(help="Folder of real raw files instead of the closed world.")
+    ] = None,
+    exam: Annotated[
+        Optional[Path], typer.Option(help="Folder with dev/ and test/ CSV files to be judged by.")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Offer a chat at the end.")] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -55,14 +66,21 @@ def report(run: Annotated[Path, typer.Argument(help="RUN folder of a life.")]) -
 
     if not run.is_dir():
         raise UserError(f"no run folder at {run}")
-    if not (run / "state.json").is_file() and not (run / "log.jsonl").is_file() and not any(run.glob("*/log.jsonl")):
+    if (
+        not (run / "state.json").is_file()
+        and not (run / "log.jsonl").is_file()
+        and not any(run.glob("*/log.jsonl"))
+    ):
         raise UserError(f"{run} is not a RUN folder: it holds neither state.json nor a log.jsonl")
     say(f"report card  {write_report(run)}")
 
 
 @app.command("world")
-def world(out: Annotated[Path, typer.Argument(help="Folder to write.")], preset: Preset = "laptop",
-          overrides: Overrides = None) -> None:
+def world(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    preset: Preset = "laptop",
+    overrides: Overrides = None,
+) -> None:
     """Write the closed world in all raw source formats, with its exam and post-training sets.
 
     [dim]steel world runs/world world.people=32[/dim]
@@ -82,15 +100,25 @@ def world(out: Annotated[Path, typer.Argument(help="Folder to write.")], preset:
 @app.command("pretrain")
 def pretrain(
     run: Annotated[Optional[Path], typer.Option("--run", "-r", help="RUN folder.")] = None,
-    data: Annotated[Optional[Path], typer.Option("--data", "-d", help="Folder of token shards.")] = None,
+    data: Annotated[
+        Optional[Path], typer.Option("--data", "-d", help="Folder of token shards.")
+    ] = None,
     preset: Preset = "gpu1",
-    tokenizer: Annotated[Optional[Path], typer.Option("--tokenizer", "-t", help="Copied beside the model.")] = None,
+    tokenizer: Annotated[
+        Optional[Path], typer.Option("--tokenizer", "-t", help="Copied beside the model.")
+    ] = None,
     resume: Annotated[str, typer.Option(help="auto or never.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print parameters, memory, tokens, days; end.")] = False,
-    print_launch: Annotated[str, typer.Option(help="Print a launch file instead: slurm or k8s.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print parameters, memory, tokens, days; end.")
+    ] = False,
+    print_launch: Annotated[
+        str, typer.Option(help="Print a launch file instead: slurm or k8s.")
+    ] = "",
     nodes: Annotated[int, typer.Option(help="Machines, for --dry-run and --print-launch.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(help="GPUs per machine, likewise.")] = 8,
-    gpu: Annotated[str, typer.Option(help="GPU that --dry-run reckons with, as in steel plan.")] = "H800",
+    gpu: Annotated[
+        str, typer.Option(help="GPU that --dry-run reckons with, as in steel plan.")
+    ] = "H800",
     overrides: Overrides = None,
 ) -> None:
     """Pretrain on token shards; under torchrun on as many ranks as it starts.
@@ -110,8 +138,20 @@ def pretrain(
     if print_launch:
         from .train.launch import render
 
-        print(render(print_launch, cfg, preset, data=data, run=run, tokenizer=tokenizer, overrides=overrides,
-                     nodes=nodes, gpus_per_node=gpus_per_node), end="")
+        print(
+            render(
+                print_launch,
+                cfg,
+                preset,
+                data=data,
+                run=run,
+                tokenizer=tokenizer,
+                overrides=overrides,
+                nodes=nodes,
+                gpus_per_node=gpus_per_node,
+            ),
+            end="",
+        )
         return
     from .train import pretrain as room
 
@@ -126,8 +166,12 @@ def align(stage: str, rows: str):
 
     def command(
         run: Run,
-        model: Annotated[Optional[Path], typer.Option("--model", "-m", help="Folder to start from.")] = None,
-        data: Annotated[Optional[list[Path]], typer.Option("--data", "-d", help="jsonl files.")] = None,
+        model: Annotated[
+            Optional[Path], typer.Option("--model", "-m", help="Folder to start from.")
+        ] = None,
+        data: Annotated[
+            Optional[list[Path]], typer.Option("--data", "-d", help="jsonl files.")
+        ] = None,
         preset: Preset = "laptop",
         overrides: Overrides = None,
     ) -> None:
@@ -139,8 +183,10 @@ def align(stage: str, rows: str):
         room = importlib.import_module(f".align.{stage}", __package__)
         say(f"model  {room.run(cfg, model, data, run)}")
 
-    command.__doc__ = (f"{stage.upper()}: from a model folder and {rows}.\n\n"
-                       f"[dim]steel {stage} --model runs/laptop/pretrain/hf --data {rows} --run runs/{stage}[/dim]")
+    command.__doc__ = (
+        f"{stage.upper()}: from a model folder and {rows}.\n\n"
+        f"[dim]steel {stage} --model runs/laptop/pretrain/hf --data {rows} --run runs/{stage}[/dim]"
+    )
     app.command(stage)(command)
 
 
@@ -151,33 +197,54 @@ align("grpo", "rl.jsonl")
 
 
 @app.command("plan")
-def plan(preset: Preset = "steel-1b",
-         gpu: Annotated[str, typer.Option(help="H800, H100, H200, A100-80G, 4090, CPU, …")] = "H800",
-         num_gpus: Annotated[int, typer.Option(help="GPUs in all.")] = 8,
-         tokens: Annotated[float, typer.Option(help="Tokens to train on; 0: as the preset says.")] = 0,
-         mfu: Annotated[float, typer.Option(help="Share of the GPU's peak reached; 0: a published figure.")] = 0,
-         overrides: Overrides = None) -> None:
+def plan(
+    preset: Preset = "steel-1b",
+    gpu: Annotated[str, typer.Option(help="H800, H100, H200, A100-80G, 4090, CPU, …")] = "H800",
+    num_gpus: Annotated[int, typer.Option(help="GPUs in all.")] = 8,
+    tokens: Annotated[float, typer.Option(help="Tokens to train on; 0: as the preset says.")] = 0,
+    mfu: Annotated[
+        float, typer.Option(help="Share of the GPU's peak reached; 0: a published figure.")
+    ] = 0,
+    overrides: Overrides = None,
+) -> None:
     """Parameters, FLOPs per token, memory, days and money of a pretraining run.
 
     [dim]steel plan --preset steel-1b --gpu H800 --num-gpus 8[/dim]
     """
     from .train import plan as room
 
-    print(room.render(room.plan(configuration(preset, overrides), gpu, num_gpus, tokens=tokens, mfu=mfu)))
+    print(
+        room.render(
+            room.plan(configuration(preset, overrides), gpu, num_gpus, tokens=tokens, mfu=mfu)
+        )
+    )
 
 
-for _name, _group in (("data", cli_data.data_app), ("tokenizer", cli_data.tokenizer_app), ("eval", cli_eval.eval_app),
-                      ("export", cli_eval.export_app), ("bench", cli_bench.bench_app)):
+for _name, _group in (
+    ("data", cli_data.data_app),
+    ("tokenizer", cli_data.tokenizer_app),
+    ("eval", cli_eval.eval_app),
+    ("export", cli_eval.export_app),
+    ("bench", cli_bench.bench_app),
+):
     app.add_typer(_group, name=_name)
-for _name, _command in (("pack", cli_data.pack), ("chat", cli_eval.chat), ("serve", cli_eval.serve),
-                        ("import-original", cli_eval.import_original)):
+for _name, _command in (
+    ("pack", cli_data.pack),
+    ("chat", cli_eval.chat),
+    ("serve", cli_eval.serve),
+    ("import-original", cli_eval.import_original),
+):
     app.command(_name)(_command)
 
 
 # -- entry -------------------------------------------------------------------------------------------------------------
 
-_DISK = {errno.ENOSPC: "the disk is full", errno.EROFS: "the file system is read-only",
-         errno.EACCES: "permission denied", errno.EDQUOT: "the disk quota is used up"}
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EDQUOT: "the disk quota is used up",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -192,13 +259,16 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 130)
     except OSError as error:
-        if error.errno in _DISK or isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError,
-                                                      FileExistsError)):
+        if error.errno in _DISK or isinstance(
+            error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+        ):
             what = _DISK.get(error.errno, (error.strerror or str(error)).lower())
             fail(f"{error.filename or 'a file'}: {what}", 2)
         raise
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's usage errors have it; typer carries its own copy of click
+        if not hasattr(
+            error, "format_message"
+        ):  # click's usage errors have it; typer carries its own copy of click
             raise
         fail(f"{error.format_message()} See --help.", 2)
 

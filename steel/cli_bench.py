@@ -24,7 +24,9 @@ def bench_table2(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file, rewritten after every row.")],
     device: Annotated[str, typer.Option(help="auto, cuda or cpu (toy sizes).")] = "auto",
     budget: Annotated[float, typer.Option(help="Seconds for all rows.")] = 460.0,
-    rows: Annotated[Optional[list[str]], typer.Option(help="Only rows whose id starts so; again for more.")] = None,
+    rows: Annotated[
+        Optional[list[str]], typer.Option(help="Only rows whose id starts so; again for more.")
+    ] = None,
     micro_batch: Annotated[int, typer.Option(help="Sequences; 0: 8.")] = 0,
     fresh: Annotated[bool, typer.Option(help="Measure again what the file holds.")] = False,
 ) -> None:
@@ -36,7 +38,13 @@ def bench_table2(
     """
     from .bench import table2
 
-    settings = {"device": device, "budget": budget, "rows": rows, "micro_batch": micro_batch, "fresh": fresh}
+    settings = {
+        "device": device,
+        "budget": budget,
+        "rows": rows,
+        "micro_batch": micro_batch,
+        "fresh": fresh,
+    }
     report = table2.table2(out, **settings, say=print)
     print(table2.render(report))
     say(f"report            {out}")
@@ -50,7 +58,9 @@ def bench_step(
     preset: Annotated[str, typer.Option(help="Preset or YAML file.")] = "cpu",
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     steps: Annotated[int, typer.Option(help="Steps on the clock, after three for warm-up.")] = 8,
-    accumulation: Annotated[int, typer.Option(help="Micro-batches per step; 0: as the preset says.")] = 1,
+    accumulation: Annotated[
+        int, typer.Option(help="Micro-batches per step; 0: as the preset says.")
+    ] = 1,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="JSON file.")] = None,
 ) -> None:
     """One training step here, by the trainer's own loop: tokens/s, phases, MFU, peak memory.
@@ -61,7 +71,9 @@ def bench_step(
     from .config import load
 
     if steps < 1 or accumulation < 0:
-        raise UserError("steel bench step needs --steps of at least 1 and --accumulation of at least 0")
+        raise UserError(
+            "steel bench step needs --steps of at least 1 and --accumulation of at least 0"
+        )
     cfg = load(preset, overrides or [])
     report = step.bench_step(cfg, steps=steps, accumulation=accumulation, device=device, out=out)
     print(step.render(report))
@@ -71,13 +83,19 @@ def bench_step(
 
 @bench_app.command("loader")
 def bench_loader(
-    samples: Annotated[int, typer.Option(help="Samples of the corpus for the throughput.")] = 16_384,
-    index: Annotated[int, typer.Option(help="Samples of the corpus that is started and resumed.")] = 100_000_000,
+    samples: Annotated[
+        int, typer.Option(help="Samples of the corpus for the throughput.")
+    ] = 16_384,
+    index: Annotated[
+        int, typer.Option(help="Samples of the corpus that is started and resumed.")
+    ] = 100_000_000,
     length: Annotated[int, typer.Option(help="Tokens of a sample.")] = 2048,
     batch: Annotated[int, typer.Option(help="Samples of a batch.")] = 32,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
     repeats: Annotated[int, typer.Option(help="Of each timing; the best counts.")] = 3,
-    only: Annotated[str, typer.Option(help="Contenders, as steel,torch,litdata,streaming; default: all.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Contenders, as steel,torch,litdata,streaming; default: all.")
+    ] = "",
     experiments: Annotated[bool, typer.Option(help="Find out what each survives.")] = True,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="JSON of the report.")] = None,
 ) -> None:
@@ -88,8 +106,17 @@ def bench_loader(
     from .bench import loader
 
     names = [name.strip() for name in only.split(",")] if only else None
-    report = loader.run_bench(out, samples=samples, index=index, length=length, batch=batch, workers=workers,
-                              repeats=repeats, names=names, experiments=experiments)
+    report = loader.run_bench(
+        out,
+        samples=samples,
+        index=index,
+        length=length,
+        batch=batch,
+        workers=workers,
+        repeats=repeats,
+        names=names,
+        experiments=experiments,
+    )
     print(loader.render(report))
     if out:
         say(f"report            {out}")
@@ -97,16 +124,28 @@ def bench_loader(
 
 @bench_app.command("ladder")
 def bench_ladder(
-    data: Annotated[Path, typer.Option("--data", "-d", help="Token shards with a validation split.")],
+    data: Annotated[
+        Path, typer.Option("--data", "-d", help="Token shards with a validation split.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and ladder.json.")],
     preset: Preset = "gpu1",
-    widths: Annotated[str, typer.Option(help="Widths of the rungs, as 192,256,384; default: five.")] = "",
+    widths: Annotated[
+        str, typer.Option(help="Widths of the rungs, as 192,256,384; default: five.")
+    ] = "",
     target: Annotated[int, typer.Option(help="Width to forecast; 0: the preset's.")] = 0,
-    tokens_per_parameter: Annotated[float, typer.Option(help="Tokens for each weight that meets a token.")] = 20.0,
+    tokens_per_parameter: Annotated[
+        float, typer.Option(help="Tokens for each weight that meets a token.")
+    ] = 20.0,
     repeats: Annotated[int, typer.Option(help="Further seeds of the two smallest rungs.")] = 2,
-    others: Annotated[str, typer.Option(help="Further tokens per parameter, as 10,40, for L(N, D).")] = "",
-    rates: Annotated[str, typer.Option(help="Factors on the learning rates to try, as 0.5,1,2.")] = "",
-    rate_steps: Annotated[int, typer.Option(help="Steps of each such try; 0: as the smallest rung.")] = 0,
+    others: Annotated[
+        str, typer.Option(help="Further tokens per parameter, as 10,40, for L(N, D).")
+    ] = "",
+    rates: Annotated[
+        str, typer.Option(help="Factors on the learning rates to try, as 0.5,1,2.")
+    ] = "",
+    rate_steps: Annotated[
+        int, typer.Option(help="Steps of each such try; 0: as the smallest rung.")
+    ] = 0,
     overrides: Overrides = None,
 ) -> None:
     """Train a ladder of small models, forecast a larger one, train it too, and tell the error of the forecast.
@@ -116,9 +155,17 @@ def bench_ladder(
     from .bench import ladder
 
     content = ladder.run_ladder(
-        configuration(preset, overrides), data, out, widths=_numbers("widths", widths, int) or None, target=target,
-        tokens_per_parameter=tokens_per_parameter, repeats=repeats, others=_numbers("others", others, float),
-        rates=_numbers("rates", rates, float), rate_steps=rate_steps)
+        configuration(preset, overrides),
+        data,
+        out,
+        widths=_numbers("widths", widths, int) or None,
+        target=target,
+        tokens_per_parameter=tokens_per_parameter,
+        repeats=repeats,
+        others=_numbers("others", others, float),
+        rates=_numbers("rates", rates, float),
+        rate_steps=rate_steps,
+    )
     print(ladder.render(content))
     say(f"report            {out / 'ladder.json'}")
 
@@ -128,10 +175,16 @@ def bench_drills(
     kills: Annotated[int, typer.Option(help="How often the run is killed.")] = 10,
     steps: Annotated[int, typer.Option(help="Length of the run that is killed [steps].")] = 60,
     appends: Annotated[int, typer.Option(help="How often data are added to it; killed, too.")] = 1,
-    faults: Annotated[bool, typer.Option(help="Dead rank, full disk, damaged shard, bad batch, SIGTERM.")] = True,
+    faults: Annotated[
+        bool, typer.Option(help="Dead rank, full disk, damaged shard, bad batch, SIGTERM.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Draws the moments.")] = 1,
-    background: Annotated[bool, typer.Option(help="Checkpoints written in a background thread.")] = True,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Folder for the runs and drills.json.")] = None,
+    background: Annotated[
+        bool, typer.Option(help="Checkpoints written in a background thread.")
+    ] = True,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", "-o", help="Folder for the runs and drills.json.")
+    ] = None,
 ) -> None:
     """Break a tiny run on purpose, resume it, compare it with an unbroken one: exit 0 only when nothing differs.
 
@@ -139,8 +192,15 @@ def bench_drills(
     """
     from .bench import drills
 
-    report = drills.run_drills(out, kills=kills, seed=seed, background=background, steps=steps, appends=appends,
-                               faults=None if faults else [])
+    report = drills.run_drills(
+        out,
+        kills=kills,
+        seed=seed,
+        background=background,
+        steps=steps,
+        appends=appends,
+        faults=None if faults else [],
+    )
     print(drills.render(report))
     if out:
         say(f"report            {out / 'drills.json'}")
@@ -150,10 +210,14 @@ def bench_drills(
 
 @bench_app.command("ablation")
 def bench_ablation(
-    data: Annotated[Path, typer.Option("--data", "-d", help="Folder of token shards with a validation split.")],
+    data: Annotated[
+        Path, typer.Option("--data", "-d", help="Folder of token shards with a validation split.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file, written after each row.")],
     preset: Preset = "ablation",
-    variants: Annotated[str, typer.Option(help="Names with commas; empty: one for each feed-forward.")] = "",
+    variants: Annotated[
+        str, typer.Option(help="Names with commas; empty: one for each feed-forward.")
+    ] = "",
     seeds: Annotated[int, typer.Option(help="Seeds per variant.")] = 3,
     budget: Annotated[str, typer.Option(help="tokens, or flops: as many as dense uses.")] = "flops",
     overrides: Overrides = None,
@@ -175,4 +239,6 @@ def _numbers(name: str, text: str, kind: type) -> list:
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UserError(f"--{name.replace('_', '-')} takes {kind.__name__} numbers with commas, not '{text}'") from None
+        raise UserError(
+            f"--{name.replace('_', '-')} takes {kind.__name__} numbers with commas, not '{text}'"
+        ) from None

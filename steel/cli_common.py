@@ -11,7 +11,9 @@ from .config import UserError
 
 Preset = Annotated[str, typer.Option("--preset", "-p", help="Preset name, or a YAML file.")]
 Run = Annotated[Path, typer.Option("--run", "-r", help="RUN folder.")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value …", metavar="[KEY=VALUE]…")]
+Overrides = Annotated[
+    Optional[list[str]], typer.Argument(help="section.key=value …", metavar="[KEY=VALUE]…")
+]
 
 
 def group(summary: str) -> typer.Typer:

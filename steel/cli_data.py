@@ -35,7 +35,9 @@ def data_list() -> None:
 
 
 @data_app.command("cards")
-def data_cards(source: Annotated[Optional[str], typer.Argument(help="One source; default all.")] = None) -> None:
+def data_cards(
+    source: Annotated[Optional[str], typer.Argument(help="One source; default all.")] = None,
+) -> None:
     """The data cards: what a source is, how to get it, what the original did with it.
 
     [dim]steel data cards baidu_baike[/dim]
@@ -59,7 +61,8 @@ def data_download(source: str, out: Path) -> None:
 
 @data_app.command("prepare")
 def data_prepare(
-    raw: Path, out: Path,
+    raw: Path,
+    out: Path,
     recipe: Annotated[str, typer.Option(help="steel, original, or a YAML file.")] = "steel",
     executor: Annotated[str, typer.Option(help="local, slurm or ray.")] = "local",
 ) -> None:
@@ -74,8 +77,9 @@ def data_prepare(
 
 
 @data_app.command("convert")
-def data_convert(raw: Path, out: Path,
-                 recipe: Annotated[str, typer.Option(help="steel or original.")] = "steel") -> None:
+def data_convert(
+    raw: Path, out: Path, recipe: Annotated[str, typer.Option(help="steel or original.")] = "steel"
+) -> None:
     """Only the first step: raw files to OUT/<source>.jsonl.zst.
 
     [dim]steel data convert raw converted --recipe original[/dim]
@@ -111,10 +115,13 @@ def data_dedup(docs: Path, out: Path, recipe: str = "steel") -> None:
 
 
 @data_app.command("append")
-def data_append(out: Path, docs: Path,
-                tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
-                run: Annotated[Optional[Path], typer.Option(help="RUN folder that reads OUT.")] = None,
-                workers: Annotated[int, typer.Option(help="Processes.")] = 1) -> None:
+def data_append(
+    out: Path,
+    docs: Path,
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
+    run: Annotated[Optional[Path], typer.Option(help="RUN folder that reads OUT.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
     """Add documents to a corpus that a run may be reading; duplicates are refused by content.
 
     [dim]steel data append shards new-docs --tokenizer tokenizer --run runs/1b[/dim]
@@ -124,12 +131,18 @@ def data_append(out: Path, docs: Path,
     added = append(out, docs, tokenizer, consumed=run, workers=workers)
     say(f"shards  {out}: {added['documents']:,} documents, {added['tokens']:,} tokens added")
     if "new_samples" in added:
-        say(f"run     {run}: {added['new_samples']:,} new samples are mixed in from step {added['from_step']:,}")
+        say(
+            f"run     {run}: {added['new_samples']:,} new samples are mixed in from step {added['from_step']:,}"
+        )
 
 
-def pack(docs: Path, out: Path, tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
-         workers: Annotated[int, typer.Option(help="Processes.")] = 1,
-         hold_out: Annotated[float, typer.Option(help="Share of documents kept for validation.")] = 0.0) -> None:
+def pack(
+    docs: Path,
+    out: Path,
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    hold_out: Annotated[float, typer.Option(help="Share of documents kept for validation.")] = 0.0,
+) -> None:
     """Documents to token shards with a manifest.
 
     [dim]steel pack docs shards --tokenizer tokenizer --workers 8[/dim]
@@ -144,7 +157,9 @@ def pack(docs: Path, out: Path, tokenizer: Annotated[Path, typer.Option("--token
 
 
 @tokenizer_app.command("train")
-def tokenizer_train(docs: Path, out: Path, vocab_size: Annotated[int, typer.Option(help="Entries.")] = 32768) -> None:
+def tokenizer_train(
+    docs: Path, out: Path, vocab_size: Annotated[int, typer.Option(help="Entries.")] = 32768
+) -> None:
     """Train a byte-level BPE on documents.
 
     [dim]steel tokenizer train docs tokenizer --vocab-size 32768[/dim]

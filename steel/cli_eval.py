@@ -17,10 +17,14 @@ export_app = group("Write a model in other formats.")
 @eval_app.command("exam")
 def eval_exam(
     ckpt: Annotated[Path, typer.Argument(help="Model folder, or RUN folder.")],
-    folder: Annotated[Path, typer.Option("--folder", "-d", help="Folder with dev/ and test/ CSV files.")],
+    folder: Annotated[
+        Path, typer.Option("--folder", "-d", help="Folder with dev/ and test/ CSV files.")
+    ],
     suite: Annotated[str, typer.Option(help="cmmlu, ceval, mmlu or world.")] = "world",
     shots: int = 0,
-    scoring: Annotated[str, typer.Option(help="letter, text, generate; several with commas.")] = "letter,text,generate",
+    scoring: Annotated[
+        str, typer.Option(help="letter, text, generate; several with commas.")
+    ] = "letter,text,generate",
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="JSON file.")] = None,
     limit: Annotated[Optional[int], typer.Option(help="Questions per subject.")] = None,
 ) -> None:
@@ -37,8 +41,12 @@ def eval_exam(
     if suite not in ("cmmlu", "ceval", "mmlu", "world"):
         raise UserError(f"--suite '{suite}' is not one of cmmlu, ceval, mmlu, world")
     model, tokenizer = open_folder(model_folder(ckpt))
-    result = {"suite": suite, **run_exam(model, tokenizer, folder, scoring=tuple(scoring.split(",")), shots=shots,
-                                         limit=limit)}
+    result = {
+        "suite": suite,
+        **run_exam(
+            model, tokenizer, folder, scoring=tuple(scoring.split(",")), shots=shots, limit=limit
+        ),
+    }
     for how, r in result["scoring"].items():
         say(f"{how:<9} {r['accuracy']:7.2%} ± {r['se']:.2%}  (macro {r['macro']:.2%}, n {r['n']})")
     say("baselines " + "  ".join(f"{k} {v:.2%}" for k, v in result["baselines"].items()))
@@ -50,7 +58,10 @@ def eval_exam(
 @eval_app.command("perplexity")
 def eval_perplexity(
     ckpt: Path,
-    files: Annotated[list[Path], typer.Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.')],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.'),
+    ],
 ) -> None:
     """Bits per byte and perplexity by domain.
 
@@ -62,7 +73,9 @@ def eval_perplexity(
     model, tokenizer = open_folder(model_folder(ckpt))
     result = bits_per_byte(model, tokenizer, load_domains(files))
     for name, r in result["domains"].items():
-        say(f"{name:<20} {r['bpb']:.4f} bits/byte   perplexity {r['ppl']:.2f}   {r['tokens']:,} tokens")
+        say(
+            f"{name:<20} {r['bpb']:.4f} bits/byte   perplexity {r['ppl']:.2f}   {r['tokens']:,} tokens"
+        )
     say(f"{'geometric mean':<20} {result['geometric_mean']['bpb']:.4f} bits/byte")
 
 
@@ -72,9 +85,13 @@ def eval_contamination(docs: Path, folder: Path) -> None:
     not_built("the contamination check (steel.evaluation.contamination)")
 
 
-def chat(ckpt: Annotated[Path, typer.Argument(help="Model folder, or RUN folder.")],
-         prompt: Annotated[Optional[str], typer.Option(help="Answer this one message and leave.")] = None,
-         temperature: float = 0.0) -> None:
+def chat(
+    ckpt: Annotated[Path, typer.Argument(help="Model folder, or RUN folder.")],
+    prompt: Annotated[
+        Optional[str], typer.Option(help="Answer this one message and leave.")
+    ] = None,
+    temperature: float = 0.0,
+) -> None:
     """Talk to a model in the terminal.
 
     [dim]steel chat runs/laptop[/dim]

@@ -98,7 +98,9 @@ class WorldConfig:
 
     people: int = 64
     """People who live in it [people]."""
-    attributes: list[str] = field(default_factory=lambda: ["city", "university", "major", "company"])
+    attributes: list[str] = field(
+        default_factory=lambda: ["city", "university", "major", "company"]
+    )
     """Which facts each person has: of city, university, major, company, hobby, zodiac."""
     biographies_per_person: int = 40
     """Chinese biographies per person, each in another wording and order [documents]."""
@@ -355,7 +357,9 @@ def load(preset_or_path: str, overrides: typing.Iterable[str] = ()) -> Config:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise UserError(f"'{override}' is not an override; write section.key=value, for instance train.steps=100")
+            raise UserError(
+                f"'{override}' is not an override; write section.key=value, for instance train.steps=100"
+            )
         _set(values, key.strip(), _parse_scalar(text), override)
     values.setdefault("preset", Path(preset_or_path).stem)
     return _build(Config, values, "")
@@ -410,7 +414,9 @@ def _find(preset_or_path: str) -> Path:
         return path
     path = PRESETS / f"{preset_or_path}.yaml"
     if not path.is_file():
-        raise UserError(f"unknown preset '{preset_or_path}'{_nearest(preset_or_path, preset_names())}")
+        raise UserError(
+            f"unknown preset '{preset_or_path}'{_nearest(preset_or_path, preset_names())}"
+        )
     return path
 
 
@@ -457,7 +463,9 @@ def _parse_scalar(text: str) -> object:
 
 def _build(cls: type, values: object, where: str):
     if not isinstance(values, dict):
-        raise UserError(f"'{where}' is a section, give its keys, for instance {where}.{_fields(cls)[0]}=…")
+        raise UserError(
+            f"'{where}' is a section, give its keys, for instance {where}.{_fields(cls)[0]}=…"
+        )
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
@@ -498,4 +506,8 @@ def _fields(cls: type) -> list[str]:
 def _nearest(word: str, valid: list[str], where: str = "") -> str:
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     prefix = f"{where}." if where else ""
-    return f"; did you mean '{prefix}{close[0]}'?" if close else f"; valid: {', '.join(prefix + v for v in valid)}"
+    return (
+        f"; did you mean '{prefix}{close[0]}'?"
+        if close
+        else f"; valid: {', '.join(prefix + v for v in valid)}"
+    )

@@ -24,7 +24,9 @@ from .config import Config, UserError
 from .runlog import atomic_write, commit, hardware, packages, peak_memory_bytes, reset_peak_memory
 
 SAMPLE_PROMPTS = 6
-SELF_COGNITION_REPEATS = 16  # a few dozen rows among thousands: seen once, the model does not learn its own name
+SELF_COGNITION_REPEATS = (
+    16  # a few dozen rows among thousands: seen once, the model does not learn its own name
+)
 
 
 @dataclass
@@ -54,18 +56,32 @@ class Life:
                 self.state = json.loads(self.state_path.read_text(encoding="utf-8"))
                 differing = _first_difference(self.state["asked"], asked)
             except (ValueError, KeyError):
-                raise UserError(f"{self.state_path} is damaged; remove {self.run} or use another --run") from None
+                raise UserError(
+                    f"{self.state_path} is damaged; remove {self.run} or use another --run"
+                ) from None
             if differing:
-                raise UserError(f"{self.run} holds another run ({differing}); use another --run, or remove that folder")
+                raise UserError(
+                    f"{self.run} holds another run ({differing}); use another --run, or remove that folder"
+                )
         elif any(self.run.iterdir()):
             raise UserError(f"{self.run} is not empty and holds no run; use another --run")
         import yaml
 
         self.state["asked"] = asked
-        self.state["run"] = {"name": self.run.name, "preset": self.cfg.preset, "seed": self.cfg.seed,
-                             "started": self.state.get("run", {}).get("started", time.time()), "commit": commit(),
-                             "config_hash": self.cfg.hash(), "hardware": hardware(), "packages": packages()}
-        atomic_write(self.run / "config.yaml", yaml.safe_dump(self.cfg.to_dict(), allow_unicode=True, sort_keys=False))
+        self.state["run"] = {
+            "name": self.run.name,
+            "preset": self.cfg.preset,
+            "seed": self.cfg.seed,
+            "started": self.state.get("run", {}).get("started", time.time()),
+            "commit": commit(),
+            "config_hash": self.cfg.hash(),
+            "hardware": hardware(),
+            "packages": packages(),
+        }
+        atomic_write(
+            self.run / "config.yaml",
+            yaml.safe_dump(self.cfg.to_dict(), allow_unicode=True, sort_keys=False),
+        )
         self.save()
 
     def save(self) -> None:
@@ -74,7 +90,9 @@ class Life:
 
     def stage(self, name: str, work: Callable[[], object]) -> None:
         """Do a stage unless it is done. `work` may return a string: the reason why it was skipped."""
-        entry = self.state["stages"].setdefault(name, {"status": "pending", "seconds": 0.0, "peak_memory_bytes": 0})
+        entry = self.state["stages"].setdefault(
+            name, {"status": "pending", "seconds": 0.0, "peak_memory_bytes": 0}
+        )
         if entry["status"] in ("done", "skipped"):
             return
         _say(f"[bold]{name}[/bold]")
@@ -101,7 +119,9 @@ class Life:
         shutil.rmtree(self.run / "world", ignore_errors=True)
         summary = write_world(self.run / "world", self.cfg.world, self.cfg.seed)
         records = sum(source["records"] for source in summary["sources"].values())
-        _say(f"  {sum(summary['people'].values())} people, {records:,} raw records, {summary['raw_bytes']:,} bytes")
+        _say(
+            f"  {sum(summary['people'].values())} people, {records:,} raw records, {summary['raw_bytes']:,} bytes"
+        )
 
     def make_documents(self) -> None:
         """Raw files to clean, deduplicated documents."""
@@ -115,28 +135,45 @@ class Life:
         from .data.tasks import held_out
 
         fraction = self.cfg.data.validation_fraction
-        counts = write_instructions(self.run / "docs", self.run / "post", self.cfg.seed,
-                                    skip=lambda doc: held_out(document_text(doc).encode(), fraction))
-        return None if counts["sft"] else "neither dialogues nor regulated poems among the documents"
+        counts = write_instructions(
+            self.run / "docs",
+            self.run / "post",
+            self.cfg.seed,
+            skip=lambda doc: held_out(document_text(doc).encode(), fraction),
+        )
+        return (
+            None if counts["sft"] else "neither dialogues nor regulated poems among the documents"
+        )
 
     def make_tokenizer(self) -> None:
         """Train a BPE on the documents, or take the folder that the configuration names."""
         from .tokenizer import bpe
 
         settings = self.cfg.tokenizer
-        tokenizer = bpe.load(settings.path) if settings.path else bpe.train(
-            document_texts(self.run / "docs"), settings.vocab_size, settings.sample_bytes)
+        tokenizer = (
+            bpe.load(settings.path)
+            if settings.path
+            else bpe.train(
+                document_texts(self.run / "docs"), settings.vocab_size, settings.sample_bytes
+            )
+        )
         if len(tokenizer) > self.cfg.model.vocab_size:
-            raise UserError(f"the tokenizer has {len(tokenizer)} entries, model.vocab_size only "
-                            f"{self.cfg.model.vocab_size}; raise it")
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} entries, model.vocab_size only "
+                f"{self.cfg.model.vocab_size}; raise it"
+            )
         bpe.save(tokenizer, self.run / "tokenizer")
 
     def make_shards(self) -> None:
         """Documents to token shards."""
         from .data.pack import pack
 
-        manifest = pack(self.run / "docs", self.run / "shards", self.run / "tokenizer",
-                        hold_out=self.cfg.data.validation_fraction)
+        manifest = pack(
+            self.run / "docs",
+            self.run / "shards",
+            self.run / "tokenizer",
+            hold_out=self.cfg.data.validation_fraction,
+        )
         _say(f"  {sum(s['tokens'] for s in manifest['shards']):,} tokens")
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -145,7 +182,13 @@ class Life:
         """Pretraining on the shards."""
         from .train.pretrain import pretrain
 
-        pretrain(self.cfg, self.run / "shards", self.run / "pretrain", self.run / "tokenizer", prompts=self.prompts())
+        pretrain(
+            self.cfg,
+            self.run / "shards",
+            self.run / "pretrain",
+            self.run / "tokenizer",
+            prompts=self.prompts(),
+        )
 
     def align(self, name: str, before: str, rows: list[str]) -> str | None:
         """One stage after pretraining, from the model of the stage before."""
@@ -179,22 +222,38 @@ class Life:
         from .evaluation import exam, perplexity
         from .evaluation.cloze import cloze
 
-        if name not in ("init", "pretrain") and self.state["stages"].get(name, {}).get("status") == "skipped":
+        if (
+            name not in ("init", "pretrain")
+            and self.state["stages"].get(name, {}).get("status") == "skipped"
+        ):
             return f"stage {name} was skipped"
         began, settings = time.monotonic(), self.cfg.exam
-        model, tokenizer = self.untrained() if name == "init" else open_folder(self.run / name / "hf")
+        model, tokenizer = (
+            self.untrained() if name == "init" else open_folder(self.run / name / "hf")
+        )
         result: dict = {"stage": name}
         if folder := self.exam or (None if self.raw else self.run / "world" / "exam"):
             result["exam"] = exam.run_exam(
-                model, tokenizer, folder, scoring=tuple(settings.scoring), shots=settings.shots,
-                limit=settings.limit or None, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens)
+                model,
+                tokenizer,
+                folder,
+                scoring=tuple(settings.scoring),
+                shots=settings.shots,
+                limit=settings.limit or None,
+                batch_size=settings.batch_size,
+                max_new_tokens=settings.max_new_tokens,
+            )
             if (folder / "cloze.jsonl").is_file():
-                result["cloze"] = cloze(model, tokenizer, folder / "cloze.jsonl", batch_size=settings.batch_size)
+                result["cloze"] = cloze(
+                    model, tokenizer, folder / "cloze.jsonl", batch_size=settings.batch_size
+                )
         result["perplexity"] = perplexity.bits_per_byte(model, tokenizer, self.heldout())
         if name != "init":
             result["samples"] = self.samples(model, tokenizer, chat=name != "pretrain")
         result["seconds"] = round(time.monotonic() - began, 2)
-        atomic_write(self.run / "exams" / f"{name}.json", json.dumps(result, ensure_ascii=False, indent=1))
+        atomic_write(
+            self.run / "exams" / f"{name}.json", json.dumps(result, ensure_ascii=False, indent=1)
+        )
         _say("  " + _exam_line(result))
         return None
 
@@ -215,8 +274,12 @@ class Life:
 
     def prompts(self) -> list[str]:
         """Beginnings of held-out texts, for samples drawn while training."""
-        domains = {name: rows for name, rows in self.heldout().items() if name not in ("code", "starcoder")}
-        texts = [t for i in range(SAMPLE_PROMPTS) for rows in domains.values() for t in rows[i:i + 1]]
+        domains = {
+            name: rows for name, rows in self.heldout().items() if name not in ("code", "starcoder")
+        }
+        texts = [
+            t for i in range(SAMPLE_PROMPTS) for rows in domains.values() for t in rows[i : i + 1]
+        ]
         return [_beginning(t) for t in texts if isinstance(t, str)][:SAMPLE_PROMPTS]
 
     def samples(self, model, tokenizer, chat: bool) -> list[dict]:
@@ -225,9 +288,16 @@ class Life:
 
         greedy = Sampling(temperature=0, max_new_tokens=48)
         if not chat:
-            return [{"prompt": p, "completion": continue_text(model, tokenizer, p, greedy)} for p in self.prompts()]
-        rows = [row for name in ("self_cognition", "sft", "multi_turn") if (self.post / f"{name}.jsonl").is_file()
-                for row in _json_lines(self.post / f"{name}.jsonl")[:30:10]]
+            return [
+                {"prompt": p, "completion": continue_text(model, tokenizer, p, greedy)}
+                for p in self.prompts()
+            ]
+        rows = [
+            row
+            for name in ("self_cognition", "sft", "multi_turn")
+            if (self.post / f"{name}.jsonl").is_file()
+            for row in _json_lines(self.post / f"{name}.jsonl")[:30:10]
+        ]
         asked = [row["messages"][:-1] for row in rows][:SAMPLE_PROMPTS]
         return [{"prompt": m, "completion": complete(model, tokenizer, m, greedy)} for m in asked]
 
@@ -245,11 +315,20 @@ class Life:
         self.stage("exam:init", lambda: self.examine("init"))
         self.stage("pretrain", self.pretrain)
         self.stage("exam:pretrain", lambda: self.examine("pretrain"))
-        dialogues = ["sft.jsonl", "multi_turn.jsonl", *["self_cognition.jsonl"] * SELF_COGNITION_REPEATS]
-        for name, before, rows in (("sft", "pretrain", dialogues),
-                                   ("dpo", "sft", ["preference.jsonl"]), ("grpo", "dpo", ["rl.jsonl"])):
+        dialogues = [
+            "sft.jsonl",
+            "multi_turn.jsonl",
+            *["self_cognition.jsonl"] * SELF_COGNITION_REPEATS,
+        ]
+        for name, before, rows in (
+            ("sft", "pretrain", dialogues),
+            ("dpo", "sft", ["preference.jsonl"]),
+            ("grpo", "dpo", ["rl.jsonl"]),
+        ):
             rows = rows[:1] if self.raw else rows
-            self.stage(name, lambda name=name, before=before, rows=rows: self.align(name, before, rows))
+            self.stage(
+                name, lambda name=name, before=before, rows=rows: self.align(name, before, rows)
+            )
             self.stage(f"exam:{name}", lambda name=name: self.examine(name))
         return self.report()
 
@@ -259,7 +338,10 @@ class Life:
 
         seconds = sum(s["seconds"] for s in self.state["stages"].values())
         self.state["run"]["finished"] = time.time()
-        self.state["cost"] = {"seconds": round(seconds, 1), "device_hours": round(seconds / 3600, 4)}
+        self.state["cost"] = {
+            "seconds": round(seconds, 1),
+            "device_hours": round(seconds / 3600, 4),
+        }
         self.save()
         return Path(write_report(self.run))
 
@@ -268,15 +350,24 @@ class Life:
         bars = self.cfg.exam
         if self.raw is not None:
             return ""
-        base, final = (json.loads((self.run / "exams" / f"{n}.json").read_text()) for n in ("pretrain", "grpo"))
+        base, final = (
+            json.loads((self.run / "exams" / f"{n}.json").read_text()) for n in ("pretrain", "grpo")
+        )
         text = final["exam"]["groups"]["people"]["text"]
-        reached = {"cloze after pretraining": (base["cloze"]["accuracy"], bars.min_cloze_accuracy),
-                   "text-scored exam on held-out people": (text, bars.min_text_accuracy)}
-        return "; ".join(f"{what} is {got:.1%}, the preset asks for {bar:.0%}"
-                         for what, (got, bar) in reached.items() if got < bar)
+        reached = {
+            "cloze after pretraining": (base["cloze"]["accuracy"], bars.min_cloze_accuracy),
+            "text-scored exam on held-out people": (text, bars.min_text_accuracy),
+        }
+        return "; ".join(
+            f"{what} is {got:.1%}, the preset asks for {bar:.0%}"
+            for what, (got, bar) in reached.items()
+            if got < bar
+        )
 
 
-def run(cfg: Config, run_dir: Path | str, raw: Path | str | None = None, exam: Path | str | None = None) -> Path:
+def run(
+    cfg: Config, run_dir: Path | str, raw: Path | str | None = None, exam: Path | str | None = None
+) -> Path:
     """Live the whole life in `run_dir` and return the path of its report card.
 
     raw: a folder of real raw files instead of the closed world. exam: a folder with `test/*.csv` to judge by.
@@ -320,7 +411,9 @@ def heldout_documents(docs: Path, fraction: float, most: int = 100) -> dict[str,
 
     domains = {}
     for path in sorted(docs.glob("*.jsonl.zst")):
-        kept = (doc for doc in read_documents(path) if held_out(document_text(doc).encode(), fraction))
+        kept = (
+            doc for doc in read_documents(path) if held_out(document_text(doc).encode(), fraction)
+        )
         rows = [doc.text or doc.messages for doc in itertools.islice(kept, most)]
         if rows:
             domains[path.name.removesuffix(".jsonl.zst")] = rows
@@ -338,14 +431,20 @@ def open_folder(folder: Path):
 def _first_difference(old, new, where: str = "") -> str:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            if found := _first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else key):
+            if found := _first_difference(
+                old.get(key), new.get(key), f"{where}.{key}" if where else key
+            ):
                 return found
         return ""
-    return "" if old == new else f"{where.removeprefix('config.')}: {old!r} there, {new!r} asked for"
+    return (
+        "" if old == new else f"{where.removeprefix('config.')}: {old!r} there, {new!r} asked for"
+    )
 
 
 def _json_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
 
 
 def _beginning(text: str) -> str:
@@ -360,8 +459,10 @@ def _beginning(text: str) -> str:
 
 def _exam_line(result: dict) -> str:
     people = result.get("exam", {}).get("groups", {}).get("people", {})
-    parts = [f"{how} {people.get(how, r['accuracy']):.0%}"
-             for how, r in result.get("exam", {}).get("scoring", {}).items()]
+    parts = [
+        f"{how} {people.get(how, r['accuracy']):.0%}"
+        for how, r in result.get("exam", {}).get("scoring", {}).items()
+    ]
     if "cloze" in result:
         parts.append(f"cloze {result['cloze']['accuracy']:.0%}")
     mean = result["perplexity"].get("geometric_mean", {}).get("bpb")

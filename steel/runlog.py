@@ -48,8 +48,16 @@ class RunLog:
 
     def header(self, config: dict, config_hash: str = "", **extra) -> None:
         """First line of a run, and again after every resume: what ran, with which code, on what."""
-        self.write("header", config=config, config_hash=config_hash, commit=commit(), packages=packages(),
-                   hardware=hardware(), seed=config.get("seed"), **extra)
+        self.write(
+            "header",
+            config=config,
+            config_hash=config_hash,
+            commit=commit(),
+            packages=packages(),
+            hardware=hardware(),
+            seed=config.get("seed"),
+            **extra,
+        )
 
     def write(self, kind: str, **fields) -> None:
         """Append one record. Numbers that JSON lacks (NaN, infinity) are written as null."""
@@ -62,7 +70,11 @@ class RunLog:
         """Drop what a crashed run logged after its last checkpoint, so that every step stands once."""
         if not self.path.exists():
             return
-        kept = [r for r in read_log(self.path) if r["kind"] in ("header", "event") or r.get("step", 0) <= step]
+        kept = [
+            r
+            for r in read_log(self.path)
+            if r["kind"] in ("header", "event") or r.get("step", 0) <= step
+        ]
         atomic_write(self.path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
 
     def _drop_torn_line(self) -> None:
@@ -96,9 +108,17 @@ def _finite(value):
 def commit() -> str:
     """Short hash of the checked-out commit, with + when files differ; empty outside a checkout."""
     try:
-        run = lambda *a: subprocess.run(("git", *a), cwd=Path(__file__).parent, capture_output=True,  # noqa: E731
-                                        text=True, timeout=5, check=True).stdout.strip()
-        return run("rev-parse", "--short", "HEAD") + ("+" if run("status", "--porcelain", "-uno") else "")
+        run = lambda *a: subprocess.run(
+            ("git", *a),
+            cwd=Path(__file__).parent,
+            capture_output=True,  # noqa: E731
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
+        return run("rev-parse", "--short", "HEAD") + (
+            "+" if run("status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -116,7 +136,10 @@ def packages() -> dict[str, str]:
 
 def hardware() -> dict:
     """Processor, cores, memory in bytes and, where torch is loaded and sees them, GPUs."""
-    info: dict = {"platform": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count() or 1}
+    info: dict = {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count() or 1,
+    }
     with contextlib.suppress(OSError, ValueError):
         info["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError):
@@ -157,12 +180,16 @@ class Progress:
     def advance(self, amount: float = 1, **shown) -> None:
         """Move on by `amount` and show the given values behind the bar."""
         if self._bar is not None:
-            note = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
+            note = "  ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()
+            )
             self._bar.update(self._task, advance=amount, **({"note": note} if shown else {}))
 
 
 @contextlib.contextmanager
-def progress(total: float | None, description: str, unit: str = "", done: float = 0) -> Iterator[Progress]:
+def progress(
+    total: float | None, description: str, unit: str = "", done: float = 0
+) -> Iterator[Progress]:
     """A rich progress bar with rate and time left; silent when STEEL_QUIET=1 or rich is missing."""
     if os.environ.get("STEEL_QUIET") == "1":
         yield Progress(None, None)
@@ -173,9 +200,17 @@ def progress(total: float | None, description: str, unit: str = "", done: float 
     except ImportError:
         yield Progress(None, None)
         return
-    columns = (rich_progress.TextColumn("{task.description:<22}"), rich_progress.BarColumn(bar_width=28),
-               rich_progress.TextColumn("{task.completed:,.0f}" + ("/{task.total:,.0f} " if total else " ") + unit),
-               rich_progress.TimeElapsedColumn(), rich_progress.TimeRemainingColumn(compact=True),
-               rich_progress.TextColumn("{task.fields[note]}"))
-    with rich_progress.Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+    columns = (
+        rich_progress.TextColumn("{task.description:<22}"),
+        rich_progress.BarColumn(bar_width=28),
+        rich_progress.TextColumn(
+            "{task.completed:,.0f}" + ("/{task.total:,.0f} " if total else " ") + unit
+        ),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TimeRemainingColumn(compact=True),
+        rich_progress.TextColumn("{task.fields[note]}"),
+    )
+    with rich_progress.Progress(
+        *columns, console=Console(stderr=True), refresh_per_second=4
+    ) as bar:
         yield Progress(bar, bar.add_task(description, total=total, completed=done, note=""))

@@ -26,14 +26,28 @@ def call(capsys, *argv):
 def test_every_command_exists_and_explains_itself(command, capsys):
     code, out, _ = call(capsys, *command.split(), "--help")
     assert code == 0 and "Usage" in out
-    if "not built" not in out.lower() and command.split()[0] not in ("tokenizer", "bench", "serve", "eval", "export"):
+    if "not built" not in out.lower() and command.split()[0] not in (
+        "tokenizer",
+        "bench",
+        "serve",
+        "eval",
+        "export",
+    ):
         assert "steel " + command in " ".join(out.split()), "no example in the help text"
 
 
-@pytest.mark.parametrize("argv", [
-    "bench data", "serve X", "export gguf X Y",
-    "tokenizer merge A B C", "tokenizer report A B", "tokenizer coverage A", "eval contamination A B",
-])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "bench data",
+        "serve X",
+        "export gguf X Y",
+        "tokenizer merge A B C",
+        "tokenizer report A B",
+        "tokenizer coverage A",
+        "eval contamination A B",
+    ],
+)
 def test_what_is_not_built_says_so_and_exits_2(argv, capsys):
     code, _, err = call(capsys, *argv.split())
     assert code == 2 and "is not built yet" in err and "steel." in err and err.count("\n") == 1
@@ -73,7 +87,10 @@ def bad_inputs(tmp):
         (["pack", f"{tmp}/none", f"{tmp}/o", "-t", f"{tmp}/none"], "none"),
         (["pack", f"{tmp}/empty", f"{tmp}/o", "-t", f"{tmp}/empty"], "empty"),
         (["pretrain", "--data", f"{tmp}/none", "--run", f"{tmp}/r", "--preset", "smoke"], "none"),
-        (["pretrain", "--data", f"{tmp}/empty", "--run", f"{tmp}/r", "--preset", "smoke"], "manifest"),
+        (
+            ["pretrain", "--data", f"{tmp}/empty", "--run", f"{tmp}/r", "--preset", "smoke"],
+            "manifest",
+        ),
         (["pretrain", "--run", f"{tmp}/r"], "--data"),
         (["sft", "--run", f"{tmp}/r"], "--model"),
         (["sft", "--run", f"{tmp}/r", "--model", f"{tmp}/none", "--data", f"{tmp}/none"], "none"),
@@ -99,7 +116,9 @@ def test_bad_input_gets_one_line_exit_2_and_leaves_nothing(tmp_path, capsys):
         before = set(tmp_path.iterdir())
         try:
             code, _, err = call(capsys, *argv)
-        except Exception as error:  # a traceback is what this test looks for; name all of them at once
+        except (
+            Exception
+        ) as error:  # a traceback is what this test looks for; name all of them at once
             code, err = None, repr(error)
         left = {p for p in set(tmp_path.iterdir()) - before if not p.is_dir() or any(p.iterdir())}
         if code != 2 or err.count("\n") != 1 or word not in err or left:
@@ -114,17 +133,25 @@ def test_a_wrong_model_config_is_refused_before_anything_is_written(tmp_path, ca
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_disk_gets_one_line(tmp_path):
-    program = ("import errno, sys; from steel import cli, runlog\n"
-               "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device', 'world')\n"
-               "import steel.corpus.world as w; w.atomic_write = full\n"
-               f"cli.main(['world', {str(tmp_path / 'w')!r}, 'world.people=16'])")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          env={**os.environ, "STEEL_QUIET": "1"})
+    program = (
+        "import errno, sys; from steel import cli, runlog\n"
+        "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device', 'world')\n"
+        "import steel.corpus.world as w; w.atomic_write = full\n"
+        f"cli.main(['world', {str(tmp_path / 'w')!r}, 'world.people=16'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "STEEL_QUIET": "1"},
+    )
     assert done.returncode == 2 and "disk is full" in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir()), "a failed write leaves nothing"
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc/sys"), reason="needs a read-only place")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not os.path.exists("/proc/sys"), reason="needs a read-only place"
+)
 def test_a_read_only_place_gets_one_line(capsys):
     code, _, err = call(capsys, "world", "/proc/steel-world", "world.people=16")
     assert code == 2 and err.count("\n") == 1

@@ -20,30 +20,50 @@ def test_every_preset_loads_and_survives_a_round_trip(name):
 
 
 def test_the_presets_that_the_book_promises_are_there():
-    promised = {"smoke", "cpu", "laptop", "gpu1", "steel-1b", "steel-1b-causal", "minillm-0.2b", "minillm-1.1b",
-                "hammer-1.4b"}
+    promised = {
+        "smoke",
+        "cpu",
+        "laptop",
+        "gpu1",
+        "steel-1b",
+        "steel-1b-causal",
+        "minillm-0.2b",
+        "minillm-1.1b",
+        "hammer-1.4b",
+    }
     assert promised <= set(config.preset_names())
 
 
 def test_overrides_reach_nested_values_and_change_the_hash():
-    cfg = config.load("laptop", ["train.steps=7", "data.weights={wiki: 1}", "train.learning_rate=3e-4",
-                                 "exam.scoring=[text]", "model.qk_norm=true"])
+    cfg = config.load(
+        "laptop",
+        [
+            "train.steps=7",
+            "data.weights={wiki: 1}",
+            "train.learning_rate=3e-4",
+            "exam.scoring=[text]",
+            "model.qk_norm=true",
+        ],
+    )
     assert (cfg.train.steps, cfg.data.weights, cfg.train.learning_rate) == (7, {"wiki": 1.0}, 3e-4)
     assert cfg.exam.scoring == ["text"] and cfg.model.qk_norm is True
     assert cfg.hash() != config.load("laptop").hash()
 
 
-@pytest.mark.parametrize("override, message", [
-    ("train.stpes=3", "unknown key 'train.stpes'; did you mean 'train.steps'?"),
-    ("trian.steps=3", "did you mean 'train'?"),
-    ("train.steps=many", "'train.steps' must be int, not 'many'"),
-    ("train.steps=1.5", "'train.steps' must be int"),
-    ("model.qk_norm=1", "'model.qk_norm' must be bool"),
-    ("exam.scoring=text", "'exam.scoring' must be list"),
-    ("model=big", "'model' is a section"),
-    ("train.schedule.x=1", "schedule is a value, not a section"),
-    ("train.steps", "not an override"),
-])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.stpes=3", "unknown key 'train.stpes'; did you mean 'train.steps'?"),
+        ("trian.steps=3", "did you mean 'train'?"),
+        ("train.steps=many", "'train.steps' must be int, not 'many'"),
+        ("train.steps=1.5", "'train.steps' must be int"),
+        ("model.qk_norm=1", "'model.qk_norm' must be bool"),
+        ("exam.scoring=text", "'exam.scoring' must be list"),
+        ("model=big", "'model' is a section"),
+        ("train.schedule.x=1", "schedule is a value, not a section"),
+        ("train.steps", "not an override"),
+    ],
+)
 def test_a_wrong_override_gets_one_line_that_names_it(override, message):
     with pytest.raises(UserError) as caught:
         config.load("laptop", [override])
@@ -57,8 +77,14 @@ def test_a_wrong_preset_names_the_nearest():
         config.load("missing/file.yaml")
 
 
-@pytest.mark.parametrize("text, message", [("a: [", "not valid YAML"), ("- 1", "must hold 'key: value'"),
-                                           ("extends: nope", "unknown preset")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "must hold 'key: value'"),
+        ("extends: nope", "unknown preset"),
+    ],
+)
 def test_a_broken_file_gets_one_line(tmp_path, text, message):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
@@ -83,22 +109,34 @@ def test_every_field_has_a_docstring_and_sizes_name_their_unit():
             continue
         sections = node.name == "Config"
         for field, after in zip(node.body, node.body[1:] + [None], strict=True):
-            if not isinstance(field, ast.AnnAssign) or sections and "Config" in ast.unparse(field.annotation):
+            if (
+                not isinstance(field, ast.AnnAssign)
+                or sections
+                and "Config" in ast.unparse(field.annotation)
+            ):
                 continue
             documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             assert documented, f"{node.name}.{field.target.id} has no docstring"
             if ast.unparse(field.annotation) in ("int", "float"):
-                assert "[" in after.value.value, f"{node.name}.{field.target.id} does not say its unit"
+                assert "[" in after.value.value, (
+                    f"{node.name}.{field.target.id} does not say its unit"
+                )
 
 
 def test_a_script_ends_with_one_line_and_code_2_on_a_mistake(tmp_path):
     script = tmp_path / "chapter.py"
     start = "from steel.config import UserError, preset\ncfg = preset()\n"
     script.write_text(start + "raise UserError('no shards\\nthere')\n")
-    run = subprocess.run([sys.executable, script, "--preset", "smoke"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, script, "--preset", "smoke"], capture_output=True, text=True
+    )
     assert (run.returncode, run.stderr) == (2, "chapter.py: no shards there\n")
-    run = subprocess.run([sys.executable, script, "--preset", "smok"], capture_output=True, text=True)
-    assert run.returncode == 2 and "did you mean 'smoke'" in run.stderr and run.stderr.count("\n") == 1
+    run = subprocess.run(
+        [sys.executable, script, "--preset", "smok"], capture_output=True, text=True
+    )
+    assert (
+        run.returncode == 2 and "did you mean 'smoke'" in run.stderr and run.stderr.count("\n") == 1
+    )
     script.write_text(start + "1 / 0\n")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert run.returncode == 1 and "Traceback" in run.stderr and "ZeroDivisionError" in run.stderr

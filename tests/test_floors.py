@@ -9,9 +9,30 @@ import pytest
 
 STEEL = Path(__file__).parents[1] / "steel"
 # The life stands on its neighbour `serve`: it lets the model answer a few questions for the report card.
-FLOOR = {"__init__": 0, "config": 0, "runlog": 0, "presets": 0, "kernels": 1, "tokenizer": 1, "model": 2, "data": 2,
-         "corpus": 2, "train": 3, "evaluation": 3, "align": 4, "serve": 5, "lifecycle": 5.5, "cli": 6, "cli_common": 6,
-         "cli_data": 6, "cli_eval": 6, "cli_bench": 6, "bench": 6, "check": 6, "__main__": 6}
+FLOOR = {
+    "__init__": 0,
+    "config": 0,
+    "runlog": 0,
+    "presets": 0,
+    "kernels": 1,
+    "tokenizer": 1,
+    "model": 2,
+    "data": 2,
+    "corpus": 2,
+    "train": 3,
+    "evaluation": 3,
+    "align": 4,
+    "serve": 5,
+    "lifecycle": 5.5,
+    "cli": 6,
+    "cli_common": 6,
+    "cli_data": 6,
+    "cli_eval": 6,
+    "cli_bench": 6,
+    "bench": 6,
+    "check": 6,
+    "__main__": 6,
+}
 
 
 def imported_rooms(path: Path):
@@ -24,29 +45,52 @@ def imported_rooms(path: Path):
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
-            names = [module] if module != "steel" else [f"steel.{alias.name}" for alias in node.names]
+            names = (
+                [module] if module != "steel" else [f"steel.{alias.name}" for alias in node.names]
+            )
         for name in names:
             parts = name.split(".")
             if parts[0] == "steel" and len(parts) > 1:
                 yield parts[1], node.lineno
 
 
-@pytest.mark.parametrize("path", sorted(STEEL.rglob("*.py")), ids=lambda p: str(p.relative_to(STEEL)))
+@pytest.mark.parametrize(
+    "path", sorted(STEEL.rglob("*.py")), ids=lambda p: str(p.relative_to(STEEL))
+)
 def test_imports_go_down(path):
     room = path.relative_to(STEEL).parts[0].removesuffix(".py")
     assert room in FLOOR, f"say on which floor {room} stands"
     for other, line in imported_rooms(path):
         same_room = other == room
-        allowed = same_room or FLOOR.get(other, 0) < FLOOR[room] or FLOOR[room] == FLOOR.get(other) == 6
+        allowed = (
+            same_room or FLOOR.get(other, 0) < FLOOR[room] or FLOOR[room] == FLOOR.get(other) == 6
+        )
         assert allowed, f"{path.name}:{line} imports steel.{other}, which is not below steel.{room}"
 
 
 def test_training_rooms_need_few_packages():
     """`model`, `data` and `train` import with torch, numpy, pyyaml, safetensors and transformers alone."""
-    blocked = ["typer", "rich", "orjson", "zstandard", "pyarrow", "opencc", "re2", "rensa", "selectolax", "ftfy",
-               "datasets", "datatrove", "matplotlib", "jupytext", "pandas"]
-    program = ("import sys\n"
-               f"for name in {blocked!r}: sys.modules[name] = None\n"
-               "import steel.config, steel.model, steel.data, steel.data.loader, steel.train.loop, "
-               "steel.train.pretrain, steel.train.plan\n")
+    blocked = [
+        "typer",
+        "rich",
+        "orjson",
+        "zstandard",
+        "pyarrow",
+        "opencc",
+        "re2",
+        "rensa",
+        "selectolax",
+        "ftfy",
+        "datasets",
+        "datatrove",
+        "matplotlib",
+        "jupytext",
+        "pandas",
+    ]
+    program = (
+        "import sys\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        "import steel.config, steel.model, steel.data, steel.data.loader, steel.train.loop, "
+        "steel.train.pretrain, steel.train.plan\n"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

@@ -19,8 +19,21 @@ train.checkpoint_every=2 train.warmup_steps=2 sft.steps=3 dpo.steps=2 grpo.steps
 grpo.micro_batch_size=2 grpo.group_size=2 model.hidden_size=32 model.intermediate_size=64 model.num_attention_heads=2
 model.num_key_value_heads=2 model.num_hidden_layers=1 tokenizer.vocab_size=400 model.vocab_size=400 exam.limit=2
 exam.max_new_tokens=4 exam.min_text_accuracy=0 exam.min_cloze_accuracy=0""".split()
-STAGES = ["world", "docs", "tokenizer", "shards", "exam:init", "pretrain", "exam:pretrain", "sft", "exam:sft", "dpo",
-          "exam:dpo", "grpo", "exam:grpo"]
+STAGES = [
+    "world",
+    "docs",
+    "tokenizer",
+    "shards",
+    "exam:init",
+    "pretrain",
+    "exam:pretrain",
+    "sft",
+    "exam:sft",
+    "dpo",
+    "exam:dpo",
+    "grpo",
+    "exam:grpo",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,12 +54,20 @@ def test_a_life_leaves_every_promised_file(life):
     assert all(s["seconds"] >= 0 and s["peak_memory_bytes"] > 0 for s in state["stages"].values())
     for stage in ("pretrain", "sft", "dpo", "grpo"):
         log = read_log(life / stage / "log.jsonl")
-        assert log[0]["kind"] == "header" and log[0]["config"]["seed"] == 1 and log[0]["packages"]["torch"]
+        assert (
+            log[0]["kind"] == "header"
+            and log[0]["config"]["seed"] == 1
+            and log[0]["packages"]["torch"]
+        )
         assert any(r["kind"] == "step" for r in log)
-        assert {"model.safetensors", "tokenizer.json"} <= {p.name for p in (life / stage / "hf").iterdir()}
+        assert {"model.safetensors", "tokenizer.json"} <= {
+            p.name for p in (life / stage / "hf").iterdir()
+        }
     card = json.loads((life / "report.json").read_text())
     assert {e["stage"] for e in card["exams"]} == {"init", "pretrain", "sft", "dpo", "grpo"}
-    assert (life / "report.md").stat().st_size > 500 and "<svg" in (life / "report.html").read_text()
+    assert (life / "report.md").stat().st_size > 500 and "<svg" in (
+        life / "report.html"
+    ).read_text()
 
 
 def test_a_finished_life_is_not_lived_again(life):
@@ -93,7 +114,9 @@ def test_a_life_on_real_raw_files(life, tmp_path):
     raw.mkdir()
     for name in ("skypile", "belle_2m"):
         shutil.copytree(source / name, raw / name)
-    page = lifecycle.run(config.load("smoke", [*TOY, "data.validation_fraction=0.2"]), tmp_path / "run", raw)
+    page = lifecycle.run(
+        config.load("smoke", [*TOY, "data.validation_fraction=0.2"]), tmp_path / "run", raw
+    )
     state = json.loads((tmp_path / "run" / "state.json").read_text())["stages"]
     assert state["sft"]["status"] == "done" and state["dpo"]["status"] == "skipped"
     assert "preference" in state["dpo"]["reason"] and page.is_file()

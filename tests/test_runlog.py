@@ -18,7 +18,9 @@ def test_every_line_is_strict_json(tmp_path):
     log = RunLog(tmp_path / "log.jsonl")
     log.write("step", loss=float("nan"), text="钢\n", nested={"x": [float("inf")]})
     line = log.path.read_text(encoding="utf-8")
-    assert json.loads(line, parse_constant=lambda c: 1 / 0)["loss"] is None and line.count("\n") == 1
+    assert (
+        json.loads(line, parse_constant=lambda c: 1 / 0)["loss"] is None and line.count("\n") == 1
+    )
 
 
 def test_a_torn_last_line_is_dropped_and_the_log_goes_on(tmp_path):

@@ -5,7 +5,9 @@ def exercise_3(llama_parameters):
     """Attention has four matrices: query and output are width x width, key and value width x (kv_heads * head width).
     SwiGLU has three. A tied model stores the vocabulary once. Norms are vectors of the width: two a layer, one at the
     end."""
-    assert llama_parameters(2, 3, 0, 1, 1, 5, True) == 12, "no layers: vocabulary once and last norm, 5·2 + 2 = 12"
+    assert llama_parameters(2, 3, 0, 1, 1, 5, True) == 12, (
+        "no layers: vocabulary once and last norm, 5·2 + 2 = 12"
+    )
     untied = llama_parameters(2, 3, 0, 1, 1, 5, False)
     assert untied == 22, f"untied, the head has a matrix of its own: 22, yours gives {untied}"
     published = {

@@ -18,8 +18,12 @@ def exercise_3(grouped):
         expected = torch.empty_like(q)
         for h in range(H):
             score = q[:, :, h] @ k[:, :, h // (H // K)].transpose(1, 2) * 8**-0.5
-            expected[:, :, h] = score.masked_fill(~mask, -torch.inf).softmax(-1) @ v[:, :, h // (H // K)]
+            expected[:, :, h] = (
+                score.masked_fill(~mask, -torch.inf).softmax(-1) @ v[:, :, h // (H // K)]
+            )
         given = grouped(q, k, v, mask)
-        assert given.shape == expected.shape, f"the result has shape {tuple(given.shape)}, not {tuple(expected.shape)}"
+        assert given.shape == expected.shape, (
+            f"the result has shape {tuple(given.shape)}, not {tuple(expected.shape)}"
+        )
         worst = (given - expected).abs().max().item()
         assert worst < 1e-10, f"H={H}, K={K}, T={T}, U={U}: off by {worst:.2g}"

@@ -8,7 +8,9 @@ T, D, J, C = 12, 3, 2, 4
 
 
 def _tokens(seed=0, length=T):
-    return torch.randn(length, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        length, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def exercise_3(future):
@@ -18,7 +20,9 @@ def exercise_3(future):
     x_TD = _tokens()
     later = torch.tril(torch.ones(T, T, dtype=x_TD.dtype))
     running_mean = lambda x: later @ x / later.sum(dim=1, keepdim=True)  # noqa: E731
-    assert float(future(running_mean, x_TD)) == 0.0, "a running mean over the past is causal: the answer is exactly 0"
+    assert float(future(running_mean, x_TD)) == 0.0, (
+        "a running mean over the past is causal: the answer is exactly 0"
+    )
     whole = lambda x: x.mean(dim=0).expand(T, D)  # noqa: E731
     cases = {
         "the mean over the whole sequence": (whole, 1 / T),
@@ -28,7 +32,9 @@ def exercise_3(future):
     }
     for name, (layer, truth) in cases.items():
         answer = float(future(layer, x_TD))
-        assert math.isclose(answer, truth, rel_tol=1e-6), f"{name}: {truth:.3g} expected, yours gives {answer:.3g}"
+        assert math.isclose(answer, truth, rel_tol=1e-6), (
+            f"{name}: {truth:.3g} expected, yours gives {answer:.3g}"
+        )
 
 
 def _one_entry(x_TD):
@@ -47,16 +53,26 @@ def exercise_4(mended):
     x_TD = _tokens()
     u_SJD = mended(x_TD, dispatch_DJ, prior_JD, C)
     shape = (T // C, J, D)
-    assert u_SJD.shape == shape, f"the shape must be (segments, J, D) = {shape}, not {tuple(u_SJD.shape)}"
-    assert torch.allclose(u_SJD[0], prior_JD), "before the first segment is complete a slot holds its prior"
+    assert u_SJD.shape == shape, (
+        f"the shape must be (segments, J, D) = {shape}, not {tuple(u_SJD.shape)}"
+    )
+    assert torch.allclose(u_SJD[0], prior_JD), (
+        "before the first segment is complete a slot holds its prior"
+    )
     means = lambda x: mended(x, dispatch_DJ, prior_JD, C)  # noqa: E731
     jacobian = torch.autograd.functional.jacobian(means, x_TD)  # (segments, J, D, T, D)
     for segment in range(T // C):
         leak = jacobian[segment][..., segment * C :, :].abs().max().item()
-        assert leak < 1e-12, f"slots of segment {segment} still depend on that segment or a later one: {leak:.1e}"
-    assert jacobian[2][..., : 2 * C, :].abs().max() > 1e-3, "the slots must still read the completed segments"
+        assert leak < 1e-12, (
+            f"slots of segment {segment} still depend on that segment or a later one: {leak:.1e}"
+        )
+    assert jacobian[2][..., : 2 * C, :].abs().max() > 1e-3, (
+        "the slots must still read the completed segments"
+    )
     quiet = mended(x_TD, 1e-3 * dispatch_DJ, prior_JD, C)[2]
     plain = (prior_JD + x_TD[: 2 * C].sum(dim=0)) / (1 + 2 * C)
-    assert torch.allclose(quiet, plain, atol=1e-2), "with scores near zero a token weighs exp(0) = 1, as the prior does"
+    assert torch.allclose(quiet, plain, atol=1e-2), (
+        "with scores near zero a token weighs exp(0) = 1, as the prior does"
+    )
     loud = mended(1e3 * x_TD, dispatch_DJ, prior_JD, C)
     assert torch.isfinite(loud).all(), "scores in the thousands give inf or nan"

@@ -12,11 +12,14 @@ def exercise_3(down_deviation):
         for width, beta in ((600, 0.01), (600, 0.001), (2400, 0.01)):
             deviation = down_deviation(width, beta, gates)
             a, b = torch.randn(2, 400, width, generator=draw, dtype=torch.float64)
-            matrix = deviation * torch.randn(width, 300 * gates, generator=draw, dtype=torch.float64)
+            matrix = deviation * torch.randn(
+                width, 300 * gates, generator=draw, dtype=torch.float64
+            )
             out = (F.silu(a) * b) @ matrix
             if gates == 2:
                 first, second = out.chunk(2, dim=-1)
                 out = F.silu(first) * second
             measured = out.square().mean().sqrt().item()
             assert abs(measured / beta - 1) < 0.1, (
-                f"gates={gates}, F={width}, beta={beta}: the layer's output has RMS {measured:.4g}")
+                f"gates={gates}, F={width}, beta={beta}: the layer's output has RMS {measured:.4g}"
+            )

@@ -48,13 +48,19 @@ def exercise_3(chunked_loss):
     assert found[0].dim() == 0, "the loss must be a single number"
     count = int((targets != -100).sum())
     assert torch.allclose(found[0], wanted[0], rtol=1e-12), (
-        f"the mean over the {count} targets that count is {wanted[0]:.6f}, yours is {found[0]:.6f}")
+        f"the mean over the {count} targets that count is {wanted[0]:.6f}, yours is {found[0]:.6f}"
+    )
     for name, a, b in zip(("x", "weight"), found[1:], wanted[1:], strict=True):
-        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12), f"the gradient of {name} is not exact in float64"
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12), (
+            f"the gradient of {name} is not exact in float64"
+        )
     assert largest.rows <= 4, f"{largest.rows} rows of logits exist at once; only 4 were allowed"
     none = torch.full_like(targets, -100)
     found = _both(lambda a, b: chunked_loss(a, b, none, 4), x, weight)
     assert all(torch.equal(t, torch.zeros_like(t)) for t in found), (
-        "with every target -100 the loss and both gradients must be zero, not NaN")
+        "with every target -100 the loss and both gradients must be zero, not NaN"
+    )
     again = _both(lambda a, b: 3 * chunked_loss(a, b, targets, N), x, weight)
-    assert torch.allclose(again[2], 3 * wanted[2], rtol=1e-10, atol=1e-12), "a factor must reach the gradient"
+    assert torch.allclose(again[2], 3 * wanted[2], rtol=1e-10, atol=1e-12), (
+        "a factor must reach the gradient"
+    )

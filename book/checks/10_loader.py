@@ -11,7 +11,9 @@ def exercise_3(unpermute):
         for t in range(0, n, max(1, n // 97)):
             sample = permute(t, n, keys)
             given = unpermute(sample, n, keys)
-            assert given == t, f"with n = {n:,}, sample {sample} comes at position {t}, yours gives {given}"
+            assert given == t, (
+                f"with n = {n:,}, sample {sample} comes at position {t}, yours gives {given}"
+            )
     for t in (0, 123_456_789, 999_999_999):
         given = unpermute(permute(t, 10**9, keys), 10**9, keys)
         assert given == t, f"with n = 1,000,000,000, position {t:,} becomes {given:,}"

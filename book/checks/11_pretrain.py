@@ -8,8 +8,14 @@ def exercise_3(bytes_sent):
     assert bytes_sent(1000, 1, 4, "full") == 0, "one rank sends nothing"
     for sharding, per_parameter in (("full", 12), ("grad_op", 8), ("ddp", 8)):
         found, right = bytes_sent(1000, 2, 2, sharding), per_parameter * 1000 / 2
-        assert abs(found - right) < 1e-6, f"{sharding}, 1,000 parameters, 2 ranks, 2 micro-batches: {right:,.0f}"
+        assert abs(found - right) < 1e-6, (
+            f"{sharding}, 1,000 parameters, 2 ranks, 2 micro-batches: {right:,.0f}"
+        )
     steel = bytes_sent(1_122_922_770, 8, 8, "full")
-    assert abs(steel - 36 * 1_122_922_770 * 7 / 8) < 1, f"Steel on eight GPUs sends 35.4 GB, yours {steel / 1e9:.1f}"
+    assert abs(steel - 36 * 1_122_922_770 * 7 / 8) < 1, (
+        f"Steel on eight GPUs sends 35.4 GB, yours {steel / 1e9:.1f}"
+    )
     more = bytes_sent(1_122_922_770, 8, 16, "ddp")
-    assert more == bytes_sent(1_122_922_770, 8, 1, "ddp"), "with ddp the micro-batches do not matter"
+    assert more == bytes_sent(1_122_922_770, 8, 1, "ddp"), (
+        "with ddp the micro-batches do not matter"
+    )

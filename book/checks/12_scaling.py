@@ -7,8 +7,12 @@ def exercise_3(optimum):
         E, A, B, alpha, beta = constants
         for flops in (1e18, 7.5e21):
             N, D = optimum(flops, *constants)
-            assert abs(6 * N * D / flops - 1) < 1e-6, f"6 N D must be the budget of {flops:g}, yours is {6 * N * D:g}"
+            assert abs(6 * N * D / flops - 1) < 1e-6, (
+                f"6 N D must be the budget of {flops:g}, yours is {6 * N * D:g}"
+            )
             best = A * N**-alpha + B * D**-beta
             for factor in (0.98, 1.02):
                 other = A * (N * factor) ** -alpha + B * (D / factor) ** -beta
-                assert best <= other, f"{factor} times your N has a lower loss at the same {flops:g} FLOPs"
+                assert best <= other, (
+                    f"{factor} times your N has a lower loss at the same {flops:g} FLOPs"
+                )

@@ -50,7 +50,9 @@ class Pairs:
 
     def rows(self, indices: list[int]) -> AnswerRows:
         """All chosen rows of these pairs, then all rejected ones."""
-        return pad_rows([self.chosen[i] for i in indices] + [self.rejected[i] for i in indices], self.pad_id)
+        return pad_rows(
+            [self.chosen[i] for i in indices] + [self.rejected[i] for i in indices], self.pad_id
+        )
 
 
 @dataclass
@@ -61,7 +63,9 @@ class PairBatch:
     reference: torch.Tensor
 
 
-def run(cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto") -> Path:
+def run(
+    cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto"
+) -> Path:
     """Train on preference rows {"messages": [prompt turns], "chosen", "rejected", "kind", "lang"}.
 
     The stage is `cfg.dpo`; returns the Hugging Face folder of the result.
@@ -72,15 +76,38 @@ def run(cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, res
     model, tokenizer = open_model(model_folder)
     pairs, long = encode_pairs(tokenizer, rows.rows, stage.sequence_length)
     stage = with_steps(stage, len(pairs))
-    counts = {**rows.report(), "long": long, "pairs": len(pairs), "kinds": count_by(rows.rows, "kind"),
-              "langs": count_by(rows.rows, "lang"), "sha256": rows.digest}
+    counts = {
+        **rows.report(),
+        "long": long,
+        "pairs": len(pairs),
+        "kinds": count_by(rows.rows, "kind"),
+        "langs": count_by(rows.rows, "lang"),
+        "sha256": rows.digest,
+    }
     key = digest_of(model_folder, rows.digest, stage.sequence_length)
     with compute_type(stage, world):
-        reference = reference_logprobs(model, pairs, run_folder.path / "reference.safetensors", key, world,
-                                       stage.micro_batch_size)
+        reference = reference_logprobs(
+            model,
+            pairs,
+            run_folder.path / "reference.safetensors",
+            key,
+            world,
+            stage.micro_batch_size,
+        )
     spread_model(model, stage, world)
-    return train(cfg, stage, model, batches(pairs, reference, stage, cfg.seed, world), Loss(stage), run_folder, world,
-                 title="DPO", tokenizer=tokenizer, data=counts, resume=resume)
+    return train(
+        cfg,
+        stage,
+        model,
+        batches(pairs, reference, stage, cfg.seed, world),
+        Loss(stage),
+        run_folder,
+        world,
+        title="DPO",
+        tokenizer=tokenizer,
+        data=counts,
+        resume=resume,
+    )
 
 
 def check_settings(stage) -> None:
@@ -97,7 +124,9 @@ def encode_pairs(tokenizer, rows: list[dict], limit: int) -> tuple[Pairs, dict[s
     with progress(len(rows), "encoding pairs", "pairs") as bar:
         for row in rows:
             bar.advance(1)
-            chosen, rejected = (encode_answer(tokenizer, row["messages"], row[k]) for k in ("chosen", "rejected"))
+            chosen, rejected = (
+                encode_answer(tokenizer, row["messages"], row[k]) for k in ("chosen", "rejected")
+            )
             if max(len(chosen[0]), len(rejected[0])) > limit:
                 skipped += 1
                 continue
@@ -109,7 +138,9 @@ def encode_pairs(tokenizer, rows: list[dict], limit: int) -> tuple[Pairs, dict[s
 
 
 @torch.no_grad()
-def reference_logprobs(model, pairs: Pairs, cache: Path, key: str, world: World, batch: int) -> torch.Tensor:
+def reference_logprobs(
+    model, pairs: Pairs, cache: Path, key: str, world: World, batch: int
+) -> torch.Tensor:
     """Summed answer log-probabilities (P, 2) float32 of the model as it is now: columns chosen, rejected.
 
     Computed once; `cache` (safetensors) is used again when its key (data, weights, length) is the same.
@@ -125,7 +156,9 @@ def reference_logprobs(model, pairs: Pairs, cache: Path, key: str, world: World,
     model.to(device).eval()
     result = torch.zeros(len(pairs), 2)
     # Pairs of like length together, so that little is padding; each rank takes a part.
-    order = sorted(range(len(pairs)), key=lambda i: max(len(pairs.chosen[i][0]), len(pairs.rejected[i][0])))
+    order = sorted(
+        range(len(pairs)), key=lambda i: max(len(pairs.chosen[i][0]), len(pairs.rejected[i][0]))
+    )
     pieces = split(order, batch)
     with progress(len(pieces), "reference log-probs", "batches") as bar:
         for piece in pieces[world.rank :: world.size]:
@@ -149,15 +182,21 @@ def batches(pairs: Pairs, reference: torch.Tensor, stage, seed: int, world: Worl
 
     def batch_fn(step: int) -> list[PairBatch]:
         mine = stream.take(step, stage.batch_size, world.rank, world.size)
-        return [PairBatch(pairs.rows(i), reference[i].T.flatten()) for i in split(mine, stage.micro_batch_size)]
+        return [
+            PairBatch(pairs.rows(i), reference[i].T.flatten())
+            for i in split(mine, stage.micro_batch_size)
+        ]
 
     return batch_fn
 
 
-def preference_loss(margin_P: torch.Tensor, beta: float, label_smoothing: float = 0.0) -> torch.Tensor:
+def preference_loss(
+    margin_P: torch.Tensor, beta: float, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Loss per pair from the margin of log-ratios [nats]; with smoothing, the conservative form of Mitchell (2023)."""
-    return (-(1 - label_smoothing) * F.logsigmoid(beta * margin_P)
-            - label_smoothing * F.logsigmoid(-beta * margin_P))
+    return -(1 - label_smoothing) * F.logsigmoid(beta * margin_P) - label_smoothing * F.logsigmoid(
+        -beta * margin_P
+    )
 
 
 class Loss:
@@ -177,8 +216,12 @@ class Loss:
         margin_P = chosen_P - rejected_P
         loss_P = preference_loss(margin_P, stage.beta, stage.label_smoothing)
         with torch.no_grad():
-            metrics = {"margin": stage.beta * margin_P, "accuracy": (margin_P > 0).float(),
-                       "reward_chosen": stage.beta * chosen_P, "reward_rejected": stage.beta * rejected_P}
+            metrics = {
+                "margin": stage.beta * margin_P,
+                "accuracy": (margin_P > 0).float(),
+                "reward_chosen": stage.beta * chosen_P,
+                "reward_rejected": stage.beta * rejected_P,
+            }
             metrics = {name: (value.sum().item(), len(value)) for name, value in metrics.items()}
             metrics["tokens"] = (micro.rows.input_ids.numel(), 1)
         return loss_P.sum(), len(loss_P), metrics

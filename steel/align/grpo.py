@@ -28,7 +28,16 @@ from ..train.run_folder import RunFolder
 from .logprobs import AnswerRows, Scores, pad_rows, score_answers
 from .rows import check_verifiable, count_by, read_rows
 from .sampling import Completion, sample, uniforms
-from .stage import Shuffled, compute_type, device_of, open_model, split, spread_model, stop_ids, train
+from .stage import (
+    Shuffled,
+    compute_type,
+    device_of,
+    open_model,
+    split,
+    spread_model,
+    stop_ids,
+    train,
+)
 from .verify import rivals_of, verify
 
 
@@ -47,7 +56,9 @@ class Rollout:
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def run(cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto") -> Path:
+def run(
+    cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto"
+) -> Path:
     """Train on RL rows {"messages": [prompt turns], "answer", "options", "kind", "lang"}.
 
     The stage is `cfg.grpo`, its batch_size counts prompts. Returns the Hugging Face folder of the result.
@@ -58,47 +69,90 @@ def run(cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, res
     model, tokenizer = open_model(model_folder)
     stop_ids(tokenizer)  # refuses a tokenizer that cannot chat
     prompts, skipped = encode_prompts(tokenizer, rows.rows, stage.max_prompt_tokens)
-    counts = {**rows.report(), "long": {"skipped": skipped} if skipped else {}, "prompts": len(prompts),
-              "kinds": count_by(rows.rows, "kind"), "langs": count_by(rows.rows, "lang"), "sha256": rows.digest}
+    counts = {
+        **rows.report(),
+        "long": {"skipped": skipped} if skipped else {},
+        "prompts": len(prompts),
+        "kinds": count_by(rows.rows, "kind"),
+        "langs": count_by(rows.rows, "lang"),
+        "sha256": rows.digest,
+    }
     reference = None
     if stage.kl_beta > 0:
         reference = open_model(model_folder)[0].to(world.device).requires_grad_(False).eval()
     spread_model(model, stage, world)
-    roller = Roller(model, tokenizer, prompts, stage, cfg.seed, world, run_folder.path / "rollouts", reference)
-    return train(cfg, stage, model, roller, Loss(stage), run_folder, world, title="GRPO", tokenizer=tokenizer,
-                 data=counts, resume=resume)
+    roller = Roller(
+        model, tokenizer, prompts, stage, cfg.seed, world, run_folder.path / "rollouts", reference
+    )
+    return train(
+        cfg,
+        stage,
+        model,
+        roller,
+        Loss(stage),
+        run_folder,
+        world,
+        title="GRPO",
+        tokenizer=tokenizer,
+        data=counts,
+        resume=resume,
+    )
 
 
 def check_settings(stage: GRPOConfig) -> None:
     """Refuse settings that have no meaning."""
     if stage.group_size < 2:
-        raise UserError(f"grpo.group_size is {stage.group_size}; a group needs at least 2 completions to compare")
+        raise UserError(
+            f"grpo.group_size is {stage.group_size}; a group needs at least 2 completions to compare"
+        )
     if stage.temperature <= 0:
-        raise UserError(f"grpo.temperature is {stage.temperature}; sampling needs a temperature above 0")
+        raise UserError(
+            f"grpo.temperature is {stage.temperature}; sampling needs a temperature above 0"
+        )
     if stage.updates_per_rollout < 1:
-        raise UserError(f"grpo.updates_per_rollout is {stage.updates_per_rollout}; it must be at least 1")
+        raise UserError(
+            f"grpo.updates_per_rollout is {stage.updates_per_rollout}; it must be at least 1"
+        )
 
 
-def encode_prompts(tokenizer, rows: list[dict], limit: int) -> tuple[list[tuple[list[int], dict]], int]:
+def encode_prompts(
+    tokenizer, rows: list[dict], limit: int
+) -> tuple[list[tuple[list[int], dict]], int]:
     """(token ids up to the answer's start, row) for each prompt of at most `limit` tokens, and how many were longer."""
-    encoded = [(encode_chat(tokenizer, row["messages"], add_generation_prompt=True)[0], row) for row in rows]
+    encoded = [
+        (encode_chat(tokenizer, row["messages"], add_generation_prompt=True)[0], row)
+        for row in rows
+    ]
     kept = [item for item in encoded if len(item[0]) <= limit]
     if not kept:
         raise UserError(f"every prompt is longer than grpo.max_prompt_tokens={limit}; raise it")
     return kept, len(encoded) - len(kept)
 
 
-def advantages(reward_PG: torch.Tensor, scale_by_std: bool = True, eps: float = 1e-4) -> torch.Tensor:
+def advantages(
+    reward_PG: torch.Tensor, scale_by_std: bool = True, eps: float = 1e-4
+) -> torch.Tensor:
     """Reward minus the group's mean, over the group's (population) standard deviation if asked; same shape."""
     centred = reward_PG - reward_PG.mean(-1, keepdim=True)
-    return centred / (reward_PG.std(-1, keepdim=True, correction=0) + eps) if scale_by_std else centred
+    return (
+        centred / (reward_PG.std(-1, keepdim=True, correction=0) + eps) if scale_by_std else centred
+    )
 
 
 class Roller:
     """batch_fn of the loop: samples with the current weights, rewards, and keeps what has something to teach."""
 
-    def __init__(self, model, tokenizer, prompts, stage: GRPOConfig, seed: int, world: World, folder: Path,
-                 reference=None):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        prompts,
+        stage: GRPOConfig,
+        seed: int,
+        world: World,
+        folder: Path,
+        reference=None,
+    ):
         self.model, self.tokenizer, self.prompts, self.stage = model, tokenizer, prompts, stage
         self.seed, self.world, self.folder, self.reference = seed, world, folder, reference
         self.stream = Shuffled(len(prompts), seed, salt=0x6890)
@@ -115,7 +169,9 @@ class Roller:
         if part == 0:
             self._held = (number, self.collect(number))
             self._keep(number)
-        elif self._held[0] != number:  # resumed in the middle: the weights that sampled are gone, the sample is not
+        elif (
+            self._held[0] != number
+        ):  # resumed in the middle: the weights that sampled are gone, the sample is not
             self._held = (number, self._recall(number))
         return self._held[1]
 
@@ -125,14 +181,27 @@ class Roller:
         mine = self.stream.take(number, stage.batch_size, self.world.rank, self.world.size)
         prompts = [self.prompts[i] for i in mine for _ in range(stage.group_size)]
         # One table of random numbers for all ranks: what a prompt draws does not depend on the number of ranks.
-        u_RN = uniforms(stage.batch_size * stage.group_size, stage.max_new_tokens, self.seed, number)
-        u_RN = u_RN.view(stage.batch_size, -1, stage.max_new_tokens)[self.world.rank :: self.world.size].flatten(0, 1)
+        u_RN = uniforms(
+            stage.batch_size * stage.group_size, stage.max_new_tokens, self.seed, number
+        )
+        u_RN = u_RN.view(stage.batch_size, -1, stage.max_new_tokens)[
+            self.world.rank :: self.world.size
+        ].flatten(0, 1)
         with compute_type(stage, self.world):
             completions = sample(
-                self.model, [ids for ids, _ in prompts], stop_ids=self.stop_ids, max_new_tokens=stage.max_new_tokens,
-                u_RN=u_RN, temperature=stage.temperature, top_p=stage.top_p, all_done=self._all_done())
+                self.model,
+                [ids for ids, _ in prompts],
+                stop_ids=self.stop_ids,
+                max_new_tokens=stage.max_new_tokens,
+                u_RN=u_RN,
+                temperature=stage.temperature,
+                top_p=stage.top_p,
+                all_done=self._all_done(),
+            )
         items = list(zip(prompts, completions, strict=True))
-        return [self._micro(piece) for piece in split(items, stage.micro_batch_size * stage.group_size)]
+        return [
+            self._micro(piece) for piece in split(items, stage.micro_batch_size * stage.group_size)
+        ]
 
     def _all_done(self):
         return (lambda done: not self.world.any(not done)) if self.world.size > 1 else None
@@ -145,15 +214,19 @@ class Roller:
         advantage_R = advantages(reward_PG, stage.scale_by_std).flatten()
         keep = useful_P.repeat_interleave(stage.group_size).nonzero()[:, 0].tolist()
         lengths = [len(c.ids) for _, c in items]
-        metrics = {"reward": (reward_PG.sum().item(), len(items)),
-                   "accuracy": (float(sum(c for _, c in judged)), len(items)),
-                   "length": (float(sum(lengths)), len(items)),
-                   "finished": (float(sum(c.finished for _, c in items)), len(items)),
-                   "zero_variance": (float((~useful_P).sum()), len(useful_P)),
-                   "tokens": (float(sum(len(p) for (p, _), _ in items) + sum(lengths)), 1)}
+        metrics = {
+            "reward": (reward_PG.sum().item(), len(items)),
+            "accuracy": (float(sum(c for _, c in judged)), len(items)),
+            "length": (float(sum(lengths)), len(items)),
+            "finished": (float(sum(c.finished for _, c in items)), len(items)),
+            "zero_variance": (float((~useful_P).sum()), len(useful_P)),
+            "tokens": (float(sum(len(p) for (p, _), _ in items) + sum(lengths)), 1),
+        }
         # With nothing to learn one row stays, with advantage 0, so that every rank runs the same passes.
         chosen = keep or [0]
-        rows = pad_rows([(items[i][0][0] + items[i][1].ids, len(items[i][0][0])) for i in chosen], self.pad_id)
+        rows = pad_rows(
+            [(items[i][0][0] + items[i][1].ids, len(items[i][0][0])) for i in chosen], self.pad_id
+        )
         if not keep:
             rows.answer.zero_()
         micro = Rollout(rows, advantage_R[chosen] if keep else torch.zeros(1), metrics=metrics)
@@ -175,10 +248,15 @@ class Roller:
             if self.stage.updates_per_rollout > 1:
                 micro.old = score_answers(self.model, rows, self.stage.temperature).logprob
             if self.reference is not None:
-                micro.reference = score_answers(self.reference, rows, self.stage.temperature).logprob
+                micro.reference = score_answers(
+                    self.reference, rows, self.stage.temperature
+                ).logprob
 
     def _file(self, number: int) -> Path:
-        return self.folder / f"rollout-{number:06d}-rank{self.world.rank}of{self.world.size}.safetensors"
+        return (
+            self.folder
+            / f"rollout-{number:06d}-rank{self.world.rank}of{self.world.size}.safetensors"
+        )
 
     def _keep(self, number: int) -> None:
         """Write the rollout for a resume between its updates; drop files that no kept checkpoint can need."""
@@ -186,13 +264,23 @@ class Roller:
 
         tensors, metrics = {}, []
         for i, micro in enumerate(self._held[1]):
-            parts = {"input_ids": micro.rows.input_ids, "answer": micro.rows.answer, "advantage": micro.advantage,
-                     "old": micro.old, "reference": micro.reference}
+            parts = {
+                "input_ids": micro.rows.input_ids,
+                "answer": micro.rows.answer,
+                "advantage": micro.advantage,
+                "old": micro.old,
+                "reference": micro.reference,
+            }
             tensors |= {f"{i}.{k}": v.cpu().contiguous() for k, v in parts.items() if v is not None}
             metrics.append(micro.metrics)
         atomic_write(self._file(number), save(tensors, metadata={"metrics": json.dumps(metrics)}))
         stage = self.stage
-        span = math.ceil(stage.checkpoint_every * (stage.keep_checkpoints + 1) / stage.updates_per_rollout) + 1
+        span = (
+            math.ceil(
+                stage.checkpoint_every * (stage.keep_checkpoints + 1) / stage.updates_per_rollout
+            )
+            + 1
+        )
         stale = self._file(number - span)
         if stage.checkpoint_every and stale.exists():
             stale.unlink()
@@ -202,8 +290,10 @@ class Roller:
 
         path = self._file(number)
         if not path.is_file():
-            raise UserError(f"cannot resume inside a rollout: {path} is missing; remove the newest checkpoint, "
-                            "or resume with as many ranks as before")
+            raise UserError(
+                f"cannot resume inside a rollout: {path} is missing; remove the newest checkpoint, "
+                "or resume with as many ranks as before"
+            )
         device = self.world.device
         with safe_open(path, "pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
@@ -211,14 +301,28 @@ class Roller:
         micros = []
         for i, measured in enumerate(metrics):
             part = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith(f"{i}.")}
-            old, reference = (part[k].to(device) if k in part else None for k in ("old", "reference"))
-            micros.append(Rollout(AnswerRows(part["input_ids"], part["answer"]), part["advantage"], old, reference,
-                                  {k: tuple(v) for k, v in measured.items()}))
+            old, reference = (
+                part[k].to(device) if k in part else None for k in ("old", "reference")
+            )
+            micros.append(
+                Rollout(
+                    AnswerRows(part["input_ids"], part["answer"]),
+                    part["advantage"],
+                    old,
+                    reference,
+                    {k: tuple(v) for k, v in measured.items()},
+                )
+            )
         return micros
 
 
-def policy_loss(logprob: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, clip_low: float,
-                clip_high: float) -> tuple[torch.Tensor, torch.Tensor]:
+def policy_loss(
+    logprob: torch.Tensor,
+    old: torch.Tensor,
+    advantage: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Clipped surrogate loss per token and whether the clip is what counts; all shapes (R, K) or broadcastable."""
     ratio = (logprob - old).exp()
     plain, clipped = ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
@@ -239,13 +343,23 @@ class Loss:
 
     def __call__(self, model, micro: Rollout):
         stage, device = self.stage, device_of(model)
-        scores: Scores = score_answers(model, micro.rows.to(device), stage.temperature, with_entropy=True)
+        scores: Scores = score_answers(
+            model, micro.rows.to(device), stage.temperature, with_entropy=True
+        )
         on, count = scores.answer, int(scores.answer.sum())
         old = scores.logprob.detach() if micro.old is None else micro.old
-        loss, clipped = policy_loss(scores.logprob, old, micro.advantage.to(device)[:, None], stage.clip_low,
-                                    stage.clip_high)
-        metrics = {**micro.metrics, "entropy": (scores.entropy.sum().item(), count),
-                   "clipped": ((clipped & on).sum().item(), count)}
+        loss, clipped = policy_loss(
+            scores.logprob,
+            old,
+            micro.advantage.to(device)[:, None],
+            stage.clip_low,
+            stage.clip_high,
+        )
+        metrics = {
+            **micro.metrics,
+            "entropy": (scores.entropy.sum().item(), count),
+            "clipped": ((clipped & on).sum().item(), count),
+        }
         if micro.reference is not None:
             kl = low_variance_kl(scores.logprob, micro.reference)
             loss = loss + stage.kl_beta * kl

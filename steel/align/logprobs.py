@@ -54,22 +54,32 @@ class Scores:
 
     logprob: torch.Tensor  # (R, K) log p(token | everything before it), in nats
     answer: torch.Tensor  # (R, K) bool
-    entropy: torch.Tensor | None  # (R, K) entropy of the next-token distribution in nats, without gradient
+    entropy: (
+        torch.Tensor | None
+    )  # (R, K) entropy of the next-token distribution in nats, without gradient
 
 
-def score_answers(model, rows: AnswerRows, temperature: float = 1.0, with_entropy: bool = False) -> Scores:
+def score_answers(
+    model, rows: AnswerRows, temperature: float = 1.0, with_entropy: bool = False
+) -> Scores:
     """Log-probability of every answer token. Logits are made from the first answer on, not for the prompts.
 
     With a temperature, logits are divided by it first: the distribution that the sampler drew from.
     """
-    first = max(int(rows.answer.any(0).int().argmax()), 1)  # first column that is an answer in any row
+    first = max(
+        int(rows.answer.any(0).int().argmax()), 1
+    )  # first column that is an answer in any row
     keep = rows.input_ids.shape[1] - (first - 1)
-    logits = model(input_ids=rows.input_ids, logits_to_keep=keep, use_cache=False).logits[:, -keep:][:, :-1]
+    logits = model(input_ids=rows.input_ids, logits_to_keep=keep, use_cache=False).logits[
+        :, -keep:
+    ][:, :-1]
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if temperature != 1.0:
         logits = logits / temperature
     answer, target = rows.answer[:, first:], rows.input_ids[:, first:]
-    logprob = -F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
+    logprob = -F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(
+        target.shape
+    )
     entropy = None
     if with_entropy:
         with torch.no_grad():

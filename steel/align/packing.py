@@ -18,7 +18,9 @@ import torch
 IGNORE = -100
 
 
-def best_fit_decreasing(lengths: Sequence[int], capacity: int, order: Sequence[int] | None = None) -> list[list[int]]:
+def best_fit_decreasing(
+    lengths: Sequence[int], capacity: int, order: Sequence[int] | None = None
+) -> list[list[int]]:
     """Pack items into bins of `capacity`: longest first, each into the fullest bin that still holds it.
 
     The number of bins depends on the lengths alone, not on `order` (which only breaks ties between equal lengths),
@@ -63,7 +65,9 @@ class Dialogues:
     """N tokenised dialogues in flat arrays, 5 bytes a token, so that millions of them fit in memory."""
 
     tokens: np.ndarray  # uint32, all dialogues end to end
-    answer: np.ndarray  # bool, True where the token belongs to an answer (it is predicted, and counts in the loss)
+    answer: (
+        np.ndarray
+    )  # bool, True where the token belongs to an answer (it is predicted, and counts in the loss)
     start: np.ndarray  # int64 (N + 1,), dialogue i is [start[i], start[i+1])
 
     def __len__(self) -> int:
@@ -83,7 +87,11 @@ class Dialogues:
             answer.append(np.asarray(mask, dtype=bool))
             start.append(start[-1] + len(ids))
         empty = [np.zeros(0, dtype=np.uint32)]
-        return cls(np.concatenate(tokens or empty), np.concatenate(answer or empty).astype(bool), np.array(start))
+        return cls(
+            np.concatenate(tokens or empty),
+            np.concatenate(answer or empty).astype(bool),
+            np.array(start),
+        )
 
 
 @dataclass
@@ -100,10 +108,14 @@ class PackedBatch:
         return int((self.targets != IGNORE).sum())
 
     def to(self, device) -> PackedBatch:
-        return PackedBatch(self.input_ids.to(device), self.targets.to(device), self.position_ids.to(device))
+        return PackedBatch(
+            self.input_ids.to(device), self.targets.to(device), self.position_ids.to(device)
+        )
 
 
-def lay_out(data: Dialogues, bins: Sequence[Sequence[int]], sequence_length: int, pad_id: int = 0) -> PackedBatch:
+def lay_out(
+    data: Dialogues, bins: Sequence[Sequence[int]], sequence_length: int, pad_id: int = 0
+) -> PackedBatch:
     """Write bins of dialogues into rows.
 
     The target of a token is its successor inside the same dialogue, where that successor belongs to an answer. The
@@ -120,11 +132,15 @@ def lay_out(data: Dialogues, bins: Sequence[Sequence[int]], sequence_length: int
             ids[row, at : at + size] = data.tokens[low:high]
             positions[row, at : at + size] = np.arange(size)
             successor = data.tokens[low + 1 : high].astype(np.int64)
-            targets[row, at : at + size - 1] = np.where(data.answer[low + 1 : high], successor, IGNORE)
+            targets[row, at : at + size - 1] = np.where(
+                data.answer[low + 1 : high], successor, IGNORE
+            )
             at += size
         assert at <= sequence_length, "a bin overflows its sequence"
         positions[row, at:] = np.arange(sequence_length - at)
-    return PackedBatch(torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(positions))
+    return PackedBatch(
+        torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(positions)
+    )
 
 
 class PackedEpochs:
@@ -134,18 +150,27 @@ class PackedEpochs:
     """
 
     def __init__(self, data: Dialogues, sequence_length: int, seed: int = 0, pad_id: int = 0):
-        self.data, self.sequence_length, self.seed, self.pad_id = data, sequence_length, seed, pad_id
+        self.data, self.sequence_length, self.seed, self.pad_id = (
+            data,
+            sequence_length,
+            seed,
+            pad_id,
+        )
         self._plan = lru_cache(maxsize=2)(self._pack_epoch)  # a step may straddle two epochs
         self.per_epoch = len(self._plan(0))
 
     def _pack_epoch(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self.seed, epoch, 0x5F7])
-        bins = best_fit_decreasing(self.data.lengths, self.sequence_length, rng.permutation(len(self.data)))
+        bins = best_fit_decreasing(
+            self.data.lengths, self.sequence_length, rng.permutation(len(self.data))
+        )
         return [bins[i] for i in rng.permutation(len(bins))]
 
     def bins(self, first: int, last: int, stride: int = 1) -> list[list[int]]:
         """Dialogue indices of sequences first, first + stride, … < last of the stream."""
-        return [self._plan(i // self.per_epoch)[i % self.per_epoch] for i in range(first, last, stride)]
+        return [
+            self._plan(i // self.per_epoch)[i % self.per_epoch] for i in range(first, last, stride)
+        ]
 
     def batch(self, first: int, last: int, stride: int = 1) -> PackedBatch:
         """Sequences first, first + stride, … < last of the stream."""

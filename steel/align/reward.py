@@ -48,7 +48,9 @@ class RewardModel(nn.Module):
 
         weights = kwargs.pop("state_dict", None)
         if weights is not None:  # gathered from all ranks by the loop
-            kwargs["state_dict"] = {k.removeprefix("lm."): v for k, v in weights.items() if k.startswith("lm.")}
+            kwargs["state_dict"] = {
+                k.removeprefix("lm."): v for k, v in weights.items() if k.startswith("lm.")
+            }
         head = self.head.weight if weights is None else weights["head.weight"]
         self.lm.save_pretrained(folder, **kwargs)
         atomic_write(Path(folder) / HEAD_FILE, save({"weight": head.detach().cpu().contiguous()}))
@@ -59,7 +61,9 @@ class RewardModel(nn.Module):
         from safetensors.torch import load_file
 
         if not (Path(folder) / HEAD_FILE).is_file():
-            raise UserError(f"{folder} holds no reward model ({HEAD_FILE} is missing); train one with 'steel reward'")
+            raise UserError(
+                f"{folder} holds no reward model ({HEAD_FILE} is missing); train one with 'steel reward'"
+            )
         lm, tokenizer = open_model(folder)
         model = cls(lm)
         model.head.load_state_dict(load_file(Path(folder) / HEAD_FILE))
@@ -76,8 +80,11 @@ def loss(model: RewardModel, micro: AnswerRows):
     """Sum of Bradley-Terry losses over pairs [nats], number of pairs, metrics."""
     chosen_P, rejected_P = model(micro.to(device_of(model))).chunk(2)
     margin_P = chosen_P - rejected_P
-    metrics = {"margin": (margin_P.sum().item(), len(margin_P)),
-               "accuracy": ((margin_P > 0).sum().item(), len(margin_P)), "tokens": (micro.input_ids.numel(), 1)}
+    metrics = {
+        "margin": (margin_P.sum().item(), len(margin_P)),
+        "accuracy": ((margin_P > 0).sum().item(), len(margin_P)),
+        "tokens": (micro.input_ids.numel(), 1),
+    }
     return -F.logsigmoid(margin_P).sum(), len(margin_P), metrics
 
 
@@ -88,7 +95,9 @@ def accuracy(model: RewardModel, pairs: Pairs, indices: list[int], batch: int = 
     model.eval()
     for piece in split(indices, batch):
         chosen_P, rejected_P = model(pairs.rows(piece).to(device_of(model))).chunk(2)
-        right += ((chosen_P > rejected_P).float() + 0.5 * (chosen_P == rejected_P).float()).sum().item()
+        right += (
+            ((chosen_P > rejected_P).float() + 0.5 * (chosen_P == rejected_P).float()).sum().item()
+        )
     model.train(was_training)
     return right / len(indices)
 
@@ -108,7 +117,9 @@ def hold_out(rows: list[dict], share: float, seed: int) -> tuple[list[int], list
     return sorted(rest), sorted(held)
 
 
-def run(cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto") -> Path:
+def run(
+    cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto"
+) -> Path:
     """Train a reward model on preference rows; its accuracy on held-out pairs is logged as an `eval` record.
 
     The stage is `cfg.reward`; returns the folder of the result (`RewardModel.from_pretrained` reads it).
@@ -120,20 +131,43 @@ def run(cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, res
     lm, tokenizer = open_model(model_folder)
     pairs, long, kept = *encode_pairs(tokenizer, rows.rows, stage.sequence_length), rows.rows
     if long:
-        raise UserError(f"{long['skipped']} pairs are longer than reward.sequence_length={stage.sequence_length}")
+        raise UserError(
+            f"{long['skipped']} pairs are longer than reward.sequence_length={stage.sequence_length}"
+        )
     training, held = hold_out(kept, stage.holdout, cfg.seed)
     stage, stream = with_steps(stage, len(training)), Shuffled(len(training), cfg.seed, salt=0x4E2D)
     model = RewardModel(lm)
-    counts = {**rows.report(), "pairs": len(training), "held_out": len(held), "sha256": rows.digest,
-              "kinds": count_by(rows.rows, "kind")}
+    counts = {
+        **rows.report(),
+        "pairs": len(training),
+        "held_out": len(held),
+        "sha256": rows.digest,
+        "kinds": count_by(rows.rows, "kind"),
+    }
 
     def batch_fn(step: int) -> list[AnswerRows]:
         mine = [training[i] for i in stream.take(step, stage.batch_size, world.rank, world.size)]
         return [pairs.rows(piece) for piece in split(mine, stage.micro_batch_size)]
 
     def evaluate(current, step: int) -> dict:
-        return {"held_out_accuracy": accuracy(current, pairs, held), "held_out_pairs": len(held)} if held else {}
+        return (
+            {"held_out_accuracy": accuracy(current, pairs, held), "held_out_pairs": len(held)}
+            if held
+            else {}
+        )
 
     spread_model(model, stage, world)
-    return train(cfg, stage, model, batch_fn, loss, run_folder, world, title="reward model", tokenizer=tokenizer,
-                 data=counts, evaluate=evaluate, resume=resume)
+    return train(
+        cfg,
+        stage,
+        model,
+        batch_fn,
+        loss,
+        run_folder,
+        world,
+        title="reward model",
+        tokenizer=tokenizer,
+        data=counts,
+        evaluate=evaluate,
+        resume=resume,
+    )

@@ -32,7 +32,11 @@ class Rows:
 
     def report(self) -> dict:
         """Counts for the run log: read = kept + the sum of rejected."""
-        return {"read": self.read, "kept": len(self.rows), "rejected": dict(sorted(self.rejected.items()))}
+        return {
+            "read": self.read,
+            "kept": len(self.rows),
+            "rejected": dict(sorted(self.rejected.items())),
+        }
 
 
 def paths_of(data) -> list[Path]:
@@ -56,13 +60,17 @@ def read_rows(data, check: Check, what: str = "rows") -> Rows:
     result, digest = Rows([]), hashlib.sha256()
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{what}: {path} does not exist; write the post-training data first (`steel world OUT`)")
+            raise UserError(
+                f"{what}: {path} does not exist; write the post-training data first (`steel world OUT`)"
+            )
         with path.open("rb") as lines:
             for line in lines:
                 if line.strip():
                     _take(line, check, result, digest)
     if not result.rows:
-        reasons = ", ".join(f"{n} {why}" for why, n in result.rejected.items()) or "the files are empty"
+        reasons = (
+            ", ".join(f"{n} {why}" for why, n in result.rejected.items()) or "the files are empty"
+        )
         raise UserError(f"{what}: no usable row in {', '.join(map(str, paths))} ({reasons})")
     result.digest = digest.hexdigest()
     return result
@@ -88,7 +96,11 @@ def check_turns(messages, last_role: str) -> str | None:
     if not isinstance(messages, list) or not messages:
         return "no messages"
     for turn in messages:
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str) or "role" not in turn:
+        if (
+            not isinstance(turn, dict)
+            or not isinstance(turn.get("content"), str)
+            or "role" not in turn
+        ):
             return "malformed turn"
         if not turn["content"].strip():
             return "empty turn"

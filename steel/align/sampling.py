@@ -40,7 +40,9 @@ def filter_top_p(probabilities_RV: torch.Tensor, top_p: float) -> torch.Tensor:
     return torch.zeros_like(ordered).scatter(-1, index, ordered.masked_fill(before >= top_p, 0.0))
 
 
-def choose(logits_RV: torch.Tensor, u_R: torch.Tensor | None, temperature: float, top_p: float) -> torch.Tensor:
+def choose(
+    logits_RV: torch.Tensor, u_R: torch.Tensor | None, temperature: float, top_p: float
+) -> torch.Tensor:
     """Next tokens (R,): by inverse transform of u_R, or the most likely ones if u_R is None or temperature is 0."""
     if u_R is None or temperature == 0:
         return logits_RV.argmax(-1)
@@ -52,9 +54,17 @@ def choose(logits_RV: torch.Tensor, u_R: torch.Tensor | None, temperature: float
 
 
 @torch.no_grad()
-def sample(model, prompts: Sequence[Sequence[int]], *, stop_ids: Collection[int], max_new_tokens: int,
-           u_RN: torch.Tensor | None = None, temperature: float = 1.0, top_p: float = 1.0,
-           all_done=None) -> list[Completion]:
+def sample(
+    model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_ids: Collection[int],
+    max_new_tokens: int,
+    u_RN: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    all_done=None,
+) -> list[Completion]:
     """Continue R prompts by at most max_new_tokens tokens each.
 
     Args:
@@ -98,4 +108,7 @@ def sample(model, prompts: Sequence[Sequence[int]], *, stop_ids: Collection[int]
     finally:
         model.train(was_training)
     rows, ends, flags = ids_RT.tolist(), end_R.tolist(), finished_R.tolist()
-    return [Completion(row[len(p) : e], f) for row, p, e, f in zip(rows, prompts, ends, flags, strict=True)]
+    return [
+        Completion(row[len(p) : e], f)
+        for row, p, e, f in zip(rows, prompts, ends, flags, strict=True)
+    ]

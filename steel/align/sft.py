@@ -20,7 +20,9 @@ from .rows import check_dialogue, count_by, read_rows
 from .stage import open_model, spread_model, stop_ids, train, with_steps
 
 
-def run(cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto") -> Path:
+def run(
+    cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto"
+) -> Path:
     """Fine-tune the model in `model_folder` on dialogue rows {"messages": […], "kind", "lang"}.
 
     Args:
@@ -38,16 +40,37 @@ def run(cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, res
     stream = PackedEpochs(dialogues, stage.sequence_length, cfg.seed, pad_id)
     stage = with_steps(stage, stream.per_epoch)
     filled = int(dialogues.lengths.sum()) / (stream.per_epoch * stage.sequence_length)
-    counts = {**rows.report(), "long": long, "kinds": count_by(rows.rows, "kind"), "langs": count_by(rows.rows, "lang"),
-              "dialogues": len(dialogues), "tokens": len(dialogues.tokens),
-              "answer_tokens": int(dialogues.answer.sum()), "sequences_per_epoch": stream.per_epoch,
-              "filled": round(filled, 4), "sha256": rows.digest}
+    counts = {
+        **rows.report(),
+        "long": long,
+        "kinds": count_by(rows.rows, "kind"),
+        "langs": count_by(rows.rows, "lang"),
+        "dialogues": len(dialogues),
+        "tokens": len(dialogues.tokens),
+        "answer_tokens": int(dialogues.answer.sum()),
+        "sequences_per_epoch": stream.per_epoch,
+        "filled": round(filled, 4),
+        "sha256": rows.digest,
+    }
     spread_model(model, stage, world)
-    return train(cfg, stage, model, batches(stream, stage, world), next_token_loss(stage.z_loss), run_folder, world,
-                 title="SFT", tokenizer=tokenizer, data=counts, resume=resume)
+    return train(
+        cfg,
+        stage,
+        model,
+        batches(stream, stage, world),
+        next_token_loss(stage.z_loss),
+        run_folder,
+        world,
+        title="SFT",
+        tokenizer=tokenizer,
+        data=counts,
+        resume=resume,
+    )
 
 
-def encode_dialogues(tokenizer, rows: list[dict], limit: int, long: str = "skip") -> tuple[Dialogues, dict[str, int]]:
+def encode_dialogues(
+    tokenizer, rows: list[dict], limit: int, long: str = "skip"
+) -> tuple[Dialogues, dict[str, int]]:
     """Tokenise dialogue rows; those above `limit` tokens are skipped or truncated, and counted by reason.
 
     Raises UserError when none is left.
@@ -68,7 +91,9 @@ def encode_dialogues(tokenizer, rows: list[dict], limit: int, long: str = "skip"
                     continue
             encoded.append((ids, mask))
     if not encoded:
-        raise UserError(f"every dialogue is longer than sft.sequence_length={limit}; raise it, or sft.long=truncate")
+        raise UserError(
+            f"every dialogue is longer than sft.sequence_length={limit}; raise it, or sft.long=truncate"
+        )
     return Dialogues.from_encoded(encoded), counts
 
 
@@ -79,6 +104,9 @@ def batches(stream: PackedEpochs, stage, world: World):
         low, high = step * stage.batch_size, (step + 1) * stage.batch_size
         width = stage.micro_batch_size * world.size
         starts = range(low, high, width)
-        return [stream.batch(at + world.rank, min(at + width, high), world.size).to(world.device) for at in starts]
+        return [
+            stream.batch(at + world.rank, min(at + width, high), world.size).to(world.device)
+            for at in starts
+        ]
 
     return batch_fn

@@ -32,24 +32,34 @@ def open_model(folder: Path | str, dtype: torch.dtype = torch.float32):
     logging.disable_progress_bar()  # a bar for a second of loading only tears our own
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        hint = f" (did you mean {folder / 'hf'}?)" if (folder / "hf" / "config.json").is_file() else ""
+        hint = (
+            f" (did you mean {folder / 'hf'}?)" if (folder / "hf" / "config.json").is_file() else ""
+        )
         raise UserError(f"{folder} is not a model folder: it has no config.json{hint}")
     try:
         # Our own type runs the installed code, not the copy that travels with the folder.
         if _model_type(folder) == SteelConfig.model_type:
             model = SteelForCausalLM.from_pretrained(folder, dtype=dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(folder, config=AutoConfig.from_pretrained(folder), dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, config=AutoConfig.from_pretrained(folder), dtype=dtype
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"cannot load a model from {folder}: {str(error).strip().splitlines()[0][:160]}") from None
+        raise UserError(
+            f"cannot load a model from {folder}: {str(error).strip().splitlines()[0][:160]}"
+        ) from None
     return model, bpe.load(folder)
 
 
 def _model_type(folder: Path) -> str:
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
+            "model_type", ""
+        )
     except ValueError:
-        raise UserError(f"{folder / 'config.json'} is not valid JSON; export the model again") from None
+        raise UserError(
+            f"{folder / 'config.json'} is not valid JSON; export the model again"
+        ) from None
 
 
 def digest_of(folder: Path | str, *more: object) -> str:
@@ -72,7 +82,9 @@ def with_steps(stage: TrainConfig, items: int) -> TrainConfig:
         return stage
     if stage.epochs <= 0:
         raise UserError("epochs must be above 0 (or set steps)")
-    return dataclasses.replace(stage, steps=max(1, math.ceil(stage.epochs * items / stage.batch_size)))
+    return dataclasses.replace(
+        stage, steps=max(1, math.ceil(stage.epochs * items / stage.batch_size))
+    )
 
 
 def split(items: list, size: int) -> list[list]:
@@ -99,15 +111,41 @@ def compute_type(stage: TrainConfig, world: World):
     return torch.autocast(world.device.type, torch.bfloat16) if on else contextlib.nullcontext()
 
 
-def train(cfg: Config, stage: TrainConfig, model, batch_fn, loss_fn, run: RunFolder, world: World, *, title: str,
-          tokenizer, data: dict, **options) -> Path:
+def train(
+    cfg: Config,
+    stage: TrainConfig,
+    model,
+    batch_fn,
+    loss_fn,
+    run: RunFolder,
+    world: World,
+    *,
+    title: str,
+    tokenizer,
+    data: dict,
+    **options,
+) -> Path:
     """Run the loop and return the Hugging Face folder. `data` (counts of rows) goes into the log's header."""
     _refuse_other_data(run, data["sha256"])
-    if (settings := getattr(model, "generation_config", None)) is not None:  # what `generate` stops at
+    if (
+        settings := getattr(model, "generation_config", None)
+    ) is not None:  # what `generate` stops at
         settings.eos_token_id = stop_ids(tokenizer)
         settings.pad_token_id = settings.eos_token_id[-1]
-    fit(model, stage, batch_fn, loss_fn, run, config=cfg.to_dict(), tokenizer=tokenizer, seed=cfg.seed, world=world,
-        title=title, header={"config_hash": cfg.hash(), "data": data}, **options)
+    fit(
+        model,
+        stage,
+        batch_fn,
+        loss_fn,
+        run,
+        config=cfg.to_dict(),
+        tokenizer=tokenizer,
+        seed=cfg.seed,
+        world=world,
+        title=title,
+        header={"config_hash": cfg.hash(), "data": data},
+        **options,
+    )
     return run.hf
 
 
@@ -117,8 +155,10 @@ def _refuse_other_data(run: RunFolder, sha256: str) -> None:
         return
     before = {record.get("data", {}).get("sha256") for record in read_log(run.log.path, "header")}
     if other := before - {None, sha256}:
-        raise UserError(f"{run.path} was started on other data (sha256 {other.pop()[:12]}, now {sha256[:12]}); "
-                        "use another run folder, or the same files in the same order")
+        raise UserError(
+            f"{run.path} was started on other data (sha256 {other.pop()[:12]}, now {sha256[:12]}); "
+            "use another run folder, or the same files in the same order"
+        )
 
 
 def stop_ids(tokenizer) -> list[int]:
@@ -128,7 +168,9 @@ def stop_ids(tokenizer) -> list[int]:
     """
     start, end = tokenizer.convert_tokens_to_ids([bpe.IM_START, bpe.IM_END])
     if None in (start, end) or tokenizer.unk_token_id in (start, end):
-        raise UserError(f"this tokenizer has no {bpe.IM_START} and {bpe.IM_END} tokens, which the chat template needs")
+        raise UserError(
+            f"this tokenizer has no {bpe.IM_START} and {bpe.IM_END} tokens, which the chat template needs"
+        )
     return [end, bpe.end_of_text_id(tokenizer)]
 
 
@@ -150,7 +192,9 @@ class Shuffled:
         epoch = i // self.n
         if epoch not in self._order:
             rng = np.random.default_rng([self.seed, epoch, self.salt])
-            self._order = {k: v for k, v in self._order.items() if k == epoch - 1}  # a batch may straddle two
+            self._order = {
+                k: v for k, v in self._order.items() if k == epoch - 1
+            }  # a batch may straddle two
             self._order[epoch] = rng.permutation(self.n).tolist()
         return self._order[epoch][i % self.n]
 

@@ -60,8 +60,13 @@ def rivals_of(rows: Iterable[dict], most: int = 256) -> dict[str, frozenset[str]
     answers: dict[str, set[str]] = {}
     for row in rows:
         if not row.get("options"):
-            answers.setdefault(row.get("kind", ""), set()).add(unicodedata.normalize("NFKC", row["answer"]).strip())
-    return {kind: frozenset(found) if len(found) <= most else frozenset() for kind, found in answers.items()}
+            answers.setdefault(row.get("kind", ""), set()).add(
+                unicodedata.normalize("NFKC", row["answer"]).strip()
+            )
+    return {
+        kind: frozenset(found) if len(found) <= most else frozenset()
+        for kind, found in answers.items()
+    }
 
 
 def _contains(text: str, answer: str, rivals: Collection[str], anywhere: bool) -> Verdict:

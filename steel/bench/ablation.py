@@ -33,8 +33,6 @@ REFERENCE = "dense"
 """What a budget of FLOPs is measured by: this variant trained for `train.steps` steps."""
 
 
-
-
 def _historical(**fields) -> dict:
     """Steel-LLM's own layers have its double expert: a third more weights per unit of width, so a quarter narrower."""
     return {**fields, "expert": "double_swiglu"}
@@ -65,15 +63,23 @@ def variant_model(model: ModelConfig, name: str) -> ModelConfig:
         raise UserError(f"unknown variant '{name}'; valid: {', '.join(VARIANTS)}")
     E, width = model.num_experts, model.intermediate_size
     if model.feed_forward != "dense" or model.expert != "swiglu":
-        raise UserError("an ablation starts from model.feed_forward=dense and model.expert=swiglu, not from "
-                        f"{model.feed_forward} and {model.expert}")
+        raise UserError(
+            "an ablation starts from model.feed_forward=dense and model.expert=swiglu, not from "
+            f"{model.feed_forward} and {model.expert}"
+        )
     if E < 2 or width % (4 * E):
-        raise UserError(f"model.intermediate_size={width} must be a multiple of 4 x model.num_experts={E}, and that "
-                        "above 1, so that the experts together are as wide as the dense layer")
+        raise UserError(
+            f"model.intermediate_size={width} must be a multiple of 4 x model.num_experts={E}, and that "
+            "above 1, so that the experts together are as wide as the dense layer"
+        )
     fields = {"num_shared_experts": 0, **VARIANTS[name]}
     width = width if name in ("dense", "two gates") else width // E
-    return dataclasses.replace(model, **fields, num_experts=E - fields["num_shared_experts"],
-                               intermediate_size=width * 3 // 4 if "expert" in fields else width)
+    return dataclasses.replace(
+        model,
+        **fields,
+        num_experts=E - fields["num_shared_experts"],
+        intermediate_size=width * 3 // 4 if "expert" in fields else width,
+    )
 
 
 def row_config(cfg: Config, name: str, seed: int, budget: str = "tokens") -> Config:
@@ -83,13 +89,24 @@ def row_config(cfg: Config, name: str, seed: int, budget: str = "tokens") -> Con
     row = from_dict(cfg.to_dict())
     row.model, row.seed = variant_model(cfg.model, name), seed
     if budget == "flops":
-        cost = [flops_per_token(variant_model(cfg.model, v), cfg.data.sequence_length).total for v in (REFERENCE, name)]
+        cost = [
+            flops_per_token(variant_model(cfg.model, v), cfg.data.sequence_length).total
+            for v in (REFERENCE, name)
+        ]
         row.train.steps = round(cfg.train.steps * cost[0] / cost[1])
     return row
 
 
-def run_ablation(cfg: Config, data: Path | str, out: Path | str, *, variants: tuple[str, ...] = SEVEN, seeds: int = 3,
-                 budget: str = "tokens", say=print) -> dict:
+def run_ablation(
+    cfg: Config,
+    data: Path | str,
+    out: Path | str,
+    *,
+    variants: tuple[str, ...] = SEVEN,
+    seeds: int = 3,
+    budget: str = "tokens",
+    say=print,
+) -> dict:
     """Train every variant with seeds cfg.seed … cfg.seed + seeds - 1 on the shards in `data`; returns what `out` holds.
 
     out: JSON file, written after each row; rows that it already holds are skipped, and a file of another configuration
@@ -97,7 +114,9 @@ def run_ablation(cfg: Config, data: Path | str, out: Path | str, *, variants: tu
     """
     out = Path(out)
     for name in variants:
-        row_config(cfg, name, cfg.seed, budget)  # a mistake is told before the first hour, not after it
+        row_config(
+            cfg, name, cfg.seed, budget
+        )  # a mistake is told before the first hour, not after it
     report = _open(out, cfg, budget)
     done = {(row["variant"], row["seed"]) for row in report["rows"]}
     for seed in range(cfg.seed, cfg.seed + seeds):
@@ -116,16 +135,25 @@ def run_ablation(cfg: Config, data: Path | str, out: Path | str, *, variants: tu
 def train_row(cfg: Config, data: Path | str, folder: Path | str) -> dict:
     """Train one row in `folder` and measure it. Losses are in nats per token, FLOPs per trained token."""
     began, ids_BT, _ = time.process_time(), *held_out_rows(data, cfg.data.sequence_length, 4)
-    pretrain(cfg, data, folder, measure=lambda model, step: {"branch_ratio": branch_ratios(model, ids_BT)})
+    pretrain(
+        cfg,
+        data,
+        folder,
+        measure=lambda model, step: {"branch_ratio": branch_ratios(model, ids_BT)},
+    )
     evals = [r for r in read_log(Path(folder) / "log.jsonl", "eval") if "loss" in r]
     T = cfg.data.sequence_length
     return {
-        "seed": cfg.seed, "steps": cfg.train.steps, "tokens": cfg.train.steps * cfg.train.batch_size * T,
+        "seed": cfg.seed,
+        "steps": cfg.train.steps,
+        "tokens": cfg.train.steps * cfg.train.batch_size * T,
         "parameters": count_parameters(cfg.model)["total"],
         "flops_per_token": flops_per_token(cfg.model, T).total,
-        "loss": evals[-1]["loss"], "curve": [[r["tokens"], r["loss"]] for r in evals],
+        "loss": evals[-1]["loss"],
+        "curve": [[r["tokens"], r["loss"]] for r in evals],
         "ratio": [[r["step"], r["branch_ratio"]] for r in evals],
-        **honest_losses(_load(folder), data, T), "cpu_seconds": round(time.process_time() - began, 1),
+        **honest_losses(_load(folder), data, T),
+        "cpu_seconds": round(time.process_time() - began, 1),
     }
 
 
@@ -136,7 +164,9 @@ def held_out_rows(data: Path | str, length: int, rows: int) -> tuple[torch.Tenso
     """(inputs, targets) of the first held-out rows that are full of text, (B, length), B ≤ rows."""
     shards = ShardSet.open(data, "validation", check=False)
     if not shards.pieces:
-        raise UserError(f"the shards in {data} hold no validation documents; pack them with --hold-out 0.02")
+        raise UserError(
+            f"the shards in {data} hold no validation documents; pack them with --hold-out 0.02"
+        )
     batch = Loader(shards, length, rows, 0, mask_documents=False).batch(0)
     full_B = (batch.targets >= 0).all(dim=1)
     return batch.input_ids[full_B], batch.targets[full_B]
@@ -150,10 +180,16 @@ def branch_ratios(model, ids_BT: torch.Tensor) -> list[float]:
         return []
     written, stream, hooks = [], [], []
     for layer in layers:
-        hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(
-            lambda _, args: stream.append(args[0].float().square().mean().sqrt())))
-        hooks.append(layer.mlp.register_forward_hook(
-            lambda _, args, out: written.append(out.float().square().mean().sqrt())))
+        hooks.append(
+            layer.post_attention_layernorm.register_forward_pre_hook(
+                lambda _, args: stream.append(args[0].float().square().mean().sqrt())
+            )
+        )
+        hooks.append(
+            layer.mlp.register_forward_hook(
+                lambda _, args, out: written.append(out.float().square().mean().sqrt())
+            )
+        )
     try:
         with torch.compiler.set_stance("force_eager"):  # a compiled block would not see the hooks
             model(input_ids=ids_BT.to(next(model.parameters()).device), use_cache=False)
@@ -176,19 +212,30 @@ def honest_losses(model, data: Path | str, length: int, rows: int = 32, points: 
     last = [round(length * (i + 1) / points) - 1 for i in range(points)]
 
     def loss(logits_BPV):  # P: the points
-        return float(F.cross_entropy(logits_BPV.float().flatten(0, 1), targets_BT[:, last].flatten()))
+        return float(
+            F.cross_entropy(logits_BPV.float().flatten(0, 1), targets_BT[:, last].flatten())
+        )
 
     whole = model(input_ids=ids_BT, use_cache=False).logits[:, last]
-    cut = torch.stack([model(input_ids=ids_BT[:, : t + 1], use_cache=False, logits_to_keep=1).logits[:, 0]
-                       for t in last], dim=1)
+    cut = torch.stack(
+        [
+            model(input_ids=ids_BT[:, : t + 1], use_cache=False, logits_to_keep=1).logits[:, 0]
+            for t in last
+        ],
+        dim=1,
+    )
     cache, steps = None, []
     for t in range(length):
         out = model(input_ids=ids_BT[:, t : t + 1], past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         if t in last:
             steps.append(out.logits[:, 0])
-    return {"paired_loss": loss(whole), "prefix_loss": loss(cut), "cached_loss": loss(torch.stack(steps, dim=1)),
-            "paired_predictions": len(ids_BT) * points}
+    return {
+        "paired_loss": loss(whole),
+        "prefix_loss": loss(cut),
+        "cached_loss": loss(torch.stack(steps, dim=1)),
+        "paired_predictions": len(ids_BT) * points,
+    }
 
 
 def summary(report: dict) -> dict[str, dict]:
@@ -196,7 +243,11 @@ def summary(report: dict) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for name in dict.fromkeys(row["variant"] for row in report["rows"]):
         rows = [row for row in report["rows"] if row["variant"] == name]
-        mean = {k: math.fsum(r[k] for r in rows) / len(rows) for k, v in rows[0].items() if isinstance(v, (int, float))}
+        mean = {
+            k: math.fsum(r[k] for r in rows) / len(rows)
+            for k, v in rows[0].items()
+            if isinstance(v, (int, float))
+        }
         losses = [row["loss"] for row in rows]
         found[name] = {**mean, "loss_range": (min(losses), max(losses), len(losses))}
     return found
@@ -204,17 +255,27 @@ def summary(report: dict) -> dict[str, dict]:
 
 def render_row(row: dict) -> str:
     """One row in one line."""
-    return (f"{row['variant']:<11} seed {row['seed']}  {row['steps']:>6,} steps  {row['flops_per_token'] / 1e6:7.2f} "
-            f"MFLOP/token  loss {row['loss']:.4f}  prefix {row['prefix_loss'] - row['paired_loss']:+.4f}  "
-            f"cached {row['cached_loss'] - row['paired_loss']:+.4f}  {row['cpu_seconds']:.0f} CPU s")
+    return (
+        f"{row['variant']:<11} seed {row['seed']}  {row['steps']:>6,} steps  {row['flops_per_token'] / 1e6:7.2f} "
+        f"MFLOP/token  loss {row['loss']:.4f}  prefix {row['prefix_loss'] - row['paired_loss']:+.4f}  "
+        f"cached {row['cached_loss'] - row['paired_loss']:+.4f}  {row['cpu_seconds']:.0f} CPU s"
+    )
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
 def _open(out: Path, cfg: Config, budget: str) -> dict:
-    fresh = {"kind": "ablation", "budget": budget, "config_hash": cfg.hash(), "config": cfg.to_dict(),
-             "commit": commit(), "packages": packages(), "hardware": hardware(), "rows": []}
+    fresh = {
+        "kind": "ablation",
+        "budget": budget,
+        "config_hash": cfg.hash(),
+        "config": cfg.to_dict(),
+        "commit": commit(),
+        "packages": packages(),
+        "hardware": hardware(),
+        "rows": [],
+    }
     if not out.exists():
         return fresh
     try:

@@ -23,11 +23,16 @@ from ..runlog import atomic_write, commit, hardware, packages
 from ..train.plan import count_parameters
 
 SHARDINGS = ("full", "grad_op", "hybrid", "ddp")
-KINDS = {"all_gather": ("all_gather_into_tensor", "all_gather_single"), "all_reduce": ("all_reduce",),
-         "reduce_scatter": ("reduce_scatter_tensor", "reduce_scatter_single")}
+KINDS = {
+    "all_gather": ("all_gather_into_tensor", "all_gather_single"),
+    "all_reduce": ("all_reduce",),
+    "reduce_scatter": ("reduce_scatter_tensor", "reduce_scatter_single"),
+}
 
 
-def count(cfg: Config, micro_batches: int, shardings: tuple[str, ...] = SHARDINGS) -> dict[str, dict]:
+def count(
+    cfg: Config, micro_batches: int, shardings: tuple[str, ...] = SHARDINGS
+) -> dict[str, dict]:
     """Bytes that this rank holds and sends, by sharding: {"weights", "gradients", "between_micro_batches",
     "moments", "sent": {kind: bytes}}. Must be called on every rank.
 
@@ -40,21 +45,33 @@ def count(cfg: Config, micro_batches: int, shardings: tuple[str, ...] = SHARDING
 
     world = join_world()
     if world.size == 1:
-        raise UserError("one rank sends nothing; start this with torchrun --nproc-per-node 2 or more")
+        raise UserError(
+            "one rank sends nothing; start this with torchrun --nproc-per-node 2 or more"
+        )
     found = {}
     for sharding in shardings:
-        model = make_model(replace(cfg, train=replace(cfg.train, sharding=sharding, compile=False)), world)
+        model = make_model(
+            replace(cfg, train=replace(cfg.train, sharding=sharding, compile=False)), world
+        )
         optimizers = build_optimizers(model, cfg.train)
         for _ in range(2):
             with _counted() as sent:
                 between = _step(model, cfg, micro_batches, world.device)
-            held = {"weights": _bytes(model.parameters()), "gradients": _bytes(p.grad for p in model.parameters()),
-                    "between_micro_batches": between}
+            held = {
+                "weights": _bytes(model.parameters()),
+                "gradients": _bytes(p.grad for p in model.parameters()),
+                "between_micro_batches": between,
+            }
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-        moments = (t for o in optimizers for state in o.state.values() for t in state.values()
-                   if isinstance(t, torch.Tensor) and t.ndim)
+        moments = (
+            t
+            for o in optimizers
+            for state in o.state.values()
+            for t in state.values()
+            if isinstance(t, torch.Tensor) and t.ndim
+        )
         found[sharding] = {**held, "moments": _bytes(moments), "sent": dict(sent)}
     return found
 
@@ -80,7 +97,10 @@ def _waiting_gradients(model: nn.Module) -> Iterator[torch.Tensor | None]:
     """Gradients that FSDP keeps for the next micro-batch, unsharded, where its `parameters()` do not show them."""
     for module in model.modules():
         group = getattr(getattr(module, "_fsdp_state", None), "_fsdp_param_group", None) or (
-            module._get_fsdp_state()._fsdp_param_group if hasattr(module, "_get_fsdp_state") else None)
+            module._get_fsdp_state()._fsdp_param_group
+            if hasattr(module, "_get_fsdp_state")
+            else None
+        )
         for parameter in group.fsdp_params if group else ():
             yield parameter.unsharded_accumulated_grad
             yield getattr(getattr(parameter, "_unsharded_param", None), "grad", None)
@@ -95,7 +115,12 @@ def _bytes(tensors) -> int:
 def _counted() -> Iterator[dict[str, int]]:
     """Bytes that this rank sends through torch.distributed's collectives, by kind."""
     sent, inside = dict.fromkeys(KINDS, 0), []
-    whole = {name: getattr(dist, name) for names in KINDS.values() for name in names if hasattr(dist, name)}
+    whole = {
+        name: getattr(dist, name)
+        for names in KINDS.values()
+        for name in names
+        if hasattr(dist, name)
+    }
 
     def counting(kind: str, name: str):
         def call(*args, **kwargs):
@@ -132,10 +157,18 @@ def main(argv: list[str] | None = None) -> None:
     given, overrides = parser.parse_known_args(argv)
     cfg = load(given.preset, overrides)
     shardings = count(cfg, given.micro_batches)
-    found = {"kind": "communication", "preset": given.preset, "overrides": overrides, "commit": commit(),
-             "packages": packages(), "hardware": hardware(), "ranks": dist.get_world_size(),
-             "parameters": count_parameters(cfg.model)["total"], "micro_batches": given.micro_batches,
-             "shardings": shardings}
+    found = {
+        "kind": "communication",
+        "preset": given.preset,
+        "overrides": overrides,
+        "commit": commit(),
+        "packages": packages(),
+        "hardware": hardware(),
+        "ranks": dist.get_world_size(),
+        "parameters": count_parameters(cfg.model)["total"],
+        "micro_batches": given.micro_batches,
+        "shardings": shardings,
+    }
     if dist.get_rank() == 0:
         if given.out:
             atomic_write(given.out, json.dumps(found, indent=1))

@@ -19,17 +19,26 @@ def describe(device: torch.device) -> dict:
     here, one large product in bf16 (on a CPU a small one in fp32).
     """
     cuda = device.type == "cuda"
-    facts = {"kind": device.type, "name": platform.processor() or "CPU", "memory_bytes": None, "capability": None,
-             "peak_flops": None, "clocks_start": clocks() if cuda else None}
+    facts = {
+        "kind": device.type,
+        "name": platform.processor() or "CPU",
+        "memory_bytes": None,
+        "capability": None,
+        "peak_flops": None,
+        "clocks_start": clocks() if cuda else None,
+    }
     if cuda:
         from ..train.metrics import device_name
         from ..train.plan_hardware import gpu
 
         major, minor = torch.cuda.get_device_capability(device)
         known = device_name()
-        facts |= {"name": torch.cuda.get_device_name(device), "capability": f"{major}.{minor}",
-                  "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
-                  "peak_flops": gpu(known).peak if known else None}
+        facts |= {
+            "name": torch.cuda.get_device_name(device),
+            "capability": f"{major}.{minor}",
+            "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
+            "peak_flops": gpu(known).peak if known else None,
+        }
     return {**facts, "matmul_flops": matmul_rate(device), "packages": versions()}
 
 
@@ -48,11 +57,19 @@ def clocks() -> str | None:
     """Clocks, power and temperature as nvidia-smi reports them; None where it is missing."""
     query = "clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
     try:
-        done = subprocess.run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True,
-                              text=True, timeout=10)
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return f"{query}: {done.stdout.strip().splitlines()[0]}" if done.returncode == 0 and done.stdout.strip() else None
+    return (
+        f"{query}: {done.stdout.strip().splitlines()[0]}"
+        if done.returncode == 0 and done.stdout.strip()
+        else None
+    )
 
 
 def matmul_rate(device: torch.device) -> float:

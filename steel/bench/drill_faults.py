@@ -20,7 +20,20 @@ from pathlib import Path
 
 from ..config import Config, from_dict
 from ..train.parallel import LOST_RANK
-from .drill_run import BATCH, Kill, as_command, begin, curve, events, finish, on_disk, samples, start, steps_done, train
+from .drill_run import (
+    BATCH,
+    Kill,
+    as_command,
+    begin,
+    curve,
+    events,
+    finish,
+    on_disk,
+    samples,
+    start,
+    steps_done,
+    train,
+)
 
 TOLERANCE = 2e-5
 """Largest relative difference of losses between world sizes: sums in another order, nothing else."""
@@ -40,10 +53,20 @@ def another_world(root: Path, cfg: Config) -> dict:
     run, due = root / name, cfg.train.steps * BATCH
     difference = _difference(root, run)
     seen = samples(sorted(root.glob(f"{name}.seen*")), [r["step"] for r in curve(run)], due)
-    return {"plan": plan, **survivor, "resumed_at": [e["step"] for e in events(run, "resume")], "samples": seen,
-            "largest_relative_loss_difference": difference,
-            "passed": (survivor["ended_well"] and codes == [0] and seen["once"] == due and seen["consistent"]
-                       and difference < TOLERANCE)}
+    return {
+        "plan": plan,
+        **survivor,
+        "resumed_at": [e["step"] for e in events(run, "resume")],
+        "samples": seen,
+        "largest_relative_loss_difference": difference,
+        "passed": (
+            survivor["ended_well"]
+            and codes == [0]
+            and seen["once"] == due
+            and seen["consistent"]
+            and difference < TOLERANCE
+        ),
+    }
 
 
 def silent_rank(root: Path, cfg: Config) -> dict:
@@ -51,9 +74,12 @@ def silent_rank(root: Path, cfg: Config) -> dict:
     survivor = _survivor(root, cfg, "silent", 0, Kill(cfg.train.steps // 2, hang=True))
     codes = train(root, cfg, "silent", 1)
     difference = _difference(root, root / "silent")
-    return {**survivor, "resumed_at": [e["step"] for e in events(root / "silent", "resume")],
-            "largest_relative_loss_difference": difference,
-            "passed": survivor["ended_well"] and codes == [0] and difference < TOLERANCE}
+    return {
+        **survivor,
+        "resumed_at": [e["step"] for e in events(root / "silent", "resume")],
+        "largest_relative_loss_difference": difference,
+        "passed": survivor["ended_well"] and codes == [0] and difference < TOLERANCE,
+    }
 
 
 def _difference(root: Path, run: Path) -> float:
@@ -76,8 +102,14 @@ def _survivor(root: Path, cfg: Config, name: str, attempt: int, kill: Kill) -> d
         process.kill()
     finish(pair)
     line = last_line(root / f"{name}.err0")
-    return {"survivor_exit_code": code, "survivor_seconds": round(seconds, 2), "line": line,
-            "ended_well": code == LOST_RANK and seconds < SECONDS_TO_END and "lost another rank" in line}
+    return {
+        "survivor_exit_code": code,
+        "survivor_seconds": round(seconds, 2),
+        "line": line,
+        "ended_well": code == LOST_RANK
+        and seconds < SECONDS_TO_END
+        and "lost another rank" in line,
+    }
 
 
 def _stopped(pid: int) -> bool:
@@ -97,11 +129,31 @@ def full_disk(root: Path, cfg: Config) -> dict:
     need = sum(p.stat().st_size for p in newest.iterdir())
     out = root / "disk.json"
     (root / "disk").mkdir()
-    finish([start(_full_disk, str(root), cfg.to_dict(), round(1.6 * need), str(out), errors=root / "disk.err")])
-    found = json.loads(out.read_text()) if out.exists() else {"exit_codes": [], "left": {}, "equal": False, "how": "?"}
+    finish(
+        [
+            start(
+                _full_disk,
+                str(root),
+                cfg.to_dict(),
+                round(1.6 * need),
+                str(out),
+                errors=root / "disk.err",
+            )
+        ]
+    )
+    found = (
+        json.loads(out.read_text())
+        if out.exists()
+        else {"exit_codes": [], "left": {}, "equal": False, "how": "?"}
+    )
     line = last_line(root / "disk.err")
-    passed = (found["exit_codes"] == [2, 0] and found["equal"] and "cannot save step 6" in line and "full" in line
-              and found["left"] == {"whole": ["step-00000003"], "torn": [], "half_written": []})
+    passed = (
+        found["exit_codes"] == [2, 0]
+        and found["equal"]
+        and "cannot save step 6" in line
+        and "full" in line
+        and found["left"] == {"whole": ["step-00000003"], "torn": [], "half_written": []}
+    )
     return {**found, "line": _short(line, root), "passed": passed}
 
 
@@ -116,7 +168,9 @@ def _full_disk(root: str, values: dict, size: int, out: str) -> None:
         _mount(run, 64 << 20, again=True)
     codes.append(_exit_code(root, values))
     equal = codes[1] == 0 and curve(run) == curve(Path(root) / "unbroken")
-    Path(out).write_text(json.dumps({"how": how, "bytes": size, "exit_codes": codes, "left": left, "equal": equal}))
+    Path(out).write_text(
+        json.dumps({"how": how, "bytes": size, "exit_codes": codes, "left": left, "equal": equal})
+    )
 
 
 def _exit_code(root: str, values: dict) -> int:
@@ -185,9 +239,13 @@ def damaged_shard(root: Path, cfg: Config) -> dict:
         lines.append(last_line(errors))
     named = [victim.name in line and "Traceback" not in line for line in lines[:2]]
     equal = codes[2] == 0 and curve(place / "run") == curve(root / "unbroken")
-    return {"during_run": {"exit_code": codes[0], "line": _short(lines[0], root)},
-            "at_start": {"exit_code": codes[1], "line": _short(lines[1], root)}, "restored_run_equal": equal,
-            "line": _short(lines[0], root), "passed": codes == [2, 2, 0] and all(named) and equal}
+    return {
+        "during_run": {"exit_code": codes[0], "line": _short(lines[0], root)},
+        "at_start": {"exit_code": codes[1], "line": _short(lines[1], root)},
+        "restored_run_equal": equal,
+        "line": _short(lines[0], root),
+        "passed": codes == [2, 2, 0] and all(named) and equal,
+    }
 
 
 def _train_hurt(place: str, values: dict, victim: str, cut_at: int | None) -> None:
@@ -206,15 +264,40 @@ def bad_batch(root: Path, cfg: Config) -> dict:
     """One batch gives a NaN: skipped and logged, and the run ends well. Then all do: the run stops with one line."""
     at = cfg.train.steps // 2
     patient = replace(cfg, train=replace(cfg.train, max_bad_steps=3))
-    codes = [finish([start(_train_poisoned, str(root), c.to_dict(), name, first, last, errors=root / f"{name}.err")])
-             [0].exitcode for c, name, first, last in ((cfg, "nan-once", at, at), (patient, "nan-always", at, 10**9))]
+    codes = [
+        finish(
+            [
+                start(
+                    _train_poisoned,
+                    str(root),
+                    c.to_dict(),
+                    name,
+                    first,
+                    last,
+                    errors=root / f"{name}.err",
+                )
+            ]
+        )[0].exitcode
+        for c, name, first, last in ((cfg, "nan-once", at, at), (patient, "nan-always", at, 10**9))
+    ]
     skipped = [e["step"] for e in events(root / "nan-once", "skipped step")]
     losses = [r["loss"] for r in curve(root / "nan-once")]
     before = curve(root / "nan-once")[:at] == curve(root / "unbroken")[:at]
     line = last_line(root / "nan-always.err")
-    return {"exit_codes": codes, "skipped_steps": skipped, "equal_until_then": before, "line": line,
-            "passed": (codes == [0, 2] and skipped == [at] and before and losses[at] is None and None not in
-                       losses[at + 1:] and "3 steps in a row had a non-finite loss" in line)}
+    return {
+        "exit_codes": codes,
+        "skipped_steps": skipped,
+        "equal_until_then": before,
+        "line": line,
+        "passed": (
+            codes == [0, 2]
+            and skipped == [at]
+            and before
+            and losses[at] is None
+            and None not in losses[at + 1 :]
+            and "3 steps in a row had a non-finite loss" in line
+        ),
+    }
 
 
 def _train_poisoned(root: str, values: dict, name: str, first: int, last: int) -> None:
@@ -233,20 +316,35 @@ def _train_poisoned(root: str, values: dict, name: str, first: int, last: int) -
 
     room.next_token_loss = next_token_loss
     with as_command():
-        room.pretrain(from_dict(values), f"{root}/shards", f"{root}/{name}",
-                      on_batch=lambda step, _: steps.append(step))
+        room.pretrain(
+            from_dict(values),
+            f"{root}/shards",
+            f"{root}/{name}",
+            on_batch=lambda step, _: steps.append(step),
+        )
 
 
 def terminated(root: Path, cfg: Config) -> dict:
     """SIGTERM, as a scheduler sends it: saved, exit code 0, and the next start goes on from that very step."""
     at = cfg.train.steps // 2
-    code = finish([start(_train_terminated, str(root), cfg.to_dict(), at, errors=root / "term.err")])[0].exitcode
+    code = finish(
+        [start(_train_terminated, str(root), cfg.to_dict(), at, errors=root / "term.err")]
+    )[0].exitcode
     line = last_line(root / "term.err")
     again = train(root, cfg, "term")
     resumed = [e["step"] for e in events(root / "term", "resume")]
     equal = curve(root / "term") == curve(root / "unbroken")
-    return {"exit_code": code, "resumed_at": resumed, "equal": equal, "line": _short(line, root),
-            "passed": code == 0 and again == [0] and resumed == [at + 1] and equal and "stopped by SIGTERM" in line}
+    return {
+        "exit_code": code,
+        "resumed_at": resumed,
+        "equal": equal,
+        "line": _short(line, root),
+        "passed": code == 0
+        and again == [0]
+        and resumed == [at + 1]
+        and equal
+        and "stopped by SIGTERM" in line,
+    }
 
 
 def _train_terminated(root: str, values: dict, at: int) -> None:
@@ -261,8 +359,15 @@ def _train_terminated(root: str, values: dict, at: int) -> None:
 
 def last_line(path: Path) -> str:
     """The last line of a file, without what warnings printed before; empty when there is none."""
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] \
-        if path.exists() else []
+    lines = (
+        [
+            line
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
+        if path.exists()
+        else []
+    )
     return lines[-1] if lines else ""
 
 

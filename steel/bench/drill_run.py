@@ -30,7 +30,10 @@ NOISE = ("time_s", "tokens_per_s", "peak_memory_bytes")
 LETTERS = "春夏秋冬风花雪月山水江河东西南北 abcdefghij 0123,.。"
 VOCABULARY, LENGTH, BATCH = 300, 32, 4
 ROWS_PER_DOCUMENT = 1.5  # samples that one made-up document gives at least
-PATIENCE_S = 60, 6  # how long a rank waits for the others [s]; the second where one of them is going to hang
+PATIENCE_S = (
+    60,
+    6,
+)  # how long a rank waits for the others [s]; the second where one of them is going to hang
 SHARD_TOKENS = 600  # small shards, so that a pack has many files to be killed between
 
 
@@ -52,19 +55,45 @@ def prepare(root: Path, seed: int, steps: int, background: bool, appends: int = 
     from ..tokenizer import bpe
 
     rng = random.Random(seed)
-    texts = write_texts(root / "docs" / "made.jsonl.zst", rng, round(steps * BATCH / ROWS_PER_DOCUMENT))
+    texts = write_texts(
+        root / "docs" / "made.jsonl.zst", rng, round(steps * BATCH / ROWS_PER_DOCUMENT)
+    )
     bpe.save(bpe.train(texts, VOCABULARY), root / "tokenizer")
-    pack(root / "docs", root / "shards", root / "tokenizer", shard_tokens=SHARD_TOKENS, progress=False)
+    pack(
+        root / "docs",
+        root / "shards",
+        root / "tokenizer",
+        shard_tokens=SHARD_TOKENS,
+        progress=False,
+    )
     for number in range(1, appends + 1):
         write_texts(root / f"more{number}" / "made.jsonl.zst", rng, 60)
-    return from_dict({
-        "seed": seed, "preset": "drills", "data": {"sequence_length": LENGTH},
-        "model": {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-                  "max_position_embeddings": LENGTH},
-        "train": {"steps": steps, "batch_size": BATCH, "micro_batch_size": 2, "learning_rate": 3e-3, "warmup_steps": 5,
-                  "optimizer": "muon", "checkpoint_every": 3, "eval_every": 0, "log_every": 1,
-                  "async_checkpoint": background},
-    })
+    return from_dict(
+        {
+            "seed": seed,
+            "preset": "drills",
+            "data": {"sequence_length": LENGTH},
+            "model": {
+                "vocab_size": VOCABULARY,
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_hidden_layers": 2,
+                "max_position_embeddings": LENGTH,
+            },
+            "train": {
+                "steps": steps,
+                "batch_size": BATCH,
+                "micro_batch_size": 2,
+                "learning_rate": 3e-3,
+                "warmup_steps": 5,
+                "optimizer": "muon",
+                "checkpoint_every": 3,
+                "eval_every": 0,
+                "log_every": 1,
+                "async_checkpoint": background,
+            },
+        }
+    )
 
 
 def write_texts(path: Path, rng: random.Random, count: int) -> list[str]:
@@ -72,7 +101,13 @@ def write_texts(path: Path, rng: random.Random, count: int) -> list[str]:
     from ..corpus.documents import Document, write_documents
 
     texts = ["".join(rng.choices(LETTERS, k=rng.randint(80, 200))) for _ in range(count)]
-    write_documents(path, [Document(f"{path.parent.name}-{i}", text, "made", "zh", {}) for i, text in enumerate(texts)])
+    write_documents(
+        path,
+        [
+            Document(f"{path.parent.name}-{i}", text, "made", "zh", {})
+            for i, text in enumerate(texts)
+        ],
+    )
     return texts
 
 
@@ -86,7 +121,10 @@ def start(target, *arguments, errors: Path | None = None):
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "steel.train.pretrain", "steel.data.pack"])
-    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")  # not to be run again there
+    main, sys.modules["__main__"] = (
+        sys.modules["__main__"],
+        ModuleType("__main__"),
+    )  # not to be run again there
     try:
         process = context.Process(target=_quietly, args=(target, arguments, errors))
         process.start()
@@ -107,8 +145,14 @@ def _quietly(target, arguments: tuple, errors: Path | None) -> None:
     target(*arguments)
 
 
-def train(root: Path, cfg: Config, name: str, attempt: int = 0, kills: list[Kill | None] | None = None,
-          twin: bool = False) -> list[int]:
+def train(
+    root: Path,
+    cfg: Config,
+    name: str,
+    attempt: int = 0,
+    kills: list[Kill | None] | None = None,
+    twin: bool = False,
+) -> list[int]:
     """One attempt at run `name`, one process a rank; their exit codes. kills: one for each rank, None: not killed.
 
     twin: never resume, and read the samples in the order that run `killed` ended up with.
@@ -116,13 +160,31 @@ def train(root: Path, cfg: Config, name: str, attempt: int = 0, kills: list[Kill
     return [p.exitcode for p in finish(begin(root, cfg, name, attempt, kills, twin))]
 
 
-def begin(root: Path, cfg: Config, name: str, attempt: int = 0, kills: list[Kill | None] | None = None,
-          twin: bool = False) -> list:
+def begin(
+    root: Path,
+    cfg: Config,
+    name: str,
+    attempt: int = 0,
+    kills: list[Kill | None] | None = None,
+    twin: bool = False,
+) -> list:
     """The same, without waiting: the started processes."""
     kills, port = kills or [None], free_port()
     patience = PATIENCE_S[any(kill is not None and kill.hang for kill in kills)]
-    return [start(_train, str(root), cfg.to_dict(), name, attempt, (rank, len(kills), port, patience), kill, twin,
-                  errors=root / f"{name}.err{rank}") for rank, kill in enumerate(kills)]
+    return [
+        start(
+            _train,
+            str(root),
+            cfg.to_dict(),
+            name,
+            attempt,
+            (rank, len(kills), port, patience),
+            kill,
+            twin,
+            errors=root / f"{name}.err{rank}",
+        )
+        for rank, kill in enumerate(kills)
+    ]
 
 
 def finish(processes: list) -> list:
@@ -139,8 +201,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _train(root: str, values: dict, name: str, attempt: int, place: tuple[int, int, int, int], kill: Kill | None,
-           twin: bool) -> None:
+def _train(
+    root: str,
+    values: dict,
+    name: str,
+    attempt: int,
+    place: tuple[int, int, int, int],
+    kill: Kill | None,
+    twin: bool,
+) -> None:
     """What the process of one rank does. It sends itself the signal: so the moment holds on a busy machine, too.
 
     place: (rank, ranks, port, patience [s]).
@@ -149,13 +218,23 @@ def _train(root: str, values: dict, name: str, attempt: int, place: tuple[int, i
 
     rank, world, port, patience = place
     if world > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), STEEL_RANK_TIMEOUT_S=str(patience))
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world),
+            LOCAL_WORLD_SIZE=str(world),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            STEEL_RANK_TIMEOUT_S=str(patience),
+        )
     seen = os.open(f"{root}/{name}.seen{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     generations = _watch_loader(room, Path(root) / "killed" if twin else None)
 
     def on_batch(step: int, batch) -> None:
-        rows = [hashlib.blake2b(row.numpy().tobytes(), digest_size=8).hexdigest() for row in batch.input_ids]
+        rows = [
+            hashlib.blake2b(row.numpy().tobytes(), digest_size=8).hexdigest()
+            for row in batch.input_ids
+        ]
         os.write(seen, (json.dumps([attempt, step, generations[-1], rows]) + "\n").encode())
         if kill is not None and step == kill.step:
             number = signal.SIGSTOP if kill.hang else signal.SIGKILL
@@ -183,7 +262,11 @@ def _watch_loader(room, ended: Path | None) -> list[int]:
     opened, generations = room.open_loader, []
 
     def open_loader(cfg, shards, run, world):
-        loader = Loader.from_state(shards, find_state(ended)) if ended else opened(cfg, shards, run, world)
+        loader = (
+            Loader.from_state(shards, find_state(ended))
+            if ended
+            else opened(cfg, shards, run, world)
+        )
         generations.append(len(loader.shards.generations))
         return loader
 
@@ -232,7 +315,9 @@ def steps_done(run: Path) -> int:
 
 def curve(run: Path) -> list[dict]:
     """Logged steps without what the clock decides."""
-    return [{k: v for k, v in r.items() if k not in NOISE} for r in read_log(run / "log.jsonl", "step")]
+    return [
+        {k: v for k, v in r.items() if k not in NOISE} for r in read_log(run / "log.jsonl", "step")
+    ]
 
 
 def events(run: Path, what: str) -> list[dict]:
@@ -246,8 +331,11 @@ def on_disk(run: Path) -> dict:
 
     folder = run / "checkpoints"
     named = checkpoint.complete(folder)
-    return {"whole": [c.name for c in named if is_whole(c)], "torn": [c.name for c in named if not is_whole(c)],
-            "half_written": sorted(p.name for p in folder.glob(".step-*.tmp"))}
+    return {
+        "whole": [c.name for c in named if is_whole(c)],
+        "torn": [c.name for c in named if not is_whole(c)],
+        "half_written": sorted(p.name for p in folder.glob(".step-*.tmp")),
+    }
 
 
 def is_whole(folder: Path) -> bool:
@@ -257,7 +345,10 @@ def is_whole(folder: Path) -> bool:
     try:
         json.loads((folder / "state.json").read_text())
         table = FileSystemReader(folder).read_metadata().storage_data.values()
-        return all((folder / part.relative_path).stat().st_size >= part.offset + part.length for part in table)
+        return all(
+            (folder / part.relative_path).stat().st_size >= part.offset + part.length
+            for part in table
+        )
     except Exception:  # a torn table fails in many ways; each of them says: not whole
         return False
 
@@ -274,10 +365,17 @@ def samples(seen: list[Path], logged: list[int], due: int) -> dict:
             attempt, step, generations, digests = json.loads(line)
             known = attempts.setdefault(step, {}).setdefault(attempt, (generations, []))
             known[1].extend(digests)
-    full = {s: [(g, tuple(sorted(rows))) for _, (g, rows) in sorted(tried.items()) if len(rows) == BATCH]
-            for s, tried in attempts.items()}
-    consistent = all(len({rows for g, rows in tries if g == data}) == 1
-                     for tries in full.values() for data in {g for g, _ in tries})
+    full = {
+        s: [
+            (g, tuple(sorted(rows))) for _, (g, rows) in sorted(tried.items()) if len(rows) == BATCH
+        ]
+        for s, tried in attempts.items()
+    }
+    consistent = all(
+        len({rows for g, rows in tries if g == data}) == 1
+        for tries in full.values()
+        for data in {g for g, _ in tries}
+    )
     count = Counter(row for step in logged for row in (full.get(step - 1) or [(0, ())])[-1][1])
     once = sum(n == 1 for n in count.values())
     return {"due": due, "once": once, "twice_or_more": len(count) - once, "consistent": consistent}

@@ -57,11 +57,19 @@ def model_at(model: ModelConfig, width: int) -> ModelConfig:
     groups = model.num_attention_heads // model.num_key_value_heads
     heads = width // head
     if width < head or width % head or heads % groups:
-        raise UserError(f"width {width} is no multiple of {head * groups}, head width times query heads per key/value "
-                        "head; choose other widths, or set model.head_dim")
+        raise UserError(
+            f"width {width} is no multiple of {head * groups}, head width times query heads per key/value "
+            "head; choose other widths, or set model.head_dim"
+        )
     inner = max(8, round(width * model.intermediate_size / model.hidden_size / 8) * 8)
-    return replace(model, hidden_size=width, intermediate_size=inner, num_attention_heads=heads, head_dim=head,
-                   num_key_value_heads=heads // groups)
+    return replace(
+        model,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        head_dim=head,
+        num_key_value_heads=heads // groups,
+    )
 
 
 def default_widths(model: ModelConfig) -> list[int]:
@@ -70,8 +78,10 @@ def default_widths(model: ModelConfig) -> list[int]:
     unit = head * (model.num_attention_heads // model.num_key_value_heads)
     widths = sorted({max(1, round(model.hidden_size * share / unit)) * unit for share in FRACTIONS})
     if len(widths) < 4:
-        raise UserError(f"heads of {head} channels leave only the widths {widths} below {model.hidden_size}; give "
-                        "widths, and a smaller model.head_dim")
+        raise UserError(
+            f"heads of {head} channels leave only the widths {widths} below {model.hidden_size}; give "
+            "widths, and a smaller model.head_dim"
+        )
     return widths
 
 
@@ -88,19 +98,29 @@ def config_of(cfg: Config, one: Rung) -> Config:
     train = cfg.train
     steps = max(1, round(one.tokens / (train.batch_size * cfg.data.sequence_length)))
     warmup = min(0.1, train.warmup_steps / max(train.steps, 1))
-    settings = replace(train, steps=steps, optimizer=one.optimizer, learning_rate=train.learning_rate * one.rate,
-                       muon_learning_rate=train.muon_learning_rate * one.rate,
-                       warmup_steps=max(1, round(warmup * steps)), eval_every=0,
-                       log_every=max(1, steps // CURVE_POINTS))
+    settings = replace(
+        train,
+        steps=steps,
+        optimizer=one.optimizer,
+        learning_rate=train.learning_rate * one.rate,
+        muon_learning_rate=train.muon_learning_rate * one.rate,
+        warmup_steps=max(1, round(warmup * steps)),
+        eval_every=0,
+        log_every=max(1, steps // CURVE_POINTS),
+    )
     return replace(cfg, seed=one.seed, model=model_at(cfg.model, one.width), train=settings)
 
 
 def work(cfg: Config, one: Rung) -> float:
     """FLOPs that a rung costs (executed, causal)."""
-    return flops_per_token(model_at(cfg.model, one.width), cfg.data.sequence_length).total * one.tokens
+    return (
+        flops_per_token(model_at(cfg.model, one.width), cfg.data.sequence_length).total * one.tokens
+    )
 
 
-def train_rung(cfg: Config, data: Path | str, folder: Path | str, one: Rung, keep: bool = False) -> dict:
+def train_rung(
+    cfg: Config, data: Path | str, folder: Path | str, one: Rung, keep: bool = False
+) -> dict:
     """Pretrain one rung on the shards in `data`; returns its row, ready for JSON.
 
     keep: leave the model and its checkpoints in `folder`, not the log alone. Raises UserError for shards without a
@@ -122,11 +142,21 @@ def train_rung(cfg: Config, data: Path | str, folder: Path | str, one: Rung, kee
     steps = [r for r in log if r["kind"] == "step"]
     corpus = next(r["corpus_tokens"] for r in log if r["kind"] == "header")
     count = count_parameters(own.model)
-    return {"name": one.name, **asdict(one), "parameters": {name: count[name] for name in COUNTS},
-            "steps": own.train.steps, "loss": scores[-1]["loss"], "by_source": scores[-1]["by_source"],
-            "train_loss": steps[-1]["loss"], "flops": work(cfg, one), "epochs": round(one.tokens / corpus, 4),
-            "seconds": round(wall, 1), "cpu_seconds": round(cpu, 1), "config_hash": own.hash(),
-            "curve": {key: [round(r[key], 4) for r in steps] for key in ("tokens", "loss")}}
+    return {
+        "name": one.name,
+        **asdict(one),
+        "parameters": {name: count[name] for name in COUNTS},
+        "steps": own.train.steps,
+        "loss": scores[-1]["loss"],
+        "by_source": scores[-1]["by_source"],
+        "train_loss": steps[-1]["loss"],
+        "flops": work(cfg, one),
+        "epochs": round(one.tokens / corpus, 4),
+        "seconds": round(wall, 1),
+        "cpu_seconds": round(cpu, 1),
+        "config_hash": own.hash(),
+        "curve": {key: [round(r[key], 4) for r in steps] for key in ("tokens", "loss")},
+    }
 
 
 class Ledger:
@@ -137,18 +167,36 @@ class Ledger:
 
         self.out, self.path = Path(out), Path(out) / "ladder.json"
         manifest = read_manifest(Path(data))
-        header = {"preset": cfg.preset, "config": cfg.to_dict(), "config_hash": cfg.hash(),
-                  "data": {"tokens": manifest["tokens"], "bytes": manifest["bytes"],
-                           "documents": manifest["documents"], "vocab_size": manifest["vocab_size"],
-                           "sources": _train_tokens(manifest), "hash": manifest["generations"][-1]["hash"]}}
+        header = {
+            "preset": cfg.preset,
+            "config": cfg.to_dict(),
+            "config_hash": cfg.hash(),
+            "data": {
+                "tokens": manifest["tokens"],
+                "bytes": manifest["bytes"],
+                "documents": manifest["documents"],
+                "vocab_size": manifest["vocab_size"],
+                "sources": _train_tokens(manifest),
+                "hash": manifest["generations"][-1]["hash"],
+            },
+        }
         self.content = {"kind": "ladder", "header": header, "rows": []}
         if self.path.exists():
             self.content = json.loads(self.path.read_text(encoding="utf-8"))
             found = self.content["header"]
-            if (found["config_hash"], found["data"]["hash"]) != (header["config_hash"], header["data"]["hash"]):
-                raise UserError(f"{self.path} holds a ladder with another configuration or other data; use another "
-                                "folder")
-        self.content["header"] |= {"commit": commit(), "packages": packages(), "hardware": hardware()}
+            if (found["config_hash"], found["data"]["hash"]) != (
+                header["config_hash"],
+                header["data"]["hash"],
+            ):
+                raise UserError(
+                    f"{self.path} holds a ladder with another configuration or other data; use another "
+                    "folder"
+                )
+        self.content["header"] |= {
+            "commit": commit(),
+            "packages": packages(),
+            "hardware": hardware(),
+        }
 
     @property
     def rows(self) -> list[dict]:
@@ -168,11 +216,22 @@ class Ledger:
         """Write the file whole, with `more` at its top level."""
         self.content |= more
         lines = {key: json.dumps(value, ensure_ascii=False) for key, value in self.content.items()}
-        lines["rows"] = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in self.rows) + "\n]"
-        atomic_write(self.path, "{" + ",\n".join(f'"{key}": {line}' for key, line in lines.items()) + "}\n")
+        lines["rows"] = (
+            "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in self.rows) + "\n]"
+        )
+        atomic_write(
+            self.path, "{" + ",\n".join(f'"{key}": {line}' for key, line in lines.items()) + "}\n"
+        )
 
 
-def climb(cfg: Config, data: Path | str, out: Path | str, rungs: list[Rung], say=None, ledger: Ledger | None = None):
+def climb(
+    cfg: Config,
+    data: Path | str,
+    out: Path | str,
+    rungs: list[Rung],
+    say=None,
+    ledger: Ledger | None = None,
+):
     """Train every rung that has no row in OUT/ladder.json yet; returns the rows of `rungs`, in their order.
 
     say(row): called with every row, a finished one included.
@@ -188,9 +247,20 @@ def climb(cfg: Config, data: Path | str, out: Path | str, rungs: list[Rung], say
     return [ledger.row(one) for one in rungs]
 
 
-def run_ladder(cfg: Config, data: Path | str, out: Path | str, *, widths: list[int] | None = None, target: int = 0,
-               tokens_per_parameter: float = 20, repeats: int = 2, others: list[float] | None = None,
-               rates: list[float] | None = None, rate_steps: int = 0, say=None) -> dict:
+def run_ladder(
+    cfg: Config,
+    data: Path | str,
+    out: Path | str,
+    *,
+    widths: list[int] | None = None,
+    target: int = 0,
+    tokens_per_parameter: float = 20,
+    repeats: int = 2,
+    others: list[float] | None = None,
+    rates: list[float] | None = None,
+    rate_steps: int = 0,
+    say=None,
+) -> dict:
     """Rungs, forecast, target, and what became of the forecast; returns what OUT/ladder.json holds.
 
     widths: of the rungs; default five below the preset's. target: width to forecast; default the preset's. repeats:
@@ -201,7 +271,9 @@ def run_ladder(cfg: Config, data: Path | str, out: Path | str, *, widths: list[i
     ledger, target = Ledger(out, cfg, data), target or cfg.model.hidden_size
     widths = sorted(widths or default_widths(cfg.model))
     if len(set(widths)) < 4 or target <= widths[-1]:
-        raise UserError(f"a ladder needs at least four widths below its target of {target}, not {widths}")
+        raise UserError(
+            f"a ladder needs at least four widths below its target of {target}, not {widths}"
+        )
     if repeats < 1:
         raise UserError("repeats must be at least 1: without a second seed there is no interval")
     model_at(cfg.model, target)
@@ -210,13 +282,18 @@ def run_ladder(cfg: Config, data: Path | str, out: Path | str, *, widths: list[i
     rows = climb(cfg, data, out, base + extra, say, ledger)
     goal = rung(cfg, target, tokens_per_parameter)
     if ledger.row(goal) is None:
-        ledger.write(forecast=predict(rows, count_parameters(model_at(cfg.model, target)), work(cfg, goal)))
+        ledger.write(
+            forecast=predict(rows, count_parameters(model_at(cfg.model, target)), work(cfg, goal))
+        )
     found = climb(cfg, data, out, [goal], say, ledger)[0]
     ledger.write(result=judge(ledger.content["forecast"], found["loss"]))
     per_step = cfg.train.batch_size * cfg.data.sequence_length
-    curves = [Rung(w, (rate_steps or base[0].tokens // per_step) * per_step, cfg.seed, rate, optimizer)
-              for optimizer in ("adamw", "muon") for w in (widths[0], widths[len(widths) // 2 + 1], target)
-              for rate in rates or []]
+    curves = [
+        Rung(w, (rate_steps or base[0].tokens // per_step) * per_step, cfg.seed, rate, optimizer)
+        for optimizer in ("adamw", "muon")
+        for w in (widths[0], widths[len(widths) // 2 + 1], target)
+        for rate in rates or []
+    ]
     climb(cfg, data, out, curves, say, ledger)
     chosen = [widths[i] for i in (0, 1, min(3, len(widths) - 1))]
     climb(cfg, data, out, [rung(cfg, w, k) for k in others or [] for w in chosen], say, ledger)
@@ -235,30 +312,50 @@ def predict(rows: list[dict], parameters: dict[str, int], flops: float) -> dict:
     losses = [row["loss"] for row in rows]
     ends = {name: ([row["parameters"][name] for row in rows], parameters[name]) for name in COUNTS}
     ends["flops"] = ([row["flops"] for row in rows], flops)
-    made = {name: laws.forecast(x, losses, at, noise, freedom).to_dict() for name, (x, at) in ends.items()}
+    made = {
+        name: laws.forecast(x, losses, at, noise, freedom).to_dict()
+        for name, (x, at) in ends.items()
+    }
     return {"rows": len(rows), "noise": noise, "freedom": freedom, "by": made}
 
 
 def judge(forecast: dict, loss: float) -> dict:
     """What became of a forecast: the loss, and by every x the error and whether the intervals held it."""
-    by = {name: {"error": f["loss"] / loss - 1, "held": f["low"] <= loss <= f["high"],
-                 "held_honest": f["honest"][0] <= loss <= f["honest"][1]} for name, f in forecast["by"].items()}
+    by = {
+        name: {
+            "error": f["loss"] / loss - 1,
+            "held": f["low"] <= loss <= f["high"],
+            "held_honest": f["honest"][0] <= loss <= f["honest"][1],
+        }
+        for name, f in forecast["by"].items()
+    }
     return {"loss": loss, "by": by}
 
 
 def render(content: dict) -> str:
     """The experiment in a few lines."""
-    lines = [f"{'width':>6} {'tokens':>12} {'seed':>4} {'rate':>5} {'optimizer':>9} {'parameters':>12} {'loss':>7}"]
-    lines += [f"{r['width']:>6} {r['tokens']:>12,} {r['seed']:>4} {r['rate']:>5g} {r['optimizer']:>9} "
-              f"{r['parameters']['active_per_token']:>12,} {r['loss']:>7.4f}" for r in content["rows"]]
+    lines = [
+        f"{'width':>6} {'tokens':>12} {'seed':>4} {'rate':>5} {'optimizer':>9} {'parameters':>12} {'loss':>7}"
+    ]
+    lines += [
+        f"{r['width']:>6} {r['tokens']:>12,} {r['seed']:>4} {r['rate']:>5g} {r['optimizer']:>9} "
+        f"{r['parameters']['active_per_token']:>12,} {r['loss']:>7.4f}"
+        for r in content["rows"]
+    ]
     if "forecast" in content:
         for name, f in content["forecast"]["by"].items():
-            lines.append(f"by {name:<18} forecast {f['loss']:.4f}  seeds {f['low']:.4f} to {f['high']:.4f}  "
-                         f"honest {f['honest'][0]:.4f} to {f['honest'][1]:.4f}  floor {f['law']['floor']:.3f}")
+            lines.append(
+                f"by {name:<18} forecast {f['loss']:.4f}  seeds {f['low']:.4f} to {f['high']:.4f}  "
+                f"honest {f['honest'][0]:.4f} to {f['honest'][1]:.4f}  floor {f['law']['floor']:.3f}"
+            )
     if "result" in content:
-        lines.append(f"trained            loss {content['result']['loss']:.4f}; " + ", ".join(
-            f"by {name} {b['error']:+.2%}{'' if b['held'] else ' (missed)'}"
-            for name, b in content["result"]["by"].items()))
+        lines.append(
+            f"trained            loss {content['result']['loss']:.4f}; "
+            + ", ".join(
+                f"by {name} {b['error']:+.2%}{'' if b['held'] else ' (missed)'}"
+                for name, b in content["result"]["by"].items()
+            )
+        )
     return "\n".join(lines)
 
 

@@ -61,7 +61,9 @@ class Forecast:
     @property
     def honest(self) -> tuple[float, float]:
         """From the lowest to the highest of everything the data allow: noise, any rung left out, no floor at all."""
-        return min(self.low, self.left_out[0], self.no_floor), max(self.high, self.left_out[1], self.no_floor)
+        return min(self.low, self.left_out[0], self.no_floor), max(
+            self.high, self.left_out[1], self.no_floor
+        )
 
     def to_dict(self) -> dict:
         """Plain dict for JSON, with the honest interval."""
@@ -92,11 +94,22 @@ def forecast(x, loss, at: float, noise: float, freedom: int, draws: int = 400, s
     noise_S = noise * (freedom / rng.chisquare(freedom, draws)) ** 0.5
     drawn_SX = law(x_X) * np.exp(noise_S[:, None] * rng.standard_normal((draws, len(x_X))))
     floors_S, scales_S, alphas_S = _solve(x_X, drawn_SX, None)
-    ends_S = (floors_S + scales_S * (at / law.unit) ** -alphas_S) * np.exp(noise_S * rng.standard_normal(draws))
+    ends_S = (floors_S + scales_S * (at / law.unit) ** -alphas_S) * np.exp(
+        noise_S * rng.standard_normal(draws)
+    )
     low, high = np.quantile(ends_S, [(1 - level) / 2, (1 + level) / 2])
     without = [float(fit(x_X[x_X != one], loss_X[x_X != one])(at)) for one in np.unique(x_X)]
-    return Forecast(float(at), float(law(at)), float(low), float(high), (min(without), max(without)),
-                    float(fit(x_X, loss_X, floor=0.0)(at)), float(noise), int(freedom), law)
+    return Forecast(
+        float(at),
+        float(law(at)),
+        float(low),
+        float(high),
+        (min(without), max(without)),
+        float(fit(x_X, loss_X, floor=0.0)(at)),
+        float(noise),
+        int(freedom),
+        law,
+    )
 
 
 def seed_noise(groups) -> tuple[float, int]:
@@ -107,9 +120,14 @@ def seed_noise(groups) -> tuple[float, int]:
     squares, freedom = 0.0, 0
     for group in groups:
         logs = np.log(np.asarray(list(group), float))
-        squares, freedom = squares + float(((logs - logs.mean()) ** 2).sum()), freedom + len(logs) - 1
+        squares, freedom = (
+            squares + float(((logs - logs.mean()) ** 2).sum()),
+            freedom + len(logs) - 1,
+        )
     if freedom < 1:
-        raise UserError("the noise between seeds needs at least one rung that was trained with two seeds")
+        raise UserError(
+            "the noise between seeds needs at least one rung that was trained with two seeds"
+        )
     return (squares / freedom) ** 0.5, freedom
 
 
@@ -127,8 +145,14 @@ def _solve(x_X, loss_SX, floor: float | None):
         floor_SG = np.full_like(sb_SG, floor)
     scale_SG = (slb_SG - floor_SG * sb_SG) / sbb_SG
     sll_S1 = (weight_SX * loss_SX**2).sum(1, keepdims=True)
-    error_SG = (sll_S1 - 2 * floor_SG * sl_S1 - 2 * scale_SG * slb_SG + floor_SG**2 * s_S1
-                + 2 * floor_SG * scale_SG * sb_SG + scale_SG**2 * sbb_SG)
+    error_SG = (
+        sll_S1
+        - 2 * floor_SG * sl_S1
+        - 2 * scale_SG * slb_SG
+        + floor_SG**2 * s_S1
+        + 2 * floor_SG * scale_SG * sb_SG
+        + scale_SG**2 * sbb_SG
+    )
     best_S = np.where(scale_SG > 0, error_SG, np.inf).argmin(1)
     rows = np.arange(len(loss_SX))
     return floor_SG[rows, best_S], scale_SG[rows, best_S], ALPHAS[best_S]
@@ -162,12 +186,18 @@ class Surface:
 
     def __call__(self, N, D):
         """Loss at N parameters and D tokens [nats/token]; numbers or arrays."""
-        return self.E + self.A * np.asarray(N, float) ** -self.alpha + self.B * np.asarray(D, float) ** -self.beta
+        return (
+            self.E
+            + self.A * np.asarray(N, float) ** -self.alpha
+            + self.B * np.asarray(D, float) ** -self.beta
+        )
 
     def optimum(self, flops: float) -> tuple[float, float]:
         """(N, D) with the lowest loss among those that cost 6 N D = flops."""
         power = self.alpha + self.beta
-        N = (self.alpha * self.A / (self.beta * self.B)) ** (1 / power) * (flops / 6) ** (self.beta / power)
+        N = (self.alpha * self.A / (self.beta * self.B)) ** (1 / power) * (flops / 6) ** (
+            self.beta / power
+        )
         return N, flops / 6 / N
 
 
@@ -185,12 +215,17 @@ def fit_surface(N, D, loss) -> Surface:
     N_X, D_X, loss_X = (np.asarray(v, float) for v in (N, D, loss))
     ratios = D_X / N_X
     if len(np.unique(N_X)) < 3 or len(loss_X) < 6 or ratios.max() / ratios.min() < 1.5:
-        raise UserError("L(N, D) needs at least six points, three sizes and different tokens per parameter; "
-                        "with one ratio for all, fit L(N) or L(C)")
+        raise UserError(
+            "L(N, D) needs at least six points, three sizes and different tokens per parameter; "
+            "with one ratio for all, fit L(N) or L(C)"
+        )
     n0, d0, best = _unit(N_X), _unit(D_X), (np.inf, None)
     for alpha in EXPONENTS:
         for beta in EXPONENTS:
-            columns = np.stack([np.ones_like(N_X), (N_X / n0) ** -alpha, (D_X / d0) ** -beta], 1) / loss_X[:, None]
+            columns = (
+                np.stack([np.ones_like(N_X), (N_X / n0) ** -alpha, (D_X / d0) ** -beta], 1)
+                / loss_X[:, None]
+            )
             error, (E, A, B) = _not_negative(columns)
             if error < best[0]:
                 best = (error, Surface(E, A * n0**alpha, B * d0**beta, float(alpha), float(beta)))

@@ -31,9 +31,25 @@ class Reader:
     pip = ""
     modules: tuple[str, ...] = ()
 
-    def __init__(self, folder: Path, length: int, batch: int, *, rank: int = 0, world: int = 1, workers: int = 0,
-                 positions: bool = False, mixture: dict | None = None):
-        self.folder, self.length, self.batch, self.rank, self.world = folder, length, batch, rank, world
+    def __init__(
+        self,
+        folder: Path,
+        length: int,
+        batch: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        positions: bool = False,
+        mixture: dict | None = None,
+    ):
+        self.folder, self.length, self.batch, self.rank, self.world = (
+            folder,
+            length,
+            batch,
+            rank,
+            world,
+        )
         self.workers, self.positions, self.mixture, self.taken = workers, positions, mixture, 0
 
     def open(self, state: dict | None) -> None:
@@ -86,8 +102,18 @@ class Steel(Reader):
         shards = ShardSet.open(self.folder)
         place = {"rank": self.rank, "world": self.world}
         if state is None:
-            self.loader, self.first = Loader(shards, self.length, self.batch, SEED, self.mixture, **place,
-                                             mask_documents=self.positions), 0
+            self.loader, self.first = (
+                Loader(
+                    shards,
+                    self.length,
+                    self.batch,
+                    SEED,
+                    self.mixture,
+                    **place,
+                    mask_documents=self.positions,
+                ),
+                0,
+            )
         else:
             self.loader, self.first = Loader.from_state(shards, state, **place), state["step"]
 
@@ -99,7 +125,9 @@ class Steel(Reader):
         return self.loader.state(position // self.batch)
 
     def batches(self):
-        for _, b in self.loader.batches(self.first, self.loader.samples // self.batch, self.workers):
+        for _, b in self.loader.batches(
+            self.first, self.loader.samples // self.batch, self.workers
+        ):
             yield b.input_ids, b.targets, b.position_ids if self.positions else None
 
     @staticmethod
@@ -107,23 +135,47 @@ class Steel(Reader):
         from ..data.shards import EDGE, generation_hash, hash_file, token_dtype
 
         path = folder / "manifest.json"
-        manifest = json.loads(path.read_text()) if part else {
-            "format": 1, "dtype": "uint32", "separator_id": SEPARATOR, "tokenizer_hash": "", "shards": [],
-            "generations": []}
+        manifest = (
+            json.loads(path.read_text())
+            if part
+            else {
+                "format": 1,
+                "dtype": "uint32",
+                "separator_id": SEPARATOR,
+                "tokenizer_hash": "",
+                "shards": [],
+                "generations": [],
+            }
+        )
         for source, samples_NL in sources.items():
-            stream = np.append(samples_NL[:, :-1].ravel(), samples_NL[-1, -1:]).astype(token_dtype(1 << 17))
+            stream = np.append(samples_NL[:, :-1].ravel(), samples_NL[-1, -1:]).astype(
+                token_dtype(1 << 17)
+            )
             (folder / source).mkdir(parents=True, exist_ok=True)
             for i, at in enumerate(range(0, len(stream), SHARD_TOKENS)):
                 tokens = stream[at : at + SHARD_TOKENS]
-                ends = np.union1d(np.flatnonzero(tokens == SEPARATOR) + 1, [len(tokens)]).astype("<i8")
+                ends = np.union1d(np.flatnonzero(tokens == SEPARATOR) + 1, [len(tokens)]).astype(
+                    "<i8"
+                )
                 binary = folder / source / f"{part:03d}-0000-{i:05d}.bin"
                 tokens.tofile(binary)
                 ends.tofile(binary.with_suffix(".idx"))
-                manifest["shards"].append({
-                    "path": f"{source}/{binary.name}", "tokens": len(tokens), "documents": len(ends),
-                    "bytes": 4 * len(tokens), "hash": hash_file(binary), "split": "train", "source": source,
-                    "index_hash": "", "edge_hash": hash_file(binary, EDGE), "file": f"{source}.jsonl.zst", "slice": i,
-                    "generation": part})
+                manifest["shards"].append(
+                    {
+                        "path": f"{source}/{binary.name}",
+                        "tokens": len(tokens),
+                        "documents": len(ends),
+                        "bytes": 4 * len(tokens),
+                        "hash": hash_file(binary),
+                        "split": "train",
+                        "source": source,
+                        "index_hash": "",
+                        "edge_hash": hash_file(binary, EDGE),
+                        "file": f"{source}.jsonl.zst",
+                        "slice": i,
+                        "generation": part,
+                    }
+                )
         manifest["generations"].append({"hash": generation_hash(manifest, part)})
         atomic_write(path, json.dumps(manifest))
 
@@ -135,7 +187,10 @@ class Steel(Reader):
         for i in range(1, count):
             name = f"{first['source']}/000-0000-{i:05d}.bin"
             for suffix in (".bin", ".idx"):
-                os.link((folder / first["path"]).with_suffix(suffix), (folder / name).with_suffix(suffix))
+                os.link(
+                    (folder / first["path"]).with_suffix(suffix),
+                    (folder / name).with_suffix(suffix),
+                )
             manifest["shards"].append(first | {"path": name, "slice": i})
         atomic_write(folder / "manifest.json", json.dumps(manifest))
         return count * first["tokens"] // length
@@ -152,19 +207,33 @@ class Torch(Reader):
         sources = sorted(self.folder.glob("*.bin"))
         size = 4 * (self.length + 1)
         counts = [path.stat().st_size // size for path in sources]
-        self.maps = [np.memmap(p, np.uint32, "r", shape=(n, self.length + 1))
-                     for p, n in zip(sources, counts, strict=True)]
+        self.maps = [
+            np.memmap(p, np.uint32, "r", shape=(n, self.length + 1))
+            for p, n in zip(sources, counts, strict=True)
+        ]
         self.first = state["position"] if state else 0
         if self.mixture is None:
             order = np.random.default_rng(SEED).permutation(counts[0])
         else:
-            weights = np.repeat([self.mixture[p.stem] / n for p, n in zip(sources, counts, strict=True)], counts)
+            weights = np.repeat(
+                [self.mixture[p.stem] / n for p, n in zip(sources, counts, strict=True)], counts
+            )
             generator = torch.Generator().manual_seed(SEED)
-            order = np.array(list(torch.utils.data.WeightedRandomSampler(weights, sum(counts), generator=generator)))
+            order = np.array(
+                list(
+                    torch.utils.data.WeightedRandomSampler(
+                        weights, sum(counts), generator=generator
+                    )
+                )
+            )
         self.starts = np.cumsum([0, *counts])[:-1]
         self.loader = torch.utils.data.DataLoader(
-            self, self.batch // self.world, sampler=order[self.first :][self.rank :: self.world],
-            num_workers=self.workers, collate_fn=self.split)
+            self,
+            self.batch // self.world,
+            sampler=order[self.first :][self.rank :: self.world],
+            num_workers=self.workers,
+            collate_fn=self.split,
+        )
 
     def __getitem__(self, i):
         if len(self.maps) == 1:
@@ -190,7 +259,9 @@ class Torch(Reader):
 
     @staticmethod
     def multiply(folder, samples, length):
-        os.truncate(next(folder.glob("*.bin")), samples * (length + 1) * 4)  # sparse: zeros that take no disk
+        os.truncate(
+            next(folder.glob("*.bin")), samples * (length + 1) * 4
+        )  # sparse: zeros that take no disk
         return samples
 
 
@@ -200,20 +271,37 @@ class LitData(Reader):
     needs, pip, modules = "litdata", "litdata", ("litdata",)
 
     def open(self, state):
-        from litdata import CombinedStreamingDataset, StreamingDataLoader, StreamingDataset, TokensLoader
+        from litdata import (
+            CombinedStreamingDataset,
+            StreamingDataLoader,
+            StreamingDataset,
+            TokensLoader,
+        )
 
         def dataset(folder):
-            return StreamingDataset(str(folder), item_loader=TokensLoader(block_size=self.length + 1), shuffle=True,
-                                    seed=SEED)
+            return StreamingDataset(
+                str(folder),
+                item_loader=TokensLoader(block_size=self.length + 1),
+                shuffle=True,
+                seed=SEED,
+            )
 
         if self.mixture is None:
             self.data = dataset(self.folder / "a")
         else:
             names = sorted(self.mixture)
-            self.data = CombinedStreamingDataset([dataset(self.folder / k) for k in names], seed=SEED,
-                                                 weights=[self.mixture[k] for k in names], iterate_over_all=False)
-        self.loader = StreamingDataLoader(self.data, batch_size=self.batch // self.world, num_workers=self.workers,
-                                          collate_fn=self.split)
+            self.data = CombinedStreamingDataset(
+                [dataset(self.folder / k) for k in names],
+                seed=SEED,
+                weights=[self.mixture[k] for k in names],
+                iterate_over_all=False,
+            )
+        self.loader = StreamingDataLoader(
+            self.data,
+            batch_size=self.batch // self.world,
+            num_workers=self.workers,
+            collate_fn=self.split,
+        )
         if state is not None:
             self.loader.load_state_dict(state)
 
@@ -239,15 +327,20 @@ class LitData(Reader):
 
         for source, samples_NL in sources.items():
             target = folder / source if not part else folder / f"{source}.part"
-            cache = Cache(input_dir=str(target), chunk_bytes=4 * SHARD_TOKENS,
-                          item_loader=TokensLoader(block_size=length + 1))
+            cache = Cache(
+                input_dir=str(target),
+                chunk_bytes=4 * SHARD_TOKENS,
+                item_loader=TokensLoader(block_size=length + 1),
+            )
             for i, row in enumerate(samples_NL):
                 cache[i] = torch.from_numpy(row.astype(np.int32))
             cache.done()
             cache.merge()
             if part:  # as optimize(mode="append") does: more chunks, one index
                 index = json.loads((folder / source / "index.json").read_text())
-                for i, chunk in enumerate(json.loads((target / "index.json").read_text())["chunks"]):
+                for i, chunk in enumerate(
+                    json.loads((target / "index.json").read_text())["chunks"]
+                ):
                     name = f"chunk-{part}-{i}.bin"
                     os.rename(target / chunk["filename"], folder / source / name)
                     index["chunks"].append(chunk | {"filename": name})
@@ -279,10 +372,19 @@ class Mosaic(Reader):
             self.data = StreamingDataset(local=str(self.folder / "a"), **settings)
         else:
             total = sum(self.mixture.values())
-            self.data = StreamingDataset(streams=[Stream(local=str(self.folder / k), proportion=w / total)
-                                                  for k, w in sorted(self.mixture.items())], **settings)
-        self.loader = StreamingDataLoader(self.data, batch_size=self.batch // self.world, num_workers=self.workers,
-                                          collate_fn=lambda rows: self.split([r["tokens"] for r in rows]))
+            self.data = StreamingDataset(
+                streams=[
+                    Stream(local=str(self.folder / k), proportion=w / total)
+                    for k, w in sorted(self.mixture.items())
+                ],
+                **settings,
+            )
+        self.loader = StreamingDataLoader(
+            self.data,
+            batch_size=self.batch // self.world,
+            num_workers=self.workers,
+            collate_fn=lambda rows: self.split([r["tokens"] for r in rows]),
+        )
         if state is not None:
             self.loader.load_state_dict(state)
 
@@ -290,8 +392,13 @@ class Mosaic(Reader):
         return self.loader.state_dict()
 
     def state_at(self, position):
-        return {"epoch": 0, "sample_in_epoch": position, "num_canonical_nodes": 1, "shuffle_seed": SEED,
-                "initial_physical_nodes": 1}
+        return {
+            "epoch": 0,
+            "sample_in_epoch": position,
+            "num_canonical_nodes": 1,
+            "shuffle_seed": SEED,
+            "initial_physical_nodes": 1,
+        }
 
     def batches(self):
         return iter(self.loader)
@@ -307,7 +414,9 @@ class Mosaic(Reader):
             with MDSWriter(out=target, columns=columns, size_limit=4 * SHARD_TOKENS) as mds:
                 for row in samples_NL:
                     mds.write({"tokens": row.astype(np.uint32)})
-            (folder / source / "index.json").unlink(missing_ok=True)  # merge_index writes no file a second time
+            (folder / source / "index.json").unlink(
+                missing_ok=True
+            )  # merge_index writes no file a second time
             merge_index(str(folder / source), keep_local=True)
 
     @staticmethod
@@ -326,4 +435,9 @@ class Mosaic(Reader):
         return count * first["samples"]
 
 
-CONTENDERS: dict[str, type[Reader]] = {"steel": Steel, "torch": Torch, "litdata": LitData, "streaming": Mosaic}
+CONTENDERS: dict[str, type[Reader]] = {
+    "steel": Steel,
+    "torch": Torch,
+    "litdata": LitData,
+    "streaming": Mosaic,
+}

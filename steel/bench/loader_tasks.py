@@ -25,8 +25,10 @@ from .loader_peers import CONTENDERS, Reader
 
 def _cpu() -> float:
     """CPU seconds of this process, its threads, and its children that have ended."""
-    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF,
-                                                                         resource.RUSAGE_CHILDREN)))
+    return sum(
+        u.ru_utime + u.ru_stime
+        for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def throughput(reader: Reader, steps: int, **_) -> dict:
@@ -38,7 +40,11 @@ def throughput(reader: Reader, steps: int, **_) -> dict:
     cpu, wall, checksum = _cpu(), time.perf_counter(), 0
     for _ in range(steps):
         inputs, targets, positions = next(batches)
-        checksum += int(inputs[0, 0]) + int(targets[-1, -1]) + (0 if positions is None else int(positions[0, -1]))
+        checksum += (
+            int(inputs[0, 0])
+            + int(targets[-1, -1])
+            + (0 if positions is None else int(positions[0, -1]))
+        )
     wall = time.perf_counter() - wall
     batches = reader.loader = None  # workers end, and count
     cpu = _cpu() - cpu
@@ -87,8 +93,9 @@ TASKS = {f.__name__: f for f in (throughput, start, order, deep_state, write)}
 def answer(request: dict) -> dict:
     """One task. A failure of the contender is a result, too: {"error": its first line}."""
     os.environ |= request["environment"]
-    reader = CONTENDERS[request["name"]](Path(request["folder"]), request["length"], request["batch"],
-                                         **request["reader"])
+    reader = CONTENDERS[request["name"]](
+        Path(request["folder"]), request["length"], request["batch"], **request["reader"]
+    )
     defaults = {"state": None, "take": None, "save_at": None, "part": 0, "samples": None}
     try:
         return TASKS[request["task"]](reader, **defaults | request["arguments"])
@@ -99,7 +106,10 @@ def answer(request: dict) -> dict:
 
 def _listen(pipes: dict[int, int]) -> list[str]:
     """What the children write, {pipe: process}, with their peak memory added while it is measured from outside."""
-    texts, first = dict.fromkeys(pipes, b""), {pipe: _memory(child) for pipe, child in pipes.items()}
+    texts, first = (
+        dict.fromkeys(pipes, b""),
+        {pipe: _memory(child) for pipe, child in pipes.items()},
+    )
     peak, open_pipes = dict(first), set(pipes)
     while open_pipes:
         ready = select.select(list(open_pipes), [], [], 0.005)[0]
@@ -112,8 +122,12 @@ def _listen(pipes: dict[int, int]) -> list[str]:
                 open_pipes.discard(pipe)
                 os.close(pipe)
                 os.waitpid(pipes[pipe], 0)
-    return [text[:1] + f'"memory_bytes": {peak[pipe] - first[pipe]}, '.encode() + text[1:] if text else b""
-            for pipe, text in texts.items()]
+    return [
+        text[:1] + f'"memory_bytes": {peak[pipe] - first[pipe]}, '.encode() + text[1:]
+        if text
+        else b""
+        for pipe, text in texts.items()
+    ]
 
 
 def _memory(process: int) -> int:
@@ -122,7 +136,9 @@ def _memory(process: int) -> int:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem")))
+    return sum(
+        int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem"))
+    )
 
 
 def serve(name: str) -> None:
@@ -144,7 +160,9 @@ def serve(name: str) -> None:
                 os._exit(0)  # some contenders leave threads behind that nobody stops
             os.close(write_end)
             pipes[read] = child
-        found = [json.loads(text) if text else {"error": "the process died"} for text in _listen(pipes)]
+        found = [
+            json.loads(text) if text else {"error": "the process died"} for text in _listen(pipes)
+        ]
         out.write(json.dumps(found) + "\n")
         out.flush()
 

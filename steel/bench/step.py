@@ -34,8 +34,16 @@ from .table2_steel import zipf_batches
 PHASES = ("data", "forward_backward", "update")
 
 
-def bench_step(cfg: Config, *, steps: int = 8, warmup: int = 3, accumulation: int = 1, device: str = "auto",
-               out: Path | str | None = None, say: Callable[[str], None] | None = None) -> dict:
+def bench_step(
+    cfg: Config,
+    *,
+    steps: int = 8,
+    warmup: int = 3,
+    accumulation: int = 1,
+    device: str = "auto",
+    out: Path | str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict:
     """Time `steps` optimizer steps of cfg after `warmup`; returns the report and, with `out`, writes it as JSON.
 
     accumulation: micro-batches per step and rank (cfg.train.batch_size is replaced; 0 keeps it). Times in seconds,
@@ -50,14 +58,26 @@ def bench_step(cfg: Config, *, steps: int = 8, warmup: int = 3, accumulation: in
     if accumulation:
         cfg.train.batch_size = cfg.train.micro_batch_size * accumulation * world.size
     check_batch(cfg.train, world)
-    cfg.train.steps, cfg.train.checkpoint_every, cfg.train.async_checkpoint = warmup + steps, 0, False
+    cfg.train.steps, cfg.train.checkpoint_every, cfg.train.async_checkpoint = (
+        warmup + steps,
+        0,
+        False,
+    )
     began = time.monotonic()
     model = make_model(cfg, world)
     built = time.monotonic() - began
     with tempfile.TemporaryDirectory(prefix="steel-step-") as folder:
         flops = token_flops(cfg)
-        fit = Fit(model, cfg.train, _batches(cfg, world), next_token_loss(cfg.train.z_loss), RunFolder(folder),
-                  cfg.train.steps, world, flops=flops)
+        fit = Fit(
+            model,
+            cfg.train,
+            _batches(cfg, world),
+            next_token_loss(cfg.train.z_loss),
+            RunFolder(folder),
+            cfg.train.steps,
+            world,
+            flops=flops,
+        )
         rows = [_one(fit, world) for _ in range(warmup + steps)]
     report = _report(cfg, world, rows, warmup, flops, built)
     if world.is_main and out is not None:
@@ -90,11 +110,16 @@ def _one(fit: Fit, world: World) -> dict:
         if fit.state.step == 1:
             torch.cuda.reset_peak_memory_stats()
     seconds = time.monotonic() - began
-    return {"step": seconds, "loss": logged["loss"],
-            **{name: fit.speed.phases(6).get(name, 0.0) - before.get(name, 0.0) for name in PHASES}}
+    return {
+        "step": seconds,
+        "loss": logged["loss"],
+        **{name: fit.speed.phases(6).get(name, 0.0) - before.get(name, 0.0) for name in PHASES},
+    }
 
 
-def _report(cfg: Config, world: World, rows: list[dict], warmup: int, flops: dict, built: float) -> dict:
+def _report(
+    cfg: Config, world: World, rows: list[dict], warmup: int, flops: dict, built: float
+) -> dict:
     timed = rows[warmup:]
     median = {name: statistics.median(row[name] for row in timed) for name in ("step", *PHASES)}
     tokens = cfg.train.batch_size * cfg.data.sequence_length
@@ -103,20 +128,41 @@ def _report(cfg: Config, world: World, rows: list[dict], warmup: int, flops: dic
     over = {"peak": facts["peak_flops"], "measured": facts["matmul_flops"]}
     cuda = world.device.type == "cuda"
     return {
-        "kind": "step", "preset": cfg.preset, "config_hash": cfg.hash(), "device": facts, "ranks": world.size,
-        "parameters": None if world.size > 1 else cfg_parameters(cfg), "tokens_per_step": tokens,
-        "micro_batch": cfg.train.micro_batch_size, "sequence_length": cfg.data.sequence_length,
+        "kind": "step",
+        "preset": cfg.preset,
+        "config_hash": cfg.hash(),
+        "device": facts,
+        "ranks": world.size,
+        "parameters": None if world.size > 1 else cfg_parameters(cfg),
+        "tokens_per_step": tokens,
+        "micro_batch": cfg.train.micro_batch_size,
+        "sequence_length": cfg.data.sequence_length,
         "accumulation": cfg.train.batch_size // (cfg.train.micro_batch_size * world.size) or 1,
-        "settings": {"precision": cfg.train.precision, "compile": cfg.train.compile, "kernels": cfg.train.kernels,
-                     "mask_documents": cfg.data.mask_documents, "optimizer": cfg.train.optimizer},
+        "settings": {
+            "precision": cfg.train.precision,
+            "compile": cfg.train.compile,
+            "kernels": cfg.train.kernels,
+            "mask_documents": cfg.data.mask_documents,
+            "optimizer": cfg.train.optimizer,
+        },
         "seconds": {name: round(value, 5) for name, value in median.items()},
-        "slowest_step_s": round(max(row["step"] for row in timed), 5), "first_step_s": round(rows[0]["step"], 2),
-        "build_s": round(built, 2), "tokens_per_s": round(rate, 1),
-        "tokens_per_s_per_gpu": round(rate / world.size, 1), "flops_per_token": flops,
-        "mfu": {name: {what: round(value * rate / world.size / speed, 4) if speed else None
-                       for what, speed in over.items()} for name, value in flops.items()},
-        "memory_bytes": {"allocated": torch.cuda.max_memory_allocated() if cuda else None,
-                         "reserved": torch.cuda.max_memory_reserved() if cuda else peak_memory_bytes()},
+        "slowest_step_s": round(max(row["step"] for row in timed), 5),
+        "first_step_s": round(rows[0]["step"], 2),
+        "build_s": round(built, 2),
+        "tokens_per_s": round(rate, 1),
+        "tokens_per_s_per_gpu": round(rate / world.size, 1),
+        "flops_per_token": flops,
+        "mfu": {
+            name: {
+                what: round(value * rate / world.size / speed, 4) if speed else None
+                for what, speed in over.items()
+            }
+            for name, value in flops.items()
+        },
+        "memory_bytes": {
+            "allocated": torch.cuda.max_memory_allocated() if cuda else None,
+            "reserved": torch.cuda.max_memory_reserved() if cuda else peak_memory_bytes(),
+        },
         "losses": [round(row["loss"], 5) for row in rows],
     }
 
@@ -135,21 +181,29 @@ def render(report: dict) -> str:
     """The report in a few lines."""
     seconds, mfu = report["seconds"], report["mfu"]
     device, where = report["device"]["name"], report["ranks"]
-    lines = [f"{report['preset']} on {where} x {device}: {report['tokens_per_s']:,.0f} tokens/s",
-             f"step              {1e3 * seconds['step']:.1f} ms for {report['tokens_per_step']:,} tokens: "
-             + ", ".join(f"{name.replace('_', ' + ')} {1e3 * seconds[name]:.1f}" for name in PHASES),
-             f"first step        {report['first_step_s']} s with compilation, after {report['build_s']} s of building"]
+    lines = [
+        f"{report['preset']} on {where} x {device}: {report['tokens_per_s']:,.0f} tokens/s",
+        f"step              {1e3 * seconds['step']:.1f} ms for {report['tokens_per_step']:,} tokens: "
+        + ", ".join(f"{name.replace('_', ' + ')} {1e3 * seconds[name]:.1f}" for name in PHASES),
+        f"first step        {report['first_step_s']} s with compilation, after {report['build_s']} s of building",
+    ]
     for name, share in mfu.items():
         over = f"{share['peak']:.1%} of the peak, " if share["peak"] is not None else ""
-        lines.append(f"MFU {name:<14}{over}{share['measured']:.1%} of the matrix-product rate measured here")
+        lines.append(
+            f"MFU {name:<14}{over}{share['measured']:.1%} of the matrix-product rate measured here"
+        )
     memory = report["memory_bytes"]
-    lines.append(f"memory            {(memory['allocated'] or memory['reserved']) / 2**30:.2f} GiB at the peak")
+    lines.append(
+        f"memory            {(memory['allocated'] or memory['reserved']) / 2**30:.2f} GiB at the peak"
+    )
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of this module, for torchrun; `steel bench step` is the same."""
-    parser = argparse.ArgumentParser(prog="python -m steel.bench.step", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m steel.bench.step", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--preset", default="", help="steel-1b-causal on a GPU, cpu elsewhere")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
     parser.add_argument("--steps", type=int, default=8)
@@ -159,8 +213,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     cuda = args.device != "cpu" and torch.cuda.is_available()
     try:
-        bench_step(load(args.preset or ("steel-1b-causal" if cuda else "cpu"), args.overrides), steps=args.steps,
-                   accumulation=args.accumulation, device=args.device, out=args.out, say=print)
+        bench_step(
+            load(args.preset or ("steel-1b-causal" if cuda else "cpu"), args.overrides),
+            steps=args.steps,
+            accumulation=args.accumulation,
+            device=args.device,
+            out=args.out,
+            say=print,
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -42,8 +42,16 @@ DONE = ("ok", "refused", "skipped")
 GRACE = 20.0  # seconds that a row may overrun the whole budget before it is stopped
 
 
-def table2(out: Path | str, *, device: str = "auto", budget: float = 460.0, rows: list[str] | None = None,
-           micro_batch: int = 0, fresh: bool = False, say: Callable[[str], None] | None = None) -> dict:
+def table2(
+    out: Path | str,
+    *,
+    device: str = "auto",
+    budget: float = 460.0,
+    rows: list[str] | None = None,
+    micro_batch: int = 0,
+    fresh: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> dict:
     """Measure the rows whose ids start with one of `rows` (all by default) into the JSON file `out`; return the report.
 
     device: auto, cuda or cpu (toy sizes, no speeds worth quoting). budget: seconds for all rows. micro_batch:
@@ -56,9 +64,19 @@ def table2(out: Path | str, *, device: str = "auto", budget: float = 460.0, rows
     if not wanted:
         raise UserError(f"no row starts with {' or '.join(rows)}; rows: {', '.join(BY_ID)}")
     report = _previous(out, settings) if not fresh else None
-    report = report or {"kind": "table2", "schema": SCHEMA, "toy": settings["toy"],
-                        "created": datetime.now(UTC).isoformat(timespec="seconds"), "complete": False, "seconds": 0.0,
-                        "device": {}, "settings": settings, "rows": [], "micro": {}, "drift": None}
+    report = report or {
+        "kind": "table2",
+        "schema": SCHEMA,
+        "toy": settings["toy"],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": False,
+        "seconds": 0.0,
+        "device": {},
+        "settings": settings,
+        "rows": [],
+        "micro": {},
+        "drift": None,
+    }
     report["settings"] = settings
     records = {record["id"]: record for record in report["rows"]}
     for row in wanted:
@@ -67,8 +85,14 @@ def table2(out: Path | str, *, device: str = "auto", budget: float = 460.0, rows
     pending = [row.id for row in wanted if records[row.id]["status"] == "pending"]
     began, before = time.time(), report["seconds"]
     while pending and time.time() - began < budget - settings["reserve_s"]:
-        left = _one_process(pending, settings | {"deadline": began + budget}, report, records,
-                            lambda: _write(out, report, records, before + time.time() - began), say)
+        left = _one_process(
+            pending,
+            settings | {"deadline": began + budget},
+            report,
+            records,
+            lambda: _write(out, report, records, before + time.time() - began),
+            say,
+        )
         if left == pending:  # it did not even start: the reason is in the first row's record
             break
         pending = left
@@ -86,15 +110,32 @@ def _settings(device: str, budget: float, micro_batch: int) -> dict:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU here; --device cpu runs the toy")
     toy = device == "cpu"
-    return {"device": device, "toy": toy, "dtype": "fp32" if toy else "bf16", "budget_s": budget, "seed": 1,
-            "micro_batch": micro_batch or (TOY_MICRO_BATCH if toy else MICRO_BATCH),
-            "sequence_length": TOY_LENGTH if toy else LENGTH, "warmup": 1 if toy else 4, "steps": 3 if toy else 10,
-            "learning_rate": 3e-4, "reserve_s": 0.0 if toy else 15.0}
+    return {
+        "device": device,
+        "toy": toy,
+        "dtype": "fp32" if toy else "bf16",
+        "budget_s": budget,
+        "seed": 1,
+        "micro_batch": micro_batch or (TOY_MICRO_BATCH if toy else MICRO_BATCH),
+        "sequence_length": TOY_LENGTH if toy else LENGTH,
+        "warmup": 1 if toy else 4,
+        "steps": 3 if toy else 10,
+        "learning_rate": 3e-4,
+        "reserve_s": 0.0 if toy else 15.0,
+    }
 
 
 def _about(row: Row) -> dict:
-    return {"id": row.id, "group": row.group, "title": row.title, "shape": row.shape, "engine": row.engine,
-            "base": row.base, "pieces": row.pieces, "published": row.published}
+    return {
+        "id": row.id,
+        "group": row.group,
+        "title": row.title,
+        "shape": row.shape,
+        "engine": row.engine,
+        "base": row.base,
+        "pieces": row.pieces,
+        "published": row.published,
+    }
 
 
 def _previous(out: Path, settings: dict) -> dict | None:
@@ -104,16 +145,22 @@ def _previous(out: Path, settings: dict) -> dict | None:
     try:
         report = json.loads(out.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{out} is not a report of this benchmark; choose another file, or --fresh") from None
+        raise UserError(
+            f"{out} is not a report of this benchmark; choose another file, or --fresh"
+        ) from None
     same = {k for k in settings if k not in ("budget_s", "reserve_s")}
-    fits = report.get("schema") == SCHEMA and all(report["settings"].get(k) == settings[k] for k in same)
+    fits = report.get("schema") == SCHEMA and all(
+        report["settings"].get(k) == settings[k] for k in same
+    )
     return report if fits else None
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
-def _one_process(pending: list[str], settings: dict, report: dict, records: dict, write, say) -> list[str]:
+def _one_process(
+    pending: list[str], settings: dict, report: dict, records: dict, write, say
+) -> list[str]:
     """Run a measuring process over `pending` until it ends or has to be stopped; returns what is left to do."""
     left, code, current, said = list(pending), None, None, ""
     for what, record in _messages(settings | {"rows": pending}):
@@ -134,7 +181,10 @@ def _one_process(pending: list[str], settings: dict, report: dict, records: dict
         current, said = left[0], f"the measuring process did not start: {said}"
     if current is not None:  # it began and did not end
         status = {OVERRUN: "timeout", CUT: "pending"}.get(said, "failed")
-        records[current] |= {"status": status, "reason": f"exit code {code}: {said}" if status == "failed" else said}
+        records[current] |= {
+            "status": status,
+            "reason": f"exit code {code}: {said}" if status == "failed" else said,
+        }
         left.remove(current)
         write()
         say(_line(records[current]))
@@ -151,7 +201,9 @@ def _messages(settings: dict) -> Iterator[tuple[str, dict]]:
     last = settings["deadline"] + GRACE
     limit, lines, stopped = last, queue.Queue(), ""
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
         threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True).start()
         try:
             while (line := lines.get(timeout=max(0.1, limit - time.time()))) is not None:
@@ -159,7 +211,11 @@ def _messages(settings: dict) -> Iterator[tuple[str, dict]]:
                 if not what.startswith("@"):
                     continue
                 record = json.loads(text)
-                limit = min(time.time() + BY_ID[record["id"]].seconds, last) if what == "@start" else last
+                limit = (
+                    min(time.time() + BY_ID[record["id"]].seconds, last)
+                    if what == "@start"
+                    else last
+                )
                 yield what[1:], record
         except queue.Empty:
             stopped = OVERRUN if limit < last else CUT
@@ -221,15 +277,21 @@ def _line(record: dict) -> str:
 def render(report: dict) -> str:
     """The table as text: every row, then what was not reached."""
     device = report["device"]
-    lines = [f"table 2 on {device.get('name', '?')}, {report['seconds']:.0f} s"
-             + (" (toy sizes: the speeds mean nothing)" if report["toy"] else "")]
+    lines = [
+        f"table 2 on {device.get('name', '?')}, {report['seconds']:.0f} s"
+        + (" (toy sizes: the speeds mean nothing)" if report["toy"] else "")
+    ]
     if device.get("matmul_flops"):
         over = "the vendor's peak" if device.get("peak_flops") else "that rate"
-        lines.append(f"matrix products reach {device['matmul_flops'] / 1e12:.2f} TFLOP/s here; MFU counts executed "
-                     f"causal FLOPs over {over}")
+        lines.append(
+            f"matrix products reach {device['matmul_flops'] / 1e12:.2f} TFLOP/s here; MFU counts executed "
+            f"causal FLOPs over {over}"
+        )
     lines += [_line(record) for record in report["rows"] if record["status"] != "pending"]
     if left := [record["id"] for record in report["rows"] if record["status"] == "pending"]:
-        lines.append(f"not reached within the budget: {', '.join(left)}; the same command goes on from here")
+        lines.append(
+            f"not reached within the budget: {', '.join(left)}; the same command goes on from here"
+        )
     return "\n".join(lines)
 
 
@@ -243,31 +305,47 @@ def everything(out: Path, device: str, budget: float, say: Callable[[str], None]
     """
     out.mkdir(parents=True, exist_ok=True)
     end = time.time() + budget
-    kernels = _module("table2_kernels", ["--device", device, "--out", str(out / "kernels.json")], 0.25 * budget)
+    kernels = _module(
+        "table2_kernels", ["--device", device, "--out", str(out / "kernels.json")], 0.25 * budget
+    )
     say("kernels: all agree" if kernels == 0 else "kernels: SOMETHING IS WRONG, see kernels.json")
     for_step = 0.17 * budget
-    report = table2(out / "table2.json", device=device, budget=max(30.0, end - time.time() - for_step), say=say)
+    report = table2(
+        out / "table2.json", device=device, budget=max(30.0, end - time.time() - for_step), say=say
+    )
     say(render(report))
-    step = _module("step", ["--device", device, "--out", str(out / "step.json")], max(for_step, end - time.time()))
+    step = _module(
+        "step",
+        ["--device", device, "--out", str(out / "step.json")],
+        max(for_step, end - time.time()),
+    )
     return int(bool(kernels or step or not any(record["ranked"] for record in report["rows"])))
 
 
 def _module(name: str, arguments: list[str], seconds: float) -> int:
     """Run a module of this package; its exit code, 124 when it takes longer than `seconds`."""
     try:
-        return subprocess.run([sys.executable, "-m", f"{__package__}.{name}", *arguments], timeout=seconds).returncode
+        return subprocess.run(
+            [sys.executable, "-m", f"{__package__}.{name}", *arguments], timeout=seconds
+        ).returncode
     except subprocess.TimeoutExpired:
         return 124
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of this module; `steel bench table2` is the same without --all."""
-    parser = argparse.ArgumentParser(prog="python -m steel.bench.table2", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m steel.bench.table2", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON file; with --all a folder")
     parser.add_argument("--all", action="store_true", help="kernels, table and step, into a folder")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
-    parser.add_argument("--budget", type=float, default=None, help="seconds for all (460; with --all 570)")
-    parser.add_argument("--rows", nargs="*", help="only rows whose id starts with one of these, for instance A B.on")
+    parser.add_argument(
+        "--budget", type=float, default=None, help="seconds for all (460; with --all 570)"
+    )
+    parser.add_argument(
+        "--rows", nargs="*", help="only rows whose id starts with one of these, for instance A B.on"
+    )
     parser.add_argument("--micro-batch", type=int, default=0, help="sequences; 0: 8")
     parser.add_argument("--fresh", action="store_true", help="measure again what the file holds")
     args = parser.parse_args(argv)
@@ -279,8 +357,15 @@ def main(argv: list[str] | None = None) -> int:
         if args.all:
             return everything(args.out, args.device, args.budget or 570.0, say)
         out = args.out if args.out.suffix == ".json" else args.out / "table2.json"
-        report = table2(out, device=args.device, budget=args.budget or 460.0, rows=args.rows,
-                        micro_batch=args.micro_batch, fresh=args.fresh, say=say)
+        report = table2(
+            out,
+            device=args.device,
+            budget=args.budget or 460.0,
+            rows=args.rows,
+            micro_batch=args.micro_batch,
+            fresh=args.fresh,
+            say=say,
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

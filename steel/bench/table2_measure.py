@@ -53,12 +53,22 @@ class Bench:
     def engine(self, shape: ModelConfig, row: Row, batch: int):
         """The row's model, ready to train."""
         make = Steel if row.engine == "steel" else Peer
-        return make(shape, row, self.device, self.dtype, batch=batch, length=self.length, backend=self.backend,
-                    choices=self.choices)
+        return make(
+            shape,
+            row,
+            self.device,
+            self.dtype,
+            batch=batch,
+            length=self.length,
+            backend=self.backend,
+            choices=self.choices,
+        )
 
     def batches(self, count: int, batch: int, vocabulary: int) -> list[tuple]:
         """Zipf-distributed tokens and targets."""
-        return zipf_batches(count, batch, self.length, vocabulary, self.device, self.settings["seed"])
+        return zipf_batches(
+            count, batch, self.length, vocabulary, self.device, self.settings["seed"]
+        )
 
     def free(self, compiled: bool = True) -> None:
         """Give memory back before the next model; compiled: and what the compiler made of this one."""
@@ -79,24 +89,37 @@ def reference(bench: Bench, shape: ModelConfig, batch: int) -> dict:
     if key not in bench.references:
         model = build(shape, device=str(bench.device), seed=2)
         enliven(model)
-        state = {name: tensor.detach().to(bench.dtype).cpu().clone() for name, tensor in model.state_dict().items()}
+        state = {
+            name: tensor.detach().to(bench.dtype).cpu().clone()
+            for name, tensor in model.state_dict().items()
+        }
         found = {}
         for dtype in dict.fromkeys((torch.float32, bench.dtype)):
             model = model.to(dtype).train()
             model.load_state_dict(state)
             optimizer = MasterAdamW(list(model.parameters()), fused=False)
-            found[dtype] = _twelve_steps(bench, shape, batch, _own(model), lambda m=model: _gradients(m), optimizer)
+            found[dtype] = _twelve_steps(
+                bench, shape, batch, _own(model), lambda m=model: _gradients(m), optimizer
+            )
         exact, own = found[torch.float32], found[bench.dtype]
-        bench.references[key] = {"state": state, "losses": exact[0], "gradients": exact[1],
-                                 "cosines": _cosines(own[1], exact[1]), "curve": _apart(own[0], exact[0])}
+        bench.references[key] = {
+            "state": state,
+            "losses": exact[0],
+            "gradients": exact[1],
+            "cosines": _cosines(own[1], exact[1]),
+            "curve": _apart(own[0], exact[0]),
+        }
     return bench.references[key]
 
 
 def _own(model) -> Callable:
     """Forward and backward by the model's own code."""
+
     def backward(tokens, targets):
         position = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        loss = model(tokens, position_ids=position, shift_labels=targets, num_items_in_batch=targets.numel()).loss
+        loss = model(
+            tokens, position_ids=position, shift_labels=targets, num_items_in_batch=targets.numel()
+        ).loss
         loss.backward()
         return loss.detach()
 
@@ -107,14 +130,18 @@ def _gradients(model) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def _twelve_steps(bench, shape, batch, backward, gradients, optimizer) -> tuple[list[float], dict, list[float]]:
+def _twelve_steps(
+    bench, shape, batch, backward, gradients, optimizer
+) -> tuple[list[float], dict, list[float]]:
     """Losses, the first step's gradients on the CPU, and seconds of each forward and backward."""
     losses, first, seconds = [], {}, []
     for tokens, targets in bench.batches(GATE_STEPS, batch, shape.vocab_size):
         began = time.monotonic()
         losses.append(float(backward(tokens, targets)))
         seconds.append(time.monotonic() - began)
-        first = first or {name: gradient.detach().cpu().clone() for name, gradient in gradients().items()}
+        first = first or {
+            name: gradient.detach().cpu().clone() for name, gradient in gradients().items()
+        }
         optimizer.step()
     return losses, first, seconds
 
@@ -125,29 +152,50 @@ def gate(bench: Bench, row: Row, shape: ModelConfig, batch: int) -> dict:
     A gradient may be as far off fp32 as a cosine of 0.999, or twice as far as the model's own code in the row's type
     (1 - cosine grows with the square): some gradients, a router's at rest, are noise in bf16, whoever computes them.
     """
-    small = replace(shape, num_hidden_layers=GATE_LAYERS, vocab_size=min(shape.vocab_size, GATE_VOCABULARY))
+    small = replace(
+        shape, num_hidden_layers=GATE_LAYERS, vocab_size=min(shape.vocab_size, GATE_VOCABULARY)
+    )
     wanted = reference(bench, small, batch)
     engine = bench.engine(small, row, batch)
     try:
         engine.load(wanted["state"])
         optimizer = MasterAdamW(list(engine.model.parameters()), engine.fused_adamw)
-        losses, gradients, seconds = _twelve_steps(bench, small, batch, engine.backward, engine.gradients, optimizer)
+        losses, gradients, seconds = _twelve_steps(
+            bench, small, batch, engine.backward, engine.gradients, optimizer
+        )
     finally:
         engine.close()
     cosines = _cosines(gradients, wanted["gradients"])
     limits = {name: min(COSINE_LIMIT, 1 - 4 * (1 - own)) for name, own in wanted["cosines"].items()}
-    worst = min(cosines, key=lambda name: (cosines[name] >= limits[name], cosines[name] - limits[name]))
-    found = {"layers": GATE_LAYERS, "loss": losses[0], "reference_loss": wanted["losses"][0],
-             "loss_difference": abs(losses[0] - wanted["losses"][0]), "worst_tensor": worst,
-             "worst_cosine": cosines[worst], "cosine_limit": limits[worst],
-             "curve_difference": _apart(losses, wanted["losses"]), "curve_limit": max(CURVE_LIMIT, 2 * wanted["curve"])}
+    worst = min(
+        cosines, key=lambda name: (cosines[name] >= limits[name], cosines[name] - limits[name])
+    )
+    found = {
+        "layers": GATE_LAYERS,
+        "loss": losses[0],
+        "reference_loss": wanted["losses"][0],
+        "loss_difference": abs(losses[0] - wanted["losses"][0]),
+        "worst_tensor": worst,
+        "worst_cosine": cosines[worst],
+        "cosine_limit": limits[worst],
+        "curve_difference": _apart(losses, wanted["losses"]),
+        "curve_limit": max(CURVE_LIMIT, 2 * wanted["curve"]),
+    }
     first = max(0.0, seconds[0] - statistics.median(seconds))  # what compiling took
-    return {"passed": not (reason := _refusal(found)), **found, "reason": reason, "first_seconds": first}
+    return {
+        "passed": not (reason := _refusal(found)),
+        **found,
+        "reason": reason,
+        "first_seconds": first,
+    }
 
 
 def _apart(losses: list[float], wanted: list[float]) -> float:
     """Largest relative difference of two curves; infinite where one is not finite."""
-    return max(abs(a - b) / b if math.isfinite(a) else math.inf for a, b in zip(losses, wanted, strict=True))
+    return max(
+        abs(a - b) / b if math.isfinite(a) else math.inf
+        for a, b in zip(losses, wanted, strict=True)
+    )
 
 
 def _cosines(found: dict, wanted: dict) -> dict[str, float]:
@@ -206,7 +254,11 @@ def spread(values: list[float]) -> dict:
     """Median, 10th and 90th percentile."""
     ordered = sorted(values)
     at = lambda q: ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]  # noqa: E731
-    return {"median": round(statistics.median(ordered), 4), "p10": round(at(0.1), 4), "p90": round(at(0.9), 4)}
+    return {
+        "median": round(statistics.median(ordered), 4),
+        "p10": round(at(0.1), 4),
+        "p90": round(at(0.9), 4),
+    }
 
 
 def timed(bench: Bench, row: Row, shape: ModelConfig, batch: int) -> dict:
@@ -240,22 +292,41 @@ def timed(bench: Bench, row: Row, shape: ModelConfig, batch: int) -> dict:
         engine.close()
     ms = {"forward_backward": spread(spans[0::2]), "update": spread(spans[1::2])}
     step_s = (ms["forward_backward"]["median"] + ms["update"]["median"]) / 1e3
-    return {"kernels": engine.kernels, "notes": engine.notes, "parameters": parameters, "micro_batch": batch,
-            "tokens": batch * bench.length, "ms": ms, **_rates(bench, shape, batch * bench.length, ms),
-            "memory_bytes": memory, "compile": {"seconds": round(max(0.0, first - step_s), 2), "graph_breaks": breaks},
-            "kernel_shares": shares, "losses": [round(float(loss), 5) for loss in losses]}
+    return {
+        "kernels": engine.kernels,
+        "notes": engine.notes,
+        "parameters": parameters,
+        "micro_batch": batch,
+        "tokens": batch * bench.length,
+        "ms": ms,
+        **_rates(bench, shape, batch * bench.length, ms),
+        "memory_bytes": memory,
+        "compile": {"seconds": round(max(0.0, first - step_s), 2), "graph_breaks": breaks},
+        "kernel_shares": shares,
+        "losses": [round(float(loss), 5) for loss in losses],
+    }
 
 
 def _rates(bench: Bench, shape: ModelConfig, tokens: int, ms: dict) -> dict:
     forward_backward, update = ms["forward_backward"]["median"] / 1e3, ms["update"]["median"] / 1e3
-    rate = {f"accumulation_{n}": round(n * tokens / (n * forward_backward + update), 1) for n in (1, 8)}
+    rate = {
+        f"accumulation_{n}": round(n * tokens / (n * forward_backward + update), 1) for n in (1, 8)
+    }
     flops = {name: flops_per_token(shape, bench.length, name).total for name in CONVENTIONS}
     achieved = {name: value * rate["accumulation_8"] for name, value in flops.items()}
     peak, measured = bench.facts["peak_flops"], bench.facts["matmul_flops"]
-    return {"tokens_per_s": rate, "flops_per_token": flops,
-            "tflops": {name: round(value / 1e12, 3) for name, value in achieved.items()},
-            "mfu": {name: {"peak": round(value / peak, 4) if peak else None, "measured": round(value / measured, 4)}
-                    for name, value in achieved.items()}}
+    return {
+        "tokens_per_s": rate,
+        "flops_per_token": flops,
+        "tflops": {name: round(value / 1e12, 3) for name, value in achieved.items()},
+        "mfu": {
+            name: {
+                "peak": round(value / peak, 4) if peak else None,
+                "measured": round(value / measured, 4),
+            }
+            for name, value in achieved.items()
+        },
+    }
 
 
 def _reset_peaks(device: torch.device) -> None:
@@ -265,7 +336,10 @@ def _reset_peaks(device: torch.device) -> None:
 
 def _peaks(device: torch.device) -> dict:
     if device.type == "cuda":
-        return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+        return {
+            "allocated": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.max_memory_reserved(),
+        }
     return {"allocated": None, "reserved": peak_memory_bytes()}
 
 
@@ -286,7 +360,9 @@ def _shares(bench: Bench, engine, optimizer: MasterAdamW, batch: tuple) -> dict[
     cuda = bench.device.type == "cuda"
     activity = torch.profiler.ProfilerActivity
     try:
-        with torch.profiler.profile(activities=[activity.CUDA] if cuda else [activity.CPU]) as profile:
+        with torch.profiler.profile(
+            activities=[activity.CUDA] if cuda else [activity.CPU]
+        ) as profile:
             engine.backward(*batch)
             optimizer.step()
             if cuda:
@@ -294,7 +370,9 @@ def _shares(bench: Bench, engine, optimizer: MasterAdamW, batch: tuple) -> dict[
         totals = dict.fromkeys(KINDS, 0.0)
         for event in profile.key_averages():
             spent = event.self_device_time_total if cuda else event.self_cpu_time_total
-            kind = next(kind for kind, pattern in KINDS.items() if re.search(pattern, event.key.lower()))
+            kind = next(
+                kind for kind, pattern in KINDS.items() if re.search(pattern, event.key.lower())
+            )
             totals[kind] += spent
         whole = sum(totals.values())
     except RuntimeError:
@@ -318,7 +396,9 @@ def measure(bench: Bench, row: Row) -> dict:
             checked = gate(bench, row, shape, batch)
             bench.free(compiled=False)
             found = timed(bench, row, shape, batch)
-            found["compile"]["seconds"] = round(found["compile"]["seconds"] + checked.pop("first_seconds"), 2)
+            found["compile"]["seconds"] = round(
+                found["compile"]["seconds"] + checked.pop("first_seconds"), 2
+            )
             status = "ok" if checked["passed"] else "refused"
             return {"status": status, "reason": checked["reason"], "gate": checked, **found}
         except torch.OutOfMemoryError as error:
@@ -355,7 +435,9 @@ def run(settings: dict, say) -> None:
 def main() -> None:
     """Settings come as JSON in the first argument."""
     settings = json.loads(sys.argv[1])
-    out = os.fdopen(os.dup(1), "w", buffering=1)  # what libraries print goes to stderr, results alone to stdout
+    out = os.fdopen(
+        os.dup(1), "w", buffering=1
+    )  # what libraries print goes to stderr, results alone to stdout
     os.dup2(2, 1)
     run(settings, lambda what, record: out.write(f"@{what} {json.dumps(record)}\n"))
 

@@ -16,8 +16,12 @@ from ..kernels.examples import EXAMPLES, normal
 from ..kernels.linear_cross_entropy import in_chunks, linear_cross_entropy
 
 # Passes over memory that the operation cannot do without, forward and backward, in elements per token; `w` the width.
-FLOOR = {"rms_norm": lambda s: 8 * s.width, "rope": lambda s: 4 * (s.heads + 2 * s.key_heads) * s.head_dim,
-         "swiglu": lambda s: 8 * s.expert_width, "soft_moe": lambda s: 6 * s.width}
+FLOOR = {
+    "rms_norm": lambda s: 8 * s.width,
+    "rope": lambda s: 4 * (s.heads + 2 * s.key_heads) * s.head_dim,
+    "swiglu": lambda s: 8 * s.expert_width,
+    "soft_moe": lambda s: 6 * s.width,
+}
 
 
 def run(id: str, bench) -> dict[str, list[dict]]:
@@ -58,13 +62,31 @@ def _attention(bench) -> list[dict]:
     records = []
     for heads, width in ((2, 16),) if bench.toy else ((32, 56), (14, 128), (28, 64)):
         for documents in (False, True):
-            sizes = Sizes(heads=heads, key_heads=heads, head_dim=width, batch=B, length=T, documents=documents)
+            sizes = Sizes(
+                heads=heads, key_heads=heads, head_dim=width, batch=B, length=T, documents=documents
+            )
             for name in attention.DOCUMENTS if documents else attention.PLAIN:
                 trial = attention.try_one(name, sizes, bench.device, bench.dtype, documents)
-                flops = 3 * 2 * B * heads * T * T * width  # causal half; the backward pass twice the forward
-                rate = None if documents or not trial.milliseconds else flops / trial.milliseconds / 1e9
-                records.append({"head_dim": width, "heads": heads, "documents": documents, "name": name,
-                                "ms": trial.milliseconds, "error": trial.error, "tflops": rate, "note": trial.note})
+                flops = (
+                    3 * 2 * B * heads * T * T * width
+                )  # causal half; the backward pass twice the forward
+                rate = (
+                    None
+                    if documents or not trial.milliseconds
+                    else flops / trial.milliseconds / 1e9
+                )
+                records.append(
+                    {
+                        "head_dim": width,
+                        "heads": heads,
+                        "documents": documents,
+                        "name": name,
+                        "ms": trial.milliseconds,
+                        "error": trial.error,
+                        "tflops": rate,
+                        "note": trial.note,
+                    }
+                )
     return records
 
 
@@ -73,14 +95,29 @@ def _attention(bench) -> list[dict]:
 
 def _head(bench) -> list[dict]:
     """Projection and loss, forward and backward, by everything that can do it; errors of the gradients beside fp32."""
-    N, D, V = (128, 64, 512) if bench.toy else (bench.settings["micro_batch"] * bench.length, 1792, 151_936)
+    N, D, V = (
+        (128, 64, 512)
+        if bench.toy
+        else (bench.settings["micro_batch"] * bench.length, 1792, 151_936)
+    )
     x = normal(bench.device, N, D).to(bench.dtype).requires_grad_()
     weight = (normal(bench.device, V, D) / D**0.5).to(bench.dtype).requires_grad_()
     targets = (torch.arange(N, device=bench.device) * 7919) % V
     with torch.no_grad():
-        exact = in_chunks(x.detach().float(), weight.detach().float(), targets, 0.0, max(1, N // 32), "reference", True,
-                          True)[2:]
-    return [_one_head(bench, name, function, (x, weight), targets, exact) for name, function in _heads(bench).items()]
+        exact = in_chunks(
+            x.detach().float(),
+            weight.detach().float(),
+            targets,
+            0.0,
+            max(1, N // 32),
+            "reference",
+            True,
+            True,
+        )[2:]
+    return [
+        _one_head(bench, name, function, (x, weight), targets, exact)
+        for name, function in _heads(bench).items()
+    ]
 
 
 def _heads(bench) -> dict[str, Callable]:
@@ -102,10 +139,18 @@ def _heads(bench) -> dict[str, Callable]:
         return cut(x, weight, targets, reduction="sum")
 
     compiled = torch.compile(eager, backend=bench.backend)
-    chunks = {f"ours_{n}": lambda x, w, t, n=n: linear_cross_entropy(x, w, t, implementation=how, rows=n)
-              for n in (1024, 2048, 4096, 8192)}
-    return {**chunks, "eager": eager, "compile": compiled, "liger": liger,
-            "liger_fp32": lambda x, w, t: liger(x, w, t, accum_dtype=torch.float32), "cce": cce}
+    chunks = {
+        f"ours_{n}": lambda x, w, t, n=n: linear_cross_entropy(x, w, t, implementation=how, rows=n)
+        for n in (1024, 2048, 4096, 8192)
+    }
+    return {
+        **chunks,
+        "eager": eager,
+        "compile": compiled,
+        "liger": liger,
+        "liger_fp32": lambda x, w, t: liger(x, w, t, accum_dtype=torch.float32),
+        "cce": cce,
+    }
 
 
 def _one_head(bench, name: str, function: Callable, inputs: tuple, targets, exact) -> dict:
@@ -121,8 +166,10 @@ def _one_head(bench, name: str, function: Callable, inputs: tuple, targets, exac
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
         found = step()
-        record["error"] = max(float((a.float() - b.float()).norm() / b.float().norm())
-                              for a, b in zip(found, exact, strict=True))
+        record["error"] = max(
+            float((a.float() - b.float()).norm() / b.float().norm())
+            for a, b in zip(found, exact, strict=True)
+        )
         del found
         record["ms"] = _milliseconds(bench.device, step, 5)
         record["memory_bytes"] = torch.cuda.max_memory_allocated() - before if cuda else None
@@ -136,22 +183,49 @@ def _one_head(bench, name: str, function: Callable, inputs: tuple, targets, exac
 
 def _operations(bench) -> list[dict]:
     """Reference, Triton, compiler and Liger on 16,384 tokens; rate over the bytes that no implementation can avoid."""
-    sizes = Sizes() if bench.toy else Sizes(
-        width=1792, expert_width=3584, vocabulary=151_936, heads=32, key_heads=32, head_dim=56, slots=5, segment=64,
-        experts=6, top_k=2, tokens=bench.settings["micro_batch"] * bench.length)
+    sizes = (
+        Sizes()
+        if bench.toy
+        else Sizes(
+            width=1792,
+            expert_width=3584,
+            vocabulary=151_936,
+            heads=32,
+            key_heads=32,
+            head_dim=56,
+            slots=5,
+            segment=64,
+            experts=6,
+            top_k=2,
+            tokens=bench.settings["micro_batch"] * bench.length,
+        )
+    )
     records = []
     for op in (*FLOOR, "experts"):
         inputs, call = EXAMPLES[op](bench.device, sizes)
         inputs = [t.to(bench.dtype).requires_grad_() for t in inputs]
-        for name in ("reference", "torch") if op == "experts" else ("reference", "triton", "compile", "liger"):
+        for name in (
+            ("reference", "torch")
+            if op == "experts"
+            else ("reference", "triton", "compile", "liger")
+        ):
             if name == "compile" and bench.device.type != "cuda":
                 continue  # a compiler for the CPU would take longer than all the rest
-            record = {"operation": op, "name": name, "ms": None, "gb_per_s": None, "error": None, "note": ""}
+            record = {
+                "operation": op,
+                "name": name,
+                "ms": None,
+                "gb_per_s": None,
+                "error": None,
+                "note": "",
+            }
             records.append(record)
             try:
                 function = select.implementation(op, name, bench.device)
                 record["error"] = select.verify(op, function, bench.device, bench.dtype)
-                record["ms"] = _milliseconds(bench.device, lambda f=function, i=inputs, c=call: _step(f, i, c))
+                record["ms"] = _milliseconds(
+                    bench.device, lambda f=function, i=inputs, c=call: _step(f, i, c)
+                )
                 if op in FLOOR:
                     moved = FLOOR[op](sizes) * sizes.tokens * inputs[0].element_size()
                     record["gb_per_s"] = round(moved / record["ms"] / 1e6, 1)

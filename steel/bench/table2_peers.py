@@ -18,7 +18,11 @@ from ..kernels.attention import backend as attention_backend
 from ..model.build import build
 from .table2_rows import Row
 
-PATCHED = ("apply_rotary_pos_emb", "Qwen2RMSNorm", "Qwen2MLP")  # what Liger exchanges in transformers' own module
+PATCHED = (
+    "apply_rotary_pos_emb",
+    "Qwen2RMSNorm",
+    "Qwen2MLP",
+)  # what Liger exchanges in transformers' own module
 
 
 def to_qwen(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -43,7 +47,9 @@ def from_qwen(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if any(f".{part}." in name for part in ("k_proj", "v_proj", "up_proj")):
             continue
         if ".q_proj." in name:
-            parts = [tensors[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            parts = [
+                tensors[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")
+            ]
             out[name.replace("q_proj", "qkv_proj")] = torch.cat(parts)
         elif ".gate_proj." in name:
             parts = [tensors[name.replace("gate_proj", part)] for part in ("gate_proj", "up_proj")]
@@ -58,7 +64,16 @@ class Peer:
 
     fused_adamw = True
 
-    def __init__(self, shape: ModelConfig, row: Row, device: torch.device, dtype: torch.dtype, *, backend: str, **_):
+    def __init__(
+        self,
+        shape: ModelConfig,
+        row: Row,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        backend: str,
+        **_,
+    ):
         self.kernels, self.notes, self._before = {}, [], {}
         self.kind = row.engine
         if self.kind.startswith("hf"):
@@ -96,8 +111,13 @@ class Peer:
         if self.kind == "nanochat_like":
             loss = self.call(tokens_BT, targets_BT)
         else:
-            loss = self.call(input_ids=tokens_BT, labels=targets_BT, shift_labels=targets_BT, use_cache=False,
-                             num_items_in_batch=targets_BT.numel()).loss
+            loss = self.call(
+                input_ids=tokens_BT,
+                labels=targets_BT,
+                shift_labels=targets_BT,
+                use_cache=False,
+                num_items_in_batch=targets_BT.numel(),
+            ).loss
         loss.backward()
         return loss.detach()
 
@@ -106,7 +126,9 @@ class Peer:
         hidden = self.model.model(tokens_BT)
         cut = hidden.detach().requires_grad_()
         total = torch.zeros((), device=hidden.device)
-        for part, targets in zip(cut.chunk(chunks, dim=1), targets_BT.chunk(chunks, dim=1), strict=True):
+        for part, targets in zip(
+            cut.chunk(chunks, dim=1), targets_BT.chunk(chunks, dim=1), strict=True
+        ):
             loss = self.chunk_loss(part, self.model.lm_head.weight, targets) / targets_BT.numel()
             loss.backward()
             total += loss.detach()
@@ -115,7 +137,9 @@ class Peer:
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Gradients by Steel's parameter names."""
-        return from_qwen({name: p.grad for name, p in self.model.named_parameters() if p.grad is not None})
+        return from_qwen(
+            {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        )
 
     def close(self) -> None:
         """Undo what Liger exchanged in transformers' module, for the rows that follow."""
@@ -130,17 +154,26 @@ def _transformers_model(shape: ModelConfig, device: torch.device, dtype: torch.d
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     config = Qwen2Config(
-        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_hidden_layers, num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads, rms_norm_eps=shape.rms_norm_eps, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta}, use_cache=False)
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        rms_norm_eps=shape.rms_norm_eps,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        use_cache=False,
+    )
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
 
 def _chunk_loss(hidden_BTD, weight_VD, targets_BT) -> torch.Tensor:
     logits = F.linear(hidden_BTD, weight_VD).float()
-    return F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), ignore_index=-100, reduction="sum")
+    return F.cross_entropy(
+        logits.flatten(0, 1), targets_BT.flatten(), ignore_index=-100, reduction="sum"
+    )
 
 
 # -- a stack in few lines, with Qwen2's parameter names ----------------------------------------------------------------
@@ -152,12 +185,17 @@ class Attention(nn.Module):
     def __init__(self, shape: ModelConfig):
         super().__init__()
         D, self.heads = shape.hidden_size, shape.num_attention_heads
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(D, D, bias=shape.qkv_bias) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = (
+            nn.Linear(D, D, bias=shape.qkv_bias) for _ in range(3)
+        )
         self.o_proj = nn.Linear(D, D, bias=False)
 
     def forward(self, x_BTD, cos, sin):
         B, T, D = x_BTD.shape
-        query, key, value = (proj(x_BTD).view(B, T, self.heads, -1) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        query, key, value = (
+            proj(x_BTD).view(B, T, self.heads, -1)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
         query, key = (_turn(part, cos, sin).transpose(1, 2) for part in (query, key))
         with attention_backend("cudnn" if x_BTD.is_cuda else "", alone=False):
             out = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), is_causal=True)
@@ -166,7 +204,9 @@ class Attention(nn.Module):
 
 def _turn(x_BTHC, cos, sin):
     first, second = x_BTHC.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BTHC.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(
+        x_BTHC.dtype
+    )
 
 
 class FeedForward(nn.Module):
@@ -208,8 +248,12 @@ class Trunk(nn.Module):
         self.norm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
     def forward(self, tokens_BT):
-        rate = self.theta ** (-torch.arange(0, self.head_dim, 2, device=tokens_BT.device) / self.head_dim)
-        angle = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None, :, None, None] * rate
+        rate = self.theta ** (
+            -torch.arange(0, self.head_dim, 2, device=tokens_BT.device) / self.head_dim
+        )
+        angle = (
+            torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None, :, None, None] * rate
+        )
         cos, sin = angle.cos(), angle.sin()
         x = self.embed_tokens(tokens_BT)
         for layer in self.layers:
@@ -226,4 +270,6 @@ class Stack(nn.Module):
         self.lm_head = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
 
     def forward(self, tokens_BT, targets_BT):
-        return _chunk_loss(self.model(tokens_BT), self.lm_head.weight, targets_BT) / targets_BT.numel()
+        return (
+            _chunk_loss(self.model(tokens_BT), self.lm_head.weight, targets_BT) / targets_BT.numel()
+        )

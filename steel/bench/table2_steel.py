@@ -37,7 +37,9 @@ def seed_rms_norm(x, weight, eps: float, residual=None, dtype=None):
 
 def seed_rope(qkv_BTXC, cos, sin, query_heads: int, key_heads: int):
     """Queries and keys turned one after the other by a concatenated half, tables in the activations' type."""
-    query, key, value = qkv_BTXC.split([query_heads, key_heads, qkv_BTXC.shape[2] - query_heads - key_heads], dim=2)
+    query, key, value = qkv_BTXC.split(
+        [query_heads, key_heads, qkv_BTXC.shape[2] - query_heads - key_heads], dim=2
+    )
     cos, sin = (torch.cat((table, table), dim=-1).to(qkv_BTXC.dtype) for table in (cos, sin))
 
     def turn(x):
@@ -50,7 +52,9 @@ def seed_rope(qkv_BTXC, cos, sin, query_heads: int, key_heads: int):
 def seed_linear_cross_entropy(x_ND, weight_VD, targets_N, z_loss: float = 0.0) -> torch.Tensor:
     """All logits at once, and once more in fp32; summed over targets."""
     assert not z_loss
-    return F.cross_entropy(F.linear(x_ND, weight_VD).float(), targets_N, ignore_index=-100, reduction="sum")
+    return F.cross_entropy(
+        F.linear(x_ND, weight_VD).float(), targets_N, ignore_index=-100, reduction="sum"
+    )
 
 
 def _loop_over_experts(self, x_END: torch.Tensor) -> torch.Tensor:
@@ -60,7 +64,9 @@ def _loop_over_experts(self, x_END: torch.Tensor) -> torch.Tensor:
         f = gate_up.shape[1] // 2
         hidden = F.silu(x_ND @ gate_up[:, :f]) * (x_ND @ gate_up[:, f:])
         d = x_ND.shape[1]
-        outputs.append(F.silu(hidden @ down[:, :d]) * (hidden @ down[:, d:]) if self.double else hidden @ down)
+        outputs.append(
+            F.silu(hidden @ down[:, :d]) * (hidden @ down[:, d:]) if self.double else hidden @ down
+        )
     return torch.stack(outputs)
 
 
@@ -68,10 +74,16 @@ def _masked_attention(self, query, key, value, mask):
     """scaled_dot_product_attention with an explicit causal mask: what Table 2 calls PyTorch attention."""
     T = query.shape[2]
     causal = torch.ones(T, T, dtype=torch.bool, device=query.device).tril()[None, None]
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=causal, scale=self.scaling).transpose(1, 2)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=causal, scale=self.scaling
+    ).transpose(1, 2)
 
 
-SEEDS = {"rms_norm": seed_rms_norm, "rope": seed_rope, "linear_cross_entropy": seed_linear_cross_entropy}
+SEEDS = {
+    "rms_norm": seed_rms_norm,
+    "rope": seed_rope,
+    "linear_cross_entropy": seed_linear_cross_entropy,
+}
 
 
 # -- Steel -------------------------------------------------------------------------------------------------------------
@@ -80,11 +92,23 @@ SEEDS = {"rms_norm": seed_rms_norm, "rope": seed_rope, "linear_cross_entropy": s
 class Steel:
     """The model of a row with its pieces put in. `notes` and `kernels` say what was really used."""
 
-    def __init__(self, shape: ModelConfig, row: Row, device: torch.device, dtype: torch.dtype, *, batch: int,
-                 length: int, backend: str, choices: dict | None = None):
+    def __init__(
+        self,
+        shape: ModelConfig,
+        row: Row,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        batch: int,
+        length: int,
+        backend: str,
+        choices: dict | None = None,
+    ):
         self.model = build(shape, device=str(device), dtype=dtype, seed=1).train()
         self.fused_adamw = row.pieces["adamw"] == "fused"
-        choice = self._choice(row, device, dtype, batch, length, choices if choices is not None else {})
+        choice = self._choice(
+            row, device, dtype, batch, length, choices if choices is not None else {}
+        )
         self.kernels, self.notes = dict(choice.names), list(choice.notes)
         install(self.model, choice)
         self.kernels |= {"experts": row.pieces["experts"], "adamw": row.pieces["adamw"]}
@@ -110,7 +134,9 @@ class Steel:
             key = (op, name, known, dtype)
             if key not in cache:
                 asked = dict.fromkeys(OPERATIONS, "reference") | ({} if own else {op: name})
-                cache[key] = choose(asked, device=device, dtype=dtype, compiled=row.pieces["compile"], sizes=sizes)
+                cache[key] = choose(
+                    asked, device=device, dtype=dtype, compiled=row.pieces["compile"], sizes=sizes
+                )
             found = cache[key]
             choice.names[op], choice.functions[op] = found.names[op], found.functions[op]
             choice.notes += found.notes
@@ -125,8 +151,12 @@ class Steel:
     def backward(self, tokens_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
         """Forward and backward of the mean loss [nats], which is returned; gradients are added up."""
         position = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-        loss = self.model(tokens_BT, position_ids=position, shift_labels=targets_BT,
-                          num_items_in_batch=targets_BT.numel()).loss
+        loss = self.model(
+            tokens_BT,
+            position_ids=position,
+            shift_labels=targets_BT,
+            num_items_in_batch=targets_BT.numel(),
+        ).loss
         loss.backward()
         return loss.detach()
 
@@ -148,7 +178,9 @@ class MasterAdamW:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.master = [p.detach().float().clone().requires_grad_() for p in self.parameters]
         which = {"fused": True} if fused else {"foreach": True}
-        self.adamw = torch.optim.AdamW(self.master, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, **which)
+        self.adamw = torch.optim.AdamW(
+            self.master, lr=lr, betas=(0.9, 0.95), weight_decay=0.05, **which
+        )
 
     @torch.no_grad()
     def step(self) -> None:
@@ -162,7 +194,9 @@ class MasterAdamW:
         self.adamw.zero_grad(set_to_none=True)
 
 
-def zipf_batches(count: int, B: int, T: int, vocabulary: int, device: torch.device, seed: int = 1) -> list[tuple]:
+def zipf_batches(
+    count: int, B: int, T: int, vocabulary: int, device: torch.device, seed: int = 1
+) -> list[tuple]:
     """`count` pairs (tokens, targets), each (B, T) int64, drawn from p(rank) ∝ 1 / (rank + 2.7)."""
     generator = torch.Generator().manual_seed(seed)
     weights = 1.0 / (torch.arange(vocabulary, dtype=torch.float64) + 2.7)

@@ -28,9 +28,15 @@ class Tally:
     notes: Counter = field(default_factory=Counter)
 
     def check(self) -> dict[str, Any]:
-        assert self.read == self.kept + sum(self.rejected.values()), f"conversion lost records: {self}"
-        return {"in": self.read, "kept": self.kept, "rejected": dict(sorted(self.rejected.items())),
-                "notes": dict(sorted(self.notes.items()))}
+        assert self.read == self.kept + sum(self.rejected.values()), (
+            f"conversion lost records: {self}"
+        )
+        return {
+            "in": self.read,
+            "kept": self.kept,
+            "rejected": dict(sorted(self.rejected.items())),
+            "notes": dict(sorted(self.notes.items())),
+        }
 
 
 def rules_of(recipe: Recipe) -> dict[str, Rule]:
@@ -42,8 +48,15 @@ def rules_of(recipe: Recipe) -> dict[str, Rule]:
     return RULES
 
 
-def convert_source(name: str, files: list[Path], root: Path, recipe: Recipe, tally: Tally,
-                   progress: Progress | None = None, limit: int | None = None) -> Iterator[tuple[Document, bytes]]:
+def convert_source(
+    name: str,
+    files: list[Path],
+    root: Path,
+    recipe: Recipe,
+    tally: Tally,
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> Iterator[tuple[Document, bytes]]:
     """(document, its JSON line) of every good record of one source; the others are counted in `tally`.
 
     limit: read at most this many records. One bad record never ends a file, one bad file never ends a source.
@@ -63,8 +76,12 @@ def convert_source(name: str, files: list[Path], root: Path, recipe: Recipe, tal
             except Skip as skip:
                 tally.rejected[str(skip)] += 1
                 continue
-            except TypeError as error:  # orjson: a text with lone surrogates, or a value that JSON lacks
-                tally.rejected["not valid unicode" if "surrogates" in str(error) else "not valid as JSON"] += 1
+            except (
+                TypeError
+            ) as error:  # orjson: a text with lone surrogates, or a value that JSON lacks
+                tally.rejected[
+                    "not valid unicode" if "surrogates" in str(error) else "not valid as JSON"
+                ] += 1
                 continue
             except Exception as error:  # a record nobody foresaw must not end a run of days
                 tally.rejected[f"rule failed: {type(error).__name__}"] += 1
@@ -75,8 +92,9 @@ def convert_source(name: str, files: list[Path], root: Path, recipe: Recipe, tal
             yield document, line
 
 
-def _document(name: str, label: str, number: int, record: Any, rule: Rule, options: dict,
-              path: Path) -> tuple[Document, str]:
+def _document(
+    name: str, label: str, number: int, record: Any, rule: Rule, options: dict, path: Path
+) -> tuple[Document, str]:
     if isinstance(record, Bad):
         raise Skip(record.reason)
     if not isinstance(record, dict):
@@ -91,30 +109,48 @@ def _document(name: str, label: str, number: int, record: Any, rule: Rule, optio
     return Document(document_id(name, label, number), piece.text, name, lang, meta), piece.note
 
 
-def chosen(raw: Path, out: Path, recipe: Recipe,
-           sources: list[str] | None) -> tuple[list[tuple[str, list[Path]]], dict]:
+def chosen(
+    raw: Path, out: Path, recipe: Recipe, sources: list[str] | None
+) -> tuple[list[tuple[str, list[Path]]], dict]:
     """The recognised sources to work on, and what the report says about the rest."""
     if (raw / "truth.json").is_file() and (raw / "raw").is_dir():
-        raise UserError(f"{raw} is a whole world (with its exam and held-out texts); give {raw / 'raw'}")
+        raise UserError(
+            f"{raw} is a whole world (with its exam and held-out texts); give {raw / 'raw'}"
+        )
     if out.resolve().is_relative_to(raw.resolve()):
-        raise UserError(f"{out} lies inside {raw}: it would be read as raw data; choose a folder outside")
+        raise UserError(
+            f"{out} lies inside {raw}: it would be read as raw data; choose a folder outside"
+        )
     for name in sources or ():
         SOURCES[name]  # UserError for a name that does not exist
     found, unknown = survey(raw)
     if not found:
-        raise UserError(f"{raw}: no raw data recognised; name the folders after sources ({', '.join(SOURCES)})")
+        raise UserError(
+            f"{raw}: no raw data recognised; name the folders after sources ({', '.join(SOURCES)})"
+        )
     rules = rules_of(recipe)
-    wanted = [(name, files) for name, files in found if (sources is None or name in sources) and name in rules]
+    wanted = [
+        (name, files)
+        for name, files in found
+        if (sources is None or name in sources) and name in rules
+    ]
     skipped = [name for name, _ in found if name not in rules]
     if sources and (missing := [name for name in sources if name not in dict(found)]):
         raise UserError(f"{raw}: no files of {', '.join(missing)}; found {', '.join(dict(found))}")
-    return wanted, {"unrecognised_files": [os.fspath(p.relative_to(raw)) for p in unknown],
-                    "sources_without_a_rule": skipped}
+    return wanted, {
+        "unrecognised_files": [os.fspath(p.relative_to(raw)) for p in unknown],
+        "sources_without_a_rule": skipped,
+    }
 
 
-def convert(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel",
-            sources: list[str] | None = None, progress: Progress | None = None,
-            limit: int | None = None) -> dict[str, Any]:
+def convert(
+    raw: Path | str,
+    out: Path | str,
+    recipe: str | Path | Recipe = "steel",
+    sources: list[str] | None = None,
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
     """Write OUT/<source>.jsonl.zst for every source found in `raw`, and OUT/report.json. Returns the report.
 
     Raises UserError when `raw` holds nothing that is recognised or a name is wrong.
@@ -125,7 +161,10 @@ def convert(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "ste
     drop_stale(out, [name for name, _ in wanted])
     for name, files in wanted:
         tally = Tally()
-        with DocumentWriter(out / f"{name}.jsonl.zst") as writer, shown(progress, f"converting {name}") as progress_of:
+        with (
+            DocumentWriter(out / f"{name}.jsonl.zst") as writer,
+            shown(progress, f"converting {name}") as progress_of,
+        ):
             for _, line in convert_source(name, files, raw, recipe, tally, progress_of, limit):
                 writer.write_line(line)
         parts[name] = {"files": len(files), "steps": {"convert": tally.check()}}

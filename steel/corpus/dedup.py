@@ -38,7 +38,9 @@ class Near:
 
     def __post_init__(self):
         if not 0 < self.threshold <= 1:
-            raise UserError(f"dedup: threshold is {self.threshold}; it must be above 0 and at most 1")
+            raise UserError(
+                f"dedup: threshold is {self.threshold}; it must be above 0 and at most 1"
+            )
         if self.ngram < 1 or self.permutations < 8 or self.min_chars < 1:
             raise UserError("dedup: ngram and min_chars must be 1 or more, permutations 8 or more")
 
@@ -57,7 +59,9 @@ class Dedup:
         try:
             return cls(bool(settings.get("exact", False)), Near(**near) if near else None)
         except TypeError as error:
-            raise UserError(f"dedup: {error}; near takes threshold, ngram, permutations, min_chars") from None
+            raise UserError(
+                f"dedup: {error}; near takes threshold, ngram, permutations, min_chars"
+            ) from None
 
 
 class Pair(NamedTuple):
@@ -80,7 +84,10 @@ class Keys(NamedTuple):
     @classmethod
     def join(cls, parts: list[Keys], settings: Dedup) -> Keys:
         width = settings.near.permutations if settings.near else 0
-        parts = [Keys(np.zeros((0, 2), np.uint64), np.zeros((0, width), np.uint32), np.zeros(0, bool)), *parts]
+        parts = [
+            Keys(np.zeros((0, 2), np.uint64), np.zeros((0, width), np.uint32), np.zeros(0, bool)),
+            *parts,
+        ]
         return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -115,12 +122,16 @@ def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
     for document in documents:
         text = normalise(document.readable())
         roles = "".join(turn["role"][0] for turn in document.messages)
-        digest = hashlib.blake2b(f"{roles}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        digest = hashlib.blake2b(
+            f"{roles}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16
+        ).digest()
         exact.append(np.frombuffer(digest, dtype="<u8"))
         codes = letters(text) if near else ()
         long.append(near is not None and len(codes) >= max(near.min_chars, near.ngram))
         if near is not None:
-            batch.append(codes if long[-1] else np.zeros(near.ngram, np.uint32))  # a short one only keeps its place
+            batch.append(
+                codes if long[-1] else np.zeros(near.ngram, np.uint32)
+            )  # a short one only keeps its place
             held += len(batch[-1])
             if held > _BATCH:
                 signatures.append(_signatures(batch, near))
@@ -128,9 +139,11 @@ def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
     if batch:
         signatures.append(_signatures(batch, near))
     width = near.permutations if near else 0
-    return Keys(np.array(exact, dtype=np.uint64).reshape(-1, 2),
-                np.concatenate(signatures) if signatures else np.zeros((len(exact), width), np.uint32),
-                np.array(long, dtype=bool))
+    return Keys(
+        np.array(exact, dtype=np.uint64).reshape(-1, 2),
+        np.concatenate(signatures) if signatures else np.zeros((len(exact), width), np.uint32),
+        np.array(long, dtype=bool),
+    )
 
 
 def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
@@ -138,7 +151,9 @@ def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
     try:
         from rensa import RMinHash
     except ImportError:
-        raise UserError("near-duplicate search needs rensa (pip install rensa), or set `near: null`") from None
+        raise UserError(
+            "near-duplicate search needs rensa (pip install rensa), or set `near: null`"
+        ) from None
     ends = np.cumsum([len(row) for row in codes])
     inside = np.ones(ends[-1], dtype=bool)
     for back in range(1, near.ngram):
@@ -147,7 +162,8 @@ def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
     offsets = np.concatenate([[0], ends - (near.ngram - 1) * np.arange(1, len(codes) + 1)])
     assert offsets[-1] == len(hashes)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-        hashes, offsets.tolist(), num_perm=near.permutations, seed=SEED)
+        hashes, offsets.tolist(), num_perm=near.permutations, seed=SEED
+    )
     return np.asarray(matrix.to_rows(), dtype=np.uint32)
 
 
@@ -178,7 +194,9 @@ def _edges(signature_MP: np.ndarray, near: Near) -> list[tuple[int, int, float]]
     found: dict[tuple[int, int], float] = {}
     for band in range(count):
         key_M = np.zeros(len(signature_MP), np.uint64)
-        for column in range(band * rows, (band + 1) * rows):  # a hash is enough: every pair is verified below
+        for column in range(
+            band * rows, (band + 1) * rows
+        ):  # a hash is enough: every pair is verified below
             key_M = key_M * np.uint64(0x9E3779B97F4A7C15) + signature_MP[:, column]
         order = np.argsort(key_M, kind="stable")  # equal bands lie together, in document order
         key_M = key_M[order]
@@ -187,9 +205,16 @@ def _edges(signature_MP: np.ndarray, near: Near) -> list[tuple[int, int, float]]
             if not len(same):
                 break
             left, right = order[same], order[same + distance]
-            similarity = np.concatenate([(signature_MP[a] == signature_MP[b]).mean(axis=1) for a, b in
-                                         zip(np.array_split(left, len(left) // 65536 + 1),
-                                             np.array_split(right, len(left) // 65536 + 1), strict=True)])
+            similarity = np.concatenate(
+                [
+                    (signature_MP[a] == signature_MP[b]).mean(axis=1)
+                    for a, b in zip(
+                        np.array_split(left, len(left) // 65536 + 1),
+                        np.array_split(right, len(left) // 65536 + 1),
+                        strict=True,
+                    )
+                ]
+            )
             for place in np.flatnonzero(similarity >= near.threshold):
                 found[int(right[place]), int(left[place])] = float(similarity[place])
     return [(earlier, later, similarity) for (later, earlier), similarity in sorted(found.items())]
@@ -201,6 +226,18 @@ def write_pairs(path: Path, pairs: list[Pair], ids: list[str], most: int = 100_0
 
     from steel.runlog import atomic_write
 
-    atomic_write(path, b"".join(
-        orjson.dumps({"removed": ids[p.removed], "kept": ids[p.kept], "kind": p.kind, "similarity": p.similarity},
-                     option=orjson.OPT_APPEND_NEWLINE) for p in pairs[:most]))
+    atomic_write(
+        path,
+        b"".join(
+            orjson.dumps(
+                {
+                    "removed": ids[p.removed],
+                    "kept": ids[p.kept],
+                    "kind": p.kind,
+                    "similarity": p.similarity,
+                },
+                option=orjson.OPT_APPEND_NEWLINE,
+            )
+            for p in pairs[:most]
+        ),
+    )

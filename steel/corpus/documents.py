@@ -57,7 +57,7 @@ def document_id(source: str, file: str, record: int) -> str:
 
 
 def guess_language(text: str) -> str:
-    """"zh" or "en" by counting Chinese characters against Latin words in the first 1,000 characters, else "und"."""
+    """ "zh" or "en" by counting Chinese characters against Latin words in the first 1,000 characters, else "und"."""
     head = text[:1000]
     chinese, latin = len(_CJK.findall(head)), len(_LATIN_WORD.findall(head))
     if chinese == latin == 0:
@@ -70,8 +70,15 @@ def encode(document: Document) -> bytes:
     import orjson
 
     return orjson.dumps(
-        {"id": document.id, "text": document.text, "source": document.source, "lang": document.lang,
-         "meta": document.meta}, option=orjson.OPT_APPEND_NEWLINE)
+        {
+            "id": document.id,
+            "text": document.text,
+            "source": document.source,
+            "lang": document.lang,
+            "meta": document.meta,
+        },
+        option=orjson.OPT_APPEND_NEWLINE,
+    )
 
 
 class DocumentWriter:
@@ -85,10 +92,13 @@ class DocumentWriter:
         import zstandard
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self._temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        handle, self._temporary = tempfile.mkstemp(
+            dir=self.path.parent, prefix=f".{self.path.name}."
+        )
         self._file = os.fdopen(handle, "wb")
         self._stream = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).stream_writer(
-            self._file, closefd=False)
+            self._file, closefd=False
+        )
         return self
 
     def write(self, document: Document) -> None:
@@ -139,18 +149,27 @@ def decode(line: bytes, where: str = "") -> Document:
 
     try:
         record = orjson.loads(line)
-        return Document(id=record["id"], text=record["text"], source=record["source"],
-                        lang=record.get("lang", "und"), meta=record.get("meta") or {})
+        return Document(
+            id=record["id"],
+            text=record["text"],
+            source=record["source"],
+            lang=record.get("lang", "und"),
+            meta=record.get("meta") or {},
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where or 'line'}: not a document ({error}); documents have id, text, source, lang, meta "
-                        "and are made by `steel data convert`") from None
+        raise UserError(
+            f"{where or 'line'}: not a document ({error}); documents have id, text, source, lang, meta "
+            "and are made by `steel data convert`"
+        ) from None
 
 
 def read_documents(path: Path | str) -> Iterator[Document]:
     """Stream the documents of one file, or of all `*.jsonl.zst` files of a folder in the order of their names."""
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; make documents with `steel data prepare RAW OUT`")
+        raise UserError(
+            f"{path}: no such file or folder; make documents with `steel data prepare RAW OUT`"
+        )
     for file in sorted(path.glob("*.jsonl.zst")) if path.is_dir() else [path]:
         for number, line in enumerate(read_lines(file), start=1):
             yield decode(line, f"{file}:{number}")

@@ -44,16 +44,22 @@ class HubFetcher:
         try:
             import huggingface_hub
         except ImportError:
-            raise UserError("download needs huggingface_hub (pip install huggingface_hub)") from None
+            raise UserError(
+                "download needs huggingface_hub (pip install huggingface_hub)"
+            ) from None
         self._hub = huggingface_hub
 
     def files(self, repository: str) -> list[RemoteFile]:
         info = self._hub.HfApi().dataset_info(repository, files_metadata=True)
-        return [RemoteFile(s.rfilename, s.size or 0, (s.lfs.sha256 if s.lfs else "") or "")
-                for s in info.siblings or []]
+        return [
+            RemoteFile(s.rfilename, s.size or 0, (s.lfs.sha256 if s.lfs else "") or "")
+            for s in info.siblings or []
+        ]
 
     def fetch(self, repository: str, path: str, folder: Path) -> Path:
-        return Path(self._hub.hf_hub_download(repository, path, repo_type="dataset", local_dir=folder))
+        return Path(
+            self._hub.hf_hub_download(repository, path, repo_type="dataset", local_dir=folder)
+        )
 
 
 def instructions(source: Source) -> str:
@@ -61,7 +67,9 @@ def instructions(source: Source) -> str:
     return f"{source.title}\n  licence: {source.licence}\n  from:    {source.link}\n  how:     {source.obtain}"
 
 
-def download(name: str, out: Path | str, fetcher: Fetcher | None = None, progress: Progress | None = None) -> str:
+def download(
+    name: str, out: Path | str, fetcher: Fetcher | None = None, progress: Progress | None = None
+) -> str:
     """Fetch a source into OUT/<name>/ (or OUT, when it is called like the source) and check every file.
 
     Returns what was done, or, for a source that no hub has, what the user has to do.
@@ -75,10 +83,14 @@ def download(name: str, out: Path | str, fetcher: Fetcher | None = None, progres
         return instructions(source)
     fetcher = fetcher or HubFetcher()
     files = _call(source, lambda: fetcher.files(source.hub))
-    wanted = sorted((f for f in files if any(fnmatch.fnmatch(f.path, p) for p in source.hub_files)),
-                    key=lambda f: f.path)
+    wanted = sorted(
+        (f for f in files if any(fnmatch.fnmatch(f.path, p) for p in source.hub_files)),
+        key=lambda f: f.path,
+    )
     if not wanted:
-        raise UserError(f"{name}: {source.hub} holds no file like {', '.join(source.hub_files)}; see {source.link}")
+        raise UserError(
+            f"{name}: {source.hub} holds no file like {', '.join(source.hub_files)}; see {source.link}"
+        )
     seen = _recorded(folder)
     for number, file in enumerate(wanted):
         if progress is not None:
@@ -103,9 +115,13 @@ def _recorded(folder: Path) -> dict[str, dict]:
 
 def _whole(path: Path, file: RemoteFile, record: dict | None) -> bool:
     """Whether the file lies there as it was when it was checked, and is still what the hub offers."""
-    return (record is not None and path.is_file() and path.stat().st_size == record["size"]
-            and record["size"] == (file.size or record["size"])
-            and record["sha256"] == (file.sha256 or record["sha256"]))
+    return (
+        record is not None
+        and path.is_file()
+        and path.stat().st_size == record["size"]
+        and record["size"] == (file.size or record["size"])
+        and record["sha256"] == (file.sha256 or record["sha256"])
+    )
 
 
 def _check(path: Path, file: RemoteFile) -> dict:
@@ -117,7 +133,9 @@ def _check(path: Path, file: RemoteFile) -> dict:
     size, sha256 = path.stat().st_size, digest.hexdigest()
     if (file.size and size != file.size) or (file.sha256 and sha256 != file.sha256):
         path.unlink()
-        raise UserError(f"{path}: damaged on the way (size or checksum differs), removed; run the download again")
+        raise UserError(
+            f"{path}: damaged on the way (size or checksum differs), removed; run the download again"
+        )
     return {"size": size, "sha256": sha256}
 
 
@@ -127,9 +145,15 @@ def _call(source: Source, action: Callable):
         return action()
     except UserError:
         raise
-    except Exception as error:  # connection, name resolution, time-out, 401, 403, 404: each library has its own
+    except (
+        Exception
+    ) as error:  # connection, name resolution, time-out, 401, 403, 404: each library has its own
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         if source.gated and any(code in str(error) for code in ("401", "403", "gated", "Gated")):
-            raise UserError(f"{source.name}: the publisher wants its terms accepted: {source.obtain}") from None
-        raise UserError(f"{source.name}: {source.hub} cannot be reached ({text}); check the network or set "
-                        "HF_ENDPOINT to a mirror, then run the same command again: it goes on") from None
+            raise UserError(
+                f"{source.name}: the publisher wants its terms accepted: {source.obtain}"
+            ) from None
+        raise UserError(
+            f"{source.name}: {source.hub} cannot be reached ({text}); check the network or set "
+            "HF_ENDPOINT to a mirror, then run the same command again: it goes on"
+        ) from None

@@ -19,8 +19,14 @@ from .documents import Document, read_documents
 FORMS = {(5, 4): "五言绝句", (7, 4): "七言绝句", (5, 8): "五言律诗", (7, 8): "七言律诗"}
 
 
-def write_instructions(docs: Path, out: Path, seed: int, *, limit: int = 4000,
-                       skip: Callable[[Document], bool] = lambda doc: False) -> dict[str, int]:
+def write_instructions(
+    docs: Path,
+    out: Path,
+    seed: int,
+    *,
+    limit: int = 4000,
+    skip: Callable[[Document], bool] = lambda doc: False,
+) -> dict[str, int]:
     """Read every document under `docs` and write OUT/sft.jsonl and OUT/preference.jsonl where there is something.
 
     At most `limit` rows a file, chosen by a hash of seed and document id, so that the choice does not depend on the
@@ -34,19 +40,32 @@ def write_instructions(docs: Path, out: Path, seed: int, *, limit: int = 4000,
             if skip(doc):
                 continue
             if doc.meta.get("messages"):
-                dialogues.append((rank, {"messages": doc.meta["messages"], "kind": doc.source, "lang": doc.lang}))
+                dialogues.append(
+                    (rank, {"messages": doc.meta["messages"], "kind": doc.source, "lang": doc.lang})
+                )
             elif (form := poem_form(doc)) and doc.meta.get("title"):
-                title = doc.text.split("\n")[0]  # in the script of the text; the metadata keep the original's
+                title = doc.text.split("\n")[
+                    0
+                ]  # in the script of the text; the metadata keep the original's
                 poems.append((rank, form, title, _lines(doc)))
     poems = sorted(poems)[:limit]
     rows = [row for _, row in sorted(dialogues, key=lambda pair: pair[0])[:limit]]
-    rows += [{"messages": [*_ask(form, title), {"role": "assistant", "content": text}], "kind": form, "lang": "zh"}
-             for _, form, title, text in poems]
+    rows += [
+        {
+            "messages": [*_ask(form, title), {"role": "assistant", "content": text}],
+            "kind": form,
+            "lang": "zh",
+        }
+        for _, form, title, text in poems
+    ]
     pairs = list(_form_pairs(poems))
     counts = {"sft": len(rows), "preference": len(pairs)}
     for name, table in (("sft", rows), ("preference", pairs)):
         if table:
-            atomic_write(out / f"{name}.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in table))
+            atomic_write(
+                out / f"{name}.jsonl",
+                "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in table),
+            )
     return counts
 
 
@@ -75,7 +94,12 @@ def _ask(form: str, title: str) -> list[dict]:
 def _form_pairs(poems: list[tuple[str, str, str, str]]) -> Iterator[dict]:
     """Each poem against the next one of another form."""
     for i, (_, form, title, text) in enumerate(poems):
-        other = next((p for p in poems[i + 1: i + 20] if p[1] != form), None)
+        other = next((p for p in poems[i + 1 : i + 20] if p[1] != form), None)
         if other:
-            yield {"messages": _ask(form, title), "chosen": text, "rejected": other[3], "kind": "wrong_form",
-                   "lang": "zh"}
+            yield {
+                "messages": _ask(form, title),
+                "chosen": text,
+                "rejected": other[3],
+                "kind": "wrong_form",
+                "lang": "zh",
+            }

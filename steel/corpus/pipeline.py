@@ -23,7 +23,14 @@ from steel.config import UserError
 from steel.corpus import dedup as duplicates
 from steel.corpus.convert import Tally, chosen, convert_source
 from steel.corpus.dedup import Dedup, Keys, Pair
-from steel.corpus.documents import Document, DocumentWriter, decode, encode, read_documents, read_lines
+from steel.corpus.documents import (
+    Document,
+    DocumentWriter,
+    decode,
+    encode,
+    read_documents,
+    read_lines,
+)
 from steel.corpus.operators import Operator, apply
 from steel.corpus.recipe import Recipe, load_recipe
 from steel.corpus.report import EVERY, Progress, drop_stale, finish, shown
@@ -53,21 +60,34 @@ class _Cleaner:
 
     def counts(self) -> dict[str, Any]:
         assert self.read == self.kept + sum(self.removed.values())
-        return {"in": self.read, "kept": self.kept, "removed": dict(sorted(self.removed.items())),
-                "changed": dict(sorted(self.changed.items())), "characters": self.characters}
+        return {
+            "in": self.read,
+            "kept": self.kept,
+            "removed": dict(sorted(self.removed.items())),
+            "changed": dict(sorted(self.changed.items())),
+            "characters": self.characters,
+        }
 
 
-def prepare(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel", executor: str = "local",
-            limit: int | None = None, progress: Progress | None = None,
-            sources: list[str] | None = None) -> dict[str, Any]:
+def prepare(
+    raw: Path | str,
+    out: Path | str,
+    recipe: str | Path | Recipe = "steel",
+    executor: str = "local",
+    limit: int | None = None,
+    progress: Progress | None = None,
+    sources: list[str] | None = None,
+) -> dict[str, Any]:
     """Convert, clean and deduplicate `raw` into OUT/<source>.jsonl.zst, OUT/duplicates.jsonl and OUT/report.json.
 
     limit: read at most this many records of each source. progress(source, step, records) is called now and then.
     Returns the report. Raises UserError for a folder without known data, a broken recipe or another executor.
     """
     if executor != "local":
-        raise UserError(f"executor {executor!r} is not part of this version: only `local` runs here; split RAW by "
-                        "source and run one process for each")
+        raise UserError(
+            f"executor {executor!r} is not part of this version: only `local` runs here; split RAW by "
+            "source and run one process for each"
+        )
     raw, out, recipe = Path(raw), Path(out), load_recipe(recipe)
     wanted, rest = chosen(raw, out, recipe, sources)
     settings, work = Dedup.of(recipe.dedup), out / ".work"
@@ -85,17 +105,31 @@ def prepare(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "ste
     for name in names:
         kept = parts[name]["steps"]["clean"]["kept"]
         counts = removed.get(name, Counter())
-        parts[name]["steps"]["dedup"] = {"in": kept, "kept": kept - sum(counts.values()),
-                                         "removed": dict(sorted(counts.items()))}
+        parts[name]["steps"]["dedup"] = {
+            "in": kept,
+            "kept": kept - sum(counts.values()),
+            "removed": dict(sorted(counts.items())),
+        }
     duplicates.write_pairs(out / "duplicates.jsonl", pairs, ids)
     report = finish(out, recipe.name, parts, rest)
     shutil.rmtree(work)
-    atomic_write(work / "done.json", json.dumps({"fingerprint": everything, "outputs": _outputs(out, report)}))
+    atomic_write(
+        work / "done.json",
+        json.dumps({"fingerprint": everything, "outputs": _outputs(out, report)}),
+    )
     return report
 
 
-def _first_steps(wanted: list[tuple[str, list[Path]]], prints: dict[str, str], raw: Path, recipe: Recipe,
-                 settings: Dedup, work: Path, progress: Progress | None, limit: int | None) -> dict[str, Any]:
+def _first_steps(
+    wanted: list[tuple[str, list[Path]]],
+    prints: dict[str, str],
+    raw: Path,
+    recipe: Recipe,
+    settings: Dedup,
+    work: Path,
+    progress: Progress | None,
+    limit: int | None,
+) -> dict[str, Any]:
     """Convert and clean every source that no earlier, killed run has finished; returns the counts of all."""
     parts = {}
     for name, files in wanted:
@@ -117,7 +151,11 @@ def _fingerprint(raw: Path, name: str, files: list[Path], recipe: Recipe, limit:
 
 
 def _outputs(out: Path, report: dict) -> dict[str, int]:
-    return {f.name: f.stat().st_size for name in report["sources"] if (f := out / f"{name}.jsonl.zst").exists()}
+    return {
+        f.name: f.stat().st_size
+        for name in report["sources"]
+        if (f := out / f"{name}.jsonl.zst").exists()
+    }
 
 
 def _finished(out: Path, work: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -133,17 +171,27 @@ def _finished(out: Path, work: Path, fingerprint: str) -> dict[str, Any] | None:
     return None
 
 
-def _convert_and_clean(name: str, files: list[Path], raw: Path, recipe: Recipe, settings: Dedup, work: Path,
-                       progress: Progress | None, limit: int | None) -> dict[str, Any]:
+def _convert_and_clean(
+    name: str,
+    files: list[Path],
+    raw: Path,
+    recipe: Recipe,
+    settings: Dedup,
+    work: Path,
+    progress: Progress | None,
+    limit: int | None,
+) -> dict[str, Any]:
     """Stream one source into WORK/<name>.jsonl.zst and its keys into WORK/<name>.npz; returns its counts."""
     tally, cleaner = Tally(), _Cleaner(recipe.operators(SOURCES[name]))
     with DocumentWriter(work / f"{name}.jsonl.zst") as writer:
+
         def documents() -> Iterator[Document]:
             for document, line in convert_source(name, files, raw, recipe, tally, progress, limit):
                 cleaned = cleaner(document)
                 if cleaned is not None:
                     writer.write_line(line if cleaned is document else encode(cleaned))
                     yield cleaned
+
         found = duplicates.keys(documents(), settings)
     buffer = io.BytesIO()
     np.savez(buffer, **found._asdict())
@@ -157,12 +205,21 @@ def _duplicates(names: list[str], work: Path, settings: Dedup) -> tuple[list[Pai
     for name in names:
         with np.load(work / f"{name}.npz", allow_pickle=False) as data:
             loaded.append(Keys(*(data[field] for field in Keys._fields)))
-    owners = [name for name, keys in zip(names, loaded, strict=True) for _ in range(len(keys.exact_N2))]
+    owners = [
+        name for name, keys in zip(names, loaded, strict=True) for _ in range(len(keys.exact_N2))
+    ]
     return duplicates.find(Keys.join(loaded, settings), settings), owners
 
 
-def _write_unique(names: list[str], files: list[Path], pairs: list[Pair], owners: list[str], out: Path, work: Path,
-                  progress: Progress) -> tuple[dict[str, Counter], list[str]]:
+def _write_unique(
+    names: list[str],
+    files: list[Path],
+    pairs: list[Pair],
+    owners: list[str],
+    out: Path,
+    work: Path,
+    progress: Progress,
+) -> tuple[dict[str, Counter], list[str]]:
     """Copy what is no duplicate to OUT; returns what was removed by source, and the ids of the documents of pairs."""
     kinds = {pair.removed: pair.kind for pair in pairs}
     needed = {place for pair in pairs for place in (pair.removed, pair.kept)}
@@ -202,8 +259,12 @@ def _name_of(file: Path) -> str:
     return file.name.removesuffix(".jsonl.zst")
 
 
-def clean(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel",
-          progress: Progress | None = None) -> dict[str, Any]:
+def clean(
+    docs: Path | str,
+    out: Path | str,
+    recipe: str | Path | Recipe = "steel",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Run a recipe's operators over a folder of documents; writes OUT/<source>.jsonl.zst and OUT/report.json."""
     docs, out, recipe = Path(docs), Path(out), load_recipe(recipe)
     _apart(docs, out)
@@ -212,7 +273,10 @@ def clean(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "stee
     for file in files:
         operators: dict[str, list[Operator]] = {}
         cleaner = _Cleaner([])
-        with DocumentWriter(out / file.name) as writer, shown(progress, f"cleaning {_name_of(file)}") as progress_of:
+        with (
+            DocumentWriter(out / file.name) as writer,
+            shown(progress, f"cleaning {_name_of(file)}") as progress_of,
+        ):
             for number, document in enumerate(read_documents(file), start=1):
                 if document.source not in operators:
                     operators[document.source] = recipe.operators(SOURCES[document.source])
@@ -226,8 +290,12 @@ def clean(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "stee
     return finish(out, recipe.name, parts)
 
 
-def dedup(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel",
-          progress: Progress | None = None) -> dict[str, Any]:
+def dedup(
+    docs: Path | str,
+    out: Path | str,
+    recipe: str | Path | Recipe = "steel",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Remove copies from a folder of documents, across its files in the order of the cards; the first stays."""
     docs, out, recipe = Path(docs), Path(out), load_recipe(recipe)
     _apart(docs, out)
@@ -235,13 +303,30 @@ def dedup(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "stee
     rank = {name: place for place, name in enumerate(SOURCES)}
     files = sorted(_document_files(docs), key=lambda f: (rank.get(_name_of(f), len(rank)), f.name))
     with shown(progress, "removing copies") as progress:
-        names, loaded = [_name_of(f) for f in files], [duplicates.keys(read_documents(f), settings) for f in files]
+        names, loaded = (
+            [_name_of(f) for f in files],
+            [duplicates.keys(read_documents(f), settings) for f in files],
+        )
         pairs = duplicates.find(Keys.join(loaded, settings), settings)
-        owners = [name for name, keys in zip(names, loaded, strict=True) for _ in range(len(keys.exact_N2))]
+        owners = [
+            name
+            for name, keys in zip(names, loaded, strict=True)
+            for _ in range(len(keys.exact_N2))
+        ]
         removed, ids = _write_unique(names, files, pairs, owners, out, work, progress)
-    parts = {name: {"files": 1, "steps": {"dedup": {
-        "in": owners.count(name), "kept": owners.count(name) - sum(removed[name].values()),
-        "removed": dict(sorted(removed[name].items()))}}} for name in names}
+    parts = {
+        name: {
+            "files": 1,
+            "steps": {
+                "dedup": {
+                    "in": owners.count(name),
+                    "kept": owners.count(name) - sum(removed[name].values()),
+                    "removed": dict(sorted(removed[name].items())),
+                }
+            },
+        }
+        for name in names
+    }
     duplicates.write_pairs(out / "duplicates.jsonl", pairs, ids)
     shutil.rmtree(work)
     return finish(out, recipe.name, parts)

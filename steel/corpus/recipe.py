@@ -36,7 +36,12 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the result; a killed run resumes only under the same recipe."""
-        data = {"rules": self.rules, "options": self.options, "clean": self.clean, "dedup": self.dedup}
+        data = {
+            "rules": self.rules,
+            "options": self.options,
+            "clean": self.clean,
+            "dedup": self.dedup,
+        }
         return hashlib.blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
@@ -53,7 +58,9 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     if str(recipe) not in recipes():
         path = Path(recipe)
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
-            raise UserError(f"no recipe {str(recipe)!r}; use {' or '.join(recipes())}, or the path of a YAML file")
+            raise UserError(
+                f"no recipe {str(recipe)!r}; use {' or '.join(recipes())}, or the path of a YAML file"
+            )
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -76,9 +83,12 @@ def _checked(data: Any, path: Path) -> Recipe:
     if convert.get("rules", "steel") not in RULE_SETS:
         raise UserError(f"{path}: rules must be {' or '.join(RULE_SETS)}, not {convert['rules']!r}")
     made = Recipe(
-        name=str(top.get("name", path.stem)), rules=convert.get("rules", "steel"),
+        name=str(top.get("name", path.stem)),
+        rules=convert.get("rules", "steel"),
         options=part("options", set(SOURCES), convert),
-        clean=part("clean", {*KINDS, *SOURCES}, top), dedup=part("dedup", {"exact", "near"}, top))
+        clean=part("clean", {*KINDS, *SOURCES}, top),
+        dedup=part("dedup", {"exact", "near"}, top),
+    )
     for entries in made.clean.values():
         make_all(entries or [])
     return made

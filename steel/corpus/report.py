@@ -36,7 +36,9 @@ def drop_stale(out: Path, names: Iterable[str]) -> None:
         (out / f"{name}.jsonl.zst").unlink(missing_ok=True)
 
 
-def finish(out: Path, recipe: str, parts: dict[str, dict], rest: dict[str, Any] | None = None) -> dict[str, Any]:
+def finish(
+    out: Path, recipe: str, parts: dict[str, dict], rest: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Check that the sums close, add totals and warnings, write OUT/report.json, return the report."""
     totals: dict[str, dict[str, int]] = {}
     for name, part in parts.items():
@@ -44,8 +46,12 @@ def finish(out: Path, recipe: str, parts: dict[str, dict], rest: dict[str, Any] 
         for step in (s for s in STEPS if s in part["steps"]):
             counts = part["steps"][step]
             gone = sum({**counts.get("removed", {}), **counts.get("rejected", {})}.values())
-            assert counts["in"] == counts["kept"] + gone, f"{name}, {step}: the sums do not close: {counts}"
-            assert before is None or counts["in"] == before, f"{name}, {step}: records lost between the steps"
+            assert counts["in"] == counts["kept"] + gone, (
+                f"{name}, {step}: the sums do not close: {counts}"
+            )
+            assert before is None or counts["in"] == before, (
+                f"{name}, {step}: records lost between the steps"
+            )
             before = counts["kept"]
             total = totals.setdefault(step, {"in": 0, "kept": 0, "removed": 0})
             total["in"] += counts["in"]
@@ -61,7 +67,9 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     """Lines that a user should see: what was left out and is easy to miss."""
     lines = []
     if files := report.get("unrecognised_files"):
-        lines.append(f"{len(files)} files belong to no source and were not read, the first is {files[0]}")
+        lines.append(
+            f"{len(files)} files belong to no source and were not read, the first is {files[0]}"
+        )
     if names := report.get("sources_without_a_rule"):
         lines.append(f"recipe {report['recipe']} has no rule for {', '.join(names)}: not read")
     for name, part in report["sources"].items():
@@ -69,7 +77,9 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         if not counts:
             continue
         for reason, number in counts["rejected"].items():
-            if reason.startswith(("pdf needs", "rule failed", "unreadable", "damaged", "compressed file")):
+            if reason.startswith(
+                ("pdf needs", "rule failed", "unreadable", "damaged", "compressed file")
+            ):
                 lines.append(f"{name}: {number} × {reason}")
         if counts["in"] and not counts["kept"]:
             lines.append(f"{name}: none of {counts['in']} records could be converted")

@@ -19,8 +19,15 @@ from .pack import Settings, tokenizer_hash, write_generation
 from .shards import ShardSet, check_shards, read_manifest
 
 
-def append(out: Path | str, docs: Path | str | list, tokenizer_folder: Path | str, *,
-           consumed: Mapping | Path | str | None = None, workers: int = 1, progress: bool | None = None) -> dict:
+def append(
+    out: Path | str,
+    docs: Path | str | list,
+    tokenizer_folder: Path | str,
+    *,
+    consumed: Mapping | Path | str | None = None,
+    workers: int = 1,
+    progress: bool | None = None,
+) -> dict:
     """Pack `docs` into the shard folder `out` as its next generation. Interrupted, the same call goes on.
 
     consumed: the data state of a run (`Loader.state`), or its folder: checked against `out`, and the answer then says
@@ -39,29 +46,45 @@ def append(out: Path | str, docs: Path | str | list, tokenizer_folder: Path | st
     if state is not None:
         Loader.from_state(ShardSet(root, before, "train"), state)
     if tokenizer_hash(tokenizer_folder) != before["tokenizer_hash"]:
-        raise UserError(f"{tokenizer_folder} is not the tokenizer that packed {root}; give the same one")
+        raise UserError(
+            f"{tokenizer_folder} is not the tokenizer that packed {root}; give the same one"
+        )
     inputs = find_inputs(docs)
     settings = Settings(**{name: before[name] for name in Settings.__dataclass_fields__})
-    manifest = write_generation(inputs, root, bpe.load(tokenizer_folder), settings, before, workers, progress)
+    manifest = write_generation(
+        inputs, root, bpe.load(tokenizer_folder), settings, before, workers, progress
+    )
     number = len(before["generations"])
     inputs = [row for row in manifest["inputs"] if row["generation"] == number]
     rejected = {r: n - before["rejected"].get(r, 0) for r, n in manifest["rejected"].items()}
-    result = {"generation": number, **{k: manifest[k] - before[k] for k in ("documents", "tokens", "bytes")},
-              "rejected": {r: n for r, n in rejected.items() if n}, "files": [row["file"] for row in inputs]}
+    result = {
+        "generation": number,
+        **{k: manifest[k] - before[k] for k in ("documents", "tokens", "bytes")},
+        "rejected": {r: n for r, n in rejected.items() if n},
+        "files": [row["file"] for row in inputs],
+    }
     if state is not None:
         shards = ShardSet(root, manifest, "train")
         length = state["sequence_length"]
-        result |= {"from_step": state["step"],
-                   "new_samples": sum(p.samples(length) for p in shards.pieces if p.generation == number)}
+        result |= {
+            "from_step": state["step"],
+            "new_samples": sum(p.samples(length) for p in shards.pieces if p.generation == number),
+        }
     return result
 
 
 def find_state(run: Path | str) -> dict:
     """The data state in the newest complete checkpoint of a RUN folder, or in a JSON file."""
     path = Path(run)
-    files = [path] if path.is_file() else sorted(path.glob("**/step-*/state.json"), key=lambda p: p.parent.name)
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(path.glob("**/step-*/state.json"), key=lambda p: p.parent.name)
+    )
     if not files:
-        raise UserError(f"no checkpoint with a data state in {path}; give the stage's folder, for example RUN/pretrain")
+        raise UserError(
+            f"no checkpoint with a data state in {path}; give the stage's folder, for example RUN/pretrain"
+        )
     with contextlib.suppress(ValueError):
         todo = [json.loads(files[-1].read_text(encoding="utf-8"))]
         while todo:

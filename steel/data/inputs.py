@@ -67,7 +67,9 @@ def find_inputs(docs: Path | str | list) -> list[Input]:
         found.append(Input(path, name, source, count[source]))
         count[source] += 1
     if not found:
-        raise UserError(f"no *.jsonl.zst in {docs}; 'steel data prepare' or 'steel data convert' writes them")
+        raise UserError(
+            f"no *.jsonl.zst in {docs}; 'steel data prepare' or 'steel data convert' writes them"
+        )
     return found
 
 
@@ -81,7 +83,9 @@ def _blocks(path: Path) -> Iterator[bytes]:
         try:
             import zstandard
         except ImportError:
-            raise UserError("reading .zst needs the package zstandard: pip install zstandard") from None
+            raise UserError(
+                "reading .zst needs the package zstandard: pip install zstandard"
+            ) from None
         decompressor, pending = None, b""
         try:
             while data := (pending or file.read(READ_BYTES)):

@@ -18,7 +18,16 @@ from ..config import UserError
 MAGIC = b"LITPKDS"
 _HEADER = struct.Struct("<7sQBQ")
 HEADER_BYTES = _HEADER.size
-DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float32, 7: np.float64, 8: np.uint16}
+DTYPES = {
+    1: np.uint8,
+    2: np.int8,
+    3: np.int16,
+    4: np.int32,
+    5: np.int64,
+    6: np.float32,
+    7: np.float64,
+    8: np.uint16,
+}
 
 
 def read_chunk(path: Path | str) -> np.ndarray:
@@ -30,11 +39,15 @@ def read_chunk(path: Path | str) -> np.ndarray:
         raise UserError(f"{path} is not a LITPKDS chunk")
     _, version, code, size = _HEADER.unpack(head)
     if version != 1 or code not in DTYPES:
-        raise UserError(f"{path} has LITPKDS version {version} and dtype code {code}; only version 1 can be read")
+        raise UserError(
+            f"{path} has LITPKDS version {version} and dtype code {code}; only version 1 can be read"
+        )
     dtype = np.dtype(DTYPES[code]).newbyteorder("<")
     expected = HEADER_BYTES + size * dtype.itemsize
     if path.stat().st_size != expected:
-        raise UserError(f"{path} has {path.stat().st_size:,} bytes instead of {expected:,}: it is cut off")
+        raise UserError(
+            f"{path} has {path.stat().st_size:,} bytes instead of {expected:,}: it is cut off"
+        )
     return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(size,))
 
 
@@ -51,5 +64,7 @@ def read_blocks(path: Path | str, block_size: int) -> np.ndarray:
     """(blocks, block_size): what the original's loader yields from one chunk; block_size is L + 1, without overlap."""
     tokens = read_chunk(path)
     if block_size < 2 or len(tokens) % block_size:
-        raise UserError(f"{path} holds {len(tokens)} tokens, not a multiple of block_size {block_size}")
+        raise UserError(
+            f"{path} holds {len(tokens)} tokens, not a multiple of block_size {block_size}"
+        )
     return tokens.reshape(-1, block_size)

@@ -23,7 +23,9 @@ from .mixture import POOL, Mixture, quotas, quotas_by_size
 from .order import Stream
 from .shards import Piece, ShardSet, check_sizes
 
-if TYPE_CHECKING:  # torch is imported by the first batch, so that packing processes start without it
+if (
+    TYPE_CHECKING
+):  # torch is imported by the first batch, so that packing processes start without it
     import torch
 
 STATE_FORMAT = 1
@@ -53,7 +55,9 @@ class Batch:
         return int((self.targets != IGNORED).sum())
 
     def to(self, device, non_blocking: bool = False) -> Batch:
-        return Batch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        return Batch(
+            *(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
+        )
 
     def pin_memory(self) -> Batch:
         return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
@@ -86,9 +90,13 @@ class _Group:
         for (_, piece), count in zip(members, counts, strict=True):
             per_generation[piece.generation] += count
         start = loader._first_generations
-        appends = [(loader.mixture.drawn(slot).get(name, 0), per_generation[start + i])
-                   for i, slot in enumerate(loader._appended_at)]
-        self.stream = Stream(name, loader.seed, sum(per_generation[:start]), [(d, m) for d, m in appends if m])
+        appends = [
+            (loader.mixture.drawn(slot).get(name, 0), per_generation[start + i])
+            for i, slot in enumerate(loader._appended_at)
+        ]
+        self.stream = Stream(
+            name, loader.seed, sum(per_generation[:start]), [(d, m) for d, m in appends if m]
+        )
 
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(index of the piece in the shard set, sample inside it), both int64."""
@@ -110,8 +118,19 @@ class Loader:
     max_epochs: UserError when a stream would start epoch number `max_epochs`; None repeats for ever.
     """
 
-    def __init__(self, shards: ShardSet, sequence_length: int, batch_size: int, seed: int = 0, mixture=None, *,
-                 rank: int = 0, world: int = 1, mask_documents: bool = True, max_epochs: int | None = None):
+    def __init__(
+        self,
+        shards: ShardSet,
+        sequence_length: int,
+        batch_size: int,
+        seed: int = 0,
+        mixture=None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        mask_documents: bool = True,
+        max_epochs: int | None = None,
+    ):
         _positive(sequence_length=sequence_length, batch_size=batch_size, world=world)
         self._setup(shards, sequence_length, seed, rank, world, mask_documents, max_epochs)
         self._first_generations = len(shards.generations)
@@ -120,14 +139,25 @@ class Loader:
         self.mixture = Mixture.plan(seed, self._wanted(mixture))
         self.events: list[str] = []
 
-    def _setup(self, shards, sequence_length, seed, rank, world, mask_documents, max_epochs) -> None:
+    def _setup(
+        self, shards, sequence_length, seed, rank, world, mask_documents, max_epochs
+    ) -> None:
         if not shards.pieces:
-            hint = "; pack with hold_out above 0" if shards.split == "validation" else "; pack some documents"
+            hint = (
+                "; pack with hold_out above 0"
+                if shards.split == "validation"
+                else "; pack some documents"
+            )
             raise UserError(f"{shards.root} holds no {shards.split} tokens{hint}")
         if not 0 <= rank < world:
             raise UserError(f"rank {rank} is outside [0, {world})")
         self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
-        self.rank, self.world, self.mask_documents, self.max_epochs = rank, world, mask_documents, max_epochs
+        self.rank, self.world, self.mask_documents, self.max_epochs = (
+            rank,
+            world,
+            mask_documents,
+            max_epochs,
+        )
         self.sources = shards.sources
         self._groups: dict[str, _Group] = {}
         self._plans: dict[int, tuple[int, _Rows]] = {}
@@ -135,7 +165,9 @@ class Loader:
         self._records = [s for p in shards.pieces for s in p.shards]
         self._piece_first = np.cumsum([0, *(p.tokens for p in shards.pieces)])[:-1]
         self._shard_first = np.cumsum([0, *(s["tokens"] for s in self._records)])[:-1]
-        self._piece_source = np.array([self.sources.index(p.source) for p in shards.pieces], dtype=np.int64)
+        self._piece_source = np.array(
+            [self.sources.index(p.source) for p in shards.pieces], dtype=np.int64
+        )
         self._count = np.arange(sequence_length)
 
     # -- what a run asks for --------------------------------------------------------------------------------------
@@ -161,7 +193,9 @@ class Loader:
                     ends_B.append([end - at for end in index[a:b].tolist()])
             else:  # the sample goes on in the next shard, or the piece ends
                 piece = self.shards.pieces[rows.piece[row]]
-                ends_B.append(self._read_across(piece, int(rows.start[row]), inputs_BT[row], targets_BT[row]))
+                ends_B.append(
+                    self._read_across(piece, int(rows.start[row]), inputs_BT[row], targets_BT[row])
+                )
         source_B = self._piece_source[rows.piece]
         inputs, targets, source = map(torch.from_numpy, (inputs_BT, targets_BT, source_B))
         return Batch(inputs, targets, self._positions(ends_B, len(source_B)), source)
@@ -172,8 +206,9 @@ class Loader:
         for shard in set(self._rows(step).shard.tolist()):
             check_sizes(self.shards.root, self._records[shard], self.shards.dtype.itemsize)
 
-    def batches(self, first: int, last: int, workers: int = 0, prefetch: int = 4,
-                pin_memory: bool = False) -> Iterator[tuple[int, Batch]]:
+    def batches(
+        self, first: int, last: int, workers: int = 0, prefetch: int = 4, pin_memory: bool = False
+    ) -> Iterator[tuple[int, Batch]]:
         """(step, batch) for first <= step < last, prepared ahead by `workers` processes; the same for any number."""
         if workers == 0:
             for step in range(first, last):
@@ -181,8 +216,14 @@ class Loader:
             return
         from torch.utils.data import DataLoader
 
-        ahead = DataLoader(_Steps(self), batch_size=None, sampler=range(first, last), num_workers=workers,
-                           prefetch_factor=prefetch, pin_memory=pin_memory)
+        ahead = DataLoader(
+            _Steps(self),
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=workers,
+            prefetch_factor=prefetch,
+            pin_memory=pin_memory,
+        )
         yield from zip(range(first, last), ahead, strict=True)
 
     def epochs(self, step: int) -> dict[str, float]:
@@ -206,15 +247,33 @@ class Loader:
         slot, rows = self._span(step)
         if slot < max([0, *self._appended_at]):
             raise ValueError(f"no state for step {step}: data was appended after it")
-        return {"format": STATE_FORMAT, "step": step, "slot": slot, "seed": self.seed,
-                "sequence_length": self.sequence_length, "mask_documents": self.mask_documents,
-                "batches": [list(b) for b in self._batches], "phases": self.mixture.to_json(),
-                "generations": self.shards.generations[: self._first_generations + len(self._appended_at)],
-                "first_generations": self._first_generations, "appended_at": list(self._appended_at)}
+        return {
+            "format": STATE_FORMAT,
+            "step": step,
+            "slot": slot,
+            "seed": self.seed,
+            "sequence_length": self.sequence_length,
+            "mask_documents": self.mask_documents,
+            "batches": [list(b) for b in self._batches],
+            "phases": self.mixture.to_json(),
+            "generations": self.shards.generations[
+                : self._first_generations + len(self._appended_at)
+            ],
+            "first_generations": self._first_generations,
+            "appended_at": list(self._appended_at),
+        }
 
     @classmethod
-    def from_state(cls, shards: ShardSet, state: Mapping, *, rank: int = 0, world: int = 1,
-                   max_epochs: int | None = None, **given) -> Loader:
+    def from_state(
+        cls,
+        shards: ShardSet,
+        state: Mapping,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        max_epochs: int | None = None,
+        **given,
+    ) -> Loader:
         """The loader that goes on from `state`, at this or another number of ranks.
 
         given: settings of the resumed run, checked against the state. sequence_length, seed and mask_documents must
@@ -223,19 +282,40 @@ class Loader:
         changed. UserError when the shards are not those of the state.
         """
         if state.get("format") != STATE_FORMAT:
-            raise UserError(f"the data state has format {state.get('format')!r}, this version reads {STATE_FORMAT}")
+            raise UserError(
+                f"the data state has format {state.get('format')!r}, this version reads {STATE_FORMAT}"
+            )
         for key in ("sequence_length", "seed", "mask_documents"):
             if key in given and given[key] != state[key]:
-                raise UserError(f"the run was started with {key} {state[key]}, now it is {given[key]}; "
-                                "set it back, or start a new run folder")
-        unknown = set(given) - {"sequence_length", "seed", "mask_documents", "batch_size", "mixture"}
+                raise UserError(
+                    f"the run was started with {key} {state[key]}, now it is {given[key]}; "
+                    "set it back, or start a new run folder"
+                )
+        unknown = set(given) - {
+            "sequence_length",
+            "seed",
+            "mask_documents",
+            "batch_size",
+            "mixture",
+        }
         if unknown:
             raise TypeError(f"unknown settings: {', '.join(sorted(unknown))}")
         _same_corpus(shards, state["generations"])
         loader = cls.__new__(cls)
         _positive(world=world)
-        loader._setup(shards, state["sequence_length"], state["seed"], rank, world, state["mask_documents"], max_epochs)
-        loader._first_generations, loader._appended_at = state["first_generations"], list(state["appended_at"])
+        loader._setup(
+            shards,
+            state["sequence_length"],
+            state["seed"],
+            rank,
+            world,
+            state["mask_documents"],
+            max_epochs,
+        )
+        loader._first_generations, loader._appended_at = (
+            state["first_generations"],
+            list(state["appended_at"]),
+        )
         loader._batches = [tuple(b) for b in state["batches"]]
         loader.mixture = Mixture.from_json(state["seed"], state["phases"])
         loader.events = []
@@ -244,7 +324,7 @@ class Loader:
 
     def _change(self, step: int, given: Mapping) -> None:
         slot, rows = self._span(step)
-        new = self.shards.generations[self._first_generations + len(self._appended_at):]
+        new = self.shards.generations[self._first_generations + len(self._appended_at) :]
         size = given.get("batch_size")
         if size is not None and size != rows:
             _positive(batch_size=size)
@@ -260,9 +340,14 @@ class Loader:
         if new:
             self._appended_at += [slot] * len(new)
             self._groups.clear()
-            added = sum(p.samples(self.sequence_length) for p in self.shards.pieces
-                        if p.generation >= len(self.shards.generations) - len(new))
-            self.events.append(f"{added:,} appended samples are mixed with the unseen ones from step {step}")
+            added = sum(
+                p.samples(self.sequence_length)
+                for p in self.shards.pieces
+                if p.generation >= len(self.shards.generations) - len(new)
+            )
+            self.events.append(
+                f"{added:,} appended samples are mixed with the unseen ones from step {step}"
+            )
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -288,7 +373,9 @@ class Loader:
         if plan is None:
             last = min([first + steps, *(b[0] for b in self._batches[after : after + 1])])
             low, high = slot + (first - begin) * size, slot + (last - begin) * size
-            slots = np.arange(low + (self.rank - low) % self.world, high, self.world, dtype=np.int64)
+            slots = np.arange(
+                low + (self.rank - low) % self.world, high, self.world, dtype=np.int64
+            )
             plan = low, self._locate(slots)
             self._plans = {first: plan}  # exchanged whole: two threads may ask for different steps
         low, rows = plan
@@ -307,7 +394,9 @@ class Loader:
         shard = np.searchsorted(self._shard_first, flat, side="right") - 1
         return _Rows(piece, start, shard, flat - self._shard_first[shard])
 
-    def _read_across(self, piece: Piece, start: int, inputs: np.ndarray, targets: np.ndarray) -> list[int]:
+    def _read_across(
+        self, piece: Piece, start: int, inputs: np.ndarray, targets: np.ndarray
+    ) -> list[int]:
         """Fill one row from several shards, pad it where the piece ends; returns where positions restart."""
         T = self.sequence_length
         tokens, ends = self.shards.read(piece, start, start + T + 1)
@@ -334,13 +423,22 @@ class Loader:
 
     def _wanted(self, mixture) -> list[tuple[int, dict[str, int]]]:
         """[(first slot, quotas)] of a mixture setting."""
-        phases = mixture if isinstance(mixture, (list, tuple)) else [{"step": 0, "weights": mixture}]
+        phases = (
+            mixture if isinstance(mixture, (list, tuple)) else [{"step": 0, "weights": mixture}]
+        )
         phases = [(int(p["step"]), p["weights"] or None) for p in phases]
         steps = [step for step, _ in phases]
         if not steps or steps[0] != 0 or steps != sorted(set(steps)):
-            raise UserError(f"mixture phases start at steps {steps}; the first is 0 and they increase")
-        by_size = {POOL: 1 << 16} if not any(w for _, w in phases) else quotas_by_size(self._sizes())
-        return [(self._span(step)[0], by_size if w is None else quotas(self._named(w))) for step, w in phases]
+            raise UserError(
+                f"mixture phases start at steps {steps}; the first is 0 and they increase"
+            )
+        by_size = (
+            {POOL: 1 << 16} if not any(w for _, w in phases) else quotas_by_size(self._sizes())
+        )
+        return [
+            (self._span(step)[0], by_size if w is None else quotas(self._named(w)))
+            for step, w in phases
+        ]
 
     def _sizes(self) -> dict[str, int]:
         sizes = dict.fromkeys(self.sources, 0)
@@ -351,29 +449,43 @@ class Loader:
     def _named(self, weights: Mapping[str, float]) -> Mapping[str, float]:
         sizes = self._sizes()
         for name in sorted(set(weights) - set(sizes)):
-            raise UserError(f"the mixture names source {name!r}, which the shards do not have; "
-                            f"they have {', '.join(self.sources)}")
+            raise UserError(
+                f"the mixture names source {name!r}, which the shards do not have; "
+                f"they have {', '.join(self.sources)}"
+            )
         for name in sorted(set(sizes) - set(weights)):
-            raise UserError(f"source {name!r} has no weight in the mixture; give it one (0 leaves it out)")
+            raise UserError(
+                f"source {name!r} has no weight in the mixture; give it one (0 leaves it out)"
+            )
         for name in weights:
             if weights[name] and not sizes[name]:
-                raise UserError(f"source {name!r} has a weight but no {self.shards.split} samples; set it to 0")
+                raise UserError(
+                    f"source {name!r} has a weight but no {self.shards.split} samples; set it to 0"
+                )
         return weights
 
     def _refuse_unweighted(self) -> None:
         used = set().union(*(p.quotas for p in self.mixture.phases))
         if POOL not in used:
             known = set(self.shards.sources)
-            old = {p.source for p in self.shards.pieces if p.generation < len(self.shards.generations) - 1}
+            old = {
+                p.source
+                for p in self.shards.pieces
+                if p.generation < len(self.shards.generations) - 1
+            }
             for name in sorted(known - old - used):
-                raise UserError(f"source {name!r} was appended and has no weight in the mixture; give the mixture anew")
+                raise UserError(
+                    f"source {name!r} was appended and has no weight in the mixture; give the mixture anew"
+                )
 
     def _check_epochs(self, slot: int, rows: int, step: int) -> None:
         for name, d in self.mixture.drawn(slot + rows).items():
             if d and self._group(name).stream.locate(d - 1)[0] >= self.max_epochs:
                 what = "the data is" if name == POOL else f"source {name!r} is"
-                raise UserError(f"{what} exhausted at step {step} after {self.max_epochs} epoch(s); train fewer steps, "
-                                "append data, or allow more epochs")
+                raise UserError(
+                    f"{what} exhausted at step {step} after {self.max_epochs} epoch(s); train fewer steps, "
+                    "append data, or allow more epochs"
+                )
 
 
 class _Steps:
@@ -394,9 +506,13 @@ def _positive(**values: int) -> None:
 
 def _same_corpus(shards: ShardSet, generations: list[str]) -> None:
     if len(shards.generations) < len(generations):
-        raise UserError(f"{shards.root} holds {len(shards.generations)} generation(s) of shards, the run has read "
-                        f"{len(generations)}: appended shards are missing; restore the folder")
+        raise UserError(
+            f"{shards.root} holds {len(shards.generations)} generation(s) of shards, the run has read "
+            f"{len(generations)}: appended shards are missing; restore the folder"
+        )
     for g, (now, then) in enumerate(zip(shards.generations, generations, strict=False)):
         if now != then:
-            raise UserError(f"{shards.root} is not the data that the run was started with (generation {g} differs); "
-                            "point to the old folder, or start a new run folder")
+            raise UserError(
+                f"{shards.root} is not the data that the run was started with (generation {g} differs); "
+                "point to the old folder, or start a new run folder"
+            )

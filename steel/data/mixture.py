@@ -40,12 +40,16 @@ def quotas(weights: Mapping[str, float], block: int = BLOCK) -> dict[str, int]:
         raise UserError("all source weights are zero; give at least one source a weight above 0")
     share = {name: block * weight / total for name, weight in sorted(weights.items()) if weight > 0}
     result = {name: floor(x) for name, x in share.items()}
-    short = sorted(share, key=lambda name: (result[name] - share[name], name))[: block - sum(result.values())]
+    short = sorted(share, key=lambda name: (result[name] - share[name], name))[
+        : block - sum(result.values())
+    ]
     for name in short:
         result[name] += 1
     for name, quota in result.items():
         if quota == 0:
-            raise UserError(f"the weight of source {name!r} is below 1/{block} of the total; raise it, or set it to 0")
+            raise UserError(
+                f"the weight of source {name!r} is below 1/{block} of the total; raise it, or set it to 0"
+            )
     return result
 
 
@@ -57,7 +61,9 @@ def quotas_by_size(sizes: Mapping[str, int], block: int = BLOCK) -> dict[str, in
 
 
 @lru_cache(maxsize=8)
-def _block(seed: int, slot: int, number: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _block(
+    seed: int, slot: int, number: int, sizes: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """One block's layout: for each of its slots the stream's index and how many slots of it come before."""
     length = sum(sizes)
     u = permute_array(np.arange(length), length, round_keys(seed, "slots", slot, number))
@@ -81,7 +87,9 @@ class Phase:
         """[(stream, rows, draws)]: which rows of `slots` (int64, all >= self.slot) it serves, and its draw numbers."""
         names = sorted(self.quotas)
         if len(names) == 1:
-            return [(names[0], np.arange(len(slots)), slots - self.slot + self.base.get(names[0], 0))]
+            return [
+                (names[0], np.arange(len(slots)), slots - self.slot + self.base.get(names[0], 0))
+            ]
         sizes = tuple(self.quotas[name] for name in names)
         number, at = np.divmod(slots - self.slot, sum(sizes))
         stream, before = np.empty_like(slots), np.empty_like(slots)
@@ -93,7 +101,9 @@ class Phase:
         for k, name in enumerate(names):
             rows = np.flatnonzero(stream == k)
             if rows.size:
-                found.append((name, rows, self.base.get(name, 0) + number[rows] * sizes[k] + before[rows]))
+                found.append(
+                    (name, rows, self.base.get(name, 0) + number[rows] * sizes[k] + before[rows])
+                )
         return found
 
     def drawn(self, seed: int, slot: int) -> dict[str, int]:
@@ -101,8 +111,13 @@ class Phase:
         names = sorted(self.quotas)
         sizes = tuple(self.quotas[name] for name in names)
         number, at = divmod(slot - self.slot, sum(sizes))
-        inside = [at] if len(names) == 1 else np.bincount(_block(seed, self.slot, number, sizes)[0][:at],
-                                                          minlength=len(names)) if at else [0] * len(names)
+        inside = (
+            [at]
+            if len(names) == 1
+            else np.bincount(_block(seed, self.slot, number, sizes)[0][:at], minlength=len(names))
+            if at
+            else [0] * len(names)
+        )
         total = dict(self.base)
         for name, size, extra in zip(names, sizes, inside, strict=True):
             total[name] = total.get(name, 0) + number * size + int(extra)
@@ -114,7 +129,9 @@ class Mixture:
 
     def __init__(self, seed: int, phases: list[Phase]):
         assert phases and phases[0].slot == 0, "the first phase starts at slot 0"
-        assert all(a.slot < b.slot for a, b in zip(phases, phases[1:], strict=False)), "phases are in order"
+        assert all(a.slot < b.slot for a, b in zip(phases, phases[1:], strict=False)), (
+            "phases are in order"
+        )
         self.seed, self.phases = seed, tuple(phases)
         self._starts = [phase.slot for phase in phases]
 

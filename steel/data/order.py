@@ -136,7 +136,9 @@ def sigma_array(t: np.ndarray, n0: int, log: Sequence[tuple[int, int]], key: tup
     t = np.array(t, dtype=np.int64)
     size = n0 + sum(m for _, m in log)
     if t.size and (t.min() < 0 or t.max() >= size):
-        raise ValueError(f"positions [{t.min()}, {t.max()}] are outside the epoch of {size} samples")
+        raise ValueError(
+            f"positions [{t.min()}, {t.max()}] are outside the epoch of {size} samples"
+        )
     open_ = np.ones(t.shape, dtype=bool)  # still to be mapped by an earlier level
     for j in range(len(log), 0, -1):
         c, m = log[j - 1]

@@ -44,15 +44,25 @@ def tokenizer_hash(folder: Path | str) -> str:
     """blake2b-128 over the files that decide how text becomes ids."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(folder)
-    files = [root / "tokenizer.json"] if (root / "tokenizer.json").is_file() else sorted(root.glob("*"))
+    files = (
+        [root / "tokenizer.json"] if (root / "tokenizer.json").is_file() else sorted(root.glob("*"))
+    )
     for path in files:
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
-def pack(docs: Path | str | list, out: Path | str, tokenizer_folder: Path | str, *, workers: int = 1,
-         shard_tokens: int = SHARD_TOKENS, hold_out: float = 0.0, progress: bool | None = None) -> dict:
+def pack(
+    docs: Path | str | list,
+    out: Path | str,
+    tokenizer_folder: Path | str,
+    *,
+    workers: int = 1,
+    shard_tokens: int = SHARD_TOKENS,
+    hold_out: float = 0.0,
+    progress: bool | None = None,
+) -> dict:
     """Write token shards of all documents below `docs` into `out`; returns the manifest (OUT/manifest.json).
 
     docs: folder of <source>.jsonl.zst or <source>/*.jsonl.zst, one such file, or a list of them. Lines are documents
@@ -64,19 +74,33 @@ def pack(docs: Path | str | list, out: Path | str, tokenizer_folder: Path | str,
     pack, an input is damaged, or two inputs have the same content.
     """
     if not 0 <= hold_out < 1 or workers < 1 or shard_tokens < 1:
-        raise UserError(f"pack needs 0 ≤ hold_out < 1, workers ≥ 1, shard_tokens ≥ 1; got {hold_out}, {workers}, "
-                        f"{shard_tokens}")
+        raise UserError(
+            f"pack needs 0 ≤ hold_out < 1, workers ≥ 1, shard_tokens ≥ 1; got {hold_out}, {workers}, "
+            f"{shard_tokens}"
+        )
     from ..tokenizer import bpe
 
     inputs = find_inputs(docs)
     tokenizer = bpe.load(tokenizer_folder)
-    settings = Settings(tokenizer_hash(tokenizer_folder), len(tokenizer), bpe.end_of_text_id(tokenizer), shard_tokens,
-                        hold_out)
+    settings = Settings(
+        tokenizer_hash(tokenizer_folder),
+        len(tokenizer),
+        bpe.end_of_text_id(tokenizer),
+        shard_tokens,
+        hold_out,
+    )
     return write_generation(inputs, Path(out), tokenizer, settings, None, workers, progress)
 
 
-def write_generation(inputs: list[Input], root: Path, tokenizer, settings: Settings, before: dict | None, workers: int,
-                     progress: bool | None) -> dict:
+def write_generation(
+    inputs: list[Input],
+    root: Path,
+    tokenizer,
+    settings: Settings,
+    before: dict | None,
+    workers: int,
+    progress: bool | None,
+) -> dict:
     """Pack `inputs` as the next generation after manifest `before` (None: the first) and publish the new manifest."""
     generation = len(before["generations"]) if before else 0
     size = settings.shard_tokens * BYTES_PER_TOKEN
@@ -92,8 +116,10 @@ def write_generation(inputs: list[Input], root: Path, tokenizer, settings: Setti
     left = sum(map(len, tasks)) - len(finished)
     if before is None and (root / MANIFEST).is_file():
         if left:
-            raise UserError(f"{root} already holds the shards of other documents; add to them with 'steel data "
-                            "append', or use an empty folder")
+            raise UserError(
+                f"{root} already holds the shards of other documents; add to them with 'steel data "
+                "append', or use an empty folder"
+            )
         return read_manifest(root)
     if sum(s.bytes for s in surveys) < SMALL_BYTES or left < 2:
         workers = 1
@@ -107,7 +133,9 @@ def write_generation(inputs: list[Input], root: Path, tokenizer, settings: Setti
     except UserError:
         _withdraw(root, generation)
         raise
-    atomic_write(root / "rejects.json", json.dumps(_rejects(root, manifest), ensure_ascii=False, indent=1))
+    atomic_write(
+        root / "rejects.json", json.dumps(_rejects(root, manifest), ensure_ascii=False, indent=1)
+    )
     atomic_write(root / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
     return manifest
 
@@ -119,8 +147,15 @@ def _bar(progress: bool | None, total: int, done: int):
 
 
 def _input_row(item: Input, found: Survey, generation: int) -> dict:
-    return {"file": item.name, "source": item.source, "generation": generation, "records": found.records,
-            "bytes": found.bytes, "hash": found.hash, "slices": [s.hash for s in found.slices]}
+    return {
+        "file": item.name,
+        "source": item.source,
+        "generation": generation,
+        "records": found.records,
+        "bytes": found.bytes,
+        "hash": found.hash,
+        "slices": [s.hash for s in found.slices],
+    }
 
 
 def _refuse_same_lines(new: list[dict], old: list[dict]) -> None:
@@ -130,11 +165,17 @@ def _refuse_same_lines(new: list[dict], old: list[dict]) -> None:
         for digest in dict.fromkeys((row["hash"], *row["slices"])) if row["records"] else ():
             other = seen.setdefault(digest, _label(row))
             if other != _label(row):
-                raise UserError(f"{row['file']} repeats the content of {other}; remove one of the two")
+                raise UserError(
+                    f"{row['file']} repeats the content of {other}; remove one of the two"
+                )
 
 
 def _label(row: dict) -> str:
-    return row["file"] if row["generation"] == 0 else f"{row['file']} (appended as generation {row['generation']})"
+    return (
+        row["file"]
+        if row["generation"] == 0
+        else f"{row['file']} (appended as generation {row['generation']})"
+    )
 
 
 def _refuse_same_texts(inputs: list[dict]) -> None:
@@ -150,8 +191,17 @@ def _plan(item: Input, found: Survey, settings: Settings, generation: int) -> li
     """The tasks of one input. A task's record must match for its finished shards to be kept."""
     tasks = []
     for number, part in enumerate(found.slices):
-        record = {"format": FORMAT, "file": item.name, "source": item.source, "generation": generation, "slice": number,
-                  "first": part.first, "records": part.count, "input_hash": part.hash, **asdict(settings)}
+        record = {
+            "format": FORMAT,
+            "file": item.name,
+            "source": item.source,
+            "generation": generation,
+            "slice": number,
+            "first": part.first,
+            "records": part.count,
+            "input_hash": part.hash,
+            **asdict(settings),
+        }
         stem = f"{item.source}/{generation:03d}-{item.index:04d}-{number:05d}"
         tasks.append(Task(stem, record))
     return tasks
@@ -179,20 +229,41 @@ def _finished(root: Path, tasks: dict[str, Task], generation: int) -> dict[str, 
         stem = path.relative_to(root).as_posix().removesuffix(".json")
         record = json.loads(path.read_text(encoding="utf-8"))
         task = tasks.get(stem)
-        changed = "file" if task is None else next((k for k, v in task.record.items() if record.get(k) != v), None)
+        changed = (
+            "file"
+            if task is None
+            else next((k for k, v in task.record.items() if record.get(k) != v), None)
+        )
         if changed:
-            remedy = f"remove the unfinished {root}/*/{generation:03d}-*" if generation else "use an empty folder"
-            raise UserError(f"{root} holds shards that do not fit this pack ({path.name}: {changed} differs, from "
-                            f"{record.get('file')}); give the same documents and settings, or {remedy}")
+            remedy = (
+                f"remove the unfinished {root}/*/{generation:03d}-*"
+                if generation
+                else "use an empty folder"
+            )
+            raise UserError(
+                f"{root} holds shards that do not fit this pack ({path.name}: {changed} differs, from "
+                f"{record.get('file')}); give the same documents and settings, or {remedy}"
+            )
         width = token_dtype(record["vocab_size"]).itemsize
-        if all((root / s["path"]).is_file() and (root / s["path"]).stat().st_size == s["tokens"] * width
-               for s in record["shards"]):
+        if all(
+            (root / s["path"]).is_file()
+            and (root / s["path"]).stat().st_size == s["tokens"] * width
+            for s in record["shards"]
+        ):
             done[stem] = record
     return done
 
 
-def _run(root: Path, tokenizer_json: str, inputs: list[Input], tasks: list[list[Task]], size: int,
-         finished: dict[str, dict], workers: int, bar) -> None:
+def _run(
+    root: Path,
+    tokenizer_json: str,
+    inputs: list[Input],
+    tasks: list[list[Task]],
+    size: int,
+    finished: dict[str, dict],
+    workers: int,
+    bar,
+) -> None:
     """Run the tasks that are not in `finished`, and add their records to it."""
 
     def work():
@@ -203,7 +274,9 @@ def _run(root: Path, tokenizer_json: str, inputs: list[Input], tasks: list[list[
                 if task.stem in finished:
                     continue
                 if hash_lines(lines) != task.record["input_hash"]:
-                    raise UserError(f"{item.path} changed while it was read; pack again when nothing writes to it")
+                    raise UserError(
+                        f"{item.path} changed while it was read; pack again when nothing writes to it"
+                    )
                 yield run_task, (task, lines, str(root))
 
     def done(record: dict) -> None:
@@ -214,13 +287,18 @@ def _run(root: Path, tokenizer_json: str, inputs: list[Input], tasks: list[list[
     in_processes(workers, work(), tokenizer_json, done)
 
 
-def _manifest(settings: Settings, inputs: list[dict], records: list[dict], before: dict | None) -> dict:
+def _manifest(
+    settings: Settings, inputs: list[dict], records: list[dict], before: dict | None
+) -> dict:
     """The manifest after this generation. Sums: records = documents + rejected.
 
     An input's text_hash is the sum of its documents' hashes mod 2^128: the same for any order and any slicing.
     """
-    shards = [{**shard, **{k: record[k] for k in ("source", "file", "slice", "generation")}}
-              for record in records for shard in record["shards"]]
+    shards = [
+        {**shard, **{k: record[k] for k in ("source", "file", "slice", "generation")}}
+        for record in records
+        for shard in record["shards"]
+    ]
     rejected: Counter[str] = Counter()
     for row in inputs:
         mine = [r for r in records if r["file"] == row["file"]]
@@ -230,19 +308,32 @@ def _manifest(settings: Settings, inputs: list[dict], records: list[dict], befor
         row["rejected"] = dict(sorted(reasons.items()))
         row["text_hash"] = f"{sum(int(r['text_hash'], 16) for r in mine) % 2**128:032x}"
         row["documents"] = sum(s["documents"] for r in mine for s in r["shards"])
-        assert row["documents"] + reasons.total() == row["records"], "every record is in a shard or rejected"
+        assert row["documents"] + reasons.total() == row["records"], (
+            "every record is in a shard or rejected"
+        )
         rejected.update(reasons)
     shards = [*(before["shards"] if before else []), *shards]
     inputs = [*(before["inputs"] if before else []), *inputs]
     rejected.update(before["rejected"] if before else {})
-    result = {"format": FORMAT, "dtype": token_dtype(settings.vocab_size).name, **asdict(settings),
-              "records": sum(r["records"] for r in inputs), "rejected": dict(sorted(rejected.items())),
-              **{k: sum(s[k] for s in shards) for k in ("documents", "tokens", "bytes")},
-              "generations": list(before["generations"]) if before else [], "inputs": inputs, "shards": shards}
+    result = {
+        "format": FORMAT,
+        "dtype": token_dtype(settings.vocab_size).name,
+        **asdict(settings),
+        "records": sum(r["records"] for r in inputs),
+        "rejected": dict(sorted(rejected.items())),
+        **{k: sum(s[k] for s in shards) for k in ("documents", "tokens", "bytes")},
+        "generations": list(before["generations"]) if before else [],
+        "inputs": inputs,
+        "shards": shards,
+    }
     number = len(result["generations"])
     mine = [s for s in shards if s["generation"] == number]
-    result["generations"].append({"hash": generation_hash(result, number),
-                                  **{k: sum(s[k] for s in mine) for k in ("documents", "tokens", "bytes")}})
+    result["generations"].append(
+        {
+            "hash": generation_hash(result, number),
+            **{k: sum(s[k] for s in mine) for k in ("documents", "tokens", "bytes")},
+        }
+    )
     return result
 
 
@@ -251,8 +342,21 @@ def _rejects(root: Path, manifest: dict) -> dict:
     examples = []
     for path in sorted(root.glob("*/*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        examples += [{"file": record["file"], "generation": record["generation"], "line": line, "reason": reason}
-                     for line, reason in record["examples"]]
-    return {"total": sum(manifest["rejected"].values()), "reasons": manifest["rejected"],
-            "inputs": [{k: row[k] for k in ("file", "generation", "records", "documents", "rejected")}
-                       for row in manifest["inputs"]], "examples": examples}
+        examples += [
+            {
+                "file": record["file"],
+                "generation": record["generation"],
+                "line": line,
+                "reason": reason,
+            }
+            for line, reason in record["examples"]
+        ]
+    return {
+        "total": sum(manifest["rejected"].values()),
+        "reasons": manifest["rejected"],
+        "inputs": [
+            {k: row[k] for k in ("file", "generation", "records", "documents", "rejected")}
+            for row in manifest["inputs"]
+        ],
+        "examples": examples,
+    }

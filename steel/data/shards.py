@@ -64,8 +64,11 @@ def canonical(value) -> bytes:
 
 def generation_hash(manifest: dict, generation: int) -> str:
     """What a run remembers of a corpus: order, size and content of one generation's shards."""
-    rows = [[s["path"], s["source"], s["split"], s["tokens"], s["hash"]]
-            for s in manifest["shards"] if s["generation"] == generation]
+    rows = [
+        [s["path"], s["source"], s["split"], s["tokens"], s["hash"]]
+        for s in manifest["shards"]
+        if s["generation"] == generation
+    ]
     head = [FORMAT, manifest["dtype"], manifest["separator_id"], manifest["tokenizer_hash"]]
     return hashlib.blake2b(canonical([head, rows]), digest_size=16).hexdigest()
 
@@ -95,8 +98,15 @@ class ShardWriter:
         binary, index = root / f"{stem}.bin", root / f"{stem}.idx"
         atomic_write(binary, tokens.tobytes())
         atomic_write(index, ends.tobytes())
-        return {"path": f"{stem}.bin", "tokens": len(tokens), "documents": len(ends), "bytes": self._bytes,
-                "hash": hash_file(binary), "index_hash": hash_file(index), "edge_hash": hash_file(binary, EDGE)}
+        return {
+            "path": f"{stem}.bin",
+            "tokens": len(tokens),
+            "documents": len(ends),
+            "bytes": self._bytes,
+            "hash": hash_file(binary),
+            "index_hash": hash_file(index),
+            "edge_hash": hash_file(binary, EDGE),
+        }
 
 
 @dataclass
@@ -108,7 +118,9 @@ class Piece:
     shards: list[dict]
 
     def __post_init__(self):
-        self.offsets = np.concatenate(([0], np.cumsum([s["tokens"] for s in self.shards]))).astype(np.int64)
+        self.offsets = np.concatenate(([0], np.cumsum([s["tokens"] for s in self.shards]))).astype(
+            np.int64
+        )
         self.tokens = int(self.offsets[-1])
 
     def samples(self, sequence_length: int) -> int:
@@ -134,7 +146,9 @@ class ShardSet:
         self._unseen: dict[str, dict] = {}  # shards to check before they are read
 
     @classmethod
-    def open(cls, folder: Path | str, split: str = "train", *, check: bool = True, verify: bool = False) -> ShardSet:
+    def open(
+        cls, folder: Path | str, split: str = "train", *, check: bool = True, verify: bool = False
+    ) -> ShardSet:
         """Open `folder` (as written by `pack`). A split without documents opens with no pieces.
 
         check: compare size, head and tail of every shard with the manifest: at once up to EAGER shards; of more, only
@@ -148,7 +162,9 @@ class ShardSet:
             check_shards(root, shards.manifest, verify=verify)
         elif check:
             _refuse_missing(root, shards.manifest)
-            shards._unseen = {s["path"]: s for s in shards.manifest["shards"]}  # of the other split, too
+            shards._unseen = {
+                s["path"]: s for s in shards.manifest["shards"]
+            }  # of the other split, too
         return shards
 
     def check_all(self) -> None:
@@ -176,7 +192,9 @@ class ShardSet:
 
     def _map(self, path: str, dtype) -> np.ndarray:
         try:
-            return np.asarray(np.memmap(self.root / path, dtype=dtype, mode="r"))  # plain arrays are cut much faster
+            return np.asarray(
+                np.memmap(self.root / path, dtype=dtype, mode="r")
+            )  # plain arrays are cut much faster
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read shard {self.root / path}: {error}") from None
 
@@ -192,7 +210,9 @@ class ShardSet:
             offset, shard = int(piece.offsets[i]), piece.shards[i]
             if offset >= stop:
                 break
-            check_sizes(self.root, shard, self.dtype.itemsize)  # a map of a file that was cut ends in SIGBUS, wordless
+            check_sizes(
+                self.root, shard, self.dtype.itemsize
+            )  # a map of a file that was cut ends in SIGBUS, wordless
             stream, index = self.arrays(shard["path"])
             low, high = max(start - offset, 0), min(stop - offset, shard["tokens"])
             tokens.append(stream[low:high])
@@ -218,8 +238,10 @@ def read_manifest(root: Path | str) -> dict:
     """The manifest of a shard folder; UserError when there is none or it is of another format."""
     path = Path(root) / MANIFEST
     if not path.is_file():
-        raise UserError(f"no {MANIFEST} in {root}; write shards there with 'steel pack DOCS {root} --tokenizer T'"
-                        " (an interrupted pack goes on with the same command)")
+        raise UserError(
+            f"no {MANIFEST} in {root}; write shards there with 'steel pack DOCS {root} --tokenizer T'"
+            " (an interrupted pack goes on with the same command)"
+        )
     try:
         from orjson import loads  # a corpus of 10^11 tokens has ten thousand shards
     except ImportError:
@@ -230,7 +252,9 @@ def read_manifest(root: Path | str) -> dict:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not a shard manifest; pack into an empty folder") from None
     if version != FORMAT:
-        raise UserError(f"{path} has format {version}, this version reads {FORMAT}; pack the documents again")
+        raise UserError(
+            f"{path} has format {version}, this version reads {FORMAT}; pack the documents again"
+        )
     return manifest
 
 
@@ -240,7 +264,10 @@ def check_shards(root: Path, manifest: dict, *, verify: bool = False) -> None:
     for shard in manifest["shards"]:
         check_shard(root, shard, width)
         path = root / shard["path"]
-        if verify and (hash_file(path) != shard["hash"] or hash_file(path.with_suffix(".idx")) != shard["index_hash"]):
+        if verify and (
+            hash_file(path) != shard["hash"]
+            or hash_file(path.with_suffix(".idx")) != shard["index_hash"]
+        ):
             raise _changed(path)
 
 
@@ -263,16 +290,23 @@ def _refuse_missing(root: Path, manifest: dict) -> None:
 def check_sizes(root: Path, shard: dict, width: int) -> None:
     """UserError when a file of a shard is missing or has another size than the manifest says."""
     name = shard["path"]
-    for path, size in ((name, shard["tokens"] * width), (name[:-4] + ".idx", shard["documents"] * 8)):
+    for path, size in (
+        (name, shard["tokens"] * width),
+        (name[:-4] + ".idx", shard["documents"] * 8),
+    ):
         found = (root / path).stat().st_size if (root / path).is_file() else None
         if found != size:
             what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
-            raise UserError(f"shard {root / path} {what}; restore it from a copy, or pack the documents again")
+            raise UserError(
+                f"shard {root / path} {what}; restore it from a copy, or pack the documents again"
+            )
 
 
 def _changed(binary: Path) -> UserError:
-    return UserError(f"shard {binary} was changed since it was written (its hash differs from {MANIFEST}); "
-                     "restore it from a copy, or pack the documents again")
+    return UserError(
+        f"shard {binary} was changed since it was written (its hash differs from {MANIFEST}); "
+        "restore it from a copy, or pack the documents again"
+    )
 
 
 def describe(folder: Path | str, sequence_length: int | None = None) -> dict:
@@ -285,8 +319,17 @@ def describe(folder: Path | str, sequence_length: int | None = None) -> dict:
     manifest = read_manifest(folder)
     sources: dict[str, dict] = {}
     for shard in manifest["shards"]:
-        row = sources.setdefault(shard["source"], {"documents": 0, "tokens": 0, "bytes": 0, "shards": 0,
-                                                   "validation_documents": 0, "validation_tokens": 0})
+        row = sources.setdefault(
+            shard["source"],
+            {
+                "documents": 0,
+                "tokens": 0,
+                "bytes": 0,
+                "shards": 0,
+                "validation_documents": 0,
+                "validation_tokens": 0,
+            },
+        )
         row["shards"] += 1
         prefix = "validation_" if shard["split"] == "validation" else ""
         row[prefix + "documents"] += shard["documents"]
@@ -301,6 +344,18 @@ def describe(folder: Path | str, sequence_length: int | None = None) -> dict:
             row["samples"] = 0
         for piece in ShardSet(Path(folder), manifest, "train").pieces:
             sources[piece.source]["samples"] += piece.samples(sequence_length)
-    keys = ("tokens", "documents", "bytes", "records", "rejected", "dtype", "tokenizer_hash", "hold_out")
-    return {**{k: manifest[k] for k in keys}, "generations": len(manifest["generations"]),
-            "sources": dict(sorted(sources.items()))}
+    keys = (
+        "tokens",
+        "documents",
+        "bytes",
+        "records",
+        "rejected",
+        "dtype",
+        "tokenizer_hash",
+        "hold_out",
+    )
+    return {
+        **{k: manifest[k] for k in keys},
+        "generations": len(manifest["generations"]),
+        "sources": dict(sorted(sources.items())),
+    }

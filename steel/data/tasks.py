@@ -59,7 +59,10 @@ class _Encoder:
 
         texts = [c for c in contents if isinstance(c, str)]
         encoded = iter(self.core.encode_batch_fast(texts, add_special_tokens=False))
-        return [next(encoded).ids if isinstance(c, str) else chat.encode_chat(self, c)[0] for c in contents]
+        return [
+            next(encoded).ids if isinstance(c, str) else chat.encode_chat(self, c)[0]
+            for c in contents
+        ]
 
 
 _encoder: _Encoder | None = None
@@ -128,8 +131,11 @@ def run_task(task: Task, lines: list[bytes], root: str) -> dict:
     """Tokenise one slice, write its shards, then its record. Returns the record."""
     from ..tokenizer import chat
 
-    dtype, separator, hold_out = (token_dtype(task.record["vocab_size"]), task.record["separator_id"],
-                                  task.record["hold_out"])
+    dtype, separator, hold_out = (
+        token_dtype(task.record["vocab_size"]),
+        task.record["separator_id"],
+        task.record["hold_out"],
+    )
     writers = {"train": ShardWriter(dtype), "validation": ShardWriter(dtype)}
     rejected: Counter[str] = Counter()
     examples: list[list] = []
@@ -149,11 +155,23 @@ def run_task(task: Task, lines: list[bytes], root: str) -> dict:
             text_hash += int.from_bytes(hashlib.blake2b(utf8, digest_size=16).digest(), "little")
             split = "validation" if hold_out and held_out(utf8, hold_out) else "train"
             writers[split].add([*ids, separator], len(utf8))
-    shards = [{"split": split, **writer.write(Path(root), task.stem + (".val" if split == "validation" else ""))}
-              for split, writer in writers.items() if len(writer)]
+    shards = [
+        {
+            "split": split,
+            **writer.write(Path(root), task.stem + (".val" if split == "validation" else "")),
+        }
+        for split, writer in writers.items()
+        if len(writer)
+    ]
     assert sum(s["documents"] for s in shards) + rejected.total() == len(lines)
-    record = {"stem": task.stem, **task.record, "shards": shards, "rejected": dict(sorted(rejected.items())),
-              "text_hash": f"{text_hash % 2**128:032x}", "examples": examples}
+    record = {
+        "stem": task.stem,
+        **task.record,
+        "shards": shards,
+        "rejected": dict(sorted(rejected.items())),
+        "text_hash": f"{text_hash % 2**128:032x}",
+        "examples": examples,
+    }
     atomic_write(Path(root) / f"{task.stem}.json", json.dumps(record, ensure_ascii=False, indent=1))
     return record
 
@@ -169,7 +187,9 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def in_processes(workers: int, calls: Iterable, tokenizer_json: str, done: Callable | None = None) -> list:
+def in_processes(
+    workers: int, calls: Iterable, tokenizer_json: str, done: Callable | None = None
+) -> list:
     """Results of (function, arguments) in order, from `workers` processes, at most 2 calls a process in flight.
 
     `done` is called in this process with every result as it arrives. One worker means this process.
@@ -193,7 +213,9 @@ def in_processes(workers: int, calls: Iterable, tokenizer_json: str, done: Calla
 
     try:
         # spawn: a forked child of a process with threads (torch, tokenizers) may hang
-        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (tokenizer_json,)) as pool:
+        with ProcessPoolExecutor(
+            workers, get_context("spawn"), _start_worker, (tokenizer_json,)
+        ) as pool:
             for function, arguments in calls:
                 collect(2 * workers - 1)
                 with _without_main():
@@ -201,6 +223,8 @@ def in_processes(workers: int, calls: Iterable, tokenizer_json: str, done: Calla
                 results.append(None)
             collect(0)
     except BrokenProcessPool:
-        raise UserError("a packing process died, probably for lack of memory; run the same command again to go on, "
-                        "with fewer workers") from None
+        raise UserError(
+            "a packing process died, probably for lack of memory; run the same command again to go on, "
+            "with fewer workers"
+        ) from None
     return results

@@ -48,20 +48,26 @@ def extract_choice(response: str, options: Mapping[str, str] | Sequence[str]) ->
 def _as_mapping(options: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     if isinstance(options, Mapping):
         return {letter: _normalise(text) for letter, text in options.items()}
-    return {letter: _normalise(text) for letter, text in zip(LETTERS, options or [""] * 4, strict=False)}
+    return {
+        letter: _normalise(text) for letter, text in zip(LETTERS, options or [""] * 4, strict=False)
+    }
 
 
 def _normalise(text: str) -> str:
     """NFKC (full-width Ｂ, （, ： become ASCII), no markup stars, single spaces, ASCII full stop after a sentence."""
-    text = unicodedata.normalize("NFKC", text).replace("*", "").replace("。", ".\n").replace("`", "")
+    text = (
+        unicodedata.normalize("NFKC", text).replace("*", "").replace("。", ".\n").replace("`", "")
+    )
     return re.sub(r"[ \t]+", " ", text).strip()
 
 
 def _letter(texts: Mapping[str, str]) -> str:
     """A letter that stands alone: not inside a word, and not the first of a list such as "A或B", "A and B", "AB"."""
     alternatives = "".join(texts)
-    return (rf"(?<![A-Za-z0-9])[(\[\"'“「]?([{alternatives}])[)\]\"'”」]?(?![A-Za-z0-9])"
-            rf"(?!\s*(?:和|与|或者?|及|、|/|,|and\b|or\b)\s*[(]?[{alternatives}](?![A-Za-z]))")
+    return (
+        rf"(?<![A-Za-z0-9])[(\[\"'“「]?([{alternatives}])[)\]\"'”」]?(?![A-Za-z0-9])"
+        rf"(?!\s*(?:和|与|或者?|及|、|/|,|and\b|or\b)\s*[(]?[{alternatives}](?![A-Za-z]))"
+    )
 
 
 def _drop_negated(text: str, texts: Mapping[str, str]) -> str:
@@ -82,10 +88,17 @@ def _stated(text: str, texts: Mapping[str, str]) -> set[str]:
         rf"{letter}\s*(?:选?项)?\s*(?:才|都)?(?:是)?{_RIGHT}",
         rf"{letter}\s*(?:选?项)?\s*是?(?:答案|the answer)",
     ]
-    forms += [rf"(?<![A-Za-z0-9])({key})[.:,、)]?\s*{re.escape(value)}\s*[,:]?\s*{_RIGHT}"
-              for key, value in texts.items() if value]
-    hits = [(m.start(1), m.group(1)) for form in forms for m in re.finditer(form, text, re.IGNORECASE)
-            if m.group(1).isupper() or m.group(1) in texts]
+    forms += [
+        rf"(?<![A-Za-z0-9])({key})[.:,、)]?\s*{re.escape(value)}\s*[,:]?\s*{_RIGHT}"
+        for key, value in texts.items()
+        if value
+    ]
+    hits = [
+        (m.start(1), m.group(1))
+        for form in forms
+        for m in re.finditer(form, text, re.IGNORECASE)
+        if m.group(1).isupper() or m.group(1) in texts
+    ]
     if not hits:
         return set()
     return {max(hits)[1]} & set(texts)
@@ -93,14 +106,20 @@ def _stated(text: str, texts: Mapping[str, str]) -> set[str]:
 
 def _bare(text: str, texts: Mapping[str, str]) -> set[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip(" .!")]
-    for line in (lines[-1:] + lines[:1]):
-        alone = re.fullmatch(rf"[(\[\"'“「]?([{''.join(texts)}])[)\]\"'”」]?\s*(?:选?项)?[.:,、!]*", line)
+    for line in lines[-1:] + lines[:1]:
+        alone = re.fullmatch(
+            rf"[(\[\"'“「]?([{''.join(texts)}])[)\]\"'”」]?\s*(?:选?项)?[.:,、!]*", line
+        )
         if alone:
             return {alone.group(1)}
     found = set()
-    for line in lines:  # a letter with its own option behind it; a list of all options is not a choice
+    for (
+        line
+    ) in lines:  # a letter with its own option behind it; a list of all options is not a choice
         for key, value in texts.items():
-            if value and re.match(rf"[(]?{key}[)]?\s*[.:,、]?\s*{re.escape(value)}\s*[.!]?\s*$", line):
+            if value and re.match(
+                rf"[(]?{key}[)]?\s*[.:,、]?\s*{re.escape(value)}\s*[.!]?\s*$", line
+            ):
                 found.add(key)
     if found or len(lines) != 1:
         return found

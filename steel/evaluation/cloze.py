@@ -43,31 +43,46 @@ def load_cloze(path: Path | str) -> list[dict]:
             if not row["prompt"].strip() or not row["answer"].strip():
                 raise KeyError
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}, line {number}: expected an object with a prompt and an answer") from None
+            raise UserError(
+                f"{path}, line {number}: expected an object with a prompt and an answer"
+            ) from None
         rows.append(row)
     return rows
 
 
-def cloze(model, tok, path: Path | str | Iterable[dict], batch_size: int = 128, *, limit: int | None = None,
-          progress: bool = True) -> dict:
+def cloze(
+    model,
+    tok,
+    path: Path | str | Iterable[dict],
+    batch_size: int = 128,
+    *,
+    limit: int | None = None,
+    progress: bool = True,
+) -> dict:
     """Ask every cloze row. Returns plain data for JSON:
 
     {"accuracy", "n", "se", "rank_accuracy": share of rows whose answer outranks all candidates, "mean_rank": 1 is best,
     "by_attribute" and "by_language": {name: {"accuracy", "n", "se"}}}; the ranks are None where no row has candidates.
     """
     rows = load_cloze(path) if isinstance(path, (str, Path)) else list(path)
-    rows = rows[:limit or None]
+    rows = rows[: limit or None]
     if not rows:
         raise UserError("no cloze rows to ask")
     with progress_bar(2 * len(rows), "cloze", "rows") if progress else nullcontext() as bar:
-        right = [_starts(text, row["answer"].strip())
-                 for text, row in zip(_continue(model, tok, rows, batch_size, bar), rows, strict=True)]
+        right = [
+            _starts(text, row["answer"].strip())
+            for text, row in zip(_continue(model, tok, rows, batch_size, bar), rows, strict=True)
+        ]
         ranks = _ranks(model, tok, rows, batch_size)
         if bar is not None:
             bar.advance(len(rows))
-    return {**_share(right), "rank_accuracy": sum(r == 1 for r in ranks) / len(ranks) if ranks else None,
-            "mean_rank": sum(ranks) / len(ranks) if ranks else None,
-            "by_attribute": _by(rows, right, "attribute"), "by_language": _by(rows, right, "lang")}
+    return {
+        **_share(right),
+        "rank_accuracy": sum(r == 1 for r in ranks) / len(ranks) if ranks else None,
+        "mean_rank": sum(ranks) / len(ranks) if ranks else None,
+        "by_attribute": _by(rows, right, "attribute"),
+        "by_language": _by(rows, right, "lang"),
+    }
 
 
 def _share(right: Sequence[bool]) -> dict:
@@ -99,16 +114,33 @@ def _continue(model, tok, rows: Sequence[dict], batch_size: int, bar) -> list[st
         kept = max(1, len(ids) - _TAKEN_BACK)
         prompts.append(ids[:kept])
         rests.append("".join(pieces[i] for i in ids[kept:]))
-    replies = greedy(model, prompts, room + _EXTRA_TOKENS + _TAKEN_BACK, stop_ids(tok), spell=(Speller(pieces), rests),
-                     batch_size=batch_size, bar=bar)
-    texts = [tok.decode(p + reply, skip_special_tokens=True) for p, reply in zip(prompts, replies, strict=True)]
-    return [text.removeprefix(row["prompt"].rstrip()) for text, row in zip(texts, rows, strict=True)]
+    replies = greedy(
+        model,
+        prompts,
+        room + _EXTRA_TOKENS + _TAKEN_BACK,
+        stop_ids(tok),
+        spell=(Speller(pieces), rests),
+        batch_size=batch_size,
+        bar=bar,
+    )
+    texts = [
+        tok.decode(p + reply, skip_special_tokens=True)
+        for p, reply in zip(prompts, replies, strict=True)
+    ]
+    return [
+        text.removeprefix(row["prompt"].rstrip()) for text, row in zip(texts, rows, strict=True)
+    ]
 
 
 def _starts(text: str, answer: str) -> bool:
     text = text.lstrip()
-    following = text[len(answer):len(answer) + 1]
-    cut_short = answer[-1].isascii() and answer[-1].isalnum() and following.isascii() and following.isalnum()
+    following = text[len(answer) : len(answer) + 1]
+    cut_short = (
+        answer[-1].isascii()
+        and answer[-1].isalnum()
+        and following.isascii()
+        and following.isalnum()
+    )
     return text.startswith(answer) and not cut_short
 
 
@@ -124,10 +156,14 @@ def _ranks(model, tok, rows: Sequence[dict], batch_size: int) -> list[int]:
         shared = max(1, min([shared, *(len(ids) - 1 for ids in texts)]))
         pairs += [(ids[:shared], ids[shared:]) for ids in texts]
         sizes.append(len(texts))
-    scores = [score.log_prob for score in score_continuations(model, pairs, batch_size=batch_size)] if pairs else []
+    scores = (
+        [score.log_prob for score in score_continuations(model, pairs, batch_size=batch_size)]
+        if pairs
+        else []
+    )
     ranks, at = [], 0
     for size in sizes:
-        answer, others = scores[at], scores[at + 1:at + size]
+        answer, others = scores[at], scores[at + 1 : at + size]
         ranks.append(1 + sum(not other < answer for other in others))
         at += size
     return ranks

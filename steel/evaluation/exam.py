@@ -60,7 +60,7 @@ class Question:
     @property
     def letters(self) -> str:
         """The letters in use, "ABCD" for four options."""
-        return LETTERS[:len(self.options)]
+        return LETTERS[: len(self.options)]
 
     @property
     def chinese(self) -> bool:
@@ -82,7 +82,9 @@ def load_exam(folder: Path | str, split: str = "test") -> list[Question]:
     if not files:
         splits = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
         hint = f"; it has {', '.join(splits)}" if splits else ""
-        raise UserError(f"no exam in {folder}: expected {split}/<subject>.csv with question,A,B,C,D,answer{hint}")
+        raise UserError(
+            f"no exam in {folder}: expected {split}/<subject>.csv with question,A,B,C,D,answer{hint}"
+        )
     return [question for file in files for question in _read_csv(file, split)]
 
 
@@ -96,23 +98,36 @@ def _read_csv(file: Path, split: str) -> list[Question]:
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if "question" not in header:  # MMLU: no header
         width = len(rows[0]) if rows else 6
-        header = ["question", *LETTERS[:width - 2].lower(), "answer"]
+        header = ["question", *LETTERS[: width - 2].lower(), "answer"]
     else:
         rows = rows[1:]
     letters = [letter for letter in LETTERS if letter.lower() in header]
     if "answer" not in header or len(letters) < 2:
-        raise UserError(f"{file} needs the columns question, A, B, …, answer; it has {', '.join(filter(None, header))} "
-                        "(the test labels of C-Eval may be withheld: use the val split)")
+        raise UserError(
+            f"{file} needs the columns question, A, B, …, answer; it has {', '.join(filter(None, header))} "
+            "(the test labels of C-Eval may be withheld: use the val split)"
+        )
     questions = []
     for number, row in enumerate(rows):
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
         options = tuple(cells.get(letter.lower(), "") for letter in letters)
         answer = cells.get("answer", "").upper()
-        if len(row) < len(header) or len(answer) != 1 or answer not in letters or not cells["question"]:
-            raise UserError(f"{file}, question {number + 1}: expected {len(header)} cells and an answer of "
-                            f"{letters[0]}–{letters[-1]}, found {len(row)} cells and answer {answer!r}")
+        if (
+            len(row) < len(header)
+            or len(answer) != 1
+            or answer not in letters
+            or not cells["question"]
+        ):
+            raise UserError(
+                f"{file}, question {number + 1}: expected {len(header)} cells and an answer of "
+                f"{letters[0]}–{letters[-1]}, found {len(row)} cells and answer {answer!r}"
+            )
         name = cells.get("id") or cells.get("") or str(number)
-        questions.append(Question(subject, name, cells["question"], options, answer, cells.get("explanation", "")))
+        questions.append(
+            Question(
+                subject, name, cells["question"], options, answer, cells.get("explanation", "")
+            )
+        )
     return questions
 
 
@@ -129,12 +144,18 @@ def shuffle_options(question: Question, seed: int) -> Question:
 
 def format_question(question: Question, with_options: bool = True) -> str:
     """The text of a user turn: the question and, if asked for, one line "A. …" per option."""
-    lines = [f"{letter}. {text}" for letter, text in zip(question.letters, question.options, strict=True)]
+    lines = [
+        f"{letter}. {text}" for letter, text in zip(question.letters, question.options, strict=True)
+    ]
     return "\n".join([question.question, *lines]) if with_options else question.question
 
 
-def _examples(question: Question, shots: Sequence[Question], with_options: bool) -> list[tuple[str, str]]:
-    reply = (lambda q: q.answer) if with_options else (lambda q: q.options[q.letters.index(q.answer)])
+def _examples(
+    question: Question, shots: Sequence[Question], with_options: bool
+) -> list[tuple[str, str]]:
+    reply = (
+        (lambda q: q.answer) if with_options else (lambda q: q.options[q.letters.index(q.answer)])
+    )
     examples = [(format_question(q, with_options), reply(q)) for q in shots]
     return [*examples, (format_question(question, with_options), "")]
 
@@ -147,7 +168,9 @@ class Prompter:
         self.truncated = 0
         """Prompts that lost examples or, if that was not enough, their beginning."""
 
-    def prompt(self, question: Question, shots: Sequence[Question], with_options: bool, room: int) -> list[int]:
+    def prompt(
+        self, question: Question, shots: Sequence[Question], with_options: bool, room: int
+    ) -> list[int]:
         """Ids up to where the reply begins; at most max_length - room of them."""
         ids = self._ids(question, shots, with_options)
         limit = None if self.max_length is None else self.max_length - room
@@ -158,14 +181,17 @@ class Prompter:
         while shots and len(ids) > limit:
             shots.pop(0)
             ids = self._ids(question, shots, with_options)
-        return ids[-max(limit, 1):]
+        return ids[-max(limit, 1) :]
 
     def _ids(self, question: Question, shots: Sequence[Question], with_options: bool) -> list[int]:
         turns = _examples(question, shots, with_options)
         if not self.chat:
             return encode_text(self.tok, self.plain(turns))
-        messages = [{"role": role, "content": text} for user, reply in turns
-                    for role, text in (("user", user), ("assistant", reply))][:-1]
+        messages = [
+            {"role": role, "content": text}
+            for user, reply in turns
+            for role, text in (("user", user), ("assistant", reply))
+        ][:-1]
         return encode_chat(self.tok, messages, add_generation_prompt=True)[0]
 
     @staticmethod
@@ -196,7 +222,10 @@ class Prompter:
 
 def stop_ids(tok) -> list[int]:
     """Ids that end a reply: `<|im_end|>`, `<|endoftext|>` and the tokenizer's own end token, as far as they exist."""
-    ids = {tok.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")} - {None, tok.unk_token_id}
+    ids = {tok.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")} - {
+        None,
+        tok.unk_token_id,
+    }
     return sorted(ids | ({tok.eos_token_id} - {None}))
 
 
@@ -209,10 +238,23 @@ def has_chat_tokens(tok) -> bool:
 # -- scoring -----------------------------------------------------------------------------------------------------------
 
 
-def run_exam(model, tok, folder: Path | str, *, scoring: Sequence[str] = SCORINGS, split: str = "test", shots: int = 0,
-             subjects: Collection[str] | None = None, limit: int | None = None, batch_size: int = 128,
-             max_new_tokens: int = 24, chat: bool | None = None, shuffle: bool = False, seed: int = 0,
-             progress: bool = True) -> dict:
+def run_exam(
+    model,
+    tok,
+    folder: Path | str,
+    *,
+    scoring: Sequence[str] = SCORINGS,
+    split: str = "test",
+    shots: int = 0,
+    subjects: Collection[str] | None = None,
+    limit: int | None = None,
+    batch_size: int = 128,
+    max_new_tokens: int = 24,
+    chat: bool | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict:
     """Let a model sit an exam. Returns plain data for JSON: see `results.summarise` for its keys.
 
     `limit` bounds the questions per subject (None or 0: all), `shots` takes as many worked examples from the dev split,
@@ -227,38 +269,66 @@ def run_exam(model, tok, folder: Path | str, *, scoring: Sequence[str] = SCORING
     prompter = Prompter(tok, chat, context_length(model))
     chosen: dict[str, list[str | None]] = {}
     rows = len(questions) * sum(4 if way != "generate" else 1 for way in scoring)
-    with progress_bar(rows if progress else None, "exam", "answers") if progress else _no_bar() as bar:
+    with (
+        progress_bar(rows if progress else None, "exam", "answers")
+        if progress
+        else _no_bar() as bar
+    ):
         for way in scoring:
             if way == "generate":
-                chosen[way] = _generate(model, tok, questions, examples, prompter, max_new_tokens, batch_size, bar)
+                chosen[way] = _generate(
+                    model, tok, questions, examples, prompter, max_new_tokens, batch_size, bar
+                )
             elif way == "letter":
                 chosen[way] = _letter(model, questions, examples, prompter, batch_size, bar)
             else:
-                chosen["text"], chosen["text_sum"] = _text(model, questions, examples, prompter, batch_size, bar)
-    suite = suite_of({file.stem.removesuffix(f"_{split}") for file in Path(folder).rglob("*.csv")
-                      if file.parent.name == split or file.stem.endswith(f"_{split}")})
-    return {"suite": suite, "split": split, "shots": shots, "seed": seed if shuffle else None, "chat": chat,
-            "n": len(questions), "baselines": baselines(questions), **summarise(questions, chosen, suite),
-            "truncated": prompter.truncated, "seconds": round(time.perf_counter() - started, 3)}
+                chosen["text"], chosen["text_sum"] = _text(
+                    model, questions, examples, prompter, batch_size, bar
+                )
+    suite = suite_of(
+        {
+            file.stem.removesuffix(f"_{split}")
+            for file in Path(folder).rglob("*.csv")
+            if file.parent.name == split or file.stem.endswith(f"_{split}")
+        }
+    )
+    return {
+        "suite": suite,
+        "split": split,
+        "shots": shots,
+        "seed": seed if shuffle else None,
+        "chat": chat,
+        "n": len(questions),
+        "baselines": baselines(questions),
+        **summarise(questions, chosen, suite),
+        "truncated": prompter.truncated,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
 
 
-def _select(folder, scoring, split, shots, subjects, limit) -> tuple[list[Question], dict[str, list[Question]]]:
+def _select(
+    folder, scoring, split, shots, subjects, limit
+) -> tuple[list[Question], dict[str, list[Question]]]:
     unknown = set(scoring) - set(SCORINGS)
     if unknown or not scoring:
-        raise UserError(f"unknown scoring {', '.join(sorted(unknown)) or '(none)'}; choose from {', '.join(SCORINGS)}")
+        raise UserError(
+            f"unknown scoring {', '.join(sorted(unknown)) or '(none)'}; choose from {', '.join(SCORINGS)}"
+        )
     by_subject: dict[str, list[Question]] = defaultdict(list)
     for question in load_exam(folder, split):
         by_subject[question.subject].append(question)
     missing = set(subjects or ()) - set(by_subject)
     if missing:
-        raise UserError(f"no subject {', '.join(sorted(missing))} in {folder}; it has {', '.join(sorted(by_subject))}")
+        raise UserError(
+            f"no subject {', '.join(sorted(missing))} in {folder}; it has {', '.join(sorted(by_subject))}"
+        )
     wanted = [s for s in by_subject if not subjects or s in subjects]
     examples: dict[str, list[Question]] = defaultdict(list)
     if shots:
         for question in load_exam(folder, "dev"):
             if len(examples[question.subject]) < shots:
                 examples[question.subject].append(question)
-    return [q for s in wanted for q in by_subject[s][:limit or None]], examples
+    return [q for s in wanted for q in by_subject[s][: limit or None]], examples
 
 
 def _letter(model, questions, examples, prompter: Prompter, batch_size: int, bar) -> list[str]:
@@ -270,16 +340,20 @@ def _letter(model, questions, examples, prompter: Prompter, batch_size: int, bar
     return [_best(q, [next(scores).log_prob for _ in q.letters]) for q in questions]
 
 
-def _text(model, questions, examples, prompter: Prompter, batch_size: int, bar) -> tuple[list[str], list[str]]:
+def _text(
+    model, questions, examples, prompter: Prompter, batch_size: int, bar
+) -> tuple[list[str], list[str]]:
     pairs = []
     for q in questions:
         replies = [prompter.reply(q, text) for text in q.options]
         prompt = prompter.prompt(q, examples[q.subject], False, room=max(map(len, replies)) + 1)
         pairs += [(prompt, reply) for reply in replies]
-    scores: list[Score] = score_continuations(model, pairs, batch_size=batch_size, closers=prompter.closers(), bar=bar)
+    scores: list[Score] = score_continuations(
+        model, pairs, batch_size=batch_size, closers=prompter.closers(), bar=bar
+    )
     by_byte, by_sum, at = [], [], 0
     for q in questions:
-        sums = [score.log_prob for score in scores[at:at + len(q.options)]]
+        sums = [score.log_prob for score in scores[at : at + len(q.options)]]
         at += len(q.options)
         sizes = [max(1, len(text.encode("utf-8"))) for text in q.options]
         by_byte.append(_best(q, [s / n for s, n in zip(sums, sizes, strict=True)]))
@@ -287,18 +361,26 @@ def _text(model, questions, examples, prompter: Prompter, batch_size: int, bar) 
     return by_byte, by_sum
 
 
-def _generate(model, tok, questions, examples, prompter: Prompter, max_new_tokens, batch_size, bar) -> list[str | None]:
-    prompts = [prompter.prompt(q, examples[q.subject], True, room=max_new_tokens) for q in questions]
+def _generate(
+    model, tok, questions, examples, prompter: Prompter, max_new_tokens, batch_size, bar
+) -> list[str | None]:
+    prompts = [
+        prompter.prompt(q, examples[q.subject], True, room=max_new_tokens) for q in questions
+    ]
     replies = greedy(model, prompts, max_new_tokens, stop_ids(tok), batch_size=batch_size, bar=bar)
     texts = [tok.decode(reply, skip_special_tokens=True) for reply in replies]
-    if not prompter.chat:  # a base model goes on with the next question; its answer ends with the paragraph
+    if (
+        not prompter.chat
+    ):  # a base model goes on with the next question; its answer ends with the paragraph
         texts = [text.strip().split("\n\n")[0] for text in texts]
     return [extract_choice(text, q.options) for text, q in zip(texts, questions, strict=True)]
 
 
 def _best(question: Question, values: Sequence[float]) -> str:
     # ties and NaN go to the first letter, which the baseline "always A" shows beside the score
-    return question.letters[max(range(len(values)), key=lambda i: (values[i] == values[i], values[i], -i))]
+    return question.letters[
+        max(range(len(values)), key=lambda i: (values[i] == values[i], values[i], -i))
+    ]
 
 
 def _no_bar():

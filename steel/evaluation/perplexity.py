@@ -30,15 +30,19 @@ from ..tokenizer.bpe import encode_text, end_of_text_id
 from ..tokenizer.chat import encode_chat
 from .scoring import context_length, score_continuations
 
-_LOGITS_AT_ONCE = 2 ** 27
+_LOGITS_AT_ONCE = 2**27
 """Largest number of logits kept in one forward pass; bounds the memory, 512 MiB in fp32 [entries]."""
 
 
 def load_domains(source: Path | str | Sequence[Path]) -> dict[str, list]:
     """Read `folder/<domain>.jsonl`, or the files given, one {"text": …} or {"messages": […]} a line."""
-    files = sorted(Path(source).glob("*.jsonl")) if isinstance(source, (str, Path)) else list(source)
+    files = (
+        sorted(Path(source).glob("*.jsonl")) if isinstance(source, (str, Path)) else list(source)
+    )
     if not files:
-        raise UserError(f"no held-out text in {source}: expected <domain>.jsonl with a text or messages per line")
+        raise UserError(
+            f"no held-out text in {source}: expected <domain>.jsonl with a text or messages per line"
+        )
     domains: dict[str, list] = {}
     for file in files:
         if not file.is_file():
@@ -49,7 +53,9 @@ def load_domains(source: Path | str | Sequence[Path]) -> dict[str, list]:
                 row = json.loads(line)
                 documents.append(row["messages"] if "messages" in row else row["text"])
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{file}, line {number}: expected an object with text or messages") from None
+                raise UserError(
+                    f"{file}, line {number}: expected an object with text or messages"
+                ) from None
     return domains
 
 
@@ -61,8 +67,17 @@ class _Piece:
     continuation: list[int]
 
 
-def bits_per_byte(model, tok, domains: Mapping[str, Sequence] | Sequence, *, context: int | None = None,
-                  stride: int | None = None, batch_size: int = 64, reference=None, progress: bool = True) -> dict:
+def bits_per_byte(
+    model,
+    tok,
+    domains: Mapping[str, Sequence] | Sequence,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 64,
+    reference=None,
+    progress: bool = True,
+) -> dict:
     """Score held-out documents per domain. Returns plain data for JSON (a number that is not finite becomes None):
 
     {"domains": {name: {"bpb", "nats_per_byte", "ppl", "ppl_normalised", "tokens", "bytes", "documents",
@@ -78,27 +93,47 @@ def bits_per_byte(model, tok, domains: Mapping[str, Sequence] | Sequence, *, con
     context = context or context_length(model) or 1024
     stride = stride or max(1, context // 2)
     if not 0 < stride < context:
-        raise UserError(f"stride is {stride}; it must lie between 1 and the context of {context} tokens")
+        raise UserError(
+            f"stride is {stride}; it must lie between 1 and the context of {context} tokens"
+        )
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or len(tok)
     batch_size = max(1, min(batch_size, _LOGITS_AT_ONCE // (context * vocabulary)))
     total = sum(len(documents) for documents in domains.values())
     results = {}
     with progress_bar(total, "bits per byte", "documents") if progress else nullcontext() as bar:
         for name, documents in domains.items():
-            results[name] = _domain(model, tok, name, documents, context, stride, batch_size, reference)
+            results[name] = _domain(
+                model, tok, name, documents, context, stride, batch_size, reference
+            )
             if bar is not None:
                 bar.advance(len(documents))
     nan_domains = [name for name, r in results.items() if r["bpb"] is None]
-    return {"domains": results, "nan_domains": nan_domains, "geometric_mean": _means(list(results.values()))}
+    return {
+        "domains": results,
+        "nan_domains": nan_domains,
+        "geometric_mean": _means(list(results.values())),
+    }
 
 
-def _domain(model, tok, name: str, documents: Sequence, context: int, stride: int, batch_size: int, reference) -> dict:
+def _domain(
+    model,
+    tok,
+    name: str,
+    documents: Sequence,
+    context: int,
+    stride: int,
+    batch_size: int,
+    reference,
+) -> dict:
     pieces: list[_Piece] = []
     owner: list[int] = []
     num_bytes = reference_tokens = 0
     for number, document in enumerate(documents):
-        text = document if isinstance(document, str) else "".join(
-            turn["content"] for turn in document if turn["role"] == "assistant")
+        text = (
+            document
+            if isinstance(document, str)
+            else "".join(turn["content"] for turn in document if turn["role"] == "assistant")
+        )
         num_bytes += len(text.encode("utf-8", "surrogatepass"))
         if reference is not None and not isinstance(reference, Mapping):
             reference_tokens += len(encode_text(reference, text))
@@ -112,12 +147,17 @@ def _domain(model, tok, name: str, documents: Sequence, context: int, stride: in
     nats = -math.fsum(score.log_prob for score in scores) if scores else math.nan
     bad = {owner[i] for i, score in enumerate(scores) if not math.isfinite(score.log_prob)}
     tokens = sum(len(p.continuation) for p in pieces)
-    return {"bpb": _finite(nats / num_bytes / math.log(2)) if num_bytes else None,
-            "nats_per_byte": _finite(nats / num_bytes) if num_bytes else None,
-            "ppl": _exp(nats / tokens) if tokens else None,
-            "ppl_normalised": _exp(nats / reference_tokens) if reference_tokens else None,
-            "tokens": tokens, "bytes": num_bytes, "documents": len(documents),
-            "tokens_per_byte": tokens / num_bytes if num_bytes else None, "nan_documents": len(bad)}
+    return {
+        "bpb": _finite(nats / num_bytes / math.log(2)) if num_bytes else None,
+        "nats_per_byte": _finite(nats / num_bytes) if num_bytes else None,
+        "ppl": _exp(nats / tokens) if tokens else None,
+        "ppl_normalised": _exp(nats / reference_tokens) if reference_tokens else None,
+        "tokens": tokens,
+        "bytes": num_bytes,
+        "documents": len(documents),
+        "tokens_per_byte": tokens / num_bytes if num_bytes else None,
+        "nan_documents": len(bad),
+    }
 
 
 def _pieces(tok, document, context: int, stride: int) -> list[_Piece]:
@@ -142,7 +182,7 @@ def _pieces(tok, document, context: int, stride: int) -> list[_Piece]:
         stop = at
         while stop < min(limit, len(ids)) and scored[stop]:
             stop += 1
-        pieces.append(_Piece(ids[max(0, stop - context):at], ids[at:stop]))
+        pieces.append(_Piece(ids[max(0, stop - context) : at], ids[at:stop]))
         at = stop
     return pieces
 
@@ -155,7 +195,11 @@ def _means(results: Sequence[dict]) -> dict:
         total = math.fsum(math.log(v) if log else v for v in values) / len(values)
         return math.exp(total) if log else total
 
-    return {"bpb": mean("bpb", False), "ppl": mean("ppl", True), "ppl_normalised": mean("ppl_normalised", True)}
+    return {
+        "bpb": mean("bpb", False),
+        "ppl": mean("ppl", True),
+        "ppl_normalised": mean("ppl_normalised", True),
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -31,8 +31,16 @@ from ..runlog import atomic_write, read_log
 
 TRAINED = ("pretrain", "sft", "reward", "dpo", "grpo")
 LIFE = ("init", *TRAINED)
-TITLES = {"init": "untrained", "pretrain": "pretraining", "sft": "SFT", "reward": "reward model", "dpo": "DPO",
-          "grpo": "GRPO", "docs": "documents", "world": "closed world"}
+TITLES = {
+    "init": "untrained",
+    "pretrain": "pretraining",
+    "sft": "SFT",
+    "reward": "reward model",
+    "dpo": "DPO",
+    "grpo": "GRPO",
+    "docs": "documents",
+    "world": "closed world",
+}
 _ROUTINE = {"end", "data"}
 
 
@@ -48,7 +56,10 @@ def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
     if data is None:
         data = collect(run_dir)
     data = finite(data)
-    atomic_write(run_dir / "report.json", json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    atomic_write(
+        run_dir / "report.json",
+        json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+    )
     atomic_write(run_dir / "report.md", markdown(data))
     atomic_write(run_dir / "report.html", page(data))
     return run_dir / "report.html"
@@ -73,12 +84,23 @@ def collect(run_dir: Path | str) -> dict:
         raise UserError(f"no run folder at {run_dir}")
     notes: list[str] = []
     state = _read_json(run_dir / "state.json", notes) or {}
-    data = {"run": {"name": run_dir.resolve().name, **(state.get("run") or {})},
-            "model": dict(state.get("model") or {}), "stages": [], "exams": _exams(run_dir, notes), "samples": [],
-            "data": _data(run_dir, notes), "cost": dict(state.get("cost") or {}), "notes": notes}
+    data = {
+        "run": {"name": run_dir.resolve().name, **(state.get("run") or {})},
+        "model": dict(state.get("model") or {}),
+        "stages": [],
+        "exams": _exams(run_dir, notes),
+        "samples": [],
+        "data": _data(run_dir, notes),
+        "cost": dict(state.get("cost") or {}),
+        "notes": notes,
+    }
     known = state.get("stages") or {}
     known = {s["name"]: s for s in known if "name" in s} if isinstance(known, list) else dict(known)
-    logs = {name: run_dir / name / "log.jsonl" for name in TRAINED if (run_dir / name / "log.jsonl").is_file()}
+    logs = {
+        name: run_dir / name / "log.jsonl"
+        for name in TRAINED
+        if (run_dir / name / "log.jsonl").is_file()
+    }
     for name in dict.fromkeys([*known, *logs]):
         stage = {"name": name, "status": "done", **(known.get(name) or {})}
         if name in logs:
@@ -110,7 +132,9 @@ def _read_stage(stage: dict, log: Path, data: dict) -> None:
     except (OSError, UnicodeDecodeError) as error:
         data["notes"].append(f"{stage['name']}/log.jsonl cannot be read: {error}")
         return
-    by_kind: dict[str, list[dict]] = {kind: [] for kind in ("header", "step", "eval", "event", "sample")}
+    by_kind: dict[str, list[dict]] = {
+        kind: [] for kind in ("header", "step", "eval", "event", "sample")
+    }
     for record in records:
         by_kind.setdefault(record.get("kind"), []).append(record)
     for header in by_kind["header"]:
@@ -126,13 +150,28 @@ def _read_stage(stage: dict, log: Path, data: dict) -> None:
     steps = by_kind["step"]
     metric = "reward" if any("reward" in r for r in steps) and stage["name"] == "grpo" else "loss"
     stage["metric"] = metric
-    stage["curve"] = [{k: r[k] for k in ("step", "tokens", metric) if k in r} for r in steps if metric in r]
+    stage["curve"] = [
+        {k: r[k] for k in ("step", "tokens", metric) if k in r} for r in steps if metric in r
+    ]
     evals = [{**r, "loss": r.get("loss", r.get("eval_loss"))} for r in by_kind["eval"]]
-    stage["eval"] = [{k: r[k] for k in ("step", "tokens", "loss") if k in r} for r in evals if r["loss"] is not None]
-    stage["events"] = [{"step": r.get("step"), "what": str(r.get("what", "event")), "why": str(r.get("why", ""))}
-                       for r in by_kind["event"] if r.get("what") not in _ROUTINE]
-    stage["samples"] = [{"prompt": r.get("prompt", ""), "completion": r.get("completion", ""), "step": r.get("step")}
-                        for r in by_kind["sample"]]
+    stage["eval"] = [
+        {k: r[k] for k in ("step", "tokens", "loss") if k in r}
+        for r in evals
+        if r["loss"] is not None
+    ]
+    stage["events"] = [
+        {"step": r.get("step"), "what": str(r.get("what", "event")), "why": str(r.get("why", ""))}
+        for r in by_kind["event"]
+        if r.get("what") not in _ROUTINE
+    ]
+    stage["samples"] = [
+        {
+            "prompt": r.get("prompt", ""),
+            "completion": r.get("completion", ""),
+            "step": r.get("step"),
+        }
+        for r in by_kind["sample"]
+    ]
     _summarise_steps(stage, records, steps)
 
 
@@ -147,7 +186,9 @@ def _summarise_steps(stage: dict, records: list[dict], steps: list[dict]) -> Non
     peaks = [r["peak_memory_bytes"] for r in records if r.get("peak_memory_bytes")]
     if peaks and not stage.get("peak_memory_bytes"):
         stage["peak_memory_bytes"] = max(peaks)
-    if not stage.get("seconds"):  # time_s counts from each opening of the log, so add up the runs between resumes
+    if not stage.get(
+        "seconds"
+    ):  # time_s counts from each opening of the log, so add up the runs between resumes
         times = [r["time_s"] for r in records if isinstance(r.get("time_s"), (int, float))]
         stage["seconds"] = sum(a for a, b in zip(times, [*times[1:], -1], strict=False) if b < a)
 
@@ -158,7 +199,10 @@ def _exams(run_dir: Path, notes: list[str]) -> list[dict]:
         exam = _read_json(file, notes)
         if exam is not None:
             found.append({"stage": file.stem, **exam})
-    return sorted(found, key=lambda e: (LIFE.index(e["stage"]) if e["stage"] in LIFE else len(LIFE), e["stage"]))
+    return sorted(
+        found,
+        key=lambda e: (LIFE.index(e["stage"]) if e["stage"] in LIFE else len(LIFE), e["stage"]),
+    )
 
 
 def _last_samples(data: dict) -> list[dict]:
@@ -168,8 +212,14 @@ def _last_samples(data: dict) -> list[dict]:
         own = stage.pop("samples", [])
         drawn = next((e.get("samples") for e in data["exams"] if e["stage"] == stage["name"]), None)
         own = drawn or [s for s in own if s["step"] == own[-1]["step"]]
-        samples += [{"stage": stage["name"], "prompt": s.get("prompt", ""), "completion": s.get("completion", "")}
-                    for s in own]
+        samples += [
+            {
+                "stage": stage["name"],
+                "prompt": s.get("prompt", ""),
+                "completion": s.get("completion", ""),
+            }
+            for s in own
+        ]
     for exam in data["exams"]:
         exam.pop("samples", None)
     return samples
@@ -181,7 +231,11 @@ def _data(run_dir: Path, notes: list[str]) -> list[dict]:
     if isinstance(sources, list):
         sources = {str(s.get("source") or s.get("name")): s for s in sources}
     notes += [str(w) for w in (report or {}).get("warnings") or []]
-    return [{"source": name, **_counts(counts)} for name, counts in sources.items() if isinstance(counts, dict)]
+    return [
+        {"source": name, **_counts(counts)}
+        for name, counts in sources.items()
+        if isinstance(counts, dict)
+    ]
 
 
 def _counts(counts: dict) -> dict:
@@ -193,8 +247,11 @@ def _counts(counts: dict) -> dict:
             if n:
                 removed[f"{step}: {reason}" if step else reason] = n
     first, last = steps[0][1], steps[-1][1]
-    return {"in": first.get("in", first.get("records_in")), "kept": last.get("kept"),
-            "removed": dict(sorted(removed.items(), key=lambda item: -item[1]))}
+    return {
+        "in": first.get("in", first.get("records_in")),
+        "kept": last.get("kept"),
+        "removed": dict(sorted(removed.items(), key=lambda item: -item[1])),
+    }
 
 
 # -- what the page and the Markdown both show --------------------------------------------------------------------------
@@ -203,31 +260,69 @@ def _counts(counts: dict) -> dict:
 def headline(data: dict) -> list[dict]:
     """Four or five key figures: {"label", "value", "note"}, from what there is."""
     figures = []
-    scored = [(e["stage"], e["exam"]) for e in data.get("exams", []) if "text" in e.get("exam", {}).get("scoring", {})]
+    scored = [
+        (e["stage"], e["exam"])
+        for e in data.get("exams", [])
+        if "text" in e.get("exam", {}).get("scoring", {})
+    ]
     if scored:
         exam = scored[-1][1]
         text, first = _people(exam), _people(scored[0][1])
-        before = f"; {TITLES.get(scored[0][0], scored[0][0])} {percent(first['accuracy'])}" if len(scored) > 1 else ""
-        about = "exam on held-out people" if "people" in exam.get("groups", {}) else "exam, text-scored"
-        figures.append({"label": about, "value": percent(text["accuracy"]),
-                        "note": f"± {percent(text['se'])}, chance {percent(exam['baselines']['chance'])}{before}"})
+        before = (
+            f"; {TITLES.get(scored[0][0], scored[0][0])} {percent(first['accuracy'])}"
+            if len(scored) > 1
+            else ""
+        )
+        about = (
+            "exam on held-out people" if "people" in exam.get("groups", {}) else "exam, text-scored"
+        )
+        figures.append(
+            {
+                "label": about,
+                "value": percent(text["accuracy"]),
+                "note": f"± {percent(text['se'])}, chance {percent(exam['baselines']['chance'])}{before}",
+            }
+        )
     clozes = [(e["stage"], e["cloze"]) for e in data.get("exams", []) if e.get("cloze")]
     if clozes:
         stage, result = _after_pretraining(clozes)
-        figures.append({"label": "cloze", "value": percent(result["accuracy"]),
-                        "note": f"± {percent(result['se'])}, {when(stage)}"})
-    means = [(e["stage"], m) for e in data.get("exams", [])
-             if (m := ((e.get("perplexity") or {}).get("geometric_mean") or {}).get("bpb")) is not None]
+        figures.append(
+            {
+                "label": "cloze",
+                "value": percent(result["accuracy"]),
+                "note": f"± {percent(result['se'])}, {when(stage)}",
+            }
+        )
+    means = [
+        (e["stage"], m)
+        for e in data.get("exams", [])
+        if (m := ((e.get("perplexity") or {}).get("geometric_mean") or {}).get("bpb")) is not None
+    ]
     if means:
         stage, best = _after_pretraining(means)
-        figures.append({"label": "bits per byte", "value": f"{best:.3f}",
-                        "note": f"held-out mean, {when(stage)}"})
+        figures.append(
+            {
+                "label": "bits per byte",
+                "value": f"{best:.3f}",
+                "note": f"held-out mean, {when(stage)}",
+            }
+        )
     seconds = (data.get("cost") or {}).get("seconds")
     if seconds:
         figures.append({"label": "total time", "value": duration(seconds), "note": device(data)})
-    peaks = [(s["peak_memory_bytes"], s["name"]) for s in data.get("stages", []) if s.get("peak_memory_bytes")]
+    peaks = [
+        (s["peak_memory_bytes"], s["name"])
+        for s in data.get("stages", [])
+        if s.get("peak_memory_bytes")
+    ]
     if peaks:
-        figures.append({"label": "peak memory", "value": size(max(peaks)[0]), "note": f"in {title(max(peaks)[1])}"})
+        figures.append(
+            {
+                "label": "peak memory",
+                "value": size(max(peaks)[0]),
+                "note": f"in {title(max(peaks)[1])}",
+            }
+        )
     return figures
 
 
@@ -248,8 +343,11 @@ def _after_pretraining(pairs: list[tuple]) -> tuple:
 def title(name: str) -> str:
     """A stage's name as words: "exam:sft" becomes "exam after SFT"."""
     kind, _, stage = name.partition(":")
-    return f"{kind} after {TITLES.get(stage, stage)}".replace("after untrained", "before training") if stage else \
-        TITLES.get(name, name)
+    return (
+        f"{kind} after {TITLES.get(stage, stage)}".replace("after untrained", "before training")
+        if stage
+        else TITLES.get(name, name)
+    )
 
 
 def when(stage: str) -> str:
@@ -267,9 +365,16 @@ def timed_stages(data: dict) -> list[dict]:
             stages.append(stage)
     exams = [s for s in exams if s.get("status") != "skipped"]
     if exams:
-        stages.append({"name": f"{len(exams)} exams", "seconds": sum(s.get("seconds") or 0 for s in exams),
-                       "status": next((s["status"] for s in exams if s.get("status", "done") != "done"), "done"),
-                       "peak_memory_bytes": max(s.get("peak_memory_bytes") or 0 for s in exams)})
+        stages.append(
+            {
+                "name": f"{len(exams)} exams",
+                "seconds": sum(s.get("seconds") or 0 for s in exams),
+                "status": next(
+                    (s["status"] for s in exams if s.get("status", "done") != "done"), "done"
+                ),
+                "peak_memory_bytes": max(s.get("peak_memory_bytes") or 0 for s in exams),
+            }
+        )
     return stages
 
 
@@ -281,7 +386,9 @@ def device(data: dict) -> str:
     if gpus := hardware.get("gpus"):
         return f"{len(gpus)} × {gpus[0]}"
     cores = hardware.get("cores")
-    return " ".join(str(x) for x in (f"{cores} cores" if cores else "", hardware.get("cpu", "")) if x)
+    return " ".join(
+        str(x) for x in (f"{cores} cores" if cores else "", hardware.get("cpu", "")) if x
+    )
 
 
 def percent(x: float | None) -> str:
@@ -295,7 +402,11 @@ def duration(seconds: float | None) -> str:
         return "–"
     for limit, unit, divisor in ((90, "s", 1), (5400, "min", 60), (172800, "h", 3600)):
         if seconds < limit:
-            return f"{seconds / divisor:.1f} {unit}" if seconds / divisor < 100 else f"{seconds / divisor:.0f} {unit}"
+            return (
+                f"{seconds / divisor:.1f} {unit}"
+                if seconds / divisor < 100
+                else f"{seconds / divisor:.0f} {unit}"
+            )
     return f"{seconds / 86400:.1f} d"
 
 

@@ -73,16 +73,26 @@ footer{margin-top:64px;font:13px/1.5 var(--sans);color:var(--soft)}
 def page(data: dict) -> str:
     """The whole page."""
     name = str((data.get("run") or {}).get("name") or "run")
-    sections = [("What it knows", _knows(data)), ("How it learned", _learned(data)),
-                ("Text it has never seen", _unseen(data)), ("What it says", _says(data)),
-                ("Time and memory", _time(data)), ("What it read", _read(data)), ("What it cost", _cost(data)),
-                ("What does not hold", _notes(data))]
-    body = "".join(f"<section><h2>{h}</h2>{content}</section>" for h, content in sections if content)
-    html = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-            f'content="width=device-width,initial-scale=1"><title>Report card: {escape(name)}</title>'
-            f"<style>{_CSS}</style></head><body><main>{_header(data, name)}{body}"
-            f"<footer>Written by <b>steel report</b> from the files of this run; the numbers are in report.json, the "
-            f"tables in report.md.</footer></main></body></html>\n")
+    sections = [
+        ("What it knows", _knows(data)),
+        ("How it learned", _learned(data)),
+        ("Text it has never seen", _unseen(data)),
+        ("What it says", _says(data)),
+        ("Time and memory", _time(data)),
+        ("What it read", _read(data)),
+        ("What it cost", _cost(data)),
+        ("What does not hold", _notes(data)),
+    ]
+    body = "".join(
+        f"<section><h2>{h}</h2>{content}</section>" for h, content in sections if content
+    )
+    html = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width,initial-scale=1"><title>Report card: {escape(name)}</title>'
+        f"<style>{_CSS}</style></head><body><main>{_header(data, name)}{body}"
+        f"<footer>Written by <b>steel report</b> from the files of this run; the numbers are in report.json, the "
+        f"tables in report.md.</footer></main></body></html>\n"
+    )
     return html.replace(" %", "\u00a0%")
 
 
@@ -90,16 +100,31 @@ def _header(data: dict, name: str) -> str:
     run, model = data.get("run") or {}, data.get("model") or {}
     hardware = run.get("hardware") if isinstance(run.get("hardware"), dict) else {}
     packages = ", ".join(f"{k} {v}" for k, v in (run.get("packages") or {}).items())
-    pairs = [("preset", run.get("preset")), ("seed", run.get("seed")), ("started", _when(run.get("started"))),
-             ("parameters", count(model["parameters"]) if model.get("parameters") else ""),
-             ("feed-forward", str(model.get("feed_forward") or "").replace("_", " ")), ("commit", run.get("commit")),
-             ("config", run.get("config_hash")), ("machine", device(data)),
-             ("memory", size(hardware.get("memory_bytes")) if hardware.get("memory_bytes") else ""), ("with", packages)]
-    meta = "".join(f"<span>{escape(k)} <b>{escape(str(v))}</b></span>" for k, v in pairs if v not in (None, ""))
-    figures = "".join(f'<li><span class="l">{escape(f["label"])}</span><span class="v">{escape(f["value"])}</span>'
-                      f'<span class="n">{escape(f["note"])}</span></li>' for f in headline(data))
-    return (f'<header><p class="kicker">Report card</p><h1>{escape(name)}</h1><p class="meta">{meta}</p>'
-            + (f'<ul class="key">{figures}</ul>' if figures else "") + "</header>")
+    pairs = [
+        ("preset", run.get("preset")),
+        ("seed", run.get("seed")),
+        ("started", _when(run.get("started"))),
+        ("parameters", count(model["parameters"]) if model.get("parameters") else ""),
+        ("feed-forward", str(model.get("feed_forward") or "").replace("_", " ")),
+        ("commit", run.get("commit")),
+        ("config", run.get("config_hash")),
+        ("machine", device(data)),
+        ("memory", size(hardware.get("memory_bytes")) if hardware.get("memory_bytes") else ""),
+        ("with", packages),
+    ]
+    meta = "".join(
+        f"<span>{escape(k)} <b>{escape(str(v))}</b></span>" for k, v in pairs if v not in (None, "")
+    )
+    figures = "".join(
+        f'<li><span class="l">{escape(f["label"])}</span><span class="v">{escape(f["value"])}</span>'
+        f'<span class="n">{escape(f["note"])}</span></li>'
+        for f in headline(data)
+    )
+    return (
+        f'<header><p class="kicker">Report card</p><h1>{escape(name)}</h1><p class="meta">{meta}</p>'
+        + (f'<ul class="key">{figures}</ul>' if figures else "")
+        + "</header>"
+    )
 
 
 def _when(moment) -> str:
@@ -108,17 +133,23 @@ def _when(moment) -> str:
     return str(moment or "")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], css: str = "", last: bool = False) -> str:
+def _table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], css: str = "", last: bool = False
+) -> str:
     """Cells are HTML; a header that starts with "<" makes its column left-aligned text."""
     rows = list(rows)
     left = [h.startswith("<") for h in header]
 
     def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f'<{tag}{" class=t" if words else ""}>{cell}</{tag}>'
-                       for cell, words in zip(row, left, strict=True))
+        return "".join(
+            f"<{tag}{' class=t' if words else ''}>{cell}</{tag}>"
+            for cell, words in zip(row, left, strict=True)
+        )
 
     head = cells("th", [h.lstrip("<") for h in header])
-    body = "".join(f'<tr{" class=last" if last and r is rows[-1] else ""}>{cells("td", r)}</tr>' for r in rows)
+    body = "".join(
+        f"<tr{' class=last' if last and r is rows[-1] else ''}>{cells('td', r)}</tr>" for r in rows
+    )
     return f'<div class="scroll"><table class="{css}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -131,20 +162,32 @@ def _knows(data: dict) -> str:
     if exam is None:
         return drawing
     b = exam["baselines"]
-    words = (f"<p>{exam['n']:,} questions, {exam.get('shots', 0)}-shot. Beside the model stand strategies that know "
-             f"nothing: chance {percent(b['chance'])}, always A {percent(b['always_a'])}, the longest option "
-             f"{percent(b['longest'])}.")
+    words = (
+        f"<p>{exam['n']:,} questions, {exam.get('shots', 0)}-shot. Beside the model stand strategies that know "
+        f"nothing: chance {percent(b['chance'])}, always A {percent(b['always_a'])}, the longest option "
+        f"{percent(b['longest'])}."
+    )
     if (silent := (exam["scoring"].get("generate") or {}).get("unparsed")) is not None:
         words += f" No answer could be read in {percent(silent)} of the last model's replies; they count as wrong."
     ways = [w for w in ("text", "letter", "generate") if w in exam["scoring"]]
     everything = {"n": exam["n"], **{w: exam["scoring"][w]["micro"] for w in ways}}
     parts = [*exam.get("groups", {}).items(), ("all", everything)]
-    groups = _table(["group", "questions", *ways], [
-        (escape(name), f"{p['n']:,}", *(percent(p[w]) for w in ways)) for name, p in parts], last=True)
-    subjects = _table(["subject", "questions", *ways], [
-        (escape(name), f"{p['n']:,}", *(percent(p[w]) for w in ways)) for name, p in exam.get("subjects", {}).items()])
-    return (f"{words}</p>{drawing}{groups}<details><summary>All {len(exam.get('subjects', {}))} subjects, last model"
-            f"</summary>{subjects}</details>")
+    groups = _table(
+        ["group", "questions", *ways],
+        [(escape(name), f"{p['n']:,}", *(percent(p[w]) for w in ways)) for name, p in parts],
+        last=True,
+    )
+    subjects = _table(
+        ["subject", "questions", *ways],
+        [
+            (escape(name), f"{p['n']:,}", *(percent(p[w]) for w in ways))
+            for name, p in exam.get("subjects", {}).items()
+        ],
+    )
+    return (
+        f"{words}</p>{drawing}{groups}<details><summary>All {len(exam.get('subjects', {}))} subjects, last model"
+        f"</summary>{subjects}</details>"
+    )
 
 
 def _learned(data: dict) -> str:
@@ -163,15 +206,43 @@ def _unseen(data: dict) -> str:
     if result.get("nan_domains"):
         names = escape(", ".join(result["nan_domains"]))
         alarm = f'<p class="alert">No finite loss on {names}; the mean is therefore not given.</p>'
-    rows = [(escape(name), number(r.get("bpb")), number(r.get("ppl"), 2), number(r.get("ppl_normalised"), 2),
-             count(r.get("tokens")), count(r.get("bytes")), number(r.get("tokens_per_byte")))
-            for name, r in result["domains"].items()]
+    rows = [
+        (
+            escape(name),
+            number(r.get("bpb")),
+            number(r.get("ppl"), 2),
+            number(r.get("ppl_normalised"), 2),
+            count(r.get("tokens")),
+            count(r.get("bytes")),
+            number(r.get("tokens_per_byte")),
+        )
+        for name, r in result["domains"].items()
+    ]
     mean = result.get("geometric_mean") or {}
-    rows.append(("mean", number(mean.get("bpb")), number(mean.get("ppl"), 2), number(mean.get("ppl_normalised"), 2),
-                 "", "", ""))
-    header = ["domain", "bits per byte", "perplexity", "normalised", "tokens", "bytes", "tokens per byte"]
-    return (f"{alarm}{drawing}<details><summary>Perplexities, {escape(title(last['stage']))}</summary>"
-            f"{_table(header, rows, last=True)}</details>")
+    rows.append(
+        (
+            "mean",
+            number(mean.get("bpb")),
+            number(mean.get("ppl"), 2),
+            number(mean.get("ppl_normalised"), 2),
+            "",
+            "",
+            "",
+        )
+    )
+    header = [
+        "domain",
+        "bits per byte",
+        "perplexity",
+        "normalised",
+        "tokens",
+        "bytes",
+        "tokens per byte",
+    ]
+    return (
+        f"{alarm}{drawing}<details><summary>Perplexities, {escape(title(last['stage']))}</summary>"
+        f"{_table(header, rows, last=True)}</details>"
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -186,8 +257,13 @@ def _says(data: dict) -> str:
 
     rows, before = [], None
     for s in data.get("samples", []):
-        rows.append(("" if s["stage"] == before else escape(title(s["stage"])), cell(as_text(s.get("prompt", ""))),
-                     cell(str(s.get("completion", "")))))
+        rows.append(
+            (
+                "" if s["stage"] == before else escape(title(s["stage"])),
+                cell(as_text(s.get("prompt", ""))),
+                cell(str(s.get("completion", ""))),
+            )
+        )
         before = s["stage"]
     return _table(["after", "<prompt", "<completion"], rows, "words") if rows else ""
 
@@ -201,15 +277,44 @@ def _time(data: dict) -> str:
     rows = []
     for s in stages:
         metric = s.get("metric", "loss")
-        status = "" if s.get("status") in ("done", None) else f' <span class="alert">{escape(str(s["status"]))}</span>'
-        rows.append((escape(title(s["name"])) + status, count(s.get("steps")), count(s.get("tokens")),
-                     count(s.get("tokens_per_s")), number(s.get(metric)) + (" (reward)" if metric == "reward" else ""),
-                     _bar(s.get("seconds"), longest, "", duration(s.get("seconds"))),
-                     _bar(s.get("peak_memory_bytes"), biggest, "g", size(s.get("peak_memory_bytes") or None))))
+        status = (
+            ""
+            if s.get("status") in ("done", None)
+            else f' <span class="alert">{escape(str(s["status"]))}</span>'
+        )
+        rows.append(
+            (
+                escape(title(s["name"])) + status,
+                count(s.get("steps")),
+                count(s.get("tokens")),
+                count(s.get("tokens_per_s")),
+                number(s.get(metric)) + (" (reward)" if metric == "reward" else ""),
+                _bar(s.get("seconds"), longest, "", duration(s.get("seconds"))),
+                _bar(
+                    s.get("peak_memory_bytes"),
+                    biggest,
+                    "g",
+                    size(s.get("peak_memory_bytes") or None),
+                ),
+            )
+        )
     total = sum(s.get("seconds") or 0 for s in stages)
-    rows.append(("all", "", count(sum(s.get("tokens") or 0 for s in stages if s["name"] in TRAINED)), "", "",
-                 duration(total), size(max((s.get("peak_memory_bytes") or 0 for s in stages), default=0) or None)))
-    return _table(["stage", "steps", "tokens", "tokens/s", "last loss", "<time", "<peak memory"], rows, last=True)
+    rows.append(
+        (
+            "all",
+            "",
+            count(sum(s.get("tokens") or 0 for s in stages if s["name"] in TRAINED)),
+            "",
+            "",
+            duration(total),
+            size(max((s.get("peak_memory_bytes") or 0 for s in stages), default=0) or None),
+        )
+    )
+    return _table(
+        ["stage", "steps", "tokens", "tokens/s", "last loss", "<time", "<peak memory"],
+        rows,
+        last=True,
+    )
 
 
 def _bar(value: float | None, largest: float, css: str, words: str) -> str:
@@ -227,13 +332,29 @@ def _read(data: dict) -> str:
         reasons = list((d.get("removed") or {}).items())
         words = ", ".join(f"{n:,} {reason}" for reason, n in reasons[:3])
         more = sum(n for _, n in reasons[3:])
-        rows.append((escape(d["source"]), f"{d['in']:,}" if d.get("in") is not None else "–",
-                     f"{d['kept']:,}" if d.get("kept") is not None else "–", _bar(share, 1.0, "", percent(share)),
-                     escape(words + (f", {more:,} other" if more else "")) or "–"))
+        rows.append(
+            (
+                escape(d["source"]),
+                f"{d['in']:,}" if d.get("in") is not None else "–",
+                f"{d['kept']:,}" if d.get("kept") is not None else "–",
+                _bar(share, 1.0, "", percent(share)),
+                escape(words + (f", {more:,} other" if more else "")) or "–",
+            )
+        )
     came, kept = (sum(d.get(key) or 0 for d in sources) for key in ("in", "kept"))
     share = kept / came if came else None
-    rows.append(("all", f"{came:,}", f"{kept:,}", _bar(share, 1.0, "", percent(share)), f"{came - kept:,} removed"))
-    return _table(["source", "records in", "kept", "<share", "<removed, by step and reason"], rows, last=True)
+    rows.append(
+        (
+            "all",
+            f"{came:,}",
+            f"{kept:,}",
+            _bar(share, 1.0, "", percent(share)),
+            f"{came - kept:,} removed",
+        )
+    )
+    return _table(
+        ["source", "records in", "kept", "<share", "<removed, by step and reason"], rows, last=True
+    )
 
 
 def _cost(data: dict) -> str:
@@ -254,10 +375,16 @@ def _cost(data: dict) -> str:
 
 
 def _notes(data: dict) -> str:
-    skipped = [f"<b>{escape(title(s['name']))}</b> was skipped: {escape(str(s.get('reason') or 'no reason given'))}"
-               for s in data.get("stages", []) if s.get("status") == "skipped"]
-    failed = [f'<b class="alert">{escape(title(s["name"]))} {escape(str(s["status"]))}</b>: '
-              f"{escape(str(s.get('reason') or 'it did not finish'))}"
-              for s in data.get("stages", []) if s.get("status") in ("failed", "running", "pending")]
+    skipped = [
+        f"<b>{escape(title(s['name']))}</b> was skipped: {escape(str(s.get('reason') or 'no reason given'))}"
+        for s in data.get("stages", [])
+        if s.get("status") == "skipped"
+    ]
+    failed = [
+        f'<b class="alert">{escape(title(s["name"]))} {escape(str(s["status"]))}</b>: '
+        f"{escape(str(s.get('reason') or 'it did not finish'))}"
+        for s in data.get("stages", [])
+        if s.get("status") in ("failed", "running", "pending")
+    ]
     items = failed + skipped + [escape(str(n)) for n in data.get("notes", [])]
     return f'<ul class="notes">{"".join(f"<li>{i}</li>" for i in items)}</ul>' if items else ""

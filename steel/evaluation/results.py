@@ -22,7 +22,11 @@ def baselines(questions: Sequence) -> dict[str, float]:
     total = {"chance": 0.0, "always_a": 0.0, "longest": 0.0}
     for q in questions:
         lengths = [len(text) for text in q.options]
-        longest = [letter for letter, length in zip(q.letters, lengths, strict=True) if length == max(lengths)]
+        longest = [
+            letter
+            for letter, length in zip(q.letters, lengths, strict=True)
+            if length == max(lengths)
+        ]
         total["chance"] += 1 / len(q.options)
         total["always_a"] += q.answer == "A"
         total["longest"] += (q.answer in longest) / len(longest)
@@ -40,7 +44,10 @@ def summarise(questions: Sequence, chosen: Mapping[str, Sequence[str | None]], s
     An answer that could not be read counts as wrong.
     """
     ways = [way for way in chosen if way != "text_sum"]
-    right = {way: [a == q.answer for a, q in zip(answers, questions, strict=True)] for way, answers in chosen.items()}
+    right = {
+        way: [a == q.answer for a, q in zip(answers, questions, strict=True)]
+        for way, answers in chosen.items()
+    }
     subjects: dict[str, list[int]] = defaultdict(list)
     groups: dict[str, list[int]] = defaultdict(list)
     for i, q in enumerate(questions):
@@ -49,24 +56,37 @@ def summarise(questions: Sequence, chosen: Mapping[str, Sequence[str | None]], s
             groups[group].append(i)
 
     def table(parts: Mapping[str, list[int]]) -> dict:
-        return {name: {"n": len(ids), **{way: _mean(right[way], ids) for way in ways}} for name, ids in parts.items()}
+        return {
+            name: {"n": len(ids), **{way: _mean(right[way], ids) for way in ways}}
+            for name, ids in parts.items()
+        }
 
     scoring = {}
     for way in ways:
         micro = _mean(right[way], range(len(questions)))
         per_subject = [(_mean(right[way], ids), len(ids)) for ids in subjects.values()]
         scoring[way] = {
-            "accuracy": micro, "micro": micro, "macro": sum(p for p, _ in per_subject) / len(per_subject),
-            "se": binomial_se(micro, len(questions)), "n": len(questions),
-            "macro_se": math.sqrt(sum(binomial_se(p, n) ** 2 for p, n in per_subject)) / len(per_subject),
-            "letters": dict(sorted(Counter(a or "-" for a in chosen[way]).items()))}
+            "accuracy": micro,
+            "micro": micro,
+            "macro": sum(p for p, _ in per_subject) / len(per_subject),
+            "se": binomial_se(micro, len(questions)),
+            "n": len(questions),
+            "macro_se": math.sqrt(sum(binomial_se(p, n) ** 2 for p, n in per_subject))
+            / len(per_subject),
+            "letters": dict(sorted(Counter(a or "-" for a in chosen[way]).items())),
+        }
         if way == "text":
             scoring[way]["accuracy_sum"] = _mean(right["text_sum"], range(len(questions)))
         if way == "generate":
             scoring[way]["unparsed"] = sum(a is None for a in chosen[way]) / len(questions)
     answers = {"key": "".join(q.answer for q in questions)}
     answers |= {way: "".join(a or "-" for a in chosen[way]) for way in ways}
-    return {"scoring": scoring, "subjects": table(subjects), "groups": table(groups), "answers": answers}
+    return {
+        "scoring": scoring,
+        "subjects": table(subjects),
+        "groups": table(groups),
+        "answers": answers,
+    }
 
 
 def _mean(right: Sequence[bool], ids) -> float:
@@ -82,10 +102,20 @@ def compare(before: dict, after: dict, way: str = "text") -> dict:
     """
     key = before["answers"]["key"]
     if key != after["answers"]["key"]:
-        raise ValueError("the two results answer different questions, or the same ones in another order of options")
-    pairs = [(a == k, b == k) for a, b, k in zip(before["answers"][way], after["answers"][way], key, strict=True)]
+        raise ValueError(
+            "the two results answer different questions, or the same ones in another order of options"
+        )
+    pairs = [
+        (a == k, b == k)
+        for a, b, k in zip(before["answers"][way], after["answers"][way], key, strict=True)
+    ]
     better, worse, n = pairs.count((False, True)), pairs.count((True, False)), len(pairs)
     changed, difference = better + worse, (better - worse) / n
-    tail = sum(math.comb(changed, i) for i in range(min(better, worse) + 1)) / 2 ** changed
-    return {"difference": difference, "se": math.sqrt(max(0.0, changed / n - difference ** 2) / n),
-            "better": better, "worse": worse, "p": min(1.0, 2 * tail)}
+    tail = sum(math.comb(changed, i) for i in range(min(better, worse) + 1)) / 2**changed
+    return {
+        "difference": difference,
+        "se": math.sqrt(max(0.0, changed / n - difference**2) / n),
+        "better": better,
+        "worse": worse,
+        "p": min(1.0, 2 * tail),
+    }

@@ -34,7 +34,9 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():  # not inference_mode: a table that the model caches here must stay usable in training
+        with (
+            torch.no_grad()
+        ):  # not inference_mode: a table that the model caches here must stay usable in training
             yield
     finally:
         model.train(was_training)
@@ -50,8 +52,14 @@ def context_length(model: torch.nn.Module) -> int | None:
     return getattr(getattr(model, "config", None), "max_position_embeddings", None)
 
 
-def score_continuations(model: torch.nn.Module, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int = 128,
-                        closers: Sequence[int] = (), bar=None) -> list[Score]:
+def score_continuations(
+    model: torch.nn.Module,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    *,
+    batch_size: int = 128,
+    closers: Sequence[int] = (),
+    bar=None,
+) -> list[Score]:
     """log p(continuation | prefix) for pairs (prefix ids, continuation ids), neither empty.
 
     `closers` are token ids, one of which has to follow the continuation; log Σ p(closer) is added. This keeps "13" from
@@ -67,9 +75,11 @@ def score_continuations(model: torch.nn.Module, pairs: Sequence[tuple[list[int],
     scores: list[Score | None] = [None] * len(pairs)
     with evaluating(model):
         for first in range(0, len(inputs), batch_size):
-            rows = inputs[first:first + batch_size]
+            rows = inputs[first : first + batch_size]
             items = [(row, i) for row, ids in enumerate(rows) for i in wanted[ids]]
-            for (_, i), score in zip(items, _score_rows(model, rows, items, pairs, closer_ids), strict=True):
+            for (_, i), score in zip(
+                items, _score_rows(model, rows, items, pairs, closer_ids), strict=True
+            ):
                 scores[i] = score
             if bar is not None:
                 bar.advance(len(items))
@@ -100,7 +110,7 @@ def _score_rows(model, rows, items, pairs, closer_ids) -> list[Score]:
     ends = _closing(logits_BKV, rows, items, first, closer_ids)
     for (_, i), end in zip(items, ends, strict=True):
         n = len(pairs[i][1])
-        results.append(Score(sum(sums[at:at + n]) + end, all(greedy[at:at + n])))
+        results.append(Score(sum(sums[at : at + n]) + end, all(greedy[at : at + n])))
         at += n
     return results
 
@@ -114,22 +124,34 @@ def _closing(logits_BKV, rows, items, first, closer_ids) -> list[float]:
     return log_p_NV[:, closer_ids.to(log_p_NV.device)].logsumexp(-1).double().tolist()
 
 
-def forward_logits(model: torch.nn.Module, rows: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
+def forward_logits(
+    model: torch.nn.Module, rows: Sequence[Sequence[int]], keep: int
+) -> torch.Tensor:
     """Logits (B, keep, V) of the last `keep` columns of the right-padded rows; padded positions hold rubbish."""
     longest = max(map(len, rows))
     ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
     mask_BT = torch.zeros_like(ids_BT)
     for row, ids in enumerate(rows):
-        ids_BT[row, :len(ids)] = torch.tensor(ids)
-        mask_BT[row, :len(ids)] = 1
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        mask_BT[row, : len(ids)] = 1
     device = device_of(model)
     mask = None if bool(mask_BT.all()) else mask_BT.to(device)
-    output = model(input_ids=ids_BT.to(device), attention_mask=mask, use_cache=False, logits_to_keep=keep)
+    output = model(
+        input_ids=ids_BT.to(device), attention_mask=mask, use_cache=False, logits_to_keep=keep
+    )
     return output.logits[:, -keep:]
 
 
-def greedy(model: torch.nn.Module, prompts: Sequence[list[int]], max_new_tokens: int, stop_ids: Sequence[int], *,
-           spell: tuple[Speller, Sequence[str]] | None = None, batch_size: int = 128, bar=None) -> list[list[int]]:
+def greedy(
+    model: torch.nn.Module,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    *,
+    spell: tuple[Speller, Sequence[str]] | None = None,
+    batch_size: int = 128,
+    bar=None,
+) -> list[list[int]]:
     """Most likely next tokens of each prompt, one after another, until a stop token (not returned) or the limit.
 
     `spell` gives, per prompt, characters that the new tokens have to spell out first (see `Speller`).
@@ -142,9 +164,16 @@ def greedy(model: torch.nn.Module, prompts: Sequence[list[int]], max_new_tokens:
     with evaluating(model):
         for length in sorted(by_length):
             for at in range(0, len(by_length[length]), batch_size):
-                chosen = by_length[length][at:at + batch_size]
+                chosen = by_length[length][at : at + batch_size]
                 rests = [spell[1][i] for i in chosen] if spell else None
-                replies = _decode(model, [prompts[i] for i in chosen], max_new_tokens, stop, spell and spell[0], rests)
+                replies = _decode(
+                    model,
+                    [prompts[i] for i in chosen],
+                    max_new_tokens,
+                    stop,
+                    spell and spell[0],
+                    rests,
+                )
                 for i, tokens in zip(chosen, replies, strict=True):
                     answers[i] = tokens
                 if bar is not None:
@@ -170,16 +199,21 @@ class Speller:
         if not rest:
             return None
         if rest not in self._allowed:
-            self._allowed[rest] = [i for i, piece in enumerate(self.pieces)
-                                   if piece and (piece.startswith(rest) or rest.startswith(piece))]
+            self._allowed[rest] = [
+                i
+                for i, piece in enumerate(self.pieces)
+                if piece and (piece.startswith(rest) or rest.startswith(piece))
+            ]
         return self._allowed[rest]
 
     def after(self, rest: str, token: int) -> str:
         """What is still to be spelled after `token`."""
-        return rest[len(self.pieces[token]):] if rest else rest
+        return rest[len(self.pieces[token]) :] if rest else rest
 
 
-def _decode(model, prompts: list[list[int]], max_new_tokens: int, stop, speller, rests) -> list[list[int]]:
+def _decode(
+    model, prompts: list[list[int]], max_new_tokens: int, stop, speller, rests
+) -> list[list[int]]:
     device = device_of(model)
     ids_BT = torch.tensor(prompts, device=device)
     stop = stop.to(device)
@@ -192,13 +226,18 @@ def _decode(model, prompts: list[list[int]], max_new_tokens: int, stop, speller,
             logits_BV = _restrict(logits_BV, [speller.allowed(rest) for rest in rests])
         next_B = logits_BV.argmax(-1)
         if rests and any(rests):
-            rests = [speller.after(rest, token) for rest, token in zip(rests, next_B.tolist(), strict=True)]
+            rests = [
+                speller.after(rest, token)
+                for rest, token in zip(rests, next_B.tolist(), strict=True)
+            ]
         done_B |= torch.isin(next_B, stop)
         chosen_TB.append(torch.where(done_B, -1, next_B).tolist())
         if bool(done_B.all()):
             break
         cache, ids_BT = output.past_key_values, next_B[:, None]
-    return [[t for t in row if t >= 0] for row in zip(*chosen_TB, strict=True)] or [[] for _ in prompts]
+    return [[t for t in row if t >= 0] for row in zip(*chosen_TB, strict=True)] or [
+        [] for _ in prompts
+    ]
 
 
 def _restrict(logits_BV: torch.Tensor, allowed: Sequence[list[int] | None]) -> torch.Tensor:

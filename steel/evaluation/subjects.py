@@ -45,8 +45,10 @@ _CEVAL = {
     "Hard": """advanced_mathematics college_chemistry college_physics discrete_mathematics high_school_chemistry
         high_school_mathematics high_school_physics probability_and_statistics""",
 }
-SUITES = {suite: {group: frozenset(names.split()) for group, names in groups.items()}
-          for suite, groups in (("cmmlu", _CMMLU), ("ceval", _CEVAL))}
+SUITES = {
+    suite: {group: frozenset(names.split()) for group, names in groups.items()}
+    for suite, groups in (("cmmlu", _CMMLU), ("ceval", _CEVAL))
+}
 
 
 def suite_of(subjects: Collection[str]) -> str:

@@ -17,4 +17,13 @@ from .examples import Sizes, sizes_of
 from .install import install, uninstall
 from .select import IMPLEMENTATIONS, OPERATIONS, Choice, choose
 
-__all__ = ["IMPLEMENTATIONS", "OPERATIONS", "Choice", "Sizes", "choose", "install", "sizes_of", "uninstall"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "OPERATIONS",
+    "Choice",
+    "Sizes",
+    "choose",
+    "install",
+    "sizes_of",
+    "uninstall",
+]

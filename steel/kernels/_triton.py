@@ -31,7 +31,12 @@ else:
 
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU (environment variable TRITON_INTERPRET=1 at import)."""
-    return triton is not None and os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "True", "on")
+    return triton is not None and os.environ.get("TRITON_INTERPRET", "0") in (
+        "1",
+        "true",
+        "True",
+        "on",
+    )
 
 
 def can_run(device: torch.device | str) -> bool:
@@ -63,7 +68,9 @@ def warps(elements: int) -> int:
 
 def programs(x: torch.Tensor, tiles: int, per_processor: int = 4) -> int:
     """How many persistent programs share `tiles`: enough to fill the chip, few enough that partial sums stay small."""
-    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+    processors = (
+        torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+    )
     return max(1, min(tiles, processors * per_processor))
 
 

@@ -22,8 +22,11 @@ TARGETS = (80, 90)  # A100; H100, H200
 
 def cases() -> list[dict]:
     """Every kernel at the sizes of the 1 B model: what each operation's file lists."""
-    return [{"op": op, **case} for op in OPERATIONS for case in
-            getattr(importlib.import_module(f"{__package__}.{op}"), "aot_cases", list)()]
+    return [
+        {"op": op, **case}
+        for op in OPERATIONS
+        for case in getattr(importlib.import_module(f"{__package__}.{op}"), "aot_cases", list)()
+    ]
 
 
 def compile_case(case: dict, capability: int) -> dict:
@@ -38,11 +41,19 @@ def compile_case(case: dict, capability: int) -> dict:
     # What a launch with aligned tensors would tell the compiler: it decides the width of loads and stores.
     aligned = [n for n in order if signature[n].startswith("*") or n in case.get("aligned", ())]
     attributes = {(order.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    source = ASTSource(case["kernel"], {name: signature[name] for name in order}, case["constants"], attributes)
+    source = ASTSource(
+        case["kernel"], {name: signature[name] for name in order}, case["constants"], attributes
+    )
     options = {"num_warps": case["warps"], "num_stages": 3}
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return {"op": case["op"], "kernel": case["name"], "target": f"sm_{capability}", "warps": case["warps"],
-            "shared_bytes": built.metadata.shared, **_assembled(built.asm["ptx"])}
+    return {
+        "op": case["op"],
+        "kernel": case["name"],
+        "target": f"sm_{capability}",
+        "warps": case["warps"],
+        "shared_bytes": built.metadata.shared,
+        **_assembled(built.asm["ptx"]),
+    }
 
 
 def _assembled(ptx: str) -> dict:
@@ -53,12 +64,26 @@ def _assembled(ptx: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.ptx"
         path.write_text(ptx)
-        out = subprocess.run([knobs.nvidia.ptxas.path, "-v", f"--gpu-name={target}", str(path), "-o",
-                              str(path.with_suffix(".cubin"))], capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            [
+                knobs.nvidia.ptxas.path,
+                "-v",
+                f"--gpu-name={target}",
+                str(path),
+                "-o",
+                str(path.with_suffix(".cubin")),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     text = out.stdout + out.stderr
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", text)]
-    return {"registers": int(re.search(r"Used (\d+) registers", text).group(1)), "spill_bytes": sum(spills),
-            "stack_bytes": int((re.search(r"(\d+) bytes stack frame", text) or [0, 0])[1])}
+    return {
+        "registers": int(re.search(r"Used (\d+) registers", text).group(1)),
+        "spill_bytes": sum(spills),
+        "stack_bytes": int((re.search(r"(\d+) bytes stack frame", text) or [0, 0])[1]),
+    }
 
 
 def compile_all(targets=TARGETS, ops=OPERATIONS, say=None) -> list[dict]:
@@ -74,20 +99,39 @@ def compile_all(targets=TARGETS, ops=OPERATIONS, say=None) -> list[dict]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 0, 1 if a kernel spills, 2 if Triton cannot compile here."""
-    parser = argparse.ArgumentParser(prog="python -m steel.kernels.aot", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m steel.kernels.aot", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--out", type=Path, help="write the report here as JSON")
-    parser.add_argument("--target", type=int, nargs="*", default=list(TARGETS), help="compute capabilities, e.g. 80 90")
-    parser.add_argument("--op", nargs="*", default=list(OPERATIONS), choices=OPERATIONS, help="only these operations")
+    parser.add_argument(
+        "--target",
+        type=int,
+        nargs="*",
+        default=list(TARGETS),
+        help="compute capabilities, e.g. 80 90",
+    )
+    parser.add_argument(
+        "--op",
+        nargs="*",
+        default=list(OPERATIONS),
+        choices=OPERATIONS,
+        help="only these operations",
+    )
     args = parser.parse_args(argv)
     if _triton.triton is None or _triton.interpreted():
-        print("steel.kernels.aot needs Triton and no interpreter: pip install triton, unset TRITON_INTERPRET")
+        print(
+            "steel.kernels.aot needs Triton and no interpreter: pip install triton, unset TRITON_INTERPRET"
+        )
         return 2
     rows = []
 
     def say(row: dict) -> None:
         rows.append(row)
-        print(f"{row['target']} {row['kernel']:<32} {row['registers']:>3} registers  {row['shared_bytes']:>6} B shared "
-              f"{row['spill_bytes']:>4} B spilled", flush=True)
+        print(
+            f"{row['target']} {row['kernel']:<32} {row['registers']:>3} registers  {row['shared_bytes']:>6} B shared "
+            f"{row['spill_bytes']:>4} B spilled",
+            flush=True,
+        )
         if args.out:  # after every kernel, so that a run cut short leaves what it has
             from ..runlog import atomic_write
 

@@ -29,8 +29,10 @@ import torch.nn.functional as F
 from .examples import Sizes, normal
 
 SDPA = {"cudnn": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
-PACKAGES = {"flash_attn": ("flash_attn",),
-            "flash_attn_3": ("flash_attn_interface", "flash_attn_3.flash_attn_interface")}
+PACKAGES = {
+    "flash_attn": ("flash_attn",),
+    "flash_attn_3": ("flash_attn_interface", "flash_attn_3.flash_attn_interface"),
+}
 PLAIN = ("reference", "cudnn", "flash", "efficient", "flash_attn", "flash_attn_3")
 DOCUMENTS = ("reference", "cudnn", "efficient", "flex", "varlen", "flash_attn", "flash_attn_3")
 NAMES = ("reference", *SDPA, "flex", "varlen", *PACKAGES)
@@ -43,7 +45,9 @@ BETTER = 0.97  # a candidate replaces the reference when it needs at most this s
 class Documents:
     """What an implementation wants to know of packed documents; made once per forward, shared by all layers."""
 
-    ends: torch.Tensor | None = None  # varlen: where documents start and end in the flat batch, (documents + 1,) int32
+    ends: torch.Tensor | None = (
+        None  # varlen: where documents start and end in the flat batch, (documents + 1,) int32
+    )
     blocks: object = None  # flex: a BlockMask
     mask: torch.Tensor | None = None  # dense, (B, 1, T, T), True where a query may look
 
@@ -64,12 +68,18 @@ def documents_for(name: str, position_ids_BT: torch.Tensor) -> Documents:
         def visible(b, h, q, k):
             return (q >= k) & (number_BT[b, q] == number_BT[b, k])
 
-        return Documents(blocks=create_block_mask(visible, B, None, T, T, device=position_ids_BT.device))
+        return Documents(
+            blocks=create_block_mask(visible, B, None, T, T, device=position_ids_BT.device)
+        )
     t = torch.arange(T, device=position_ids_BT.device)
-    return Documents(mask=((t[:, None] >= t) & (number_BT[:, :, None] == number_BT[:, None, :]))[:, None])
+    return Documents(
+        mask=((t[:, None] >= t) & (number_BT[:, :, None] == number_BT[:, None, :]))[:, None]
+    )
 
 
-def attend(name: str, query_BHTC, key_BGTC, value_BGTC, scale: float, documents: Documents | None = None):
+def attend(
+    name: str, query_BHTC, key_BGTC, value_BGTC, scale: float, documents: Documents | None = None
+):
     """Causal attention by the named implementation -> (B, T, H, C); with documents, inside each of them.
 
     Raises what the implementation raises: ImportError without its package, RuntimeError for shapes that it refuses.
@@ -77,10 +87,18 @@ def attend(name: str, query_BHTC, key_BGTC, value_BGTC, scale: float, documents:
     if name in PACKAGES or name == "varlen":
         return _variable_length(name, query_BHTC, key_BGTC, value_BGTC, scale, documents)
     if name == "flex":
-        flex = _flex() if query_BHTC.is_cuda and not torch.compiler.is_compiling() else _plain_flex()
+        flex = (
+            _flex() if query_BHTC.is_cuda and not torch.compiler.is_compiling() else _plain_flex()
+        )
         grouped = query_BHTC.shape[1] != key_BGTC.shape[1]
-        return flex(query_BHTC, key_BGTC, value_BGTC, block_mask=documents.blocks, scale=scale,
-                    enable_gqa=grouped).transpose(1, 2)
+        return flex(
+            query_BHTC,
+            key_BGTC,
+            value_BGTC,
+            block_mask=documents.blocks,
+            scale=scale,
+            enable_gqa=grouped,
+        ).transpose(1, 2)
     mask = documents.mask if documents is not None else None
     with backend(name):
         return _sdpa(query_BHTC, key_BGTC, value_BGTC, mask, scale).transpose(1, 2)
@@ -88,11 +106,14 @@ def attend(name: str, query_BHTC, key_BGTC, value_BGTC, scale: float, documents:
 
 def _sdpa(query, key, value, mask, scale):
     groups = query.shape[1] // key.shape[1]
-    native = groups > 1 and mask is None and query.is_cuda  # as the model does: only flash takes grouped heads
+    native = (
+        groups > 1 and mask is None and query.is_cuda
+    )  # as the model does: only flash takes grouped heads
     if groups > 1 and not native:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale,
-                                          enable_gqa=native)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=native
+    )
 
 
 def backend(name: str, alone: bool = True):
@@ -134,14 +155,32 @@ def _variable_length(name, query, key, value, scale, documents):
     if name == "varlen":
         from torch.nn.attention.varlen import varlen_attn
 
-        flat = [part if part.shape[2] == H else part.repeat_interleave(H // part.shape[2], dim=2) for part in flat]
+        flat = [
+            part if part.shape[2] == H else part.repeat_interleave(H // part.shape[2], dim=2)
+            for part in flat
+        ]
         ends = documents.ends
-        out = varlen_attn(*(part.flatten(0, 1) for part in flat), ends, ends, T, T, scale=scale, window_size=(-1, 0))
+        out = varlen_attn(
+            *(part.flatten(0, 1) for part in flat),
+            ends,
+            ends,
+            T,
+            T,
+            scale=scale,
+            window_size=(-1, 0),
+        )
     elif documents is None:
         out = _package(name).flash_attn_func(*flat, softmax_scale=scale, causal=True)
     else:
-        out = _package(name).flash_attn_varlen_func(*(part.flatten(0, 1) for part in flat), documents.ends,
-                                                    documents.ends, T, T, softmax_scale=scale, causal=True)
+        out = _package(name).flash_attn_varlen_func(
+            *(part.flatten(0, 1) for part in flat),
+            documents.ends,
+            documents.ends,
+            T,
+            T,
+            softmax_scale=scale,
+            causal=True,
+        )
     out = out[0] if isinstance(out, tuple) else out
     return out.reshape(B, T, H, C)
 
@@ -177,13 +216,20 @@ class Attention:
         lines = []
         for trial in self.trials:
             picked = trial.name == (self.documents if trial.documents else self.plain)
-            said = trial.note or f"error {trial.error:.1e}, {trial.milliseconds:.2f} ms forward and backward"
-            lines.append(f"    {'documents' if trial.documents else 'plain':<10}{trial.name:<13}{said}"
-                         + ("  <- picked" if picked else ""))
+            said = (
+                trial.note
+                or f"error {trial.error:.1e}, {trial.milliseconds:.2f} ms forward and backward"
+            )
+            lines.append(
+                f"    {'documents' if trial.documents else 'plain':<10}{trial.name:<13}{said}"
+                + ("  <- picked" if picked else "")
+            )
         return "\n".join(lines)
 
 
-def select(wanted: str, sizes: Sizes, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> Attention:
+def select(
+    wanted: str, sizes: Sizes, device: torch.device, dtype: torch.dtype, compiled: bool = False
+) -> Attention:
     """Try what `wanted` asks for (auto: all) on the run's shape and settle it; whatever fails is in `trials`.
 
     A name is used wherever it passes; where it cannot work (flex without documents) the choice is free. compiled: the
@@ -210,8 +256,14 @@ def select(wanted: str, sizes: Sizes, device: torch.device, dtype: torch.dtype, 
     return found
 
 
-def try_one(name: str, sizes: Sizes, device: torch.device, dtype: torch.dtype, documents: bool,
-            compiled: bool = False) -> Trial:
+def try_one(
+    name: str,
+    sizes: Sizes,
+    device: torch.device,
+    dtype: torch.dtype,
+    documents: bool,
+    compiled: bool = False,
+) -> Trial:
     """Correctness on at most two sequences, then the time of the whole shape; a failure becomes the trial's note."""
     trial, call = Trial(name, documents), attend
     try:
@@ -220,11 +272,15 @@ def try_one(name: str, sizes: Sizes, device: torch.device, dtype: torch.dtype, d
             call = torch.compile(attend, dynamic=False)
         trial.error = _error(call, name, sizes, device, dtype, documents)
         if not trial.error <= TOLERANCE[dtype]:
-            trial.note = f"wrong: differs from fp32 by {trial.error:.1e}, allowed {TOLERANCE[dtype]:.0e}"
+            trial.note = (
+                f"wrong: differs from fp32 by {trial.error:.1e}, allowed {TOLERANCE[dtype]:.0e}"
+            )
         else:
             trial.milliseconds = _time(call, name, sizes, device, dtype, documents)
     except Exception as error:  # noqa: BLE001 - a candidate may fail in any way; the others go on
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [
+            type(error).__name__
+        ]
         trial.note = f"not usable here: {lines[0][:100]}"
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -233,7 +289,9 @@ def try_one(name: str, sizes: Sizes, device: torch.device, dtype: torch.dtype, d
 
 def positions(B: int, T: int, device: torch.device) -> torch.Tensor:
     """Position ids of rows that hold documents of uneven lengths (about T/6 on average), (B, T)."""
-    cuts = torch.arange(B)[:, None] * 7 + torch.tensor([0, T // 11, T // 4, T // 3, T // 2 + 1, 4 * T // 5])
+    cuts = torch.arange(B)[:, None] * 7 + torch.tensor(
+        [0, T // 11, T // 4, T // 3, T // 2 + 1, 4 * T // 5]
+    )
     t = torch.arange(T).expand(B, T)
     start = torch.zeros(B, T, dtype=torch.long)
     for cut in cuts.clamp_max(T - 1).T:
@@ -243,8 +301,14 @@ def positions(B: int, T: int, device: torch.device) -> torch.Tensor:
 
 def _inputs(sizes: Sizes, B: int, device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
     """query, key, value as the model makes them: (B, T, heads, C) seen as (B, heads, T, C)."""
-    shapes = ((B, sizes.length, heads, sizes.head_dim) for heads in (sizes.heads, sizes.key_heads, sizes.key_heads))
-    return [normal(device, *s).add_(0.01 * i).to(dtype).transpose(1, 2).requires_grad_() for i, s in enumerate(shapes)]
+    shapes = (
+        (B, sizes.length, heads, sizes.head_dim)
+        for heads in (sizes.heads, sizes.key_heads, sizes.key_heads)
+    )
+    return [
+        normal(device, *s).add_(0.01 * i).to(dtype).transpose(1, 2).requires_grad_()
+        for i, s in enumerate(shapes)
+    ]
 
 
 def _formula(query, key, value, scale, mask):
@@ -258,7 +322,11 @@ def _formula(query, key, value, scale, mask):
 def _error(call, name, sizes, device, dtype, documents) -> float:
     B = min(sizes.batch, 2 if sizes.length <= 2048 else 1)  # the formula holds all scores in fp32
     inputs, scale = _inputs(sizes, B, device, dtype), sizes.head_dim**-0.5
-    place = positions(B, sizes.length, device) if documents else torch.arange(sizes.length, device=device).expand(B, -1)
+    place = (
+        positions(B, sizes.length, device)
+        if documents
+        else torch.arange(sizes.length, device=device).expand(B, -1)
+    )
     given = documents_for(name, place) if documents else None
     exact = [t.detach().float().requires_grad_() for t in inputs]
     wanted = _formula(*exact, scale, documents_for("reference", place).mask)

@@ -39,12 +39,21 @@ def sizes_of(config, *, batch: int, length: int, documents: bool) -> Sizes:
     """Sizes of a run from a model's configuration (Steel's; of another model's, what it has under the same names)."""
     width, heads = config.hidden_size, config.num_attention_heads
     return Sizes(
-        width=width, expert_width=getattr(config, "intermediate_size", None) or width, vocabulary=config.vocab_size,
-        heads=heads, key_heads=getattr(config, "num_key_value_heads", None) or heads,
+        width=width,
+        expert_width=getattr(config, "intermediate_size", None) or width,
+        vocabulary=config.vocab_size,
+        heads=heads,
+        key_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or width // heads,
         slots=getattr(config, "num_experts", 1) * getattr(config, "slots_per_expert", 1),
-        segment=getattr(config, "segment_length", 64), experts=getattr(config, "num_experts", 1),
-        top_k=getattr(config, "experts_per_token", 1), tokens=1021, batch=batch, length=length, documents=documents)
+        segment=getattr(config, "segment_length", 64),
+        experts=getattr(config, "num_experts", 1),
+        top_k=getattr(config, "experts_per_token", 1),
+        tokens=1021,
+        batch=batch,
+        length=length,
+        documents=documents,
+    )
 
 
 def normal(device: torch.device, *shape: int) -> torch.Tensor:
@@ -57,12 +66,18 @@ def _linear_cross_entropy(device: torch.device, s: Sizes):
     width = min(s.width, 256)  # the fp64 reference of the whole matrix would not fit beside a model
     targets = (torch.arange(s.tokens) * 7 % s.vocabulary).to(device)
     targets[3] = -100
-    return ([normal(device, s.tokens, width), normal(device, s.vocabulary, width) / width**0.5],
-            lambda f, x, w: f(x, w, targets, 1e-3, reduction="sum", rows=-(-s.tokens // 2)))
+    return (
+        [normal(device, s.tokens, width), normal(device, s.vocabulary, width) / width**0.5],
+        lambda f, x, w: f(x, w, targets, 1e-3, reduction="sum", rows=-(-s.tokens // 2)),
+    )
 
 
 def _rms_norm(device: torch.device, s: Sizes):
-    inputs = [normal(device, s.tokens, s.width), normal(device, s.tokens + 1, s.width)[:-1], normal(device, s.width)]
+    inputs = [
+        normal(device, s.tokens, s.width),
+        normal(device, s.tokens + 1, s.width)[:-1],
+        normal(device, s.width),
+    ]
     return inputs, lambda f, x, r, w: f(x, w, 1e-6, r)
 
 
@@ -71,8 +86,10 @@ def _rope(device: torch.device, s: Sizes):
     angle = torch.arange(float(time), device=device)[None, :, None, None]
     angle = angle * torch.linspace(1.0, 0.1, s.head_dim // 2, device=device)
     cos, sin = angle.cos(), angle.sin()
-    return ([normal(device, 2, time, s.heads + 2 * s.key_heads, s.head_dim)],
-            lambda f, x: f(x, cos, sin, s.heads, s.key_heads))
+    return (
+        [normal(device, 2, time, s.heads + 2 * s.key_heads, s.head_dim)],
+        lambda f, x: f(x, cos, sin, s.heads, s.key_heads),
+    )
 
 
 def _soft_moe(device: torch.device, s: Sizes):
@@ -82,16 +99,23 @@ def _soft_moe(device: torch.device, s: Sizes):
         sums, weights = f.segment_sums(x, w, s.segment)
         return sums, weights, f.segment_combine(w, z, s.segment)
 
-    return [normal(device, 2, time, s.width), normal(device, 2, time, s.slots),
-            normal(device, 2, -(-time // s.segment), s.slots, s.width)], call
+    return [
+        normal(device, 2, time, s.width),
+        normal(device, 2, time, s.slots),
+        normal(device, 2, -(-time // s.segment), s.slots, s.width),
+    ], call
 
 
 def _experts(device: torch.device, s: Sizes):
     D, F, E = -(-s.width // 8) * 8, -(-s.expert_width // 8) * 8, s.experts
     chosen_NK = normal(device, s.tokens, E).topk(min(s.top_k, E), dim=-1).indices
     chosen_NK[chosen_NK == E - 1] = 0  # the last expert is visited by nobody
-    inputs = [normal(device, s.tokens, D), normal(device, *chosen_NK.shape).abs(), normal(device, E, D, 2 * F) / D**0.5,
-              normal(device, E, F, 2 * D) / F**0.5]
+    inputs = [
+        normal(device, s.tokens, D),
+        normal(device, *chosen_NK.shape).abs(),
+        normal(device, E, D, 2 * F) / D**0.5,
+        normal(device, E, F, 2 * D) / F**0.5,
+    ]
 
     def gate(pair):
         a, b = pair.chunk(2, dim=-1)
@@ -104,7 +128,10 @@ EXAMPLES = {
     "linear_cross_entropy": _linear_cross_entropy,
     "rms_norm": _rms_norm,
     "rope": _rope,
-    "swiglu": lambda device, s: ([normal(device, s.tokens, 2 * s.expert_width)], lambda f, pair: f(pair)),
+    "swiglu": lambda device, s: (
+        [normal(device, s.tokens, 2 * s.expert_width)],
+        lambda f, pair: f(pair),
+    ),
     "soft_moe": _soft_moe,
     "experts": _experts,
 }

@@ -24,7 +24,9 @@ from . import _triton
 ALIGN = 8  # rows: a group starts at a multiple of 16 bytes in bf16, which the weight gradient's product wants
 
 
-def groups(chosen_NK: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def groups(
+    chosen_NK: torch.Tensor, num_experts: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """(assignments in expert order (N·K,), the row of each, ends of the groups (E,) int32, R). No wait for the device.
 
     R is fixed by the shapes; the last group takes the rows left over, so that no row is undefined.
@@ -42,7 +44,9 @@ def groups(chosen_NK: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, tor
     return order, rows, ends, total
 
 
-def top_k_experts(x_ND, weights_NK, chosen_NK, gate_up_ED2F, down_EFD, gate, double: bool = False) -> torch.Tensor:
+def top_k_experts(
+    x_ND, weights_NK, chosen_NK, gate_up_ED2F, down_EFD, gate, double: bool = False
+) -> torch.Tensor:
     """Σ_k weights[n, k] · expert[chosen[n, k]](x[n]) -> (N, D), by two grouped products.
 
     gate_up (E, D, 2F), down (E, F, D or, double, 2D); gate: the halves of the last axis -> silu(a) · b. Weights are
@@ -59,7 +63,9 @@ def top_k_experts(x_ND, weights_NK, chosen_NK, gate_up_ED2F, down_EFD, gate, dou
     return torch.zeros_like(x_ND).index_add(0, token, out.to(x_ND.dtype))
 
 
-def top_k_experts_reference(x_ND, weights_NK, chosen_NK, gate_up_ED2F, down_EFD, gate, double: bool = False):
+def top_k_experts_reference(
+    x_ND, weights_NK, chosen_NK, gate_up_ED2F, down_EFD, gate, double: bool = False
+):
     """The same sum, expert by expert, with every token through every expert: for tests and start-up checks."""
     wide = _triton.wide(x_ND.dtype)
     total = x_ND.new_zeros(x_ND.shape, dtype=wide)

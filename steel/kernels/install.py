@@ -33,7 +33,9 @@ def install(model: nn.Module, choice: Choice) -> dict[str, int]:
         for method, make, needs in METHODS.get(_original_name(module), ()):
             if any(choice.names.get(op, "reference") != "reference" for op in needs):
                 exchanged[method] = make(module, choice)
-        exchanged = {method: function for method, function in exchanged.items() if function is not None}
+        exchanged = {
+            method: function for method, function in exchanged.items() if function is not None
+        }
         for method, function in exchanged.items():
             setattr(module, method, MethodType(function, module))
         if exchanged:
@@ -97,7 +99,9 @@ def _attention(module, choice: Choice):
         B, T, _ = x_BTD.shape
         H, G = self.num_heads, self.num_kv_heads
         qkv = self.qkv_proj(x_BTD).view(B, T, H + 2 * G, self.head_dim)
-        query, key, value = (part.transpose(1, 2) for part in rope(qkv, context.cos, context.sin, H, G))
+        query, key, value = (
+            part.transpose(1, 2) for part in rope(qkv, context.cos, context.sin, H, G)
+        )
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         out_BTHC = self._attend(query, key, value, context.mask)
@@ -132,7 +136,9 @@ def _head(module, choice: Choice):
     def forward(self, x, targets=None, z_loss=0.0):
         if targets is None:
             return F.linear(x, self.weight, self.bias)
-        return linear_cross_entropy(x.reshape(-1, x.shape[-1]), self.weight, targets.reshape(-1), z_loss)
+        return linear_cross_entropy(
+            x.reshape(-1, x.shape[-1]), self.weight, targets.reshape(-1), z_loss
+        )
 
     return forward
 
@@ -153,7 +159,9 @@ def _soft_moe_v3(module, choice: Choice):
     def forward(self, x_BTD, context=None):
         phi = self.scale * F.normalize(self.phi, dim=0)
         valid_BT = context.valid_BT if context is not None else None
-        return soft_moe_v3(primitives, x_BTD, phi, lambda slots: _run_experts(self.experts, slots), valid_BT)
+        return soft_moe_v3(
+            primitives, x_BTD, phi, lambda slots: _run_experts(self.experts, slots), valid_BT
+        )
 
     return forward
 
@@ -187,7 +195,9 @@ def _top_k(module, choice: Choice):
         own = self.experts
         x_ND = x_ND.to(_compute_type(x_ND))
         with torch.autocast(x_ND.device.type, enabled=False):
-            return experts(x_ND, weights_NK, chosen_NK, own.gate_up_proj, own.down_proj, gate, own.double)
+            return experts(
+                x_ND, weights_NK, chosen_NK, own.gate_up_proj, own.down_proj, gate, own.double
+            )
 
     return visit
 

@@ -52,8 +52,11 @@ def shard_of(group, rows: int) -> VocabularyShard:
         dist.all_reduce(x, op=how, group=group)
         return x
 
-    return VocabularyShard(dist.get_rank(group) * rows, lambda x: reduce(x, dist.ReduceOp.MAX),
-                           lambda x: reduce(x, dist.ReduceOp.SUM))
+    return VocabularyShard(
+        dist.get_rank(group) * rows,
+        lambda x: reduce(x, dist.ReduceOp.MAX),
+        lambda x: reduce(x, dist.ReduceOp.SUM),
+    )
 
 
 def chunk_tokens(tokens: int, vocabulary: int, device: torch.device) -> int:
@@ -86,7 +89,9 @@ def _gradient_reference(logits, targets, start, log_z, slope, scale):
     gradient = wide.sub_(log_z[:, None]).exp_().mul_(slope[:, None])
     index = targets - start
     here = (index >= 0) & (index < logits.shape[1])
-    gradient.scatter_add_(1, index.clamp(0, logits.shape[1] - 1)[:, None], -here[:, None].to(log_z.dtype))
+    gradient.scatter_add_(
+        1, index.clamp(0, logits.shape[1] - 1)[:, None], -here[:, None].to(log_z.dtype)
+    )
     gradient.mul_(scale[:, None]).masked_fill_(scale[:, None] == 0, 0.0)
     return gradient if gradient is logits else logits.copy_(gradient)
 
@@ -133,8 +138,18 @@ def _statistics_triton(logits, targets, start):
     largest, sumexp, picked = torch.empty(3, rows, dtype=torch.float32, device=logits.device)
     block = min(BLOCK, _triton.next_power_of_2(V))
     with _triton.on(logits):
-        row_statistics[(rows,)](logits, targets, largest, sumexp, picked, V, logits.stride(0), start, BLOCK=block,
-                                num_warps=_triton.warps(block))
+        row_statistics[(rows,)](
+            logits,
+            targets,
+            largest,
+            sumexp,
+            picked,
+            V,
+            logits.stride(0),
+            start,
+            BLOCK=block,
+            num_warps=_triton.warps(block),
+        )
     return largest, sumexp, picked
 
 
@@ -142,12 +157,25 @@ def _gradient_triton(logits, targets, start, log_z, slope, scale):
     rows, V = logits.shape
     block = min(BLOCK, _triton.next_power_of_2(V))
     with _triton.on(logits):
-        row_gradient[(rows, -(-V // block))](logits, targets, log_z, slope, scale, V, logits.stride(0), start,
-                                             BLOCK=block, num_warps=_triton.warps(block))
+        row_gradient[(rows, -(-V // block))](
+            logits,
+            targets,
+            log_z,
+            slope,
+            scale,
+            V,
+            logits.stride(0),
+            start,
+            BLOCK=block,
+            num_warps=_triton.warps(block),
+        )
     return logits
 
 
-ROWS = {"reference": (_statistics_reference, _gradient_reference), "triton": (_statistics_triton, _gradient_triton)}
+ROWS = {
+    "reference": (_statistics_reference, _gradient_reference),
+    "triton": (_statistics_triton, _gradient_triton),
+}
 
 
 @functools.cache
@@ -187,8 +215,20 @@ def _loss(statistics, targets, z_loss: float, vocabulary: int, shard: Vocabulary
     return torch.where(targets == IGNORE, 0.0, loss), log_z
 
 
-def in_chunks(x, weight, targets, z_loss, rows, implementation, need_x, need_weight, *, log_z=None, scale=None,
-              shard=None):
+def in_chunks(
+    x,
+    weight,
+    targets,
+    z_loss,
+    rows,
+    implementation,
+    need_x,
+    need_weight,
+    *,
+    log_z=None,
+    scale=None,
+    shard=None,
+):
     """The loop over chunks of `rows` tokens. -> (loss_N, log_z_N, grad_x or None, grad_weight or None).
 
     scale (N,): weight of each token in the gradients, 1 by default. log_z (N,): from an earlier pass, which then saves
@@ -209,13 +249,17 @@ def in_chunks(x, weight, targets, z_loss, rows, implementation, need_x, need_wei
         chunk, target = x[part], targets[part]
         logits = torch.mm(chunk, weight.t(), out=buffer[: chunk.shape[0]])
         if log_z is None:
-            loss_N[part], log_N[part] = _loss(statistics(logits, target, start), target, z_loss, V, shard)
+            loss_N[part], log_N[part] = _loss(
+                statistics(logits, target, start), target, z_loss, V, shard
+            )
         if not (need_x or need_weight):
             continue
         factor = (target != IGNORE).to(number)
         if scale is not None:
             factor = factor * scale[part]
-        logits = gradient(logits, target, start, log_N[part], 1.0 + 2.0 * z_loss * log_N[part], factor)
+        logits = gradient(
+            logits, target, start, log_N[part], 1.0 + 2.0 * z_loss * log_N[part], factor
+        )
         if need_x:
             torch.mm(logits, weight, out=grad_x[part])
         if need_weight:
@@ -229,20 +273,36 @@ def in_chunks(x, weight, targets, z_loss, rows, implementation, need_x, need_wei
 
 
 @torch.library.custom_op("steel::linear_cross_entropy", mutates_args=())
-def _sum_op(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, z_loss: float, rows: int,
-            implementation: str, need_x: bool, need_weight: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor,
-                                                                           torch.Tensor]:
-    loss, _, grad_x, grad_weight = in_chunks(x, weight, targets, z_loss, rows, implementation, need_x, need_weight)
-    return (loss.sum(), loss, x.new_empty(0) if grad_x is None else grad_x,
-            loss.new_empty(0) if grad_weight is None else grad_weight)
+def _sum_op(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    z_loss: float,
+    rows: int,
+    implementation: str,
+    need_x: bool,
+    need_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    loss, _, grad_x, grad_weight = in_chunks(
+        x, weight, targets, z_loss, rows, implementation, need_x, need_weight
+    )
+    return (
+        loss.sum(),
+        loss,
+        x.new_empty(0) if grad_x is None else grad_x,
+        loss.new_empty(0) if grad_weight is None else grad_weight,
+    )
 
 
 @_sum_op.register_fake
 def _(x, weight, targets, z_loss, rows, implementation, need_x, need_weight):
     number = _triton.wide(x.dtype)
-    return (x.new_empty((), dtype=number), x.new_empty(x.shape[0], dtype=number),
-            torch.empty_like(x) if need_x else x.new_empty(0),
-            weight.new_empty(weight.shape if need_weight else 0, dtype=number))
+    return (
+        x.new_empty((), dtype=number),
+        x.new_empty(x.shape[0], dtype=number),
+        torch.empty_like(x) if need_x else x.new_empty(0),
+        weight.new_empty(weight.shape if need_weight else 0, dtype=number),
+    )
 
 
 def _sum_setup(ctx, inputs, output):
@@ -268,8 +328,14 @@ _sum_op.register_autograd(_sum_backward, setup_context=_sum_setup)
 
 
 @torch.library.custom_op("steel::linear_cross_entropy_tokens", mutates_args=())
-def _tokens_op(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, z_loss: float, rows: int,
-               implementation: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _tokens_op(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    z_loss: float,
+    rows: int,
+    implementation: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
     return in_chunks(x, weight, targets, z_loss, rows, implementation, False, False)[:2]
 
 
@@ -280,11 +346,28 @@ def _(x, weight, targets, z_loss, rows, implementation):
 
 
 @torch.library.custom_op("steel::linear_cross_entropy_tokens_backward", mutates_args=())
-def _tokens_backward_op(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
-                        log_z: torch.Tensor, z_loss: float, rows: int, implementation: str
-                        ) -> tuple[torch.Tensor, torch.Tensor]:
-    _, _, grad_x, grad_weight = in_chunks(x, weight, targets, z_loss, rows, implementation, True, True, log_z=log_z,
-                                          scale=grad.to(log_z.dtype).contiguous())
+def _tokens_backward_op(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    log_z: torch.Tensor,
+    z_loss: float,
+    rows: int,
+    implementation: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _, _, grad_x, grad_weight = in_chunks(
+        x,
+        weight,
+        targets,
+        z_loss,
+        rows,
+        implementation,
+        True,
+        True,
+        log_z=log_z,
+        scale=grad.to(log_z.dtype).contiguous(),
+    )
     return grad_x, grad_weight.to(weight.dtype)
 
 
@@ -314,7 +397,9 @@ class _Sharded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, targets, z_loss, rows, implementation, shard):
         need = ctx.needs_input_grad[:2]
-        loss, _, *gradients = in_chunks(x, weight, targets, z_loss, rows, implementation, *need, shard=shard)
+        loss, _, *gradients = in_chunks(
+            x, weight, targets, z_loss, rows, implementation, *need, shard=shard
+        )
         ctx.save_for_backward(*gradients)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(loss)
@@ -328,9 +413,17 @@ class _Sharded(torch.autograd.Function):
         return grad_x, grad_weight, None, None, None, None, None
 
 
-def linear_cross_entropy(x_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, z_loss: float = 0.0, *,
-                         reduction: str = "sum", implementation: str = "reference", rows: int | None = None,
-                         shard: VocabularyShard | None = None):
+def linear_cross_entropy(
+    x_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    z_loss: float = 0.0,
+    *,
+    reduction: str = "sum",
+    implementation: str = "reference",
+    rows: int | None = None,
+    shard: VocabularyShard | None = None,
+):
     """Cross-entropy [nats] of the logits x Wᵀ (plus z_loss · log_z²), without ever holding them all.
 
     x (N, D) in the compute type (autocast's, if on), weight (V, D) in any float type, targets (N,) int64 in 0..V-1 or
@@ -351,11 +444,21 @@ def linear_cross_entropy(x_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N:
         if reduction == "none":
             return _tokens_op(x_ND, weight_VD, targets_N, float(z_loss), rows, implementation)[0]
         if shard is not None:
-            total, losses = _Sharded.apply(x_ND, weight_VD, targets_N, float(z_loss), rows, implementation, shard)
+            total, losses = _Sharded.apply(
+                x_ND, weight_VD, targets_N, float(z_loss), rows, implementation, shard
+            )
         else:
             grad = torch.is_grad_enabled()
-            total, losses, _, _ = _sum_op(x_ND, weight_VD, targets_N, float(z_loss), rows, implementation,
-                                          grad and x_ND.requires_grad, grad and weight_VD.requires_grad)
+            total, losses, _, _ = _sum_op(
+                x_ND,
+                weight_VD,
+                targets_N,
+                float(z_loss),
+                rows,
+                implementation,
+                grad and x_ND.requires_grad,
+                grad and weight_VD.requires_grad,
+            )
     return total if reduction == "sum" else (total, losses)
 
 
@@ -365,11 +468,25 @@ def aot_cases() -> list[dict]:
     cases = []
     for kind in ("bf16", "fp32"):
         per_row = dict.fromkeys(("largest", "sumexp", "picked"), "*fp32")
-        cases.append({"kernel": row_statistics, "name": f"row_statistics {kind}", "warps": _triton.warps(BLOCK),
-                      "signature": {"logits": f"*{kind}", "targets": "*i64", **per_row, **numbers},
-                      "constants": {"BLOCK": BLOCK}, "aligned": ("V", "stride")})
+        cases.append(
+            {
+                "kernel": row_statistics,
+                "name": f"row_statistics {kind}",
+                "warps": _triton.warps(BLOCK),
+                "signature": {"logits": f"*{kind}", "targets": "*i64", **per_row, **numbers},
+                "constants": {"BLOCK": BLOCK},
+                "aligned": ("V", "stride"),
+            }
+        )
         per_row = dict.fromkeys(("log_z", "slope", "scale"), "*fp32")
-        cases.append({"kernel": row_gradient, "name": f"row_gradient {kind}", "warps": _triton.warps(BLOCK),
-                      "signature": {"logits": f"*{kind}", "targets": "*i64", **per_row, **numbers},
-                      "constants": {"BLOCK": BLOCK}, "aligned": ("V", "stride")})
+        cases.append(
+            {
+                "kernel": row_gradient,
+                "name": f"row_gradient {kind}",
+                "warps": _triton.warps(BLOCK),
+                "signature": {"logits": f"*{kind}", "targets": "*i64", **per_row, **numbers},
+                "constants": {"BLOCK": BLOCK},
+                "aligned": ("V", "stride"),
+            }
+        )
     return cases

@@ -19,8 +19,20 @@ WIDEST = 16384  # one row must fit the registers of one program
 
 
 @jit
-def rms_norm_forward(x, residual, weight, y, total, r, N, D, eps, ADD: tl.constexpr, ROWS: tl.constexpr,
-                     BLOCK: tl.constexpr):
+def rms_norm_forward(
+    x,
+    residual,
+    weight,
+    y,
+    total,
+    r,
+    N,
+    D,
+    eps,
+    ADD: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """ROWS rows per program."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
@@ -39,8 +51,20 @@ def rms_norm_forward(x, residual, weight, y, total, r, N, D, eps, ADD: tl.conste
 
 
 @jit
-def rms_norm_backward(dy, ds, s, weight, r, dx, dweight, N, D, ADD: tl.constexpr, ROWS: tl.constexpr,
-                      BLOCK: tl.constexpr):
+def rms_norm_backward(
+    dy,
+    ds,
+    s,
+    weight,
+    r,
+    dx,
+    dweight,
+    N,
+    D,
+    ADD: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Program p takes tiles p, p + P, …; dweight is (P, D), a partial sum per program."""
     column = tl.arange(0, BLOCK)
     w = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
@@ -68,32 +92,66 @@ def _tile(D: int) -> tuple[int, int, int]:
 
 
 @torch.library.custom_op("steel::add_rms_norm", mutates_args=())
-def _forward_op(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float,
-                dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _forward_op(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     x = x.contiguous()
     D = x.shape[-1]
     N = x.numel() // D
     y = torch.empty_like(x, dtype=dtype)
     add = residual is not None
-    total = torch.empty_like(x, dtype=torch.promote_types(x.dtype, residual.dtype)) if add else x.new_empty(0)
+    total = (
+        torch.empty_like(x, dtype=torch.promote_types(x.dtype, residual.dtype))
+        if add
+        else x.new_empty(0)
+    )
     r = torch.empty(N, dtype=torch.float32, device=x.device)
     rows, block, warps = _tile(D)
     with _triton.on(x):
-        rms_norm_forward[(-(-N // rows),)](x, residual.contiguous() if add else x, weight, y, total if add else x, r,
-                                           N, D, eps, ADD=add, ROWS=rows, BLOCK=block, num_warps=warps)
+        rms_norm_forward[(-(-N // rows),)](
+            x,
+            residual.contiguous() if add else x,
+            weight,
+            y,
+            total if add else x,
+            r,
+            N,
+            D,
+            eps,
+            ADD=add,
+            ROWS=rows,
+            BLOCK=block,
+            num_warps=warps,
+        )
     return y, total, r
 
 
 @_forward_op.register_fake
 def _(x, residual, weight, eps, dtype):
-    total = x.new_empty(0) if residual is None else x.new_empty(
-        x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
-    return x.new_empty(x.shape, dtype=dtype), total, x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32)
+    total = (
+        x.new_empty(0)
+        if residual is None
+        else x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
+    )
+    return (
+        x.new_empty(x.shape, dtype=dtype),
+        total,
+        x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32),
+    )
 
 
 @torch.library.custom_op("steel::rms_norm_backward", mutates_args=())
-def _backward_op(dy: torch.Tensor, ds: torch.Tensor | None, s: torch.Tensor, weight: torch.Tensor,
-                 r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _backward_op(
+    dy: torch.Tensor,
+    ds: torch.Tensor | None,
+    s: torch.Tensor,
+    weight: torch.Tensor,
+    r: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     dy, s = dy.contiguous(), s.contiguous()
     D = s.shape[-1]
     N = s.numel() // D
@@ -102,8 +160,21 @@ def _backward_op(dy: torch.Tensor, ds: torch.Tensor | None, s: torch.Tensor, wei
     count = _triton.programs(s, -(-N // rows))
     partial = torch.empty(count, D, dtype=torch.float32, device=s.device)
     with _triton.on(s):
-        rms_norm_backward[(count,)](dy, ds.contiguous() if ds is not None else dy, s, weight, r, dx, partial, N, D,
-                                    ADD=ds is not None, ROWS=rows, BLOCK=block, num_warps=warps)
+        rms_norm_backward[(count,)](
+            dy,
+            ds.contiguous() if ds is not None else dy,
+            s,
+            weight,
+            r,
+            dx,
+            partial,
+            N,
+            D,
+            ADD=ds is not None,
+            ROWS=rows,
+            BLOCK=block,
+            num_warps=warps,
+        )
     return dx, partial.sum(dim=0).to(weight.dtype)
 
 
@@ -128,7 +199,13 @@ def _backward(ctx, dy, ds, _unused):
         ds = None
     dy = torch.zeros_like(s) if dy is None else dy
     dx, dweight = _backward_op(dy, ds, s, weight, r)
-    return dx.to(x_type), None if residual_type is None else dx.to(residual_type), dweight, None, None
+    return (
+        dx.to(x_type),
+        None if residual_type is None else dx.to(residual_type),
+        dweight,
+        None,
+        None,
+    )
 
 
 _forward_op.register_autograd(_backward, setup_context=_setup)
@@ -141,8 +218,13 @@ def rms_norm_reference(x, weight, eps: float, residual=None, dtype: torch.dtype 
     return y if residual is None else (y, s)
 
 
-def rms_norm(x: torch.Tensor, weight_D: torch.Tensor, eps: float, residual: torch.Tensor | None = None,
-             dtype: torch.dtype | None = None):
+def rms_norm(
+    x: torch.Tensor,
+    weight_D: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+):
     """Triton RMSNorm of x (…, D): y; with a residual of the same shape (y, x + residual), both with gradients.
 
     dtype: type of y, by default that of the sum. Rows wider than 16,384 go to the reference.
@@ -161,12 +243,44 @@ def aot_cases() -> list[dict]:
         rows, block, warps = _tile(D)
         constants = {"ADD": True, "ROWS": rows, "BLOCK": block}
         bf16 = "*bf16"
-        cases.append({"kernel": rms_norm_forward, "name": f"rms_norm_forward {D}", "warps": warps,
-                      "signature": {"x": bf16, "residual": bf16, "weight": "*fp32", "y": bf16, "total": bf16,
-                                    "r": "*fp32", "N": "i32", "D": "i32", "eps": "fp32"},
-                      "constants": constants, "aligned": ("N", "D")})
-        cases.append({"kernel": rms_norm_backward, "name": f"rms_norm_backward {D}", "warps": warps,
-                      "signature": {"dy": bf16, "ds": bf16, "s": bf16, "weight": "*fp32", "r": "*fp32", "dx": bf16,
-                                    "dweight": "*fp32", "N": "i32", "D": "i32"},
-                      "constants": constants, "aligned": ("N", "D")})
+        cases.append(
+            {
+                "kernel": rms_norm_forward,
+                "name": f"rms_norm_forward {D}",
+                "warps": warps,
+                "signature": {
+                    "x": bf16,
+                    "residual": bf16,
+                    "weight": "*fp32",
+                    "y": bf16,
+                    "total": bf16,
+                    "r": "*fp32",
+                    "N": "i32",
+                    "D": "i32",
+                    "eps": "fp32",
+                },
+                "constants": constants,
+                "aligned": ("N", "D"),
+            }
+        )
+        cases.append(
+            {
+                "kernel": rms_norm_backward,
+                "name": f"rms_norm_backward {D}",
+                "warps": warps,
+                "signature": {
+                    "dy": bf16,
+                    "ds": bf16,
+                    "s": bf16,
+                    "weight": "*fp32",
+                    "r": "*fp32",
+                    "dx": bf16,
+                    "dweight": "*fp32",
+                    "N": "i32",
+                    "D": "i32",
+                },
+                "constants": constants,
+                "aligned": ("N", "D"),
+            }
+        )
     return cases

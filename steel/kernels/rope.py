@@ -15,9 +15,24 @@ from ._triton import jit, tl
 
 ELEMENTS = 512  # rotated pairs per program; twice as many spill registers on sm_90
 
+
 @jit
-def rotate(source, result, cos, sin, rows, heads, source_token, source_head, result_token, result_head, half, sign,
-           ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def rotate(
+    source,
+    result,
+    cos,
+    sin,
+    rows,
+    heads,
+    source_token,
+    source_head,
+    result_token,
+    result_head,
+    half,
+    sign,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """A row is one head of one token; tables are (tokens, half). sign -1 rotates back."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
@@ -33,15 +48,32 @@ def rotate(source, result, cos, sin, rows, heads, source_token, source_head, res
     tl.store(place + half, (second * c + first * s).to(result.dtype.element_ty), mask=inside)
 
 
-def _rotate(source: torch.Tensor, result: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: float) -> None:
+def _rotate(
+    source: torch.Tensor, result: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: float
+) -> None:
     """source, result (tokens, heads, C), any strides but a contiguous last axis; cos, sin (tokens, C / 2) fp32."""
     tokens, heads, C = source.shape
     block = _triton.next_power_of_2(C // 2)
     per_program = max(1, ELEMENTS // block)
     grid = (-(-tokens * heads // per_program),)
     with _triton.on(source):
-        rotate[grid](source, result, cos, sin, tokens * heads, heads, source.stride(0), source.stride(1),
-                     result.stride(0), result.stride(1), C // 2, sign, ROWS=per_program, BLOCK=block, num_warps=4)
+        rotate[grid](
+            source,
+            result,
+            cos,
+            sin,
+            tokens * heads,
+            heads,
+            source.stride(0),
+            source.stride(1),
+            result.stride(0),
+            result.stride(1),
+            C // 2,
+            sign,
+            ROWS=per_program,
+            BLOCK=block,
+            num_warps=4,
+        )
 
 
 def _tokens(x: torch.Tensor) -> torch.Tensor:
@@ -56,8 +88,9 @@ def _table(table: torch.Tensor, B: int, T: int) -> torch.Tensor:
 
 
 @torch.library.custom_op("steel::rope_qkv", mutates_args=())
-def _forward_op(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, query_heads: int, key_heads: int
-                ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _forward_op(
+    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, query_heads: int, key_heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     B, T, _, C = qkv.shape
     flat, H, G = _tokens(qkv), query_heads, key_heads
     query, key = qkv.new_empty(B, T, H, C), qkv.new_empty(B, T, G, C)
@@ -69,12 +102,19 @@ def _forward_op(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, query_h
 @_forward_op.register_fake
 def _(qkv, cos, sin, query_heads, key_heads):
     B, T, heads, C = qkv.shape
-    return tuple(qkv.new_empty(B, T, n, C) for n in (query_heads, key_heads, heads - query_heads - key_heads))
+    return tuple(
+        qkv.new_empty(B, T, n, C) for n in (query_heads, key_heads, heads - query_heads - key_heads)
+    )
 
 
 @torch.library.custom_op("steel::rope_qkv_backward", mutates_args=())
-def _backward_op(dquery: torch.Tensor, dkey: torch.Tensor, dvalue: torch.Tensor, cos: torch.Tensor,
-                 sin: torch.Tensor) -> torch.Tensor:
+def _backward_op(
+    dquery: torch.Tensor,
+    dkey: torch.Tensor,
+    dvalue: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+) -> torch.Tensor:
     B, T, H, C = dquery.shape
     G = dkey.shape[2]
     gradient = dquery.new_empty(B, T, H + G + dvalue.shape[2], C)
@@ -95,7 +135,9 @@ def _backward(ctx, *gradients):
     return _backward_op(*gradients, *ctx.saved_tensors), None, None, None, None
 
 
-_forward_op.register_autograd(_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:3]))
+_forward_op.register_autograd(
+    _backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:3])
+)
 
 
 def rope_qkv_reference(qkv, cos, sin, query_heads: int, key_heads: int):
@@ -106,7 +148,9 @@ def rope_qkv_reference(qkv, cos, sin, query_heads: int, key_heads: int):
     return *qk.split([query_heads, key_heads], dim=2), value
 
 
-def rope_qkv(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, query_heads: int, key_heads: int):
+def rope_qkv(
+    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, query_heads: int, key_heads: int
+):
     """Triton: qkv (B, T, H + 2G, C) -> query (B, T, H, C), key and value (B, T, G, C), the first two rotated.
 
     cos, sin (B or 1, T, 1, C / 2), fp32. Gradients flow to qkv only.
@@ -123,9 +167,22 @@ def aot_cases() -> list[dict]:
     cases = []
     for width in (56, 64, 128):
         block = _triton.next_power_of_2(width // 2)
-        cases.append({"kernel": rotate, "name": f"rotate {width}", "warps": 4,
-                      "signature": {"source": "*bf16", "result": "*bf16", "cos": "*fp32", "sin": "*fp32",
-                                    **dict.fromkeys(names, "i32"), "sign": "fp32"},
-                      "constants": {"ROWS": max(1, ELEMENTS // block), "BLOCK": block},
-                      "aligned": ("rows", "source_token", "result_token") + (("half",) if width > 56 else ())})
+        cases.append(
+            {
+                "kernel": rotate,
+                "name": f"rotate {width}",
+                "warps": 4,
+                "signature": {
+                    "source": "*bf16",
+                    "result": "*bf16",
+                    "cos": "*fp32",
+                    "sin": "*fp32",
+                    **dict.fromkeys(names, "i32"),
+                    "sign": "fp32",
+                },
+                "constants": {"ROWS": max(1, ELEMENTS // block), "BLOCK": block},
+                "aligned": ("rows", "source_token", "result_token")
+                + (("half",) if width > 56 else ()),
+            }
+        )
     return cases

@@ -21,7 +21,15 @@ import torch
 from . import _triton, attention
 from .examples import EXAMPLES, Sizes
 
-OPERATIONS = ("linear_cross_entropy", "rms_norm", "rope", "swiglu", "soft_moe", "experts", "attention")
+OPERATIONS = (
+    "linear_cross_entropy",
+    "rms_norm",
+    "rope",
+    "swiglu",
+    "soft_moe",
+    "experts",
+    "attention",
+)
 IMPLEMENTATIONS = ("auto", "reference", "triton", "compile", "liger", "torch")
 # What an operation is offered in; the others as IMPLEMENTATIONS says, but for torch.
 OFFERED = {"experts": ("auto", "reference", "torch"), "attention": ("auto", *attention.NAMES)}
@@ -70,9 +78,16 @@ def automatic(op: str, device: torch.device, compiled: bool = False) -> str:
     return "reference" if compiled and op in ("rms_norm", "rope", "swiglu") else "triton"
 
 
-def choose(wanted: str | dict[str, str] | None = None, *, device: torch.device | str = "cpu",
-           dtype: torch.dtype = torch.float32, compiled: bool = False, say: Callable[[str], None] | None = None,
-           check: bool = True, sizes: Sizes | None = None) -> Choice:
+def choose(
+    wanted: str | dict[str, str] | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
+    say: Callable[[str], None] | None = None,
+    check: bool = True,
+    sizes: Sizes | None = None,
+) -> Choice:
     """Settle every operation. wanted: one implementation for all, or by operation; the key "all" stands for the others,
     which are auto without it. A name for all that an operation is not offered in leaves that operation at auto.
 
@@ -87,19 +102,32 @@ def choose(wanted: str | dict[str, str] | None = None, *, device: torch.device |
             found = attention.select(name, sizes, device, dtype, compiled)
             choice.names[op], choice.functions[op] = str(found), found
             missed = name not in ("auto", "reference", found.plain, found.documents)
-            choice.notes += [f"kernels: attention: {name} is not usable here ({_why(found, name)}); using {found}"
-                             ] if missed else []
+            choice.notes += (
+                [
+                    f"kernels: attention: {name} is not usable here ({_why(found, name)}); using {found}"
+                ]
+                if missed
+                else []
+            )
             continue
         if name == "auto":
             name = automatic(op, device, compiled)
         try:
             function = implementation(op, name, device)
             if check and name != "reference":
-                choice.errors[op] = verify(op, function, device, dtype, sizes if device.type == "cuda" else None)
+                choice.errors[op] = verify(
+                    op, function, device, dtype, sizes if device.type == "cuda" else None
+                )
         except Exception as error:  # noqa: BLE001 - whatever goes wrong at start-up, the reference works
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            reason = (
+                str(error).strip().splitlines()[0][:160]
+                if str(error).strip()
+                else type(error).__name__
+            )
             _still_alive(device, op, name, reason)
-            choice.notes.append(f"kernels: {op}: {name} is not usable here ({reason}); using the reference")
+            choice.notes.append(
+                f"kernels: {op}: {name} is not usable here ({reason}); using the reference"
+            )
             name, function = "reference", implementation(op, "reference", device)
         choice.names[op], choice.functions[op] = name, function
     for line in (*choice.notes, choice.table()) if say is not None else ():
@@ -113,8 +141,10 @@ def _still_alive(device: torch.device, op: str, name: str, reason: str) -> None:
         try:
             torch.cuda.synchronize(device)
         except Exception:  # noqa: BLE001 - whatever it says, the context is gone
-            raise RuntimeError(f"kernels: {op}: {name} broke the GPU's context at start-up ({reason}); start again "
-                               f"with train.kernels={{all: auto, {op}: reference}}") from None
+            raise RuntimeError(
+                f"kernels: {op}: {name} broke the GPU's context at start-up ({reason}); start again "
+                f"with train.kernels={{all: auto, {op}: reference}}"
+            ) from None
 
 
 def _wanted(wanted: str | dict[str, str] | None) -> dict[str, str]:
@@ -125,7 +155,9 @@ def _wanted(wanted: str | dict[str, str] | None) -> dict[str, str]:
         raise ValueError(f"kernels.all={every!r}: choose from {', '.join(IMPLEMENTATIONS)}")
     for op, name in wanted.items():
         if op not in OPERATIONS:
-            raise ValueError(f"kernels: there is no operation '{op}'; choose from all, {', '.join(OPERATIONS)}")
+            raise ValueError(
+                f"kernels: there is no operation '{op}'; choose from all, {', '.join(OPERATIONS)}"
+            )
         if name and name not in _offered(op):
             raise ValueError(f"kernels.{op}={name!r}: choose from {', '.join(_offered(op))}")
     return {op: wanted.get(op) or (every if every in _offered(op) else "auto") for op in OPERATIONS}
@@ -137,26 +169,41 @@ def _offered(op: str) -> tuple[str, ...]:
 
 def _why(found: attention.Attention, name: str) -> str:
     notes = [trial.note for trial in found.trials if trial.name == name and trial.note]
-    return notes[0].removeprefix("not usable here: ") if notes else "the shape of the run is not known"
+    return (
+        notes[0].removeprefix("not usable here: ") if notes else "the shape of the run is not known"
+    )
 
 
 def implementation(op: str, name: str, device: torch.device) -> Callable:
     """The function of one operation; all implementations of an operation take the same arguments."""
     if name == "triton" and not _triton.can_run(device):
         missing = _triton.triton is None
-        raise RuntimeError("Triton is not installed" if missing else f"Triton cannot run on {device.type}")
+        raise RuntimeError(
+            "Triton is not installed" if missing else f"Triton cannot run on {device.type}"
+        )
     if name == "liger":
         return _liger(op)
     module = importlib.import_module(f"{__package__}.{op}")
     if op == "linear_cross_entropy":
         if name == "compile":
-            raise RuntimeError("its loop over chunks is one operator, which torch.compile leaves alone")
+            raise RuntimeError(
+                "its loop over chunks is one operator, which torch.compile leaves alone"
+            )
         how = "triton" if name == "triton" else "reference"
-        return lambda *args, **kwargs: module.linear_cross_entropy(*args, implementation=how, **kwargs)
+        return lambda *args, **kwargs: module.linear_cross_entropy(
+            *args, implementation=how, **kwargs
+        )
     if op == "soft_moe":
         primitives = module.PRIMITIVES["triton" if name == "triton" else "reference"]
-        return module.Primitives(*map(torch.compile, primitives)) if name == "compile" else primitives
-    function = {"rms_norm": "rms_norm", "rope": "rope_qkv", "swiglu": "swiglu", "experts": "top_k_experts"}[op]
+        return (
+            module.Primitives(*map(torch.compile, primitives)) if name == "compile" else primitives
+        )
+    function = {
+        "rms_norm": "rms_norm",
+        "rope": "rope_qkv",
+        "swiglu": "swiglu",
+        "experts": "top_k_experts",
+    }[op]
     if name in ("triton", "torch"):
         return getattr(module, function)
     reference = getattr(module, f"{function}_reference")
@@ -175,34 +222,59 @@ def _liger(op: str) -> Callable:
                 return reference(x, weight, eps, residual, dtype)
             if residual is None:
                 return functional.liger_rms_norm(x, weight, eps, 0.0, "llama", False)
-            return functional.liger_fused_add_rms_norm(x, residual, weight, eps, 0.0, "llama", False)
+            return functional.liger_fused_add_rms_norm(
+                x, residual, weight, eps, 0.0, "llama", False
+            )
 
         return rms_norm
     if op == "swiglu":
-        return lambda pair: functional.liger_swiglu(*(half.contiguous() for half in pair.chunk(2, dim=-1)))
+        return lambda pair: functional.liger_swiglu(
+            *(half.contiguous() for half in pair.chunk(2, dim=-1))
+        )
     if op == "linear_cross_entropy":
-        def linear_cross_entropy(x, weight, targets, z_loss=0.0, *, reduction="sum", rows=None, shard=None):
+
+        def linear_cross_entropy(
+            x, weight, targets, z_loss=0.0, *, reduction="sum", rows=None, shard=None
+        ):
             if reduction == "both" or shard is not None:
-                raise ValueError("liger's linear cross-entropy gives a sum or per-token losses, on a whole vocabulary")
+                raise ValueError(
+                    "liger's linear cross-entropy gives a sum or per-token losses, on a whole vocabulary"
+                )
             return functional.liger_fused_linear_cross_entropy(
-                x, weight.to(x.dtype), targets, reduction=reduction, lse_square_scale=z_loss, ignore_index=-100)
+                x,
+                weight.to(x.dtype),
+                targets,
+                reduction=reduction,
+                lse_square_scale=z_loss,
+                ignore_index=-100,
+            )
 
         return linear_cross_entropy
     raise ImportError(f"Liger-Kernel has no {op} of this form")
 
 
-def verify(op: str, function: Callable, device: torch.device, dtype: torch.dtype, sizes: Sizes | None = None) -> float:
+def verify(
+    op: str,
+    function: Callable,
+    device: torch.device,
+    dtype: torch.dtype,
+    sizes: Sizes | None = None,
+) -> float:
     """Compute the operation's example with `function` and with the fp64 reference; relative error, or an exception."""
     reference = implementation(op, "reference", device)
     inputs, call = EXAMPLES[op](device, sizes or Sizes())
-    low = dtype if device.type == "cuda" or dtype != torch.bfloat16 else torch.float32  # the interpreter truncates bf16
+    low = (
+        dtype if device.type == "cuda" or dtype != torch.bfloat16 else torch.float32
+    )  # the interpreter truncates bf16
     inputs = [t.to(low) for t in inputs]
     found = _values(call, function, inputs)
     wanted = _values(call, reference, [t.double() for t in inputs])
     pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(found, wanted, strict=True)]
     error = max(float((a - b).norm() / b.norm().clamp_min(1e-30)) for a, b in pairs)
     if not error <= TOLERANCE[low]:
-        raise RuntimeError(f"it differs from the reference by {error:.1e}, allowed {TOLERANCE[low]:.0e}")
+        raise RuntimeError(
+            f"it differs from the reference by {error:.1e}, allowed {TOLERANCE[low]:.0e}"
+        )
     return error
 
 

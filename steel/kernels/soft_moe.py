@@ -42,8 +42,23 @@ def _span(start, length, segment, T, S, C, SPANS: tl.constexpr):
 
 
 @jit
-def segment_sums_kernel(x, w, start, length, sums, mass, T, S, C, D, J: tl.constexpr, SLOTS: tl.constexpr,
-                        SPANS: tl.constexpr, TIME: tl.constexpr, BLOCK: tl.constexpr):
+def segment_sums_kernel(
+    x,
+    w,
+    start,
+    length,
+    sums,
+    mass,
+    T,
+    S,
+    C,
+    D,
+    J: tl.constexpr,
+    SLOTS: tl.constexpr,
+    SPANS: tl.constexpr,
+    TIME: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One program per segment and block of columns."""
     segment = tl.program_id(0)
     first, count = _span(start, length, segment, T, S, C, SPANS)
@@ -56,19 +71,40 @@ def segment_sums_kernel(x, w, start, length, sums, mass, T, S, C, D, J: tl.const
         t = begin + tl.arange(0, TIME)
         row = base + t
         inside = (t < count)[:, None] & (column < D)[None, :]
-        value = tl.load(x + row[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x + row[:, None] * D + column[None, :], mask=inside, other=0.0).to(
+            tl.float32
+        )
         for j in tl.static_range(J):
             w_j = tl.load(w + row * J + j, mask=t < count, other=0.0).to(tl.float32)
-            total += tl.where((slot == j)[:, None], tl.sum(value * w_j[:, None], axis=0)[None, :], 0.0)
+            total += tl.where(
+                (slot == j)[:, None], tl.sum(value * w_j[:, None], axis=0)[None, :], 0.0
+            )
             weight += tl.where(slot == j, tl.sum(w_j, axis=0), 0.0)
     place = segment.to(tl.int64) * J + slot
-    tl.store(sums + place[:, None] * D + column[None, :], total, mask=(slot < J)[:, None] & (column < D)[None, :])
+    tl.store(
+        sums + place[:, None] * D + column[None, :],
+        total,
+        mask=(slot < J)[:, None] & (column < D)[None, :],
+    )
     tl.store(mass + place, weight, mask=(slot < J) & (tl.program_id(1) == 0))
 
 
 @jit
-def segment_combine_kernel(c, z, start, length, y, T, S, C, D, J: tl.constexpr, SPANS: tl.constexpr,
-                           TIME: tl.constexpr, BLOCK: tl.constexpr):
+def segment_combine_kernel(
+    c,
+    z,
+    start,
+    length,
+    y,
+    T,
+    S,
+    C,
+    D,
+    J: tl.constexpr,
+    SPANS: tl.constexpr,
+    TIME: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One program per segment and block of columns."""
     segment = tl.program_id(0)
     first, count = _span(start, length, segment, T, S, C, SPANS)
@@ -81,14 +117,31 @@ def segment_combine_kernel(c, z, start, length, y, T, S, C, D, J: tl.constexpr, 
         mixed = tl.zeros((TIME, BLOCK), dtype=tl.float32)
         for j in tl.static_range(J):
             c_j = tl.load(c + row * J + j, mask=t < count, other=0.0).to(tl.float32)
-            mixed += c_j[:, None] * tl.load(slots + j * D, mask=column < D, other=0.0).to(tl.float32)[None, :]
+            mixed += (
+                c_j[:, None]
+                * tl.load(slots + j * D, mask=column < D, other=0.0).to(tl.float32)[None, :]
+            )
         inside = (t < count)[:, None] & (column < D)[None, :]
         tl.store(y + row[:, None] * D + column[None, :], mixed.to(y.dtype.element_ty), mask=inside)
 
 
 @jit
-def segment_dots_kernel(x, z, start, length, dots, T, S, C, D, J: tl.constexpr, SLOTS: tl.constexpr,
-                        SPANS: tl.constexpr, TIME: tl.constexpr, BLOCK: tl.constexpr):
+def segment_dots_kernel(
+    x,
+    z,
+    start,
+    length,
+    dots,
+    T,
+    S,
+    C,
+    D,
+    J: tl.constexpr,
+    SLOTS: tl.constexpr,
+    SPANS: tl.constexpr,
+    TIME: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One program per segment and block of TIME tokens; walks over the width."""
     segment = tl.program_id(0)
     first, count = _span(start, length, segment, T, S, C, SPANS)
@@ -100,16 +153,28 @@ def segment_dots_kernel(x, z, start, length, dots, T, S, C, D, J: tl.constexpr, 
     for begin in range(0, D, BLOCK):
         column = begin + tl.arange(0, BLOCK)
         inside = (t < count)[:, None] & (column < D)[None, :]
-        value = tl.load(x + row[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x + row[:, None] * D + column[None, :], mask=inside, other=0.0).to(
+            tl.float32
+        )
         for j in tl.static_range(J):
             z_j = tl.load(slots + j * D + column, mask=column < D, other=0.0).to(tl.float32)
-            total += tl.where((slot == j)[None, :], tl.sum(value * z_j[None, :], axis=1)[:, None], 0.0)
-    tl.store(dots + row[:, None] * J + slot[None, :], total, mask=(t < count)[:, None] & (slot < J)[None, :])
+            total += tl.where(
+                (slot == j)[None, :], tl.sum(value * z_j[None, :], axis=1)[:, None], 0.0
+            )
+    tl.store(
+        dots + row[:, None] * J + slot[None, :],
+        total,
+        mask=(t < count)[:, None] & (slot < J)[None, :],
+    )
 
 
 def _spans(spans, like: torch.Tensor):
     """(start, length, whether they are real) as the kernels take them."""
-    return (like, like, False) if spans is None else (spans[0].contiguous(), spans[1].contiguous(), True)
+    return (
+        (like, like, False)
+        if spans is None
+        else (spans[0].contiguous(), spans[1].contiguous(), True)
+    )
 
 
 def _count(T: int, C: int, spans) -> int:
@@ -121,8 +186,13 @@ def _pair(start, length):
 
 
 @torch.library.custom_op("steel::segment_sums", mutates_args=())
-def _sums_op(x: torch.Tensor, w: torch.Tensor, C: int, start: torch.Tensor | None, length: torch.Tensor | None
-             ) -> tuple[torch.Tensor, torch.Tensor]:
+def _sums_op(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    C: int,
+    start: torch.Tensor | None,
+    length: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     x, w, spans = x.contiguous(), w.contiguous(), _pair(start, length)
     (B, T, D), J = x.shape, w.shape[-1]
     S = _count(T, C, spans)
@@ -130,9 +200,23 @@ def _sums_op(x: torch.Tensor, w: torch.Tensor, C: int, start: torch.Tensor | Non
     mass = torch.empty(B, S, J, dtype=torch.float32, device=x.device)
     *where, real = _spans(spans, w)
     with _triton.on(x):
-        segment_sums_kernel[(B * S, -(-D // BLOCK))](x, w, *where, sums, mass, T, S, C, D, J=J,
-                                                     SLOTS=_triton.next_power_of_2(J), SPANS=real, TIME=TIME,
-                                                     BLOCK=BLOCK, num_warps=4)
+        segment_sums_kernel[(B * S, -(-D // BLOCK))](
+            x,
+            w,
+            *where,
+            sums,
+            mass,
+            T,
+            S,
+            C,
+            D,
+            J=J,
+            SLOTS=_triton.next_power_of_2(J),
+            SPANS=real,
+            TIME=TIME,
+            BLOCK=BLOCK,
+            num_warps=4,
+        )
     return sums, mass
 
 
@@ -144,16 +228,23 @@ def _(x, w, C, start, length):
 
 
 @torch.library.custom_op("steel::segment_combine", mutates_args=())
-def _combine_op(c: torch.Tensor, z: torch.Tensor, C: int, start: torch.Tensor | None, length: torch.Tensor | None,
-                dtype: torch.dtype) -> torch.Tensor:
+def _combine_op(
+    c: torch.Tensor,
+    z: torch.Tensor,
+    C: int,
+    start: torch.Tensor | None,
+    length: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     c, z, spans = c.contiguous(), z.contiguous(), _pair(start, length)
     (B, T, J), (S, D) = c.shape, (z.shape[1], z.shape[3])
     make = torch.empty if spans is None else torch.zeros  # tokens in no segment get nothing
     y = make(B, T, D, dtype=dtype, device=z.device)
     *where, real = _spans(spans, c)
     with _triton.on(z):
-        segment_combine_kernel[(B * S, -(-D // BLOCK))](c, z, *where, y, T, S, C, D, J=J, SPANS=real, TIME=TIME,
-                                                        BLOCK=BLOCK, num_warps=4)
+        segment_combine_kernel[(B * S, -(-D // BLOCK))](
+            c, z, *where, y, T, S, C, D, J=J, SPANS=real, TIME=TIME, BLOCK=BLOCK, num_warps=4
+        )
     return y
 
 
@@ -163,17 +254,35 @@ def _(c, z, C, start, length, dtype):
 
 
 @torch.library.custom_op("steel::segment_dots", mutates_args=())
-def _dots_op(x: torch.Tensor, z: torch.Tensor, C: int, start: torch.Tensor | None, length: torch.Tensor | None
-             ) -> torch.Tensor:
+def _dots_op(
+    x: torch.Tensor,
+    z: torch.Tensor,
+    C: int,
+    start: torch.Tensor | None,
+    length: torch.Tensor | None,
+) -> torch.Tensor:
     x, z, spans = x.contiguous(), z.contiguous(), _pair(start, length)
     (B, T, D), (S, J) = x.shape, z.shape[1:3]
     make = torch.empty if spans is None else torch.zeros
     dots = make(B, T, J, dtype=torch.float32, device=x.device)
     *where, real = _spans(spans, x)
     with _triton.on(x):
-        segment_dots_kernel[(B * S, -(-C // TIME))](x, z, *where, dots, T, S, C, D, J=J,
-                                                    SLOTS=_triton.next_power_of_2(J), SPANS=real, TIME=TIME,
-                                                    BLOCK=BLOCK, num_warps=4)
+        segment_dots_kernel[(B * S, -(-C // TIME))](
+            x,
+            z,
+            *where,
+            dots,
+            T,
+            S,
+            C,
+            D,
+            J=J,
+            SLOTS=_triton.next_power_of_2(J),
+            SPANS=real,
+            TIME=TIME,
+            BLOCK=BLOCK,
+            num_warps=4,
+        )
     return dots
 
 
@@ -263,8 +372,10 @@ class Primitives(NamedTuple):
     segment_combine: Callable
 
 
-PRIMITIVES = {"reference": Primitives(segment_sums_reference, segment_combine_reference),
-              "triton": Primitives(segment_sums, segment_combine)}
+PRIMITIVES = {
+    "reference": Primitives(segment_sums_reference, segment_combine_reference),
+    "triton": Primitives(segment_sums, segment_combine),
+}
 
 
 def router_logits(x: torch.Tensor, phi_DJ: torch.Tensor) -> torch.Tensor:
@@ -274,7 +385,9 @@ def router_logits(x: torch.Tensor, phi_DJ: torch.Tensor) -> torch.Tensor:
     return (x @ F.pad(phi_DJ, (0, -J % 8)).to(x.dtype))[..., :J]
 
 
-def soft_moe_v3(primitives: Primitives, x_BTD, phi_DJ, slot_experts: Callable, valid_BT=None) -> torch.Tensor:
+def soft_moe_v3(
+    primitives: Primitives, x_BTD, phi_DJ, slot_experts: Callable, valid_BT=None
+) -> torch.Tensor:
     """Steel-LLM's layer: softmax over time into the slots, softmax over slots back (Puigcerver et al. 2024, alg. 1).
 
     The tokens are L2-normalised by scaling their logits and dispatch weights, so the normalised x is never written.
@@ -301,7 +414,9 @@ def spans_of(cell_BT: torch.Tensor, S: int, C: int) -> tuple[torch.Tensor, torch
     B, T = cell_BT.shape
     segment = cell_BT // C
     t = torch.arange(T, device=cell_BT.device).expand(B, T)
-    length = torch.zeros(B, S + 1, dtype=torch.long, device=cell_BT.device).scatter_add(1, segment, torch.ones_like(t))
+    length = torch.zeros(B, S + 1, dtype=torch.long, device=cell_BT.device).scatter_add(
+        1, segment, torch.ones_like(t)
+    )
     start = torch.full((B, S + 1), T, device=cell_BT.device).scatter_reduce(1, segment, t, "amin")
     return start[:, :S].int().contiguous(), length[:, :S].int().contiguous()
 
@@ -317,11 +432,33 @@ def aot_cases() -> list[dict]:
         slots = {"SLOTS": _triton.next_power_of_2(J)}
         note = f"J={J}" + (" spans" if spans else "")
         cases += [
-            {"kernel": segment_sums_kernel, "name": f"segment_sums {note}", "constants": constants | slots, **shared,
-             "signature": {"x": "*bf16", "w": "*fp32", **span, "sums": "*fp32", "mass": "*fp32", **sizes}},
-            {"kernel": segment_combine_kernel, "name": f"segment_combine {note}", "constants": constants, **shared,
-             "signature": {"c": "*fp32", "z": "*bf16", **span, "y": "*bf16", **sizes}},
-            {"kernel": segment_dots_kernel, "name": f"segment_dots {note}", "constants": constants | slots, **shared,
-             "signature": {"x": "*bf16", "z": "*fp32", **span, "dots": "*fp32", **sizes}},
+            {
+                "kernel": segment_sums_kernel,
+                "name": f"segment_sums {note}",
+                "constants": constants | slots,
+                **shared,
+                "signature": {
+                    "x": "*bf16",
+                    "w": "*fp32",
+                    **span,
+                    "sums": "*fp32",
+                    "mass": "*fp32",
+                    **sizes,
+                },
+            },
+            {
+                "kernel": segment_combine_kernel,
+                "name": f"segment_combine {note}",
+                "constants": constants,
+                **shared,
+                "signature": {"c": "*fp32", "z": "*bf16", **span, "y": "*bf16", **sizes},
+            },
+            {
+                "kernel": segment_dots_kernel,
+                "name": f"segment_dots {note}",
+                "constants": constants | slots,
+                **shared,
+                "signature": {"x": "*bf16", "z": "*fp32", **span, "dots": "*fp32", **sizes},
+            },
         ]
     return cases

@@ -47,8 +47,9 @@ def _launch(kernel, like: torch.Tensor, *tensors: torch.Tensor) -> None:
     N = like.numel() // (2 * width)
     rows, block = _triton.tile(width, 2048)
     with _triton.on(like):
-        kernel[(-(-N // rows), -(-width // block))](*tensors, N, width, ROWS=rows, BLOCK=block,
-                                                    num_warps=_triton.warps(rows * block))
+        kernel[(-(-N // rows), -(-width // block))](
+            *tensors, N, width, ROWS=rows, BLOCK=block, num_warps=_triton.warps(rows * block)
+        )
 
 
 @torch.library.custom_op("steel::swiglu", mutates_args=())
@@ -77,8 +78,10 @@ def _(dy, pair):
     return pair.new_empty(pair.shape)
 
 
-_forward_op.register_autograd(lambda ctx, dy: _backward_op(dy, *ctx.saved_tensors),
-                              setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+_forward_op.register_autograd(
+    lambda ctx, dy: _backward_op(dy, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 
 
 def swiglu_reference(pair: torch.Tensor) -> torch.Tensor:
@@ -97,11 +100,26 @@ def aot_cases() -> list[dict]:
     cases = []
     for width in (448, 1792):
         rows, block = _triton.tile(width, 2048)
-        shared = {"constants": {"ROWS": rows, "BLOCK": block}, "aligned": ("N", "width"),
-                  "warps": _triton.warps(rows * block)}
+        shared = {
+            "constants": {"ROWS": rows, "BLOCK": block},
+            "aligned": ("N", "width"),
+            "warps": _triton.warps(rows * block),
+        }
         sizes = {"N": "i32", "width": "i32"}
-        cases.append({"kernel": swiglu_forward, "name": f"swiglu_forward {width}",
-                      "signature": {"pair": "*bf16", "y": "*bf16", **sizes}, **shared})
-        cases.append({"kernel": swiglu_backward, "name": f"swiglu_backward {width}",
-                      "signature": {"dy": "*bf16", "pair": "*bf16", "dpair": "*bf16", **sizes}, **shared})
+        cases.append(
+            {
+                "kernel": swiglu_forward,
+                "name": f"swiglu_forward {width}",
+                "signature": {"pair": "*bf16", "y": "*bf16", **sizes},
+                **shared,
+            }
+        )
+        cases.append(
+            {
+                "kernel": swiglu_backward,
+                "name": f"swiglu_backward {width}",
+                "signature": {"dy": "*bf16", "pair": "*bf16", "dpair": "*bf16", **sizes},
+                **shared,
+            }
+        )
     return cases

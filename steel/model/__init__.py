@@ -9,4 +9,11 @@ from steel.model.modeling import SteelForCausalLM
 AutoConfig.register(SteelConfig.model_type, SteelConfig, exist_ok=True)
 AutoModelForCausalLM.register(SteelConfig, SteelForCausalLM, exist_ok=True)
 
-__all__ = ["SteelConfig", "SteelForCausalLM", "build", "decoder_layers", "initialize", "steel_config"]
+__all__ = [
+    "SteelConfig",
+    "SteelForCausalLM",
+    "build",
+    "decoder_layers",
+    "initialize",
+    "steel_config",
+]

@@ -32,7 +32,9 @@ def rope_tables(
     Computed from integers on each call: bf16 cannot hold angles past a few hundred, and a model built on the meta
     device then has no buffer to re-fill.
     """
-    exponents = torch.arange(0, head_dim, 2, device=position_ids_BT.device, dtype=torch.float32) / head_dim
+    exponents = (
+        torch.arange(0, head_dim, 2, device=position_ids_BT.device, dtype=torch.float32) / head_dim
+    )
     angles = position_ids_BT[..., None, None].float() * (1.0 / theta**exponents)
     return angles.cos(), angles.sin()
 
@@ -44,7 +46,9 @@ def apply_rope(x_BTHC: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> to
     return rotated.to(x_BTHC.dtype)
 
 
-def document_index(position_ids_BT: torch.Tensor, valid_BT: torch.Tensor | None) -> torch.Tensor | None:
+def document_index(
+    position_ids_BT: torch.Tensor, valid_BT: torch.Tensor | None
+) -> torch.Tensor | None:
     """Number of the document each token belongs to, (B, T); None when no row holds a second document.
 
     A document starts where position_ids is 0; padding starts none.
@@ -139,7 +143,13 @@ class SteelAttention(nn.Module):
             return self._eager(query, key, value, mask).transpose(1, 2)
         causal = mask is None and query.shape[2] > 1
         out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, scale=self.scaling, enable_gqa=native
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=causal,
+            scale=self.scaling,
+            enable_gqa=native,
         )
         return out.transpose(1, 2)
 

@@ -13,7 +13,11 @@ from steel.model.modeling import SteelForCausalLM
 def steel_config(model_cfg: ModelConfig) -> SteelConfig:
     """`SteelConfig` with the fields of the same name; raises UserError (a ValueError) naming the field at fault."""
     names = SteelConfig.__dataclass_fields__
-    fields = {name: value for name, value in vars(model_cfg).items() if name in names and value is not None}
+    fields = {
+        name: value
+        for name, value in vars(model_cfg).items()
+        if name in names and value is not None
+    }
     fields["experts_per_token"] = model_cfg.top_k
     try:
         return SteelConfig(**fields)
@@ -44,10 +48,14 @@ def _build_hf(model_cfg: ModelConfig, device: str, dtype: torch.dtype, seed: int
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if not model_cfg.path or not Path(model_cfg.path).is_dir():
-        raise UserError(f"model.path={model_cfg.path!r}: source=hf needs a local folder with a config.json")
+        raise UserError(
+            f"model.path={model_cfg.path!r}: source=hf needs a local folder with a config.json"
+        )
     folder = Path(model_cfg.path)
     if device != "meta" and any(folder.glob("*.safetensors")):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(
+            device
+        )
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
@@ -71,5 +79,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     inner = getattr(model, "model", model)
     layers = getattr(inner, "layers", None)
     if layers is None:
-        raise UserError(f"{type(model).__name__} keeps its blocks elsewhere than model.layers: not supported")
+        raise UserError(
+            f"{type(model).__name__} keeps its blocks elsewhere than model.layers: not supported"
+        )
     return list(layers)

@@ -64,7 +64,9 @@ def with_slots(cache: Cache, num_layers: int) -> Cache:
 
     `generate` and users hand in a plain `DynamicCache`; its layers are replaced while they hold nothing yet.
     """
-    if len(cache.layers) == num_layers and all(isinstance(layer, SteelCacheLayer) for layer in cache.layers):
+    if len(cache.layers) == num_layers and all(
+        isinstance(layer, SteelCacheLayer) for layer in cache.layers
+    ):
         return cache
     if not isinstance(cache, DynamicCache) or cache.get_seq_length() > 0:
         raise ValueError(

@@ -64,7 +64,9 @@ def plan_segments(
     assert not packed or count_B is None
     device = position_ids_BT.device
     valid = torch.ones(B, T, dtype=torch.bool, device=device) if valid_BT is None else valid_BT
-    before_B1 = torch.zeros(B, 1, dtype=torch.long, device=device) if count_B is None else count_B[:, None]
+    before_B1 = (
+        torch.zeros(B, 1, dtype=torch.long, device=device) if count_B is None else count_B[:, None]
+    )
     starts = valid & (position_ids_BT == 0) if packed else torch.zeros_like(valid)
     seen = valid.cumsum(dim=1)
     base = torch.where(starts, seen - 1, -before_B1).cummax(dim=1).values
@@ -111,7 +113,9 @@ class SteelCausalSoftMoE(nn.Module):
         self.prior_weight = nn.Parameter(torch.empty(slots))
         self.decay = nn.Parameter(torch.empty(slots))
         self.experts = make_experts(config, config.num_experts)
-        self.shared = make_experts(config, config.num_shared_experts) if config.num_shared_experts else None
+        self.shared = (
+            make_experts(config, config.num_shared_experts) if config.num_shared_experts else None
+        )
 
     def forward(self, x_BTD: torch.Tensor, context=None, cache_layer=None) -> torch.Tensor:
         B, T, D = x_BTD.shape
@@ -173,11 +177,19 @@ class SteelCausalSoftMoE(nn.Module):
         if plan.document_BS is not None:
             same = plan.document_BS[:, :, None] == plan.document_BS[:, None, :]
             matrix = matrix[None] * same[:, None]
-            n, m = torch.einsum("bjst,btjd->bsjd", matrix, N), torch.einsum("bjst,btj->bsj", matrix, M)
+            n, m = (
+                torch.einsum("bjst,btjd->bsjd", matrix, N),
+                torch.einsum("bjst,btj->bsj", matrix, M),
+            )
         else:
-            n, m = torch.einsum("jst,btjd->bsjd", matrix, N), torch.einsum("jst,btj->bsj", matrix, M)
+            n, m = (
+                torch.einsum("jst,btjd->bsjd", matrix, N),
+                torch.einsum("jst,btj->bsj", matrix, M),
+            )
         if state is not None:
-            carry_SJ = (index[:, None] * log_gamma_J).exp()  # packing is read on an empty cache only
+            carry_SJ = (
+                index[:, None] * log_gamma_J
+            ).exp()  # packing is read on an empty cache only
             n = n + carry_SJ[..., None] * state["n"][:, None]
             m = m + carry_SJ * state["m"][:, None]
         return n, m
@@ -241,7 +253,14 @@ class SteelCausalSoftMoE(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         n, m = x.new_zeros(B, J, D, dtype=wide), x.new_zeros(B, J, dtype=wide)
         count = torch.zeros(B, dtype=torch.long, device=x.device)
-        return {"n": n, "m": m, "N": n, "M": m, "count": count, "z": self._slot_outputs(n, m, x.dtype)}
+        return {
+            "n": n,
+            "m": m,
+            "N": n,
+            "M": m,
+            "count": count,
+            "z": self._slot_outputs(n, m, x.dtype),
+        }
 
 
 class _ToGrid:

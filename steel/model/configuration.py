@@ -36,12 +36,16 @@ class SteelConfig(PreTrainedConfig):
     intermediate_size: int = 448  # f, width of one expert
     num_hidden_layers: int = 18
     num_attention_heads: int = 32  # H
-    num_key_value_heads: int | None = None  # None: as many as query heads; fewer is grouped-query attention
+    num_key_value_heads: int | None = (
+        None  # None: as many as query heads; fewer is grouped-query attention
+    )
     head_dim: int | None = None  # None: hidden_size / num_attention_heads
     feed_forward: str = "causal_soft_moe"  # one of FEED_FORWARDS
     expert: str = "swiglu"  # one of EXPERTS
     num_experts: int = 5  # E, experts behind the router or the slots
-    num_shared_experts: int = 1  # experts every token passes, beside the E (causal_soft_moe, top_k_moe)
+    num_shared_experts: int = (
+        1  # experts every token passes, beside the E (causal_soft_moe, top_k_moe)
+    )
     slots_per_expert: int = 1  # p
     segment_length: int = 64  # C, tokens averaged before a slot expert runs (causal_soft_moe)
     experts_per_token: int = (
@@ -58,7 +62,9 @@ class SteelConfig(PreTrainedConfig):
     hidden_act: str = "silu"
     tie_word_embeddings: bool = False
     max_position_embeddings: int = 2048
-    initializer_range: float = 0.02  # standard deviation of embedding and head; see `modeling._init_weights`
+    initializer_range: float = (
+        0.02  # standard deviation of embedding and head; see `modeling._init_weights`
+    )
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -107,7 +113,9 @@ class SteelConfig(PreTrainedConfig):
             f"must be one of {', '.join(FEED_FORWARDS)}",
         )
         _require(self, "expert", self.expert in EXPERTS, f"must be one of {', '.join(EXPERTS)}")
-        _require(self, "hidden_act", self.hidden_act == "silu", "must be silu: SwiGLU is defined with it")
+        _require(
+            self, "hidden_act", self.hidden_act == "silu", "must be silu: SwiGLU is defined with it"
+        )
         if self.feed_forward != "none":
             _require(self, "intermediate_size", self.intermediate_size >= 1, "must be at least 1")
         if self.feed_forward not in ("none", "dense"):
@@ -118,7 +126,9 @@ class SteelConfig(PreTrainedConfig):
         if self.feed_forward in ("soft_moe_v2", "soft_moe_v3", "causal_soft_moe"):
             _require(self, "slots_per_expert", self.slots_per_expert >= 1, "must be at least 1")
         if self.feed_forward in ("causal_soft_moe", "top_k_moe"):
-            _require(self, "num_shared_experts", self.num_shared_experts >= 0, "must not be negative")
+            _require(
+                self, "num_shared_experts", self.num_shared_experts >= 0, "must not be negative"
+            )
         if self.feed_forward == "causal_soft_moe":
             _require(
                 self,

@@ -45,7 +45,9 @@ class SteelExperts(nn.Module):
         self.num_experts = num_experts
         self.double = double
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, width, 2 * inner))
-        self.down_proj = nn.Parameter(torch.empty(num_experts, inner, 2 * width if double else width))
+        self.down_proj = nn.Parameter(
+            torch.empty(num_experts, inner, 2 * width if double else width)
+        )
 
     def forward(self, x_END: torch.Tensor) -> torch.Tensor:
         out = torch.bmm(gate(torch.bmm(x_END, self.gate_up_proj)), self.down_proj)
@@ -56,14 +58,14 @@ class SteelExperts(nn.Module):
         return self(x_ND.expand(self.num_experts, *x_ND.shape))
 
     def extra_repr(self) -> str:
-        return (
-            f"experts={self.num_experts}, gate_up={tuple(self.gate_up_proj.shape[1:])}, double={self.double}"
-        )
+        return f"experts={self.num_experts}, gate_up={tuple(self.gate_up_proj.shape[1:])}, double={self.double}"
 
 
 def make_experts(config, count: int) -> SteelExperts:
     """`count` stacked experts of the configuration's kind and width."""
-    return SteelExperts(count, config.hidden_size, config.intermediate_size, config.expert == "double_swiglu")
+    return SteelExperts(
+        count, config.hidden_size, config.intermediate_size, config.expert == "double_swiglu"
+    )
 
 
 class SteelSoftMoEV1(nn.Module):
@@ -105,7 +107,9 @@ class SteelTopKMoE(nn.Module):
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.router.role = "route"
         self.experts = make_experts(config, config.num_experts)
-        self.shared = make_experts(config, config.num_shared_experts) if config.num_shared_experts else None
+        self.shared = (
+            make_experts(config, config.num_shared_experts) if config.num_shared_experts else None
+        )
         self.balance: torch.Tensor | None = None
 
     def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
@@ -138,5 +142,7 @@ class SteelTopKMoE(nn.Module):
         if context is not None and context.valid_BT is not None:
             valid = context.valid_BT.reshape(-1)
             probability_NE, chosen_NK = probability_NE[valid], chosen_NK[valid]
-        share_E = torch.bincount(chosen_NK.reshape(-1), minlength=self.num_experts) / chosen_NK.numel()
+        share_E = (
+            torch.bincount(chosen_NK.reshape(-1), minlength=self.num_experts) / chosen_NK.numel()
+        )
         return self.num_experts * (share_E * probability_NE.mean(dim=0)).sum()

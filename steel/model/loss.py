@@ -82,4 +82,6 @@ class SteelHead(nn.Linear):
     def forward(self, x, targets=None, z_loss: float = 0.0):
         if targets is None:
             return super().forward(x)
-        return linear_cross_entropy(x.reshape(-1, x.shape[-1]), self.weight, targets.reshape(-1), z_loss)
+        return linear_cross_entropy(
+            x.reshape(-1, x.shape[-1]), self.weight, targets.reshape(-1), z_loss
+        )

@@ -59,7 +59,9 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
             self.post_attention_layernorm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
             self.mlp = FEED_FORWARD_CLASSES[config.feed_forward](config)
 
-    def forward(self, x_BTD, context: Context, past_key_values: Cache | None = None) -> torch.Tensor:
+    def forward(
+        self, x_BTD, context: Context, past_key_values: Cache | None = None
+    ) -> torch.Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), context, past_key_values)
         if self.mlp is None:
             return x_BTD
@@ -105,7 +107,9 @@ class SteelPreTrainedModel(PreTrainedModel):
         elif isinstance(module, SteelExperts):
             role = "write_gated" if module.double else "write_hidden"
             init.normal_(module.gate_up_proj, std=self._standard_deviation("read", cfg.hidden_size))
-            init.normal_(module.down_proj, std=self._standard_deviation(role, cfg.intermediate_size))
+            init.normal_(
+                module.down_proj, std=self._standard_deviation(role, cfg.intermediate_size)
+            )
         elif isinstance(module, SteelSoftMoEV3):
             init.normal_(module.phi, std=cfg.hidden_size**-0.5)
             init.constant_(module.scale, cfg.hidden_size**0.5 if module.normalize_slots else 1.0)
@@ -116,18 +120,26 @@ class SteelPreTrainedModel(PreTrainedModel):
             init.normal_(module.combine, std=cfg.hidden_size**-0.5)
             init.normal_(module.prior)
             init.zeros_(module.prior_weight)
-            init.copy_(module.decay, _like(torch.linspace(-1.0, 5.0, module.decay.shape[0]), module.decay))
+            init.copy_(
+                module.decay, _like(torch.linspace(-1.0, 5.0, module.decay.shape[0]), module.decay)
+            )
 
     def _standard_deviation(self, role: str, fan_in: int) -> float:
         """Of a weight by what it does: read | write | write_hidden | write_gated | route."""
-        branch = BRANCH_SCALE * self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
+        branch = (
+            BRANCH_SCALE
+            * self.config.initializer_range
+            / math.sqrt(2 * self.config.num_hidden_layers)
+        )
         if role == "route":
             return self.config.initializer_range  # near-uniform choice at birth
         if role == "write":
             return branch * fan_in**-0.5
         if role == "write_hidden":  # reads silu(a) b, writes to the residual stream
             return branch / GATED_RMS * fan_in**-0.5
-        if role == "write_gated":  # the same, then a second gate: silu(s a) s b has RMS s² / 2 for small s
+        if (
+            role == "write_gated"
+        ):  # the same, then a second gate: silu(s a) s b has RMS s² / 2 for small s
             return math.sqrt(2.0 * branch) / GATED_RMS * fan_in**-0.5
         return fan_in**-0.5
 
@@ -251,7 +263,9 @@ class SteelModel(SteelPreTrainedModel):
             if count_B is None:
                 count_B = torch.zeros(B, dtype=torch.long, device=x_BTD.device)
             return plan_step(self.config.segment_length, valid_BT, count_B)
-        return plan_segments((B, T), self.config.segment_length, position_ids, valid_BT, count_B, packed)
+        return plan_segments(
+            (B, T), self.config.segment_length, position_ids, valid_BT, count_B, packed
+        )
 
 
 class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
@@ -298,7 +312,13 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         if use_cache is None and (labels is not None or shift_labels is not None):
             use_cache = False
         out = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, **kwargs
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            **kwargs,
         )
         hidden_BTD = out.last_hidden_state
         logits, loss = None, None
@@ -311,10 +331,15 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
             logits = self.lm_head(hidden_BTD[:, logits_to_keep])
         if labels is not None and shift_labels is None:
             targets = nn.functional.pad(labels, (0, 1), value=IGNORE)[:, 1:].reshape(-1)
-            total = cross_entropy_sum(logits.reshape(-1, logits.shape[-1]), targets.to(logits.device))
+            total = cross_entropy_sum(
+                logits.reshape(-1, logits.shape[-1]), targets.to(logits.device)
+            )
             loss = self._divide(total, targets, num_items_in_batch)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=out.past_key_values, hidden_states=out.hidden_states
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
         )
 
     def _head_loss(self, hidden_BTD, targets, z_loss):
@@ -343,7 +368,9 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
 
     def num_parameters_by_component(self) -> dict[str, int]:
         """Parameter counts; the sum is `num_parameters()` (a tied head counts 0)."""
-        counts = dict.fromkeys(("embedding", "lm_head", "attention", "experts", "router", "norms"), 0)
+        counts = dict.fromkeys(
+            ("embedding", "lm_head", "attention", "experts", "router", "norms"), 0
+        )
         for name, parameter in self.named_parameters():
             counts[_component(name)] += parameter.numel()
         return counts

@@ -34,7 +34,9 @@ def import_original(folder: str | Path, out: str | Path | None = None) -> SteelF
     folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: no config.json; give the folder of an original Steel-LLM checkpoint")
+        raise UserError(
+            f"{folder}: no config.json; give the folder of an original Steel-LLM checkpoint"
+        )
     config = original_config(json.loads(path.read_text(encoding="utf-8")), str(path))
     state = convert_state(_read_weights(folder), config)
     model = load_state(config, state)
@@ -47,7 +49,9 @@ def original_config(fields: dict, where: str = "config.json") -> SteelConfig:
     """The original's configuration as a `SteelConfig`."""
     for name, known in (("FFN_type", FEED_FORWARDS), ("mlp_type", EXPERTS)):
         if fields.get(name) not in known:
-            raise UserError(f"{where}: {name}={fields.get(name)!r} must be one of {', '.join(known)}")
+            raise UserError(
+                f"{where}: {name}={fields.get(name)!r} must be one of {', '.join(known)}"
+            )
     if "mlp_div_ratio" not in fields:
         raise UserError(
             f"{where}: mlp_div_ratio is missing; the expert width is intermediate_size / mlp_div_ratio"
@@ -100,10 +104,16 @@ def load_state(config: SteelConfig, state: dict[str, torch.Tensor]) -> SteelForC
 
 def convert_state(state: dict[str, torch.Tensor], config: SteelConfig) -> dict[str, torch.Tensor]:
     """Tensors under the names of the original, Llama or Qwen2 -> Steel's fused and stacked tensors."""
-    out = {name: value for name, value in state.items() if ".self_attn." not in name and ".mlp." not in name}
+    out = {
+        name: value
+        for name, value in state.items()
+        if ".self_attn." not in name and ".mlp." not in name
+    }
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}."
-        part = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        part = {
+            name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)
+        }
         new = {
             name: value
             for name, value in part.items()
@@ -111,13 +121,17 @@ def convert_state(state: dict[str, torch.Tensor], config: SteelConfig) -> dict[s
         }
         new |= {name: value for name, value in part.items() if name.startswith("self_attn.k_norm")}
         for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
-            new[f"self_attn.qkv_proj.{kind}"] = torch.cat([part[f"self_attn.{p}_proj.{kind}"] for p in "qkv"])
+            new[f"self_attn.qkv_proj.{kind}"] = torch.cat(
+                [part[f"self_attn.{p}_proj.{kind}"] for p in "qkv"]
+            )
         new |= _convert_feed_forward(part, config)
         out |= {prefix + name: value for name, value in new.items()}
     return out
 
 
-def _convert_feed_forward(part: dict[str, torch.Tensor], config: SteelConfig) -> dict[str, torch.Tensor]:
+def _convert_feed_forward(
+    part: dict[str, torch.Tensor], config: SteelConfig
+) -> dict[str, torch.Tensor]:
     if config.feed_forward == "dense":
         gate_up, down = _expert(part, "mlp.", config.expert)
         return {"mlp.gate_up_proj.weight": gate_up, "mlp.down_proj.weight": down}
@@ -136,7 +150,9 @@ def _convert_feed_forward(part: dict[str, torch.Tensor], config: SteelConfig) ->
     return new
 
 
-def _expert(part: dict[str, torch.Tensor], prefix: str, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _expert(
+    part: dict[str, torch.Tensor], prefix: str, kind: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One expert's [gate; up] (2F, D) and down (D, F), or [gate; down] (2D, F) when double."""
     first, second = ("gate_proj", []) if kind == "swiglu" else ("gate_up_proj", ["gate_down_proj"])
     gate_up = torch.cat([part[f"{prefix}{name}.weight"] for name in (first, "up_proj")])
@@ -183,7 +199,9 @@ def to_transformers(model: SteelForCausalLM) -> torch.nn.Module:
     kinds = (Qwen2Config, Qwen2ForCausalLM) if config.qkv_bias else (LlamaConfig, LlamaForCausalLM)
     with torch.device("meta"):
         twin = kinds[1](
-            kinds[0](**fields, rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta})
+            kinds[0](
+                **fields, rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta}
+            )
         )
     twin.to_empty(device=model.device).to(model.dtype)
     twin.init_weights()  # the rotary tables are buffers outside the state dict
@@ -194,7 +212,9 @@ def to_transformers(model: SteelForCausalLM) -> torch.nn.Module:
 def split_state(model: SteelForCausalLM) -> dict[str, torch.Tensor]:
     """The tensors of a dense Steel under Llama's and Qwen2's names; the inverse of `convert_state`."""
     config, out = model.config, {}
-    sizes = [n * config.head_dim for n in (config.num_attention_heads, *[config.num_key_value_heads] * 2)]
+    sizes = [
+        n * config.head_dim for n in (config.num_attention_heads, *[config.num_key_value_heads] * 2)
+    ]
     for name, value in model.state_dict().items():
         if ".qkv_proj." in name:
             for letter, piece in zip("qkv", value.split(sizes), strict=True):

@@ -12,8 +12,16 @@ from .generate import Sampling, stream
 HELP = "/reset forgets the dialogue, /exit leaves, /help says this"
 
 
-def chat(folder: Path | str, prompt: str | None = None, *, temperature: float = 0.7, top_p: float = 0.9,
-         max_new_tokens: int = 256, seed: int = 1, system: str | None = None) -> None:
+def chat(
+    folder: Path | str,
+    prompt: str | None = None,
+    *,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    max_new_tokens: int = 256,
+    seed: int = 1,
+    system: str | None = None,
+) -> None:
     """Talk to the model in `folder`, a Hugging Face folder with config.json.
 
     With `prompt`, print its answer and return. Without a terminal, each line of standard input is a message and its
@@ -112,5 +120,7 @@ def _interactive(session: Session, folder: Path) -> None:
             console.print(f"[dim]{said}[/dim]")
         elif text:
             console.print("[bold blue]steel[/bold blue]  ", end="")
-            session.answer(text, lambda piece: console.print(piece, end="", markup=False, soft_wrap=True))
+            session.answer(
+                text, lambda piece: console.print(piece, end="", markup=False, soft_wrap=True)
+            )
             console.print()

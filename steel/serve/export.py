@@ -32,7 +32,10 @@ def export_hf(folder: Path | str, out: Path | str, dtype: str = "fp32") -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     if isinstance(model, SteelForCausalLM):
         stops = stop_ids(tokenizer)
-        model.generation_config.eos_token_id, model.generation_config.pad_token_id = stops, stops[-1]
+        model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
+            stops,
+            stops[-1],
+        )
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     if isinstance(model, SteelForCausalLM):
@@ -47,4 +50,6 @@ def _check_code(folder: Path) -> None:
     """Every module that config.json points at lies in the folder."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     modules = {entry.partition(".")[0] for entry in config.get("auto_map", {}).values()}
-    assert modules and all((folder / f"{name}.py").is_file() for name in modules), "the export lost the model's code"
+    assert modules and all((folder / f"{name}.py").is_file() for name in modules), (
+        "the export lost the model's code"
+    )

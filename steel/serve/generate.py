@@ -35,7 +35,9 @@ class Sampling:
             raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
 
 
-def stream(model, tokenizer, messages: list[dict], sampling: Sampling | None = None) -> Iterator[str]:
+def stream(
+    model, tokenizer, messages: list[dict], sampling: Sampling | None = None
+) -> Iterator[str]:
     """Yield the assistant's answer to `messages` piece by piece; the pieces joined are the whole answer.
 
     Equal seed and dialogue give an equal answer. Whole characters only: the bytes of a Hanzi that is not finished yet
@@ -92,7 +94,9 @@ def fit_prompt(model, tokenizer, messages: list[dict], room: int) -> list[int]:
         if len(ids) + min(room, limit // 2) <= limit:
             return ids
         if len(rounds) <= 2:
-            raise UserError(f"the message is {len(ids)} tokens long; this model reads {limit} in all, with the answer")
+            raise UserError(
+                f"the message is {len(ids)} tokens long; this model reads {limit} in all, with the answer"
+            )
         rounds = rounds[2:]
 
 
@@ -109,7 +113,9 @@ class TextStream:
         if text.endswith("\ufffd"):
             return ""
         piece, self.shown = text[self.shown :], len(text)
-        if text.endswith("\n"):  # nothing before a line break changes any more: start afresh, so long answers stay fast
+        if text.endswith(
+            "\n"
+        ):  # nothing before a line break changes any more: start afresh, so long answers stay fast
             self.ids, self.shown = [], 0
         return piece
 

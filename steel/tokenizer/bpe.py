@@ -24,17 +24,23 @@ SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END]
 
 # Runs of Hanzi, words of other scripts with their leading space, single digits, punctuation, line ends, spaces. A
 # comma never sticks to the word after it, so that a name has one spelling wherever it stands.
-_PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+| ?(?:(?!\p{Han})[\p{L}\p{M}])+|\p{N}"
-           r"| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+")
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+| ?(?:(?!\p{Han})[\p{L}\p{M}])+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
-def train(texts: Iterable[str], vocab_size: int, sample_bytes: int | None = None) -> PreTrainedTokenizerFast:
+def train(
+    texts: Iterable[str], vocab_size: int, sample_bytes: int | None = None
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE of `vocab_size` entries (at least 259: 256 bytes and 3 special tokens).
 
     `sample_bytes` bounds how much UTF-8 text is looked at. Raises UserError when there is no text.
     """
     if vocab_size < 256 + len(SPECIAL_TOKENS):
-        raise UserError(f"tokenizer.vocab_size is {vocab_size}; a byte-level BPE needs at least 259")
+        raise UserError(
+            f"tokenizer.vocab_size is {vocab_size}; a byte-level BPE needs at least 259"
+        )
     seen = 0
 
     def sample():
@@ -46,19 +52,33 @@ def train(texts: Iterable[str], vocab_size: int, sample_bytes: int | None = None
             yield text
 
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     core.decoder = decoders.ByteLevel()
-    core.train_from_iterator(sample(), trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
+    core.train_from_iterator(
+        sample(),
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=SPECIAL_TOKENS,
+            show_progress=False,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )
     if not seen:
         raise UserError("no text to train a tokenizer on; give a folder with non-empty documents")
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=IM_END, pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False,
-        additional_special_tokens=[IM_START], chat_template=TEMPLATE, padding_side="left")
+        tokenizer_object=core,
+        eos_token=IM_END,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=[IM_START],
+        chat_template=TEMPLATE,
+        padding_side="left",
+    )
 
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
@@ -73,13 +93,19 @@ def load(folder: Path | str) -> PreTrainedTokenizerBase:
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no tokenizer folder at {folder}; train one with 'steel tokenizer train DOCS {folder}'")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise UserError(
+            f"no tokenizer folder at {folder}; train one with 'steel tokenizer train DOCS {folder}'"
+        )
+    if not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")
+    ):
         raise UserError(f"{folder} holds no tokenizer (tokenizer.json or vocab.json)")
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # the library raises many types for a broken file
-        raise UserError(f"cannot read the tokenizer in {folder}: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"cannot read the tokenizer in {folder}: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -90,6 +116,10 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def end_of_text_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Id of the document separator `<|endoftext|>`; raises UserError when the tokenizer lacks it."""
     token_id = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    if token_id is None or token_id == tokenizer.unk_token_id and tokenizer.unk_token != END_OF_TEXT:
+    if (
+        token_id is None
+        or token_id == tokenizer.unk_token_id
+        and tokenizer.unk_token != END_OF_TEXT
+    ):
         raise UserError(f"this tokenizer has no {END_OF_TEXT} token, which separates documents")
     return token_id

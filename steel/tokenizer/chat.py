@@ -27,7 +27,11 @@ def check(messages: list[dict]) -> None:
     if not messages:
         raise ValueError("a dialogue needs at least one turn")
     for turn in messages:
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
+        if (
+            not isinstance(turn, dict)
+            or turn.get("role") not in ROLES
+            or not isinstance(turn.get("content"), str)
+        ):
             raise ValueError(f"not a dialogue turn: {str(turn)[:80]!r}")
 
 
@@ -38,7 +42,9 @@ def render(messages: list[dict], add_generation_prompt: bool = False) -> str:
     return text + ("<|im_start|>assistant\n" if add_generation_prompt else "")
 
 
-def encode_chat(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> tuple[list[int], list[int]]:
+def encode_chat(
+    tokenizer, messages: list[dict], add_generation_prompt: bool = False
+) -> tuple[list[int], list[int]]:
     """Token ids and loss mask (same length, 1 on assistant content and its `<|im_end|>`).
 
     Turns are encoded apart, so a user who types "<|im_end|>" cannot close their own turn.
@@ -63,4 +69,6 @@ def encode_chat(tokenizer, messages: list[dict], add_generation_prompt: bool = F
 
 
 def _plain(tokenizer, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+    return (
+        tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+    )

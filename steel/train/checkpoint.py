@@ -32,11 +32,23 @@ from ..config import UserError
 from ..runlog import atomic_write
 from .parallel import World
 
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
-         errno.EFBIG: "the file size limit is reached", errno.EROFS: "the file system is read-only"}
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit is reached",
+    errno.EROFS: "the file system is read-only",
+}
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizers: list, state: dict, keep: int, world: World) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: list,
+    state: dict,
+    keep: int,
+    world: World,
+) -> Path:
     """Write checkpoint `step` and remove all but the `keep` newest. Returns its folder.
 
     Raises UserError when the disk is full; the older checkpoints are then untouched.
@@ -68,14 +80,20 @@ class Background:
         self._error: BaseException | None = None
         self._pending: tuple[Path, int] | None = None
 
-    def save(self, folder: Path, step: int, model: nn.Module, optimizers: list, state: dict, keep: int) -> Path:
+    def save(
+        self, folder: Path, step: int, model: nn.Module, optimizers: list, state: dict, keep: int
+    ) -> Path:
         """Copy the state, start to write it, return the folder that will be there. Waits for the save before."""
         self.wait()
         target, temporary = _begin(folder, step, self.world)
         if temporary is None:
             return target
-        future = dcp.async_save(_tensors(model, optimizers), checkpoint_id=str(temporary),
-                                process_group=self._group, no_dist=self.world.size == 1)
+        future = dcp.async_save(
+            _tensors(model, optimizers),
+            checkpoint_id=str(temporary),
+            process_group=self._group,
+            no_dist=self.world.size == 1,
+        )
         done = getattr(future, "upload_completion", future)
 
         def finish() -> None:
@@ -109,13 +127,20 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
     """
     _quiet()
     tensors = _tensors(model, optimizers)
-    settings = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in optimizers]
+    settings = [
+        [{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in optimizers
+    ]
     _check_names(checkpoint, tensors["model"])
     try:
         dcp.load(tensors, checkpoint_id=str(checkpoint), no_dist=world.size == 1)
-    except (Exception, CheckpointException) as error:  # shapes and keys that do not fit raise many types
-        raise UserError(f"checkpoint {checkpoint} does not fit this model or optimizer "
-                        f"({str(error).strip().splitlines()[0][:120]}); use another run folder") from None
+    except (
+        Exception,
+        CheckpointException,
+    ) as error:  # shapes and keys that do not fit raise many types
+        raise UserError(
+            f"checkpoint {checkpoint} does not fit this model or optimizer "
+            f"({str(error).strip().splitlines()[0][:120]}); use another run folder"
+        ) from None
     set_model_state_dict(model, tensors["model"])
     set_optimizer_state_dict(model, optimizers, optim_state_dict=tensors["optimizers"])
     for optimizer, groups in zip(optimizers, settings, strict=True):
@@ -126,11 +151,17 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
 
 def _check_names(checkpoint: Path, weights: dict) -> None:
     """UserError unless the checkpoint holds these weights and no others: DCP reads a part of a model without a word."""
-    stored = {k for k in dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata if k.startswith("model.")}
+    stored = {
+        k
+        for k in dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+        if k.startswith("model.")
+    }
     if odd := sorted(stored ^ {f"model.{name}" for name in weights}):
         where = "is only in the checkpoint" if odd[0] in stored else "is not in it"
-        raise UserError(f"checkpoint {checkpoint} does not fit this model ({odd[0].removeprefix('model.')} {where}); "
-                        "use another run folder")
+        raise UserError(
+            f"checkpoint {checkpoint} does not fit this model ({odd[0].removeprefix('model.')} {where}); "
+            "use another run folder"
+        )
 
 
 def complete(folder: Path) -> list[Path]:
@@ -166,12 +197,16 @@ def _publish(temporary: Path, target: Path, state: dict, keep: int) -> None:
     """The last step on rank 0: the state, the rename, and then the oldest go."""
     atomic_write(temporary / "state.json", json.dumps(state, indent=1, sort_keys=True))
     temporary.rename(target)
-    with contextlib.suppress(OSError):  # a rename outlives a power cut only once its folder is on disk
+    with contextlib.suppress(
+        OSError
+    ):  # a rename outlives a power cut only once its folder is on disk
         handle = os.open(target.parent, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
     for old in complete(target.parent)[: -max(1, keep)]:
-        gone = old.with_name(f".{old.name}.old")  # a crash while files go must not leave half of one under its name
+        gone = old.with_name(
+            f".{old.name}.old"
+        )  # a crash while files go must not leave half of one under its name
         old.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -181,8 +216,10 @@ def _explain(error: BaseException, temporary: Path, step: int) -> None:
     reason = disk_problem(error, temporary.parent)
     shutil.rmtree(temporary, ignore_errors=True)
     if reason:
-        raise UserError(f"cannot save step {step} in {temporary.parent}: {reason}; older checkpoints are whole, "
-                        "so make room and run the same command again") from None
+        raise UserError(
+            f"cannot save step {step} in {temporary.parent}: {reason}; older checkpoints are whole, "
+            "so make room and run the same command again"
+        ) from None
 
 
 def disk_problem(error: BaseException, folder: Path) -> str:
@@ -194,7 +231,9 @@ def disk_problem(error: BaseException, folder: Path) -> str:
             continue
         seen.add(id(e))
         reason = reason or _FULL.get(getattr(e, "errno", None), "")
-        failures = getattr(e, "failures", {})  # DCP's CheckpointException: {rank: (error, traceback)}
+        failures = getattr(
+            e, "failures", {}
+        )  # DCP's CheckpointException: {rank: (error, traceback)}
         pending += [e.__cause__, e.__context__, *(pair[0] for pair in failures.values())]
     with contextlib.suppress(OSError):  # torch's and safetensors' writers may swallow the number
         reason = reason or ("the disk is full" if shutil.disk_usage(folder).free < 1 << 20 else "")
@@ -202,4 +241,7 @@ def disk_problem(error: BaseException, folder: Path) -> str:
 
 
 def _tensors(model: nn.Module, optimizers: list) -> dict:
-    return {"model": get_model_state_dict(model), "optimizers": get_optimizer_state_dict(model, optimizers)}
+    return {
+        "model": get_model_state_dict(model),
+        "optimizers": get_optimizer_state_dict(model, optimizers),
+    }

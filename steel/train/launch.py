@@ -10,13 +10,24 @@ from ..config import PRESETS, Config, UserError
 from .parallel import World, check_batch
 
 TEMPLATES = {"slurm": "slurm.sh", "k8s": "k8s.yaml"}
-SECONDS_TO_SAVE = 300  # between the signal and the kill: one step and one checkpoint must fit into it
+SECONDS_TO_SAVE = (
+    300  # between the signal and the kill: one step and one checkpoint must fit into it
+)
 CPUS_PER_RANK = 8
 
 
-def render(kind: str, cfg: Config, preset: str, *, data: Path | str, run: Path | str,
-           tokenizer: Path | str | None = None, overrides: list[str] | None = None, nodes: int = 1,
-           gpus_per_node: int = 8) -> str:
+def render(
+    kind: str,
+    cfg: Config,
+    preset: str,
+    *,
+    data: Path | str,
+    run: Path | str,
+    tokenizer: Path | str | None = None,
+    overrides: list[str] | None = None,
+    nodes: int = 1,
+    gpus_per_node: int = 8,
+) -> str:
     """The launch file for `kind` ("slurm" or "k8s") of a pretraining run, as text.
 
     Raises UserError for an unknown kind and for a batch that does not divide among the ranks.
@@ -33,9 +44,13 @@ def render(kind: str, cfg: Config, preset: str, *, data: Path | str, run: Path |
     arguments = " ".join(_quoted(word) for word in [*words, *(overrides or [])])
     values = {
         "title": f"Pretraining, preset {cfg.preset}, {cfg.train.steps:,} steps, sharding {cfg.train.sharding}",
-        "name": re.sub(r"[^a-z0-9-]+", "-", f"steel-{cfg.preset}".lower()).strip("-"), "run": _quoted(str(run)),
-        "nodes": nodes, "gpus_per_node": gpus_per_node, "cpus_per_rank": CPUS_PER_RANK,
-        "seconds_to_save": SECONDS_TO_SAVE, "arguments": arguments,
+        "name": re.sub(r"[^a-z0-9-]+", "-", f"steel-{cfg.preset}".lower()).strip("-"),
+        "run": _quoted(str(run)),
+        "nodes": nodes,
+        "gpus_per_node": gpus_per_node,
+        "cpus_per_rank": CPUS_PER_RANK,
+        "seconds_to_save": SECONDS_TO_SAVE,
+        "arguments": arguments,
     }
     text = (PRESETS / "launch" / TEMPLATES[kind]).read_text(encoding="utf-8")
     for key, value in values.items():
@@ -47,10 +62,12 @@ def render(kind: str, cfg: Config, preset: str, *, data: Path | str, run: Path |
 def _quoted(word: str) -> str:
     """Safe in the shell, also inside the template's single quotes; UserError for what cannot be."""
     if "'" in word or "\n" in word:
-        raise UserError(f"{word!r} cannot stand in a launch script: it holds a quote or a line break")
+        raise UserError(
+            f"{word!r} cannot stand in a launch script: it holds a quote or a line break"
+        )
     quoted = shlex.quote(word)
     return quoted.replace("'", '"') if not re.search(r'[$`"\\]', word) else _refuse(word)
 
 
 def _refuse(word: str) -> str:
-    raise UserError(f"{word!r} cannot stand in a launch script: it holds one of $ ` \" \\")
+    raise UserError(f'{word!r} cannot stand in a launch script: it holds one of $ ` " \\')

@@ -58,13 +58,20 @@ class State:
     def to_dict(self) -> dict:
         """The JSON that goes into the checkpoint."""
         loss = self.loss if math.isfinite(self.loss) else None
-        return {"tokens": self.tokens, "bad_steps": self.bad_steps, "grad_norm_mean": self.grad_norm_mean, "loss": loss}
+        return {
+            "tokens": self.tokens,
+            "bad_steps": self.bad_steps,
+            "grad_norm_mean": self.grad_norm_mean,
+            "loss": loss,
+        }
 
     @classmethod
     def from_dict(cls, saved: dict) -> State:
         """Back from the checkpoint's JSON."""
         loss = math.nan if saved.get("loss") is None else saved["loss"]
-        return cls(saved["step"], saved["tokens"], saved["bad_steps"], saved["grad_norm_mean"], loss)
+        return cls(
+            saved["step"], saved["tokens"], saved["bad_steps"], saved["grad_norm_mean"], loss
+        )
 
 
 class StopSignal:
@@ -79,7 +86,9 @@ class StopSignal:
             names = ["SIGTERM", "SIGUSR1"] + ([] if "ipykernel" in sys.modules else ["SIGINT"])
             for name in names:
                 if (number := getattr(signal, name, None)) is not None:
-                    self._old[number] = signal.signal(number, lambda *_, name=name: setattr(self, "name", name))
+                    self._old[number] = signal.signal(
+                        number, lambda *_, name=name: setattr(self, "name", name)
+                    )
         return self
 
     def __exit__(self, *_) -> None:
@@ -121,7 +130,9 @@ class Fit:
         self.world.barrier()
         found = checkpoint.complete(self.run.checkpoints)
         if mode == "never" and found:
-            raise UserError(f"{self.run.path} already holds checkpoints; use another folder or --resume auto")
+            raise UserError(
+                f"{self.run.path} already holds checkpoints; use another folder or --resume auto"
+            )
         if not found:
             if self.world.is_main:
                 self.run.log.truncate_after(-1)
@@ -130,14 +141,22 @@ class Fit:
         self.state = State.from_dict(saved)
         if self.world.is_main:
             self.run.log.truncate_after(self.state.step)
-            self.run.log.write("event", what="resume", step=self.state.step, checkpoint=found[-1].name)
+            self.run.log.write(
+                "event", what="resume", step=self.state.step, checkpoint=found[-1].name
+            )
         return self.state.step
 
     def save(self, wait: bool) -> None:
         """Write a checkpoint of the current step; in the background when so configured, and then maybe not wait."""
         extra = {"data": self.data_state(self.state.step)} if self.data_state else {}
-        what = (self.run.checkpoints, self.state.step, self.model, self.optimizers, {**self.state.to_dict(), **extra},
-                self.cfg.keep_checkpoints)
+        what = (
+            self.run.checkpoints,
+            self.state.step,
+            self.model,
+            self.optimizers,
+            {**self.state.to_dict(), **extra},
+            self.cfg.keep_checkpoints,
+        )
         with self.speed.phase("checkpoint"):
             if self.background is None:
                 checkpoint.save(*what, self.world)
@@ -159,8 +178,12 @@ class Fit:
             names = sorted(metrics)
             summed = self.world.sum(loss_sum, count, *(x for n in names for x in metrics[n]))
             count = max(summed[1], 1.0)
-            logged = {n: summed[2 + 2 * i] / max(summed[3 + 2 * i], 1e-12) for i, n in enumerate(names)}
-            tokens = int(summed[2 + 2 * names.index("tokens")]) if "tokens" in metrics else int(count)
+            logged = {
+                n: summed[2 + 2 * i] / max(summed[3 + 2 * i], 1e-12) for i, n in enumerate(names)
+            }
+            tokens = (
+                int(summed[2 + 2 * names.index("tokens")]) if "tokens" in metrics else int(count)
+            )
             logged.pop("tokens", None)
             # FSDP averages gradients over ranks, so the sum over all tokens needs the factor world size.
             grad_norm = self._scale_and_clip(self.world.size / count)
@@ -183,16 +206,26 @@ class Fit:
                 total, weight = value if isinstance(value, tuple) else (value, 1.0)
                 old = metrics.get(name, (0.0, 0.0))
                 metrics[name] = (old[0] + total, old[1] + weight)
-        return float(loss_sum), float(count), {n: (float(a), float(b)) for n, (a, b) in metrics.items()}
+        return (
+            float(loss_sum),
+            float(count),
+            {n: (float(a), float(b)) for n, (a, b) in metrics.items()},
+        )
 
     def _precision(self):
         on = self.cfg.precision == "bf16" and self.world.size == 1
-        return torch.autocast(self.world.device.type, torch.bfloat16) if on else contextlib.nullcontext()
+        return (
+            torch.autocast(self.world.device.type, torch.bfloat16)
+            if on
+            else contextlib.nullcontext()
+        )
 
     def _scale_and_clip(self, scale: float) -> float:
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if not grads:
-            raise UserError("no parameter received a gradient: the batch holds no token with a loss")
+            raise UserError(
+                "no parameter received a gradient: the batch holds no token with a loss"
+            )
         torch._foreach_mul_(grads, scale)
         limit = self.cfg.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
@@ -206,14 +239,26 @@ class Fit:
             state.bad_steps += 1
             why = "gradient spike" if spike else "non-finite loss or gradient"
             if self.world.is_main:
-                self.run.log.write("event", what="skipped step", why=why, step=state.step, loss=state.loss,
-                                   grad_norm=grad_norm)
+                self.run.log.write(
+                    "event",
+                    what="skipped step",
+                    why=why,
+                    step=state.step,
+                    loss=state.loss,
+                    grad_norm=grad_norm,
+                )
             if state.bad_steps >= self.cfg.max_bad_steps:
-                raise UserError(f"{state.bad_steps} steps in a row had a {why} (last at step {state.step}); "
-                                f"lower train.learning_rate, or look at the data of these steps")
+                raise UserError(
+                    f"{state.bad_steps} steps in a row had a {why} (last at step {state.step}); "
+                    f"lower train.learning_rate, or look at the data of these steps"
+                )
         else:
             state.bad_steps = 0
-            state.grad_norm_mean = 0.98 * state.grad_norm_mean + 0.02 * grad_norm if state.grad_norm_mean else grad_norm
+            state.grad_norm_mean = (
+                0.98 * state.grad_norm_mean + 0.02 * grad_norm
+                if state.grad_norm_mean
+                else grad_norm
+            )
             for optimizer in self.optimizers:
                 optimizer.step()
         for optimizer in self.optimizers:
@@ -222,7 +267,11 @@ class Fit:
     def finished_before(self) -> bool:
         """Whether the model of this very step was written already: a crash may have come between the two."""
         ends = [r for r in read_log(self.run.log.path, "event") if r["what"] == "end"]
-        return bool(ends) and ends[-1]["step"] == self.state.step and (self.run.hf.exists() or not self.save_hf)
+        return (
+            bool(ends)
+            and ends[-1]["step"] == self.state.step
+            and (self.run.hf.exists() or not self.save_hf)
+        )
 
     def close(self) -> None:
         """Let a save in flight end, and the curves' writers."""
@@ -243,18 +292,35 @@ class Fit:
                     self.run.log.write("eval", step=step, tokens=self.state.tokens, **result)
                     if self.curves is not None:
                         self.curves.add(step, {f"eval/{k}": v for k, v in result.items()})
-            for row in (self.sample(self.model, step) if self.sample is not None else []):
+            for row in self.sample(self.model, step) if self.sample is not None else []:
                 if self.world.is_main:
                     self.run.log.write("sample", step=step, **row)
         self.model.train(was_training)
         return result
 
 
-def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], loss_fn: LossFn, run: RunFolder, *,
-        config: dict | None = None, steps: int | None = None, tokenizer=None, evaluate=None, sample=None,
-        data_state=None, resume: str = "auto", seed: int = 1, world: World | None = None, title: str = "training",
-        header: dict | None = None, save_hf: bool = True, flops: dict[str, float] | None = None,
-        events: list[dict] | None = None) -> FitResult:
+def fit(
+    model: nn.Module,
+    cfg: TrainConfig,
+    batch_fn: Callable[[int], list],
+    loss_fn: LossFn,
+    run: RunFolder,
+    *,
+    config: dict | None = None,
+    steps: int | None = None,
+    tokenizer=None,
+    evaluate=None,
+    sample=None,
+    data_state=None,
+    resume: str = "auto",
+    seed: int = 1,
+    world: World | None = None,
+    title: str = "training",
+    header: dict | None = None,
+    save_hf: bool = True,
+    flops: dict[str, float] | None = None,
+    events: list[dict] | None = None,
+) -> FitResult:
     """Train `model` for `steps` (default cfg.steps) optimizer steps and leave log, checkpoints and `hf/` in `run`.
 
     batch_fn(step) -> micro-batches of this rank; loss_fn(model, micro) -> (summed loss, count, metrics), where a
@@ -268,20 +334,42 @@ def fit(model: nn.Module, cfg: TrainConfig, batch_fn: Callable[[int], list], los
     steps = cfg.steps if steps is None else steps
     if steps <= 0:
         raise UserError(f"{title}: no steps to train; set its 'steps' or give it data")
-    stage = Fit(model, cfg, batch_fn, loss_fn, run, steps, world, evaluate, sample, data_state, seed, title, flops,
-                save_hf)
+    stage = Fit(
+        model,
+        cfg,
+        batch_fn,
+        loss_fn,
+        run,
+        steps,
+        world,
+        evaluate,
+        sample,
+        data_state,
+        seed,
+        title,
+        flops,
+        save_hf,
+    )
     with end_when_a_rank_is_lost(world, lambda: f"at step {stage.state.step}"):
-        start, seconds = _whole_stage(stage, tokenizer, resume, config or {}, header or {}, events or ())
+        start, seconds = _whole_stage(
+            stage, tokenizer, resume, config or {}, header or {}, events or ()
+        )
     model.eval()
     return FitResult(stage.state.step, stage.state.loss, stage.state.tokens, seconds, start)
 
 
-def _whole_stage(stage: Fit, tokenizer, resume: str, config: dict, header: dict, events) -> tuple[int, float]:
+def _whole_stage(
+    stage: Fit, tokenizer, resume: str, config: dict, header: dict, events
+) -> tuple[int, float]:
     """Resume, train, write the model; (step it started from, seconds)."""
     world, run = stage.world, stage.run
     start, began = stage.resume(resume), time.monotonic()
     if world.is_main:
-        facts = {"parameters": sum(p.numel() for p in stage.parameters), "steps": stage.steps, "title": stage.title}
+        facts = {
+            "parameters": sum(p.numel() for p in stage.parameters),
+            "steps": stage.steps,
+            "title": stage.title,
+        }
         run.log.header(config, ranks=world.size, **facts, **header)
         for event in events:
             run.log.write("event", **event)
@@ -290,8 +378,10 @@ def _whole_stage(stage: Fit, tokenizer, resume: str, config: dict, header: dict,
     try:
         _run(stage, start)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"out of GPU memory at step {stage.state.step} ({str(error).splitlines()[0][:120]}); lower "
-                        "train.micro_batch_size, or set train.activation_checkpointing=true") from None
+        raise UserError(
+            f"out of GPU memory at step {stage.state.step} ({str(error).splitlines()[0][:120]}); lower "
+            "train.micro_batch_size, or set train.activation_checkpointing=true"
+        ) from None
     finally:
         stage.close()
     seconds = time.monotonic() - began
@@ -299,14 +389,26 @@ def _whole_stage(stage: Fit, tokenizer, resume: str, config: dict, header: dict,
         if stage.save_hf:
             run.save_hf(stage.model, tokenizer, world)
         if world.is_main:
-            run.log.write("event", what="end", step=stage.state.step, tokens=stage.state.tokens, loss=stage.state.loss,
-                          seconds=round(seconds, 2), phases=stage.speed.phases(), peak_memory_bytes=peak_memory_bytes())
+            run.log.write(
+                "event",
+                what="end",
+                step=stage.state.step,
+                tokens=stage.state.tokens,
+                loss=stage.state.loss,
+                seconds=round(seconds, 2),
+                phases=stage.speed.phases(),
+                peak_memory_bytes=peak_memory_bytes(),
+            )
     return start, seconds
 
 
 def _run(stage: Fit, start: int) -> None:
     cfg, steps, state = stage.cfg, stage.steps, stage.state
-    with StopSignal() as stop, _bar(stage, start) as bar, Profile(stage.run.path, cfg, start, stage.world) as profile:
+    with (
+        StopSignal() as stop,
+        _bar(stage, start) as bar,
+        Profile(stage.run.path, cfg, start, stage.world) as profile,
+    ):
         if start == 0 and (stage.evaluate or stage.sample):
             stage.validate()
         stage.speed.start(state.tokens)
@@ -323,7 +425,11 @@ def _run(stage: Fit, start: int) -> None:
             if last or (cfg.eval_every and state.step % cfg.eval_every == 0):
                 stage.validate()
             stopping = stage.world.any(bool(stop.name)) if stage.world.size > 1 else bool(stop.name)
-            if last or stopping or (cfg.checkpoint_every and state.step % cfg.checkpoint_every == 0):
+            if (
+                last
+                or stopping
+                or (cfg.checkpoint_every and state.step % cfg.checkpoint_every == 0)
+            ):
                 stage.save(wait=last or stopping)
             if stopping and not last:
                 _stop(stage, stop.name)
@@ -331,15 +437,24 @@ def _run(stage: Fit, start: int) -> None:
 
 def _memory(world: World) -> dict:
     """Peaks of this process, and of its GPU's memory where there is one [bytes]."""
-    gpu = {"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated()} if world.device.type == "cuda" else {}
+    gpu = (
+        {"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated()}
+        if world.device.type == "cuda"
+        else {}
+    )
     return {"peak_memory_bytes": peak_memory_bytes(), **gpu}
 
 
 def _stop(stage: Fit, name: str) -> None:
     if stage.world.is_main:
-        stage.run.log.write("event", what="stopped", step=stage.state.step, signal=name, phases=stage.speed.phases())
-        print(f"\nstopped by {name or 'another rank'} at step {stage.state.step}; checkpoint saved in "
-              f"{stage.run.checkpoints}; the same command goes on from here", file=sys.stderr)
+        stage.run.log.write(
+            "event", what="stopped", step=stage.state.step, signal=name, phases=stage.speed.phases()
+        )
+        print(
+            f"\nstopped by {name or 'another rank'} at step {stage.state.step}; checkpoint saved in "
+            f"{stage.run.checkpoints}; the same command goes on from here",
+            file=sys.stderr,
+        )
     raise SystemExit(0)
 
 

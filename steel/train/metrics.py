@@ -14,7 +14,9 @@ import torch
 from ..config import Config, TrainConfig, UserError
 from .parallel import World
 
-PROFILE_AFTER = 3  # steps of warm-up before the profiler starts: compilation and the allocator settle there
+PROFILE_AFTER = (
+    3  # steps of warm-up before the profiler starts: compilation and the allocator settle there
+)
 
 
 def device_name() -> str | None:
@@ -35,8 +37,10 @@ def token_flops(cfg: Config) -> dict[str, float]:
     from .plan import flops_per_token
 
     try:
-        return {name: flops_per_token(cfg.model, cfg.data.sequence_length, name).total
-                for name in ("executed_causal", "executed_full", "seed")}
+        return {
+            name: flops_per_token(cfg.model, cfg.data.sequence_length, name).total
+            for name in ("executed_causal", "executed_full", "seed")
+        }
     except UserError:
         return {}
 
@@ -63,7 +67,9 @@ class Speed:
         rate, self._last = (tokens - before) / max(now - then, 1e-9), (now, tokens)
         result: dict = {"tokens_per_s": round(rate, 1)}
         if self._peak:
-            result["mfu"] = {name: round(flops * rate / self._peak, 4) for name, flops in self._flops.items()}
+            result["mfu"] = {
+                name: round(flops * rate / self._peak, 4) for name, flops in self._flops.items()
+            }
         return result
 
     def note(self, tokens: int, step: int, steps: int) -> dict:
@@ -106,7 +112,9 @@ class Curves:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise UserError("train.tensorboard needs the package tensorboard: pip install tensorboard") from None
+                raise UserError(
+                    "train.tensorboard needs the package tensorboard: pip install tensorboard"
+                ) from None
             # What a crashed attempt drew past the checkpoint is hidden, as in the log.
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         if is_main and cfg.wandb:
@@ -114,9 +122,16 @@ class Curves:
                 import wandb
             except ImportError:
                 raise UserError("train.wandb needs the package wandb: pip install wandb") from None
-            same = hashlib.sha256(f"{folder.absolute()} {title}".encode()).hexdigest()[:16]  # a resumed run goes on
-            self._wandb = wandb.init(project=cfg.wandb, dir=str(folder), name=f"{folder.name}-{title}", id=same,
-                                     resume="allow")
+            same = hashlib.sha256(f"{folder.absolute()} {title}".encode()).hexdigest()[
+                :16
+            ]  # a resumed run goes on
+            self._wandb = wandb.init(
+                project=cfg.wandb,
+                dir=str(folder),
+                name=f"{folder.name}-{title}",
+                id=same,
+                resume="allow",
+            )
 
     def add(self, step: int, values: dict) -> None:
         """The numbers among `values`, nested ones by a path, as of `step`."""

@@ -28,8 +28,19 @@ def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Opt
     ]
     groups = [{**g, "peak_lr": cfg.learning_rate} for g in groups if g["params"]]
     fused = any(p.is_cuda for p in rest)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(
-        groups, lr=cfg.learning_rate, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=fused or None)] if groups else []
+    optimizers: list[torch.optim.Optimizer] = (
+        [
+            torch.optim.AdamW(
+                groups,
+                lr=cfg.learning_rate,
+                betas=(cfg.beta1, cfg.beta2),
+                eps=cfg.eps,
+                fused=fused or None,
+            )
+        ]
+        if groups
+        else []
+    )
     if muon:
         optimizers.append(Muon(muon, lr=cfg.muon_learning_rate, weight_decay=cfg.weight_decay))
     return optimizers
@@ -56,7 +67,9 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "peak_lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(
+            params, {"lr": lr, "peak_lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure=None) -> None:

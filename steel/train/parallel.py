@@ -22,8 +22,16 @@ LOST_RANK = 75
 """Exit code of a rank that lost another one: try again (EX_TEMPFAIL), unlike 2, the user's mistake."""
 PATIENCE_S = 600
 """How long a rank waits for the others in one collective [s]; the environment variable STEEL_RANK_TIMEOUT_S wins."""
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Socket closed",
-         "Application timeout", "gloo/transport", "Connection refused")
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "Socket closed",
+    "Application timeout",
+    "gloo/transport",
+    "Connection refused",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,9 @@ class World:
 
 def join_world() -> World:
     """Join the process group that torchrun describes, or be alone. Safe to call twice."""
-    size, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
+    size, rank, local = (
+        int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0))
+    )
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local)
@@ -84,9 +94,12 @@ def end_when_a_rank_is_lost(world: World, where: Callable[[], str]) -> Iterator[
     except BaseException as error:  # DCP's CheckpointException is no Exception
         if world.size == 1 or not (reason := _lost_connection(error)):
             raise
-        print(f"steel: rank {world.rank} of {world.size} lost another rank {where()} ({reason}); look for the first "
-              "error above, then start all ranks again: the run goes on from its newest checkpoint",
-              file=sys.stderr, flush=True)
+        print(
+            f"steel: rank {world.rank} of {world.size} lost another rank {where()} ({reason}); look for the first "
+            "error above, then start all ranks again: the run goes on from its newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
         raise SystemExit(LOST_RANK) from None
 
 
@@ -100,7 +113,9 @@ def _lost_connection(error: BaseException) -> str:
         seen.add(id(e))
         text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         mark = next((mark for mark in _LOST if mark in text), "")
-        if isinstance(e, (dist.DistNetworkError, dist.DistBackendError)) or (mark and isinstance(e, RuntimeError)):
+        if isinstance(e, (dist.DistNetworkError, dist.DistBackendError)) or (
+            mark and isinstance(e, RuntimeError)
+        ):
             return mark or text[:80]
         failures = getattr(e, "failures", {})
         pending += [e.__cause__, e.__context__, *(pair[0] for pair in failures.values())]
@@ -110,8 +125,10 @@ def _lost_connection(error: BaseException) -> str:
 def check_batch(cfg: TrainConfig, world: World) -> None:
     """Every rank must run the same number of micro-batches; UserError when the batch does not divide."""
     if cfg.batch_size % world.size:
-        raise UserError(f"train.batch_size {cfg.batch_size} is not a multiple of {world.size} ranks; "
-                        f"use {cfg.batch_size - cfg.batch_size % world.size or world.size}")
+        raise UserError(
+            f"train.batch_size {cfg.batch_size} is not a multiple of {world.size} ranks; "
+            f"use {cfg.batch_size - cfg.batch_size % world.size or world.size}"
+        )
 
 
 def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: World) -> nn.Module:
@@ -128,8 +145,12 @@ def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: W
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    shape = {"hybrid": (world.size // local, local), "ddp": (world.size, 1)}.get(cfg.sharding, (world.size,))
-    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape):])
+    shape = {"hybrid": (world.size // local, local), "ddp": (world.size, 1)}.get(
+        cfg.sharding, (world.size,)
+    )
+    mesh = init_device_mesh(
+        world.device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :]
+    )
     # Inputs stay as they are: casting would round the rotary tables, which must be fp32. The hidden state is bf16
     # already, since the embedding is.
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)

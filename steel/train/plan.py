@@ -43,9 +43,13 @@ def _head_dim(model: ModelConfig) -> int:
 
 def _check(model: ModelConfig) -> None:
     if model.source != "steel":
-        raise UserError("the planner needs the shape in the preset (model.source: steel), not a transformers folder")
+        raise UserError(
+            "the planner needs the shape in the preset (model.source: steel), not a transformers folder"
+        )
     if model.feed_forward not in _FFN:
-        raise UserError(f"model.feed_forward must be one of {', '.join(_FFN)}, not '{model.feed_forward}'")
+        raise UserError(
+            f"model.feed_forward must be one of {', '.join(_FFN)}, not '{model.feed_forward}'"
+        )
 
 
 def _experts(model: ModelConfig) -> int:
@@ -67,7 +71,8 @@ def _router_parameters(model: ModelConfig) -> int:
         "soft_moe_v1": D * E + E,  # a linear gate with bias
         "soft_moe_v2": D * J,  # one score matrix for dispatch and combine
         "soft_moe_v3": D * J + 1,  # phi and its scale
-        "causal_soft_moe": 3 * D * J + 2 * J,  # phi_d, phi_c, prior b (J, D), rho, g (one each per slot)
+        "causal_soft_moe": 3 * D * J
+        + 2 * J,  # phi_d, phi_c, prior b (J, D), rho, g (one each per slot)
         "top_k_moe": D * E,
     }.get(model.feed_forward, 0)
 
@@ -82,8 +87,13 @@ def count_parameters(model: ModelConfig) -> dict[str, int]:
     """
     _check(model)
     D, L, V = model.hidden_size, model.num_hidden_layers, model.vocab_size
-    q_width, kv_width = model.num_attention_heads * _head_dim(model), model.num_key_value_heads * _head_dim(model)
-    attention = 2 * D * q_width + 2 * D * kv_width + (q_width + 2 * kv_width if model.qkv_bias else 0)
+    q_width, kv_width = (
+        model.num_attention_heads * _head_dim(model),
+        model.num_key_value_heads * _head_dim(model),
+    )
+    attention = (
+        2 * D * q_width + 2 * D * kv_width + (q_width + 2 * kv_width if model.qkv_bias else 0)
+    )
     count = {
         "embedding": V * D,
         "lm_head": 0 if model.tie_word_embeddings else V * D,
@@ -139,7 +149,12 @@ def _slots_per_token(model: ModelConfig, T: int) -> float:
 
 def _routing_flops(model: ModelConfig, T: int) -> float:
     """Router scores, dispatch and combine of one layer, forward [FLOPs/token] (soft-MoE: 2DJ for each product)."""
-    D, E, J, C = model.hidden_size, model.num_experts, model.num_experts * model.slots_per_expert, model.segment_length
+    D, E, J, C = (
+        model.hidden_size,
+        model.num_experts,
+        model.num_experts * model.slots_per_expert,
+        model.segment_length,
+    )
     return {
         "soft_moe_v1": 4 * D * E,  # scores, weighted sum
         "soft_moe_v2": 6 * D * J,  # scores, dispatch, combine
@@ -150,7 +165,9 @@ def _routing_flops(model: ModelConfig, T: int) -> float:
     }.get(model.feed_forward, 0)
 
 
-def flops_per_token(model: ModelConfig, sequence_length: int, convention: str = "executed_causal") -> Flops:
+def flops_per_token(
+    model: ModelConfig, sequence_length: int, convention: str = "executed_causal"
+) -> Flops:
     """FLOPs that one token costs in training, by component.
 
     executed_causal  every matrix product once, attention scores over the causal half (T/2 keys per query on average)
@@ -160,7 +177,9 @@ def flops_per_token(model: ModelConfig, sequence_length: int, convention: str = 
     """
     _check(model)
     if convention not in CONVENTIONS:
-        raise UserError(f"unknown FLOP convention '{convention}'; use one of {', '.join(CONVENTIONS)}")
+        raise UserError(
+            f"unknown FLOP convention '{convention}'; use one of {', '.join(CONVENTIONS)}"
+        )
     count, L, T = count_parameters(model), model.num_hidden_layers, sequence_length
     q_width = model.num_attention_heads * _head_dim(model)
     if convention in ("seed", "six_n"):
@@ -171,7 +190,9 @@ def flops_per_token(model: ModelConfig, sequence_length: int, convention: str = 
             attention = 4.0 * L * model.hidden_size * T
             forward["attention scores"], backward["attention scores"] = attention, 4 * attention
         return Flops(convention, forward, backward)
-    biases = L * (q_width + 2 * model.num_key_value_heads * _head_dim(model)) if model.qkv_bias else 0
+    biases = (
+        L * (q_width + 2 * model.num_key_value_heads * _head_dim(model)) if model.qkv_bias else 0
+    )
     expert_runs = experts_per_token(model) + _slots_per_token(model, T)
     keys = T if convention == "executed_full" else T / 2
     forward = {
@@ -187,7 +208,11 @@ def flops_per_token(model: ModelConfig, sequence_length: int, convention: str = 
 def mfu(model: ModelConfig, sequence_length: int, tokens_per_second: float, gpu_name: str,
         convention: str = "executed_causal") -> float:  # fmt: skip
     """Model FLOPs utilisation of one GPU at `tokens_per_second` per GPU [1]. Above 1 the claim cannot be true."""
-    return flops_per_token(model, sequence_length, convention).total * tokens_per_second / gpu(gpu_name).peak
+    return (
+        flops_per_token(model, sequence_length, convention).total
+        * tokens_per_second
+        / gpu(gpu_name).peak
+    )
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -212,11 +237,17 @@ def activation_bytes(model: ModelConfig, sequence_length: int, precision: str = 
     double, eager = model.expert == "double_swiglu", kernels == "eager"
     one_expert = (4 if eager else 3) * f + (3 if eager else 2) * D * double
     runs = experts_per_token(model) + _slots_per_token(model, sequence_length)
-    elements = (4 if model.feed_forward != "none" else 2) * D + (3 if eager else 2) * qk_width + runs * one_expert
+    elements = (
+        (4 if model.feed_forward != "none" else 2) * D
+        + (3 if eager else 2) * qk_width
+        + runs * one_expert
+    )
     elements += {
         "soft_moe_v1": runs * D,  # every expert's output waits for the gradient of its weight
         "top_k_moe": 3 * runs * D,  # and so do gathered inputs and sorted outputs
-        "causal_soft_moe": 5 * D * _slots_per_token(model, sequence_length),  # sums, states, normalised slots
+        "causal_soft_moe": 5
+        * D
+        * _slots_per_token(model, sequence_length),  # sums, states, normalised slots
         "soft_moe_v3": D,  # the normalised input
     }.get(model.feed_forward, 0)
     routing = 4 * (2 * J + 2) if model.feed_forward in (*SLOTTED, "causal_soft_moe") else 0
@@ -255,7 +286,8 @@ def memory(model: ModelConfig, *, num_gpus: int = 1, sharding: str = "full", mic
         "gradients": 4 * N / ranks,
         "optimizer": 8 * N / ranks,
         "gathered": gathered,
-        "activations": kept + 3 * tokens * D * width,  # embedding output, last norm's input and output
+        "activations": kept
+        + 3 * tokens * D * width,  # embedding output, last norm's input and output
         "logits": logits * (1 if precision == "bf16" else 0.8 if head == "eager" else 1),
         "runtime": RUNTIME,
     }
@@ -317,7 +349,9 @@ def plan(cfg: Config, gpu_name: str = "H800", num_gpus: int = 8, *, tokens: floa
     if num_gpus < 1:
         raise UserError(f"num_gpus must be at least 1, not {num_gpus}")
     if batch < num_gpus:
-        raise UserError(f"train.batch_size {batch} is less than one sequence for each of {num_gpus} GPUs; raise it")
+        raise UserError(
+            f"train.batch_size {batch} is less than one sequence for each of {num_gpus} GPUs; raise it"
+        )
     share, source = (mfu, "given") if mfu else (card.mfu, f"assumed ({card.mfu_source})")
     per_step = batch * T
     tokens = tokens or cfg.train.steps * per_step
@@ -338,7 +372,11 @@ def plan(cfg: Config, gpu_name: str = "H800", num_gpus: int = 8, *, tokens: floa
         gpu_hours=length * 24 * num_gpus, usd=money(length * 24 * num_gpus, card.name), memory_bytes=used,
         gpu_memory_bytes=card.memory, checkpoint_bytes=12 * count_parameters(cfg.model)["total"],
     )  # fmt: skip
-    return result if result.fits else replace(result, advice=_advice(cfg.model, micro, settings, card.memory))
+    return (
+        result
+        if result.fits
+        else replace(result, advice=_advice(cfg.model, micro, settings, card.memory))
+    )
 
 
 def _advice(model: ModelConfig, micro: int, settings: dict, limit: float) -> list[str]:
@@ -349,7 +387,9 @@ def _advice(model: ModelConfig, micro: int, settings: dict, limit: float) -> lis
             if memory(model, micro_batch_size=size, **trial)["total"] <= 0.9 * limit:
                 change = f"train.micro_batch_size={size}"
                 return [change + (" train.activation_checkpointing=true" if checkpointing else "")]
-    return ["no micro-batch fits: use more GPUs with train.sharding=full, or a GPU with more memory"]
+    return [
+        "no micro-batch fits: use more GPUs with train.sharding=full, or a GPU with more memory"
+    ]
 
 
 def render(plan: Plan) -> str:
@@ -358,11 +398,20 @@ def render(plan: Plan) -> str:
     unit = "CPU" if plan.gpu == "CPU" else "GPU"
     parts = ("embedding", "lm_head", "attention", "experts", "router", "norms")
     lines = [f"Plan for {plan.preset or 'a model'} on {plan.num_gpus} x {plan.gpu}", ""]
-    lines.append(f"Parameters        {count['total']:>16,}   active per token {count['active_per_token']:,}")
-    lines += [f"  {name:<15} {count[name]:>16,}   {count[name] / count['total']:6.1%}" for name in parts if count[name]]
+    lines.append(
+        f"Parameters        {count['total']:>16,}   active per token {count['active_per_token']:,}"
+    )
+    lines += [
+        f"  {name:<15} {count[name]:>16,}   {count[name] / count['total']:6.1%}"
+        for name in parts
+        if count[name]
+    ]
     lines += ["", "GFLOP per trained token (forward + backward), by convention"]
     lines += [f"  {name:<15} {flops.total / 1e9:>16.3f}" for name, flops in plan.flops.items()]
-    lines += ["", f"Memory per {unit}, estimated: {total / GIB:.1f} of {plan.gpu_memory_bytes / GIB:.0f} GiB"]
+    lines += [
+        "",
+        f"Memory per {unit}, estimated: {total / GIB:.1f} of {plan.gpu_memory_bytes / GIB:.0f} GiB",
+    ]
     lines += [f"  {name:<15} {used[name] / MIB:>12,.0f} MiB" for name in used if name != "total"]
     lines += [f"  DOES NOT FIT with a tenth to spare; try: {hint}" for hint in plan.advice]
     lines += [

@@ -59,7 +59,9 @@ def gpu(name: str) -> GPU:
             return value
     close = difflib.get_close_matches(name.upper(), GPUS, n=1, cutoff=0.3)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    raise UserError(f"unknown GPU '{name}'; {hint}known: {', '.join(GPUS)} (steel/train/plan_hardware.py)")
+    raise UserError(
+        f"unknown GPU '{name}'; {hint}known: {', '.join(GPUS)} (steel/train/plan_hardware.py)"
+    )
 
 
 def money(gpu_hours: float, gpu_name: str, currency: str = "USD") -> float:
@@ -94,7 +96,9 @@ class Run:
         return self.tokens / (self.tokens_per_second * self.num_gpus * SECONDS_PER_DAY)
 
 
-def _llama(hidden: int, width: int, layers: int, heads: int, kv: int, vocabulary: int, **other) -> ModelConfig:
+def _llama(
+    hidden: int, width: int, layers: int, heads: int, kv: int, vocabulary: int, **other
+) -> ModelConfig:
     return ModelConfig(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=width, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=kv, feed_forward="dense",

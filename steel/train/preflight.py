@@ -23,21 +23,33 @@ def memory_report(cfg: Config, world: World) -> dict | None:
     """
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     rows = -(-cfg.train.batch_size // world.size)
-    settings = {"num_gpus": world.size, "sharding": cfg.train.sharding, "sequence_length": cfg.data.sequence_length,
-                "precision": cfg.train.precision, "activation_checkpointing": cfg.train.activation_checkpointing,
-                "kernels": "fused" if cfg.train.compile else "eager", "gpus_per_node": ranks}
+    settings = {
+        "num_gpus": world.size,
+        "sharding": cfg.train.sharding,
+        "sequence_length": cfg.data.sequence_length,
+        "precision": cfg.train.precision,
+        "activation_checkpointing": cfg.train.activation_checkpointing,
+        "kernels": "fused" if cfg.train.compile else "eager",
+        "gpus_per_node": ranks,
+    }
     micro = max(1, min(cfg.train.micro_batch_size, rows))
     try:
         parts = memory(cfg.model, micro_batch_size=micro, **settings)
     except UserError:
         return None
     available = _available(world, ranks)
-    report = {"estimated_bytes": {name: round(size) for name, size in parts.items()}, "available_bytes": available,
-              "fits": parts["total"] <= MARGIN * available}
+    report = {
+        "estimated_bytes": {name: round(size) for name, size in parts.items()},
+        "available_bytes": available,
+        "fits": parts["total"] <= MARGIN * available,
+    }
     if not report["fits"]:
         report["advice"] = _advice(cfg, micro, settings, available)
-        print(f"memory: about {parts['total'] / GIB:.1f} GiB a rank are needed, {available / GIB:.1f} GiB are there; "
-              f"{report['advice']}", file=sys.stderr)
+        print(
+            f"memory: about {parts['total'] / GIB:.1f} GiB a rank are needed, {available / GIB:.1f} GiB are there; "
+            f"{report['advice']}",
+            file=sys.stderr,
+        )
     return report
 
 
@@ -56,7 +68,8 @@ def _advice(cfg: Config, micro: int, settings: dict, available: int) -> str:
             trial = settings | {"activation_checkpointing": recompute}
             if memory(cfg.model, micro_batch_size=size, **trial)["total"] <= MARGIN * available:
                 return f"set train.micro_batch_size={size}" + (
-                    " train.activation_checkpointing=true" if recompute else "")
+                    " train.activation_checkpointing=true" if recompute else ""
+                )
             size //= 2
     return "no micro-batch fits: use more GPUs with train.sharding=full, or a smaller model"
 
@@ -68,8 +81,11 @@ def dry_run(cfg: Config, gpu: str, num_gpus: int, data: str | os.PathLike | None
     """
     lines = [_plan_of_folder(cfg) if cfg.model.source == "hf" else render(plan(cfg, gpu, num_gpus))]
     train = cfg.train
-    lines += ["", f"Configuration     {cfg.preset or 'unnamed'} {cfg.hash()}   {train.optimizer}, {train.schedule}, "
-              f"{train.precision}, sharding {train.sharding}"]
+    lines += [
+        "",
+        f"Configuration     {cfg.preset or 'unnamed'} {cfg.hash()}   {train.optimizer}, {train.schedule}, "
+        f"{train.precision}, sharding {train.sharding}",
+    ]
     if data is not None:
         from ..data.shards import ShardSet
 
@@ -85,7 +101,13 @@ def _plan_of_folder(cfg: Config) -> str:
     model = build(cfg.model, device="meta")
     count = sum(p.numel() for p in model.parameters())
     tokens = cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
-    return "\n".join([f"Plan for {type(model).__name__} from {cfg.model.path}", "", f"Parameters        {count:>16,}",
-                      f"Tokens            {tokens:.4g} = {cfg.train.steps:,} steps",
-                      f"States            {16 * count / GIB:.2f} GiB over all ranks (fp32 weights, gradients, moments)",
-                      f"FLOPs             {6.0 * count * tokens:.3g} (6 N per token, embedding included)"])
+    return "\n".join(
+        [
+            f"Plan for {type(model).__name__} from {cfg.model.path}",
+            "",
+            f"Parameters        {count:>16,}",
+            f"Tokens            {tokens:.4g} = {cfg.train.steps:,} steps",
+            f"States            {16 * count / GIB:.2f} GiB over all ranks (fp32 weights, gradients, moments)",
+            f"FLOPs             {6.0 * count * tokens:.3g} (6 N per token, embedding included)",
+        ]
+    )

@@ -24,10 +24,17 @@ from .run_folder import RunFolder
 from .schedule import decay_start
 
 
-def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path | str | None = None, *,
-             resume: str = "auto", prompts: list[str] | None = None,
-             on_batch: Callable[[int, Batch], None] | None = None,
-             measure: Callable[[nn.Module, int], dict] | None = None) -> FitResult:
+def pretrain(
+    cfg: Config,
+    data: Path | str,
+    run_dir: Path | str,
+    tokenizer: Path | str | None = None,
+    *,
+    resume: str = "auto",
+    prompts: list[str] | None = None,
+    on_batch: Callable[[int, Batch], None] | None = None,
+    measure: Callable[[nn.Module, int], dict] | None = None,
+) -> FitResult:
     """Train cfg.model on the shards in `data`; leaves log, checkpoints and `hf/` in `run_dir`.
 
     tokenizer: its folder, copied beside the model. prompts: texts that the model continues at every validation.
@@ -58,12 +65,30 @@ def pretrain(cfg: Config, data: Path | str, run_dir: Path | str, tokenizer: Path
         return batch.to(world.device, non_blocking=True).split(micro)
 
     sample = sampler(words, prompts) if words is not None and prompts else None
-    anneal = {"anneal_from_step": decay_start(cfg.train.steps, cfg.train)} if cfg.data.anneal_weights else {}
-    return fit(model, cfg.train, batch_fn, next_token_loss(cfg.train.z_loss), run, config=cfg.to_dict(),
-               tokenizer=words, evaluate=validator(cfg, data, world, measure=measure), sample=sample,
-               data_state=loader.state, resume=resume, seed=cfg.seed, world=world, title="pretraining",
-               flops=token_flops(cfg), events=events,
-               header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal})
+    anneal = (
+        {"anneal_from_step": decay_start(cfg.train.steps, cfg.train)}
+        if cfg.data.anneal_weights
+        else {}
+    )
+    return fit(
+        model,
+        cfg.train,
+        batch_fn,
+        next_token_loss(cfg.train.z_loss),
+        run,
+        config=cfg.to_dict(),
+        tokenizer=words,
+        evaluate=validator(cfg, data, world, measure=measure),
+        sample=sample,
+        data_state=loader.state,
+        resume=resume,
+        seed=cfg.seed,
+        world=world,
+        title="pretraining",
+        flops=token_flops(cfg),
+        events=events,
+        header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal},
+    )
 
 
 def read(loader: Loader, step: int) -> Batch:
@@ -82,7 +107,9 @@ class Ahead:
     def batch(self, step: int) -> Batch:
         """`loader.batch(step)`, and a start on step + 1."""
         expected, future = self._next or (None, None)
-        batch = future.result() if expected == step else self._pool.submit(self._read, step).result()
+        batch = (
+            future.result() if expected == step else self._pool.submit(self._read, step).result()
+        )
         self._next = (step + 1, self._pool.submit(self._read, step + 1))
         return batch
 
@@ -121,24 +148,57 @@ def _install_kernels(model: nn.Module, cfg: Config, world: World) -> None:
 
     dtype = torch.bfloat16 if cfg.train.precision == "bf16" else torch.float32
     say = print if world.is_main else None
-    sizes = sizes_of(model.config, batch=cfg.train.micro_batch_size, length=cfg.data.sequence_length,
-                     documents=cfg.data.mask_documents)
+    sizes = sizes_of(
+        model.config,
+        batch=cfg.train.micro_batch_size,
+        length=cfg.data.sequence_length,
+        documents=cfg.data.mask_documents,
+    )
     try:
-        install(model, choose(cfg.train.kernels, device=world.device, dtype=dtype, compiled=cfg.train.compile, say=say,
-                              sizes=sizes))
-    except (ValueError, RuntimeError) as error:  # a wrong name; a kernel after which the GPU needs a new process
+        install(
+            model,
+            choose(
+                cfg.train.kernels,
+                device=world.device,
+                dtype=dtype,
+                compiled=cfg.train.compile,
+                say=say,
+                sizes=sizes,
+            ),
+        )
+    except (
+        ValueError,
+        RuntimeError,
+    ) as error:  # a wrong name; a kernel after which the GPU needs a new process
         raise UserError(f"train.{error}") from None
 
 
 def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
     """The sample order: a new one, or the one that the newest checkpoint was in the middle of."""
-    data, wanted = cfg.data, {"mixture": mixture(cfg, shards.sources), "batch_size": cfg.train.batch_size}
+    data, wanted = (
+        cfg.data,
+        {"mixture": mixture(cfg, shards.sources), "batch_size": cfg.train.batch_size},
+    )
     place = {"rank": world.rank, "world": world.size}
     found = checkpoint.complete(run.checkpoints)
     if found and (state := json.loads((found[-1] / "state.json").read_text()).get("data")):
-        return Loader.from_state(shards, state, sequence_length=data.sequence_length, seed=cfg.seed,
-                                 mask_documents=data.mask_documents, **wanted, **place)
-    return Loader(shards, data.sequence_length, seed=cfg.seed, mask_documents=data.mask_documents, **wanted, **place)
+        return Loader.from_state(
+            shards,
+            state,
+            sequence_length=data.sequence_length,
+            seed=cfg.seed,
+            mask_documents=data.mask_documents,
+            **wanted,
+            **place,
+        )
+    return Loader(
+        shards,
+        data.sequence_length,
+        seed=cfg.seed,
+        mask_documents=data.mask_documents,
+        **wanted,
+        **place,
+    )
 
 
 def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | None:
@@ -151,8 +211,10 @@ def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | 
         return weights
     start = decay_start(cfg.train.steps, cfg.train)
     if start is None:
-        raise UserError(f"data.anneal_weights needs a stage in which the learning rate decays: train.schedule=wsd, not "
-                        f"{cfg.train.schedule}")
+        raise UserError(
+            f"data.anneal_weights needs a stage in which the learning rate decays: train.schedule=wsd, not "
+            f"{cfg.train.schedule}"
+        )
     chosen = {"step": start, "weights": dict.fromkeys(sources, 0.0) | anneal}
     return [{"step": 0, "weights": weights}, chosen] if start else chosen["weights"]
 
@@ -161,9 +223,15 @@ def next_token_loss(z_loss: float = 0.0):
     """loss_fn of the loop: cross-entropy of the next token, summed over targets [nats]."""
 
     def loss_fn(model: nn.Module, batch: Batch):
-        out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, labels=batch.targets,
-                    shift_labels=batch.targets, num_items_in_batch=1, use_cache=False,
-                    **({"z_loss": z_loss} if z_loss else {}))
+        out = model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            labels=batch.targets,
+            shift_labels=batch.targets,
+            num_items_in_batch=1,
+            use_cache=False,
+            **({"z_loss": z_loss} if z_loss else {}),
+        )
         count = (batch.targets != IGNORED).sum()  # stays on the device, which nobody waits for here
         return out.loss, count, {"tokens": (float(batch.input_ids.numel()), 1.0)}
 
@@ -180,7 +248,15 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 16, measu
     if not shards.pieces:
         return measure
     rows = cfg.train.micro_batch_size
-    loader = Loader(shards, cfg.data.sequence_length, rows, 0, rank=0, world=1, mask_documents=cfg.data.mask_documents)
+    loader = Loader(
+        shards,
+        cfg.data.sequence_length,
+        rows,
+        0,
+        rank=0,
+        world=1,
+        mask_documents=cfg.data.mask_documents,
+    )
     count = min(most, math.ceil(loader.samples / rows))
     loss_fn = next_token_loss()
 
@@ -190,17 +266,26 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 16, measu
             batch = loader.batch(i).to(world.device)
             for source in batch.source.unique().tolist():
                 chosen = batch.source == source
-                part = Batch(batch.input_ids[chosen], batch.targets[chosen], batch.position_ids[chosen],
-                             batch.source[chosen])
+                part = Batch(
+                    batch.input_ids[chosen],
+                    batch.targets[chosen],
+                    batch.position_ids[chosen],
+                    batch.source[chosen],
+                )
                 loss, n, _ = loss_fn(model, part)
                 loss, n = float(loss), float(n)
                 had = by_source.get(source, (0.0, 0.0))
                 by_source[source] = (had[0] + loss, had[1] + n)
                 total, weight = total + loss, weight + n
         mean = total / max(weight, 1.0)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 50.0)),
-                "by_source": {loader.sources[s]: a / max(b, 1.0) for s, (a, b) in sorted(by_source.items())},
-                **(measure(model, step) if measure is not None else {})}
+        return {
+            "loss": mean,
+            "perplexity": math.exp(min(mean, 50.0)),
+            "by_source": {
+                loader.sources[s]: a / max(b, 1.0) for s, (a, b) in sorted(by_source.items())
+            },
+            **(measure(model, step) if measure is not None else {}),
+        }
 
     return evaluate
 
@@ -216,9 +301,15 @@ def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
         device = next(model.parameters()).device
         for prompt in prompts:
             ids = torch.tensor([encode_text(tokenizer, prompt)], device=device)
-            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
-                                 do_sample=False, pad_token_id=tokenizer.pad_token_id or 0, eos_token_id=[0, 2])
-            text = tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id or 0,
+                eos_token_id=[0, 2],
+            )
+            text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
             rows.append({"prompt": prompt, "completion": text})
         return rows
 
@@ -243,11 +334,15 @@ def _check(cfg: Config, world: World) -> None:
     if cfg.train.steps <= 0:
         raise UserError("train.steps must be above 0")
     if cfg.train.z_loss and cfg.model.source == "hf":
-        raise UserError("train.z_loss is computed by Steel's own head; set train.z_loss=0 with model.source=hf")
+        raise UserError(
+            "train.z_loss is computed by Steel's own head; set train.z_loss=0 with model.source=hf"
+        )
     check_batch(cfg.train, world)
 
 
 def _check_vocabulary(model: nn.Module, shards: ShardSet, tokenizer) -> None:
     rows = model.config.vocab_size
     if tokenizer is not None and len(tokenizer) > rows:
-        raise UserError(f"the tokenizer has {len(tokenizer)} entries, model.vocab_size only {rows}; raise it")
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} entries, model.vocab_size only {rows}; raise it"
+        )

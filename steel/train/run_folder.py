@@ -48,8 +48,10 @@ class RunFolder:
             except Exception as error:
                 if reason := disk_problem(error, self.path):
                     shutil.rmtree(fresh, ignore_errors=True)
-                    raise UserError(f"cannot write {self.hf}: {reason}; the checkpoint is whole, so make room and run "
-                                    "the same command again") from None
+                    raise UserError(
+                        f"cannot write {self.hf}: {reason}; the checkpoint is whole, so make room and run "
+                        "the same command again"
+                    ) from None
                 raise
             if self.hf.exists():
                 self.hf.rename(old)

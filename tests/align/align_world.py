@@ -21,7 +21,9 @@ def people(n: int, seed: int = 0) -> list[tuple[str, str]]:
     """n (name, city) pairs."""
     rng = np.random.default_rng(seed)
     names = [a + b + c for a in SURNAMES for b in GIVEN for c in GIVEN]
-    return [(names[i], CITIES[int(rng.integers(len(CITIES)))]) for i in rng.permutation(len(names))[:n]]
+    return [
+        (names[i], CITIES[int(rng.integers(len(CITIES)))]) for i in rng.permutation(len(names))[:n]
+    ]
 
 
 def turn(role: str, content: str) -> dict:
@@ -35,7 +37,10 @@ def sft_rows(n: int, seed: int = 0) -> list[dict]:
         messages = []
         for _ in range(int(rng.choice([1, 1, 2, 3]))):
             name, city = known[int(rng.integers(len(known)))]
-            messages += [turn("user", f"{name}住在哪里？"), turn("assistant", f"{name}住在{city}。")]
+            messages += [
+                turn("user", f"{name}住在哪里？"),
+                turn("assistant", f"{name}住在{city}。"),
+            ]
         rows.append({"messages": messages, "kind": "qa", "lang": "zh"})
     return rows
 
@@ -45,27 +50,61 @@ def preference_rows(n: int, seed: int = 0) -> list[dict]:
     for _ in range(n):
         name, city = known[int(rng.integers(len(known)))]
         wrong = CITIES[(CITIES.index(city) + int(rng.integers(1, len(CITIES)))) % len(CITIES)]
-        rows.append({"messages": [turn("user", f"{name}住在哪里？")], "chosen": f"{name}住在{city}。",
-                     "rejected": f"{name}住在{wrong}。", "kind": "wrong_value", "lang": "zh"})
+        rows.append(
+            {
+                "messages": [turn("user", f"{name}住在哪里？")],
+                "chosen": f"{name}住在{city}。",
+                "rejected": f"{name}住在{wrong}。",
+                "kind": "wrong_value",
+                "lang": "zh",
+            }
+        )
     return rows
 
 
 def rl_rows(n: int, seed: int = 0) -> list[dict]:
-    return [{"messages": [turn("user", f"{name}住在哪里？")], "answer": city, "options": [], "kind": "qa",
-             "lang": "zh"} for name, city in people(n, seed)]
+    return [
+        {
+            "messages": [turn("user", f"{name}住在哪里？")],
+            "answer": city,
+            "options": [],
+            "kind": "qa",
+            "lang": "zh",
+        }
+        for name, city in people(n, seed)
+    ]
 
 
 def write(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
     return path
 
 
-def base_model(folder: Path, hidden_size: int = 32, layers: int = 2, vocab_size: int = 400, seed: int = 0, **fields):
+def base_model(
+    folder: Path,
+    hidden_size: int = 32,
+    layers: int = 2,
+    vocab_size: int = 400,
+    seed: int = 0,
+    **fields,
+):
     """An untrained model and a tokenizer in a Hugging Face folder; returns (folder, model, tokenizer)."""
-    texts = [m["content"] for row in sft_rows(64) for m in row["messages"]] + ["user\nassistant\n", *CITIES]
+    texts = [m["content"] for row in sft_rows(64) for m in row["messages"]] + [
+        "user\nassistant\n",
+        *CITIES,
+    ]
     tokenizer = bpe.train(texts, vocab_size)
-    cfg = ModelConfig(vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=hidden_size * 3,
-                      num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4, **fields)
+    cfg = ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size * 3,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        **fields,
+    )
     build(cfg, seed=seed).save_pretrained(folder)
     bpe.save(tokenizer, folder)
     return folder, *open_model(folder)
@@ -73,9 +112,18 @@ def base_model(folder: Path, hidden_size: int = 32, layers: int = 2, vocab_size:
 
 def awake(feed_forward: str, seed: int = 0):
     """A model in fp64 with perturbed weights, so that no layer is close to zero; 16-token segments."""
-    cfg = ModelConfig(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                      num_key_value_heads=4, feed_forward=feed_forward, num_experts=3, num_shared_experts=1,
-                      segment_length=16)
+    cfg = ModelConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        feed_forward=feed_forward,
+        num_experts=3,
+        num_shared_experts=1,
+        segment_length=16,
+    )
     model = build(cfg, seed=seed, dtype=torch.float64).eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -47,7 +47,10 @@ def resumed_equals_unbroken(crash_at, tmp_path):
 
     def curve(folder):
         noise = ("time_s", "tokens_per_s", "peak_memory_bytes")
-        return [{k: v for k, v in r.items() if k not in noise} for r in read_log(folder / "log.jsonl", "step")]
+        return [
+            {k: v for k, v in r.items() if k not in noise}
+            for r in read_log(folder / "log.jsonl", "step")
+        ]
 
     def check(run_stage, step):
         crash_at(None)
@@ -57,9 +60,14 @@ def resumed_equals_unbroken(crash_at, tmp_path):
             run_stage(tmp_path / "killed")
         crash_at(None)
         run_stage(tmp_path / "killed")
-        assert any(r["what"] == "resume" for r in read_log(tmp_path / "killed" / "log.jsonl", "event"))
+        assert any(
+            r["what"] == "resume" for r in read_log(tmp_path / "killed" / "log.jsonl", "event")
+        )
         assert curve(tmp_path / "killed") == curve(tmp_path / "unbroken")
-        left, right = (load_file(tmp_path / name / "hf" / "model.safetensors") for name in ("unbroken", "killed"))
+        left, right = (
+            load_file(tmp_path / name / "hf" / "model.safetensors")
+            for name in ("unbroken", "killed")
+        )
         assert left.keys() == right.keys() and all(left[k].equal(right[k]) for k in left)
         return curve(tmp_path / "unbroken")
 

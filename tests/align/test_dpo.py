@@ -35,14 +35,22 @@ def test_equal_answers_or_an_unmoved_policy_cost_exactly_log_2(base):
     rows = pad_rows([row, other])
     unmoved = dpo.PairBatch(rows, score_answers(model, rows).logprob.sum(-1).detach())
     total, count, metrics = loss(model, unmoved)
-    assert total.item() == pytest.approx(math.log(2), abs=1e-12) and count == 1 and metrics["margin"][0] == 0
+    assert (
+        total.item() == pytest.approx(math.log(2), abs=1e-12)
+        and count == 1
+        and metrics["margin"][0] == 0
+    )
 
 
 def test_the_whole_loss_equals_a_hand_computation_from_full_logits(base):
     """Prompt excluded, last turn only, padding ignored, in fp64."""
     _, model, tokenizer = base
     model = type(model)(model.config).double().eval()
-    prompt = [turn("user", "林晓雨住在哪里？"), turn("assistant", "云州。"), turn("user", "陈明呢？")]
+    prompt = [
+        turn("user", "林晓雨住在哪里？"),
+        turn("assistant", "云州。"),
+        turn("user", "陈明呢？"),
+    ]
     rows = [encode_answer(tokenizer, prompt, a) for a in ("陈明住在白港。", "云州。")]
 
     def by_hand(ids, start):
@@ -55,12 +63,16 @@ def test_the_whole_loss_equals_a_hand_computation_from_full_logits(base):
         stage = config(dpo={"beta": 0.2, "length_normalised": normalised}).dpo
         loss, _, metrics = dpo.Loss(stage)(model, dpo.PairBatch(pad_rows(rows), reference))
         gains = [
-            (by_hand(*r) - f) / (len(r[0]) - r[1] if normalised else 1) for r, f in zip(rows, reference, strict=True)
+            (by_hand(*r) - f) / (len(r[0]) - r[1] if normalised else 1)
+            for r, f in zip(rows, reference, strict=True)
         ]
         expected = -torch.nn.functional.logsigmoid(0.2 * (gains[0] - gains[1]))
         torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
         assert metrics["reward_chosen"][0] == pytest.approx(0.2 * gains[0].item())
-        grads = [torch.autograd.grad(x, model.model.norm.weight, retain_graph=True)[0] for x in (loss, expected)]
+        grads = [
+            torch.autograd.grad(x, model.model.norm.weight, retain_graph=True)[0]
+            for x in (loss, expected)
+        ]
         torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-14)
 
 
@@ -70,7 +82,9 @@ def test_reference_is_computed_once_and_again_when_its_key_changes(base, tmp_pat
     cache = tmp_path / "reference.safetensors"
     first = dpo.reference_logprobs(model, pairs, cache, "a", World(), 4)
     rows = pairs.rows([3])
-    torch.testing.assert_close(first[3], score_answers(model, rows).logprob.sum(-1).detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        first[3], score_answers(model, rows).logprob.sum(-1).detach(), rtol=1e-4, atol=1e-4
+    )
     calls = []
     real = dpo.score_answers
     monkeypatch.setattr(dpo, "score_answers", lambda *a: calls.append(1) or real(*a))
@@ -95,12 +109,16 @@ def test_dpo_learns_to_prefer(base, tmp_path):
     )
     dpo.run(cfg, base[0], data, tmp_path / "run")
     steps = read_log(tmp_path / "run" / "log.jsonl", "step")
-    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and abs(steps[0]["margin"]) < 1e-5
+    assert (
+        steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and abs(steps[0]["margin"]) < 1e-5
+    )
     assert steps[-1]["loss"] < 0.6 and steps[-1]["accuracy"] > 0.6 and steps[-1]["margin"] > 0.1
     assert steps[-1]["reward_chosen"] > steps[-1]["reward_rejected"]
 
 
-def test_interrupted_and_resumed_dpo_is_bit_equal_to_unbroken(base, tmp_path, resumed_equals_unbroken):
+def test_interrupted_and_resumed_dpo_is_bit_equal_to_unbroken(
+    base, tmp_path, resumed_equals_unbroken
+):
     data = write(tmp_path / "p.jsonl", preference_rows(20))
     cfg = config(
         dpo={
@@ -118,7 +136,9 @@ def test_interrupted_and_resumed_dpo_is_bit_equal_to_unbroken(base, tmp_path, re
 
 def test_long_pairs_are_counted_and_settings_without_meaning_are_refused(base, tmp_path):
     _, _, tokenizer = base
-    rows = preference_rows(4) + [{"messages": [turn("user", "问")], "chosen": "长" * 90, "rejected": "短"}]
+    rows = preference_rows(4) + [
+        {"messages": [turn("user", "问")], "chosen": "长" * 90, "rejected": "短"}
+    ]
     pairs, counts = dpo.encode_pairs(tokenizer, rows, 64)
     assert len(pairs) == 4 and counts == {"skipped": 1}
     with pytest.raises(UserError, match="sequence_length"):
@@ -138,27 +158,58 @@ def test_trl_walks_the_same_loss_curve(base, tmp_path):
     rows = preference_rows(8)
     data = write(tmp_path / "p.jsonl", rows)
     cfg = config(
-        dpo={"steps": 5, "batch_size": 8, "micro_batch_size": 8, "log_every": 1, "learning_rate": 1e-3,
-             "warmup_steps": 0, "schedule": "constant", "weight_decay": 0.0, "beta": 0.3}
+        dpo={
+            "steps": 5,
+            "batch_size": 8,
+            "micro_batch_size": 8,
+            "log_every": 1,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0,
+            "schedule": "constant",
+            "weight_decay": 0.0,
+            "beta": 0.3,
+        }
     )
     dpo.run(cfg, folder, data, tmp_path / "ours")
     ours = read_log(tmp_path / "ours" / "log.jsonl", "step")
     # Text rows, not messages: TRL would otherwise also score the line break that the template puts after <|im_end|>.
     texts = [
-        {"prompt": render(r["messages"], add_generation_prompt=True), "chosen": r["chosen"], "rejected": r["rejected"]}
+        {
+            "prompt": render(r["messages"], add_generation_prompt=True),
+            "chosen": r["chosen"],
+            "rejected": r["rejected"],
+        }
         for r in rows
     ]
     args = trl.DPOConfig(
-        output_dir=str(tmp_path / "trl"), max_steps=5, per_device_train_batch_size=8, learning_rate=1e-3, beta=0.3,
-        lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.95,
+        output_dir=str(tmp_path / "trl"),
+        max_steps=5,
+        per_device_train_batch_size=8,
+        learning_rate=1e-3,
+        beta=0.3,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
         logging_steps=1,
-        max_grad_norm=1.0, report_to=[], save_strategy="no", bf16=False, use_cpu=True, disable_tqdm=True,
+        max_grad_norm=1.0,
+        report_to=[],
+        save_strategy="no",
+        bf16=False,
+        use_cpu=True,
+        disable_tqdm=True,
         gradient_checkpointing=False,
     )
     trainer = trl.DPOTrainer(
-        model=str(folder), args=args, train_dataset=datasets.Dataset.from_list(texts), processing_class=tokenizer
+        model=str(folder),
+        args=args,
+        train_dataset=datasets.Dataset.from_list(texts),
+        processing_class=tokenizer,
     )
     trainer.train()
     theirs = [r for r in trainer.state.log_history if "loss" in r]
     assert [r["loss"] for r in theirs] == pytest.approx([r["loss"] for r in ours], abs=2e-4)
-    assert [r["rewards/margins"] for r in theirs] == pytest.approx([r["margin"] for r in ours], rel=2e-2, abs=2e-3)
+    assert [r["rewards/margins"] for r in theirs] == pytest.approx(
+        [r["margin"] for r in ours], rel=2e-2, abs=2e-3
+    )

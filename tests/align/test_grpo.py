@@ -17,7 +17,9 @@ def test_advantages_are_centred_scaled_and_zero_without_variance():
         scaled[0], torch.tensor([3.0, -1, -1, -1], dtype=torch.float64) / 3**0.5, rtol=1e-3, atol=0
     )
     assert scaled[1].abs().max() == 0
-    torch.testing.assert_close(scaled[2].abs(), torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        scaled[2].abs(), torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=0
+    )
     assert scaled.mean(-1).abs().max() < 1e-12
     torch.testing.assert_close(grpo.advantages(reward, scale_by_std=False)[0], reward[0] - 0.25)
 
@@ -33,8 +35,12 @@ def test_the_clip_stops_the_gradient_only_where_the_step_has_already_been_taken(
             logprob, torch.zeros(4, dtype=torch.float64), torch.tensor(advantage), 0.2, 0.3
         )
         loss.sum().backward()
-        torch.testing.assert_close(loss.detach(), -advantage * torch.tensor(value, dtype=torch.float64))
-        torch.testing.assert_close(logprob.grad, -advantage * ratio * torch.tensor(live, dtype=torch.float64))
+        torch.testing.assert_close(
+            loss.detach(), -advantage * torch.tensor(value, dtype=torch.float64)
+        )
+        torch.testing.assert_close(
+            logprob.grad, -advantage * ratio * torch.tensor(live, dtype=torch.float64)
+        )
         assert clipped.tolist() == [not x for x in live]
 
 
@@ -43,7 +49,9 @@ def test_low_variance_kl_is_never_negative_and_is_zero_at_the_reference():
     kl = grpo.low_variance_kl(-difference, torch.zeros(13, dtype=torch.float64))
     assert (kl >= 0).all() and kl[6] == 0
     p, q = torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.3, 0.3, 0.4]).log()
-    torch.testing.assert_close((p.exp() * grpo.low_variance_kl(p, q)).sum(), (p.exp() * (p - q)).sum())
+    torch.testing.assert_close(
+        (p.exp() * grpo.low_variance_kl(p, q)).sum(), (p.exp() * (p - q)).sum()
+    )
 
 
 class Bandit(torch.nn.Module):
@@ -54,15 +62,22 @@ class Bandit(torch.nn.Module):
         self.theta = torch.nn.Parameter(torch.zeros(4))
 
     def forward(self, input_ids, logits_to_keep, use_cache):
-        return type("Out", (), {"logits": self.theta.expand(*input_ids.shape, 4)[:, -logits_to_keep:]})
+        return type(
+            "Out", (), {"logits": self.theta.expand(*input_ids.shape, 4)[:, -logits_to_keep:]}
+        )
 
 
 def play(stage, steps, payoff, updates=1):
     policy, loss = Bandit(), grpo.Loss(stage)
-    optimizer, generator = torch.optim.SGD(policy.parameters(), lr=1.0), torch.Generator().manual_seed(0)
+    optimizer, generator = (
+        torch.optim.SGD(policy.parameters(), lr=1.0),
+        torch.Generator().manual_seed(0),
+    )
     clipped = 0.0
     for _ in range(steps):
-        arm_PG = torch.multinomial(policy.theta.softmax(0).detach(), 32, True, generator=generator).view(4, 8)
+        arm_PG = torch.multinomial(
+            policy.theta.softmax(0).detach(), 32, True, generator=generator
+        ).view(4, 8)
         advantage = grpo.advantages(payoff[arm_PG], stage.scale_by_std).flatten()
         ids = torch.stack((torch.zeros(32, dtype=torch.int64), arm_PG.flatten()), dim=1)
         rows = AnswerRows(ids, torch.tensor([[False, True]]).expand(32, 2))
@@ -95,7 +110,15 @@ def test_several_updates_on_a_rollout_meet_the_clip_and_kl_holds_the_policy_back
 
 def roller_of(base, tmp_path, rows, world=None, **fields):
     _, model, tokenizer = base
-    stage = config(grpo={"batch_size": 4, "micro_batch_size": 2, "group_size": 4, "max_new_tokens": 5, **fields}).grpo
+    stage = config(
+        grpo={
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "group_size": 4,
+            "max_new_tokens": 5,
+            **fields,
+        }
+    ).grpo
     prompts, _ = grpo.encode_prompts(tokenizer, rows, 128)
     return grpo.Roller(model, tokenizer, prompts, stage, 1, world or World(), tmp_path / "rollouts")
 
@@ -110,7 +133,9 @@ def test_reward_reads_the_response_only_and_pays_nothing_for_silence(base, tmp_p
     }
 
     def paid(text, finished=True, row=question):
-        return roller.reward(row, Completion(tokenizer.encode(text) + ([2] if finished else []), finished))
+        return roller.reward(
+            row, Completion(tokenizer.encode(text) + ([2] if finished else []), finished)
+        )
 
     assert paid("") == (0.0, False) and paid("", row={**question, "options": []}) == (0.0, False)
     assert paid("云州") == (1.1, True) and paid("A") == (1.1, True) and paid("白港") == (0.1, False)
@@ -129,20 +154,25 @@ def test_groups_without_variance_are_counted_and_left_out(base, tmp_path, monkey
     )
     assert flat.metrics["zero_variance"] == (2.0, 2) and flat.metrics["accuracy"] == (4.0, 8)
     loss, count, _ = grpo.Loss(roller.stage)(base[1], flat)
-    assert count == 0 and loss.item() == 0 and loss.requires_grad  # the pass still runs: all ranks keep step
+    assert (
+        count == 0 and loss.item() == 0 and loss.requires_grad
+    )  # the pass still runs: all ranks keep step
 
 
 def test_what_a_prompt_draws_does_not_depend_on_the_number_of_ranks(base, tmp_path, monkeypatch):
     monkeypatch.setattr(grpo.Roller, "_all_done", lambda self: None)
     alone = roller_of(base, tmp_path, rl_rows(9), micro_batch_size=4, format_reward=0.0)
     ranks = [
-        roller_of(base, tmp_path, rl_rows(9), World(r, 2), micro_batch_size=4, format_reward=0.0) for r in (0, 1)
+        roller_of(base, tmp_path, rl_rows(9), World(r, 2), micro_batch_size=4, format_reward=0.0)
+        for r in (0, 1)
     ]
     seen = []
     for roller in (alone, *ranks):
         drawn = []
         monkeypatch.setattr(
-            roller, "reward", lambda row, c, drawn=drawn: (drawn.append((row["answer"], c.ids)), (0.0, False))[1]
+            roller,
+            "reward",
+            lambda row, c, drawn=drawn: (drawn.append((row["answer"], c.ids)), (0.0, False))[1],
         )
         roller.collect(3)
         seen.append(drawn)
@@ -158,13 +188,26 @@ SEVENS = [
 
 def test_grpo_teaches_an_untrained_model_the_answer(base, tmp_path):
     data = write(tmp_path / "rl.jsonl", SEVENS)
-    cfg = config(grpo={"steps": 20, "batch_size": 4, "micro_batch_size": 4, "group_size": 16, "max_new_tokens": 6,
-                       "log_every": 1, "learning_rate": 1e-2, "warmup_steps": 1, "schedule": "constant",
-                       "format_reward": 0.0})
+    cfg = config(
+        grpo={
+            "steps": 20,
+            "batch_size": 4,
+            "micro_batch_size": 4,
+            "group_size": 16,
+            "max_new_tokens": 6,
+            "log_every": 1,
+            "learning_rate": 1e-2,
+            "warmup_steps": 1,
+            "schedule": "constant",
+            "format_reward": 0.0,
+        }
+    )
     grpo.run(cfg, base[0], data, tmp_path / "run")
     steps = read_log(tmp_path / "run" / "log.jsonl", "step")
     assert steps[0]["accuracy"] < 0.15 and sum(s["accuracy"] for s in steps[-3:]) / 3 > 0.3
-    assert {"reward", "entropy", "length", "zero_variance", "finished", "clipped"} <= steps[0].keys()
+    assert {"reward", "entropy", "length", "zero_variance", "finished", "clipped"} <= steps[
+        0
+    ].keys()
 
 
 @pytest.mark.parametrize(("updates", "kl_beta", "crash"), [(1, 0.0, 3), (2, 0.05, 4)])

@@ -7,20 +7,25 @@ from steel.align.packing import IGNORE, Dialogues, PackedEpochs, best_fit_decrea
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 32), max_size=60), st.integers(32, 50), st.integers(0, 5))
-def test_every_item_exactly_once_no_bin_overflows_and_the_count_is_constant(lengths, capacity, seed):
+def test_every_item_exactly_once_no_bin_overflows_and_the_count_is_constant(
+    lengths, capacity, seed
+):
     order = np.random.default_rng(seed).permutation(len(lengths))
     bins = best_fit_decreasing(lengths, capacity, order)
     assert sorted(i for items in bins for i in items) == list(range(len(lengths)))
     assert all(items and sum(lengths[i] for i in items) <= capacity for items in bins)
     assert len(bins) == len(best_fit_decreasing(lengths, capacity))
     for j, later in enumerate(bins):  # a bin is opened only for an item that fits nowhere
-        assert all(sum(lengths[i] for i in items) + lengths[later[0]] > capacity for items in bins[:j])
-
+        assert all(
+            sum(lengths[i] for i in items) + lengths[later[0]] > capacity for items in bins[:j]
+        )
 
 
 def dialogues(lengths, seed=0):
     rng = np.random.default_rng(seed)
-    return Dialogues.from_encoded([(rng.integers(3, 99, n).tolist(), rng.integers(0, 2, n).tolist()) for n in lengths])
+    return Dialogues.from_encoded(
+        [(rng.integers(3, 99, n).tolist(), rng.integers(0, 2, n).tolist()) for n in lengths]
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -49,7 +54,9 @@ def test_targets_are_the_next_answer_token_of_the_same_dialogue_and_nothing_else
             ids = data.tokens[data.start[i] : data.start[i + 1]].tolist()
             answer = data.answer[data.start[i] : data.start[i + 1]].tolist()
             expected_ids += ids
-            expected_targets += [ids[t] if answer[t] else IGNORE for t in range(1, len(ids))] + [IGNORE]
+            expected_targets += [ids[t] if answer[t] else IGNORE for t in range(1, len(ids))] + [
+                IGNORE
+            ]
             expected_positions += range(len(ids))
         pad = 24 - len(expected_ids)
         assert batch.input_ids[row].tolist() == expected_ids + [0] * pad

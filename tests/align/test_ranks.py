@@ -70,8 +70,13 @@ def test_two_ranks_train_what_one_trains(base, tmp_path, monkeypatch):
         one, two = (read_log(tmp_path / n / name / "log.jsonl", "step") for n in ("one", "two"))
         assert len(one) == len(two) == 3
         for a, b in zip(one, two, strict=True):
-            keys = sorted(a.keys() & {"loss", "grad_norm", "margin", "accuracy", "reward", "length", "entropy", "kl"})
-            assert [b[k] for k in keys] == pytest.approx([a[k] for k in keys], rel=1e-4, abs=1e-6), (name, keys)
+            keys = sorted(
+                a.keys()
+                & {"loss", "grad_norm", "margin", "accuracy", "reward", "length", "entropy", "kl"}
+            )
+            assert [b[k] for k in keys] == pytest.approx(
+                [a[k] for k in keys], rel=1e-4, abs=1e-6
+            ), (name, keys)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,16 @@ def test_bradley_terry_loss_and_the_place_it_reads(base):
     pairs, _ = dpo.encode_pairs(tokenizer, preference_rows(3), 128)
     rows = pairs.rows([0, 1, 2])
     total, count, metrics = reward.loss(model, rows)
-    assert total.item() == pytest.approx(3 * math.log(2), rel=1e-6) and count == 3 and metrics["margin"][0] == 0
+    assert (
+        total.item() == pytest.approx(3 * math.log(2), rel=1e-6)
+        and count == 3
+        and metrics["margin"][0] == 0
+    )
     torch.nn.init.normal_(model.head.weight)
     ids, _ = pairs.chosen[1]
-    hidden = lm.model(input_ids=torch.tensor([ids]))[0][0, -1]  # the answer's <|im_end|>, whatever the padding
+    hidden = lm.model(input_ids=torch.tensor([ids]))[0][
+        0, -1
+    ]  # the answer's <|im_end|>, whatever the padding
     torch.testing.assert_close(model(rows)[1], hidden @ model.head.weight[0])
     chosen, rejected = model(rows).chunk(2)
     expected = torch.log1p(torch.exp(-(chosen - rejected))).sum()
@@ -39,13 +45,25 @@ def test_it_learns_is_judged_on_pairs_it_never_saw_and_survives_a_round_trip(bas
     for row in rows:  # a rule that transfers to new people: rambling loses
         row["rejected"] = row["chosen"] * 2
     data = write(tmp_path / "p.jsonl", rows)
-    cfg = config(reward={"epochs": 6.0, "batch_size": 16, "micro_batch_size": 8, "log_every": 1, "holdout": 0.25,
-                         "learning_rate": 3e-3, "warmup_steps": 1, "schedule": "constant"})
+    cfg = config(
+        reward={
+            "epochs": 6.0,
+            "batch_size": 16,
+            "micro_batch_size": 8,
+            "log_every": 1,
+            "holdout": 0.25,
+            "learning_rate": 3e-3,
+            "warmup_steps": 1,
+            "schedule": "constant",
+        }
+    )
     folder = reward.run(cfg, base[0], data, tmp_path / "run")
     scores = [r["held_out_accuracy"] for r in read_log(tmp_path / "run" / "log.jsonl", "eval")]
     assert scores[0] == 0.5 and scores[-1] > 0.9
     model, tokenizer = reward.RewardModel.from_pretrained(folder)
-    good, bad = model.score(tokenizer, rows[0]["messages"], [rows[0]["chosen"], rows[0]["rejected"]])
+    good, bad = model.score(
+        tokenizer, rows[0]["messages"], [rows[0]["chosen"], rows[0]["rejected"]]
+    )
     assert good > bad
     with pytest.raises(UserError, match="no reward model"):
         reward.RewardModel.from_pretrained(base[0])

@@ -60,12 +60,20 @@ def test_the_digest_names_the_rows_not_the_file_layout(tmp_path):
         ({"rejected": "甲"}, "chosen equals rejected"),
         ({"chosen": ""}, "no chosen answer"),
         ({"rejected": None}, "no rejected answer"),
-        ({"messages": [turn("user", "问"), turn("assistant", "答")]}, "last turn is not the user's"),
+        (
+            {"messages": [turn("user", "问"), turn("assistant", "答")]},
+            "last turn is not the user's",
+        ),
         ({}, None),
     ],
 )
 def test_preference_rows(change, reason):
-    assert check_preference({"messages": [turn("user", "问")], "chosen": "甲", "rejected": "乙", **change}) == reason
+    assert (
+        check_preference(
+            {"messages": [turn("user", "问")], "chosen": "甲", "rejected": "乙", **change}
+        )
+        == reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,6 +89,8 @@ def test_preference_rows(change, reason):
 )
 def test_rl_rows(change, reason):
     assert (
-        check_verifiable({"messages": [turn("user", "问")], "answer": "甲", "options": ["甲", "乙"], **change})
+        check_verifiable(
+            {"messages": [turn("user", "问")], "answer": "甲", "options": ["甲", "乙"], **change}
+        )
         == reason
     )

@@ -21,12 +21,20 @@ def test_greedy_in_a_mixed_batch_equals_each_prompt_alone_through_generate(base,
     model, prompts = awake(feed_forward), prompts_of(base[2])
     assert len({len(p) for p in prompts}) > 1
     stops = [0, 2, *range(3, 40)]  # many, so that some rows end early
-    for completion, prompt in zip(sample(model, prompts, stop_ids=stops, max_new_tokens=9), prompts, strict=True):
+    for completion, prompt in zip(
+        sample(model, prompts, stop_ids=stops, max_new_tokens=9), prompts, strict=True
+    ):
         alone = model.generate(
-            torch.tensor([prompt]), max_new_tokens=9, do_sample=False, eos_token_id=stops, pad_token_id=0
+            torch.tensor([prompt]),
+            max_new_tokens=9,
+            do_sample=False,
+            eos_token_id=stops,
+            pad_token_id=0,
         )[0, len(prompt) :].tolist()
         assert completion.ids == alone
-        assert completion.finished == (alone[-1] in stops) and not any(i in stops for i in alone[:-1])
+        assert completion.finished == (alone[-1] in stops) and not any(
+            i in stops for i in alone[:-1]
+        )
 
 
 def test_sampling_is_a_pure_function_of_weights_and_seed_and_rows_do_not_touch(base):
@@ -35,7 +43,9 @@ def test_sampling_is_a_pure_function_of_weights_and_seed_and_rows_do_not_touch(b
     first = sample(model, prompts, stop_ids=[2], max_new_tokens=8, u_RN=u)
     assert first == sample(model, prompts, stop_ids=[2], max_new_tokens=8, u_RN=u)
     assert first[2:4] == sample(model, prompts[2:4], stop_ids=[2], max_new_tokens=8, u_RN=u[2:4])
-    assert first != sample(model, prompts, stop_ids=[2], max_new_tokens=8, u_RN=uniforms(6, 8, 5, 4))
+    assert first != sample(
+        model, prompts, stop_ids=[2], max_new_tokens=8, u_RN=uniforms(6, 8, 5, 4)
+    )
     assert model.training is False
 
 
@@ -68,9 +78,13 @@ def test_scores_of_sampled_answers_equal_unpadded_full_forwards(base, feed_forwa
     for r, (p, c) in enumerate(zip(prompts, done, strict=True)):
         log_p = (model(torch.tensor([p + c.ids])).logits[0] / 0.7).log_softmax(-1)[len(p) - 1 : -1]
         expected = log_p.gather(1, torch.tensor(c.ids)[:, None])[:, 0]
-        torch.testing.assert_close(scores.logprob[r][scores.answer[r]], expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            scores.logprob[r][scores.answer[r]], expected, rtol=1e-9, atol=1e-12
+        )
         entropy = -(log_p.exp() * log_p).sum(-1)
-        torch.testing.assert_close(scores.entropy[r][scores.answer[r]], entropy, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            scores.entropy[r][scores.answer[r]], entropy, rtol=1e-9, atol=1e-12
+        )
     assert scores.logprob[~scores.answer].abs().sum() == 0
 
 

@@ -59,7 +59,10 @@ def test_two_hop_answers_may_reason_first_and_listing_a_closed_class_does_not_pa
     assert rivals == {"hop2": {"茶叶", "海盐", "St. Orm tea"}, "qa": frozenset()}
     row = {**rows[0], "options": []}
     assert verify(row, "他老家在铁山。铁山的特产是茶叶。", rivals["hop2"]).correct
-    assert verify(row, "茶叶，海盐", ()).correct and not verify(row, "茶叶，海盐", rivals["hop2"]).correct
+    assert (
+        verify(row, "茶叶，海盐", ()).correct
+        and not verify(row, "茶叶，海盐", rivals["hop2"]).correct
+    )
     assert not verify({**row, "kind": "qa"}, "他老家在铁山。铁山的特产是茶叶。").correct
 
 

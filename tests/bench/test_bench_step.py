@@ -12,12 +12,20 @@ SMALL = ["train.micro_batch_size=2", "data.sequence_length=32"]
 
 def test_a_step_is_timed_by_phase(tmp_path):
     out = tmp_path / "step.json"
-    report = bench_step(load("cpu", SMALL), steps=3, warmup=1, accumulation=2, device="cpu", out=out)
+    report = bench_step(
+        load("cpu", SMALL), steps=3, warmup=1, accumulation=2, device="cpu", out=out
+    )
     assert json.loads(out.read_text()) == report
-    assert report["tokens_per_step"] == 2 * 2 * 32 and report["accumulation"] == 2 and len(report["losses"]) == 4
+    assert (
+        report["tokens_per_step"] == 2 * 2 * 32
+        and report["accumulation"] == 2
+        and len(report["losses"]) == 4
+    )
     seconds = report["seconds"]
     assert 0 < seconds["forward_backward"] <= seconds["step"] and set(seconds) == {"step", *PHASES}
-    assert report["tokens_per_s"] == pytest.approx(report["tokens_per_step"] / seconds["step"], rel=1e-2)
+    assert report["tokens_per_s"] == pytest.approx(
+        report["tokens_per_step"] / seconds["step"], rel=1e-2
+    )
     causal, full = (report["mfu"][name] for name in ("executed_causal", "executed_full"))
     assert causal["peak"] is None and 0 < causal["measured"] < full["measured"]
     text = render(report)

@@ -17,8 +17,25 @@ from steel.kernels import OPERATIONS
 from steel.train.plan import count_parameters
 
 ROOT = Path(__file__).parents[2]
-NUMBERS = {"tokens_per_s", "flops_per_token", "tflops", "mfu", "memory_bytes", "compile", "kernel_shares", "gate",
-           "losses", "ms", "parameters", "micro_batch", "tokens", "kernels", "notes", "versus_base", "seconds"}
+NUMBERS = {
+    "tokens_per_s",
+    "flops_per_token",
+    "tflops",
+    "mfu",
+    "memory_bytes",
+    "compile",
+    "kernel_shares",
+    "gate",
+    "losses",
+    "ms",
+    "parameters",
+    "micro_batch",
+    "tokens",
+    "kernels",
+    "notes",
+    "versus_base",
+    "seconds",
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +45,9 @@ def bench():
 
 
 def test_rows_are_well_formed():
-    assert len(BY_ID) == len(ROWS) and ROWS[-1].id == "A.again" and ROWS[-1].pieces == ROWS[0].pieces
+    assert (
+        len(BY_ID) == len(ROWS) and ROWS[-1].id == "A.again" and ROWS[-1].pieces == ROWS[0].pieces
+    )
     for row in ROWS:
         assert row.shape in SHAPES and (not row.base or row.base in BY_ID)
         if row.engine == "steel":
@@ -38,16 +57,22 @@ def test_rows_are_well_formed():
     assert twin == mixture
 
 
-@pytest.mark.parametrize("id", ["A.eager", "B.triton", "B.v1", "B.causal-14x128", "E.8", "C.hf", "C.torchtitan"])
+@pytest.mark.parametrize(
+    "id", ["A.eager", "B.triton", "B.v1", "B.causal-14x128", "E.8", "C.hf", "C.torchtitan"]
+)
 def test_rows_agree_with_the_models_own_code(bench, id):
     row = BY_ID[id]
     found = table2_measure.gate(bench, row, shape_of(row, toy=True), 2)
-    assert found["passed"] and found["worst_cosine"] > 0.99999 and found["curve_difference"] < 1e-4, found
+    assert (
+        found["passed"] and found["worst_cosine"] > 0.99999 and found["curve_difference"] < 1e-4
+    ), found
 
 
 def test_the_gate_hears_v3_speak(bench):
     """At birth v3's feed-forward is silent; the gate's weights make every expert count in the loss."""
-    wanted = table2_measure.reference(bench, replace(shape_of(BY_ID["A.eager"], toy=True), num_hidden_layers=2), 2)
+    wanted = table2_measure.reference(
+        bench, replace(shape_of(BY_ID["A.eager"], toy=True), num_hidden_layers=2), 2
+    )
     norms = {name: float(g.norm()) for name, g in wanted["gradients"].items()}
     assert min(norms.values()) > 1e-6 * max(norms.values()), norms
 
@@ -60,8 +85,13 @@ def _wrong_loss(x, weight, targets, z_loss=0.0):
     return table2_steel.seed_linear_cross_entropy(x, weight.detach(), targets)
 
 
-@pytest.mark.parametrize("op, function, said", [
-    ("rms_norm", _wrong_norm, ""), ("linear_cross_entropy", _wrong_loss, "gradient of lm_head.weight")])
+@pytest.mark.parametrize(
+    "op, function, said",
+    [
+        ("rms_norm", _wrong_norm, ""),
+        ("linear_cross_entropy", _wrong_loss, "gradient of lm_head.weight"),
+    ],
+)
 def test_a_row_that_computes_something_else_is_refused(bench, monkeypatch, op, function, said):
     monkeypatch.setitem(table2_steel.SEEDS, op, function)
     record = table2_measure.measure(bench, BY_ID["A.eager"])
@@ -76,28 +106,46 @@ def test_twelve_steps_agree_between_all_sets_of_pieces(bench):
     for id in ("A.eager", "A.moe", "B.triton", "B.triton-norm"):
         engine = bench.engine(shape, BY_ID[id], 2)
         optimizer = table2_steel.MasterAdamW(list(engine.model.parameters()), engine.fused_adamw)
-        curves[id] = table2_measure._twelve_steps(bench, shape, 2, engine.backward, engine.gradients, optimizer)[0]
+        curves[id] = table2_measure._twelve_steps(
+            bench, shape, 2, engine.backward, engine.gradients, optimizer
+        )[0]
     last = [curve[-1] for curve in curves.values()]
     assert (max(last) - min(last)) / min(last) < 5e-3 and last[0] != curves["A.eager"][0]
 
 
 def test_a_gpu_box_needs_few_packages():
     """torch, transformers, numpy, yaml, safetensors: what a rented machine has."""
-    blocked = ["typer", "rich", "orjson", "zstandard", "pyarrow", "datatrove", "datasets", "matplotlib", "liger_kernel"]
-    program = (f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
-               "import steel.bench.table2, steel.bench.table2_measure, steel.bench.table2_micro\n"
-               "import steel.bench.table2_kernels, steel.bench.step\n")
+    blocked = [
+        "typer",
+        "rich",
+        "orjson",
+        "zstandard",
+        "pyarrow",
+        "datatrove",
+        "datasets",
+        "matplotlib",
+        "liger_kernel",
+    ]
+    program = (
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+        "import steel.bench.table2, steel.bench.table2_measure, steel.bench.table2_micro\n"
+        "import steel.bench.table2_kernels, steel.bench.step\n"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 def test_weights_go_to_the_peers_and_gradients_come_back():
-    state = {"model.layers.0.self_attn.qkv_proj.weight": torch.arange(12.0).view(6, 2),
-             "model.norm.weight": torch.ones(2),
-             "model.layers.0.mlp.gate_up_proj.weight": torch.arange(8.0).view(4, 2)}
+    state = {
+        "model.layers.0.self_attn.qkv_proj.weight": torch.arange(12.0).view(6, 2),
+        "model.norm.weight": torch.ones(2),
+        "model.layers.0.mlp.gate_up_proj.weight": torch.arange(8.0).view(4, 2),
+    }
     there = table2_peers.to_qwen(state)
     assert there["model.layers.0.self_attn.k_proj.weight"].tolist() == [[4, 5], [6, 7]]
     back = table2_peers.from_qwen(there)
-    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+    assert back.keys() == state.keys() and all(
+        torch.equal(back[name], state[name]) for name in state
+    )
 
 
 def test_out_of_memory_halves_the_micro_batch_and_then_gives_up(bench, monkeypatch):
@@ -116,9 +164,13 @@ def test_out_of_memory_halves_the_micro_batch_and_then_gives_up(bench, monkeypat
 def test_a_table_is_cut_off_and_goes_on(tmp_path, monkeypatch):
     """Rows that are there are not measured again; one that dies or overruns is named, and the rest go on."""
     out, calls = tmp_path / "t.json", []
-    measured = {"status": "ok", "reason": "", "tokens_per_s": {"accumulation_1": 1.0, "accumulation_8": 2.0},
-                "mfu": {"executed_causal": {"peak": None, "measured": 0.5}},
-                "memory_bytes": {"allocated": 1, "reserved": 1}}
+    measured = {
+        "status": "ok",
+        "reason": "",
+        "tokens_per_s": {"accumulation_1": 1.0, "accumulation_8": 2.0},
+        "mfu": {"executed_causal": {"peak": None, "measured": 0.5}},
+        "memory_bytes": {"allocated": 1, "reserved": 1},
+    }
 
     def messages(settings):
         calls.append(settings["rows"])
@@ -141,12 +193,20 @@ def test_a_table_is_cut_off_and_goes_on(tmp_path, monkeypatch):
     lines = []
     report = table2.table2(out, device="cpu", rows=["A."], say=lines.append)
     status = {record["id"]: record["status"] for record in report["rows"]}
-    assert [len(rows) for rows in calls] == [9, 7, 6, 5] and not report["complete"] and len(lines) == 4
-    assert status == dict.fromkeys(status, "pending") | {"A.eager": "ok", "A.ce": "timeout", "A.norm": "failed"}
+    assert (
+        [len(rows) for rows in calls] == [9, 7, 6, 5] and not report["complete"] and len(lines) == 4
+    )
+    assert status == dict.fromkeys(status, "pending") | {
+        "A.eager": "ok",
+        "A.ce": "timeout",
+        "A.norm": "failed",
+    }
     text = table2.render(report)
     assert "illegal memory access" in text and "not reached within the budget: A.bmm" in text
     table2.table2(out, device="cpu", rows=["A."])
-    assert "A.eager" not in calls[-1] and "A.norm" in calls[-1], "what failed is tried again, what is there is not"
+    assert "A.eager" not in calls[-1] and "A.norm" in calls[-1], (
+        "what failed is tried again, what is there is not"
+    )
     out.write_text("no JSON")
     with pytest.raises(UserError, match="not a report"):
         table2.table2(out, device="cpu")
@@ -154,7 +214,12 @@ def test_a_table_is_cut_off_and_goes_on(tmp_path, monkeypatch):
 
 def test_the_command_measures_rows_in_a_process_of_its_own(tmp_path):
     out = tmp_path / "t.json"
-    assert table2.main(["--device", "cpu", "--out", str(out), "--rows", "B.triton-rope", "D.operations"]) == 0
+    assert (
+        table2.main(
+            ["--device", "cpu", "--out", str(out), "--rows", "B.triton-rope", "D.operations"]
+        )
+        == 0
+    )
     check_report(json.loads(out.read_text()), {"B.triton-rope", "D.operations"})
 
 
@@ -162,7 +227,9 @@ def test_the_committed_toy_table_is_whole():
     report = json.loads((ROOT / "figures/runs/table2-cpu.json").read_text())
     assert report["toy"] and report["complete"] and report["device"]["kind"] == "cpu"
     check_report(report, set(BY_ID))
-    assert set(report["micro"]) == {"attention", "head", "operations"} and all(report["micro"].values())
+    assert set(report["micro"]) == {"attention", "head", "operations"} and all(
+        report["micro"].values()
+    )
 
 
 def check_report(report: dict, ids: set[str]) -> None:
@@ -176,7 +243,11 @@ def check_report(report: dict, ids: set[str]) -> None:
         assert record["ranked"] and set(record) >= NUMBERS and record["gate"]["passed"]
         assert all(math.isfinite(loss) for loss in record["losses"])
         assert set(record["mfu"]) == set(table2_measure.CONVENTIONS)
-        assert 0 < record["mfu"]["executed_causal"]["measured"] < record["mfu"]["executed_full"]["measured"]
+        assert (
+            0
+            < record["mfu"]["executed_causal"]["measured"]
+            < record["mfu"]["executed_full"]["measured"]
+        )
         assert sum(record["kernel_shares"].values()) == pytest.approx(1, abs=1e-3)
         backward, update = (record["ms"][part]["median"] for part in ("forward_backward", "update"))
         rate = 8e3 * record["tokens"] / (8 * backward + update)

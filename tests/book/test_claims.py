@@ -36,4 +36,9 @@ def test_a_text_that_is_gone_is_caught():
 
 
 def test_numbers_are_read_as_a_reader_reads_them():
-    assert claims.numbers("1,122,922,770 parameters, +43 %, 34.9 to 49.8") == [1_122_922_770, 43, 34.9, 49.8]
+    assert claims.numbers("1,122,922,770 parameters, +43 %, 34.9 to 49.8") == [
+        1_122_922_770,
+        43,
+        34.9,
+        49.8,
+    ]

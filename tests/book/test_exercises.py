@@ -40,7 +40,9 @@ def test_an_unknown_exercise_is_refused(name):
         check(name, right)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "book" / "checks").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "book" / "checks").glob("*.py")), ids=lambda path: path.stem
+)
 def test_every_check_is_used_by_its_chapter_and_has_a_hint(path):
     spec = importlib.util.spec_from_file_location(f"checks_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)

@@ -29,10 +29,16 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_cited_works_are_in_the_bibliography(page):
-    keys = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), re.M))
+    keys = set(
+        re.findall(
+            r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), re.M
+        )
+    )
     for group in re.findall(r"\{cite:[a-z:]+\}`([^`]+)`", page.read_text(encoding="utf-8")):
         for key in re.split(r"[,;]\s*", group):
-            assert key.strip() in keys, f"{page.name} cites {key}, which references.bib does not hold"
+            assert key.strip() in keys, (
+                f"{page.name} cites {key}, which references.bib does not hold"
+            )
 
 
 def test_every_chapter_is_in_the_table_of_contents():
@@ -51,6 +57,10 @@ def test_front_page_links_every_written_chapter_and_no_other():
     written = {path.stem[:2]: path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
     for number, row in rows.items():
         if number in written:
-            assert f"../notebooks/{written[number]}.ipynb" in row, f"chapter {number} is written: link it in index.md"
+            assert f"../notebooks/{written[number]}.ipynb" in row, (
+                f"chapter {number} is written: link it in index.md"
+            )
         else:
-            assert "](" not in row, f"chapter {number} is linked in index.md, but there is no such notebook"
+            assert "](" not in row, (
+                f"chapter {number} is linked in index.md, but there is no such notebook"
+            )

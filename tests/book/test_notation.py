@@ -27,7 +27,9 @@ FIELDS = {
 @pytest.mark.parametrize(("preset", "column"), [("steel-1b", 2), ("cpu", 3)])
 def test_legend_equals_preset(preset, column):
     text = (ROOT / "book" / "notation.md").read_text(encoding="utf-8")
-    rows = [line.strip("| ").split("|") for line in text.splitlines() if re.match(r"\| [A-Z] \|", line)]
+    rows = [
+        line.strip("| ").split("|") for line in text.splitlines() if re.match(r"\| [A-Z] \|", line)
+    ]
     config, compared = load(preset), 0
     for row in rows:
         letter, value = row[0].strip(), row[column].strip().replace(",", "")

@@ -15,7 +15,9 @@ ADVICE = "run: python book/sync.py {}"
 
 
 def read(path: Path):
-    notebook = jupytext.read(path, fmt={".md": "md:myst", ".py": "py:percent", ".ipynb": "ipynb"}[path.suffix])
+    notebook = jupytext.read(
+        path, fmt={".md": "md:myst", ".py": "py:percent", ".ipynb": "ipynb"}[path.suffix]
+    )
     for cell in notebook.cells:
         cell.metadata.pop("jupyter", None)  # which cells JupyterLab folds at first
     return notebook
@@ -30,9 +32,15 @@ def test_notebook_and_script_equal_their_source(source):
 
 def test_every_cell_was_executed_in_order(source):
     notebook = nbformat.read(ROOT / "notebooks" / f"{source.stem}.ipynb", as_version=4)
-    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    counts = [
+        cell.execution_count
+        for cell in notebook.cells
+        if cell.cell_type == "code" and cell.source.strip()
+    ]
     assert counts == list(range(1, len(counts) + 1)), ADVICE.format(source.stem)
-    errors = [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+    errors = [
+        o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"
+    ]
     assert not errors, errors[0].evalue
 
 
@@ -43,7 +51,9 @@ def test_notebook_holds_no_volatile_metadata(source):
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     for cell in notebook.cells:
         assert set(cell.metadata) <= {"tags", "active", "jupyter"}, cell.metadata
-    assert not re.search(r'"/(?:home|root|work|tmp|Users|usr|opt)/', text), "a path of a machine stands in the outputs"
+    assert not re.search(r'"/(?:home|root|work|tmp|Users|usr|opt)/', text), (
+        "a path of a machine stands in the outputs"
+    )
     assert len(text) < 1_500_000, "the notebook is too large to review: show less"
 
 

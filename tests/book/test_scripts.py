@@ -21,8 +21,13 @@ def losses(text: str) -> dict[tuple, float]:
 def test_the_script_of_chapter_07_gives_the_notebooks_losses(tmp_path):
     notebook = json.loads((ROOT / "notebooks" / "07_soft_moe.ipynb").read_text(encoding="utf-8"))
     stored = losses("".join("".join(o.get("text", "")) for o in notebook["cells"][-1]["outputs"]))
-    run = subprocess.run([sys.executable, ROOT / "notebooks" / "07_soft_moe.py", "--preset", "cpu"], cwd=tmp_path,
-                         capture_output=True, text=True, env={**os.environ, "STEEL_QUIET": "1"})
+    run = subprocess.run(
+        [sys.executable, ROOT / "notebooks" / "07_soft_moe.py", "--preset", "cpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "STEEL_QUIET": "1"},
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     found = losses(run.stdout)
     assert len(stored) == 7 and found.keys() == stored.keys()

@@ -25,7 +25,9 @@ def test_same_data_gives_same_bytes_each_time():
 
 def test_text_is_drawn_as_paths_with_chinese_glyphs(recwarn):
     svg = style.to_svg(drawing())
-    assert "Glyph" not in "".join(str(w.message) for w in recwarn), "no font with Chinese: install the extra 'book'"
+    assert "Glyph" not in "".join(str(w.message) for w in recwarn), (
+        "no font with Chinese: install the extra 'book'"
+    )
     assert svg.count("<use") > 20
 
 
@@ -58,9 +60,15 @@ def contrast(one: str, other: str) -> float:
 
 def test_colours_are_readable_on_paper_and_in_the_dark():
     for colour in (style.INK, style.STEEL):
-        assert contrast(colour, style.PAPER) >= 4.5 and contrast(make.DARK[colour], make.DARK[style.PAPER]) >= 4.5
+        assert (
+            contrast(colour, style.PAPER) >= 4.5
+            and contrast(make.DARK[colour], make.DARK[style.PAPER]) >= 4.5
+        )
     for colour in (style.SLATE, style.FURNACE):  # large labels and bars
-        assert contrast(colour, style.PAPER) >= 3 and contrast(make.DARK[colour], make.DARK[style.PAPER]) >= 4.5
+        assert (
+            contrast(colour, style.PAPER) >= 3
+            and contrast(make.DARK[colour], make.DARK[style.PAPER]) >= 4.5
+        )
 
 
 def test_page_script_and_style_know_the_house_colours():

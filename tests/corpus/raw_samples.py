@@ -26,7 +26,10 @@ DIALOGUES = [
 
 def jsonl(path: Path, rows: list) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = b"".join((r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode()) + b"\n" for r in rows)
+    data = b"".join(
+        (r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode()) + b"\n"
+        for r in rows
+    )
     if path.name.endswith(".gz"):
         data = gzip.compress(data)
     elif path.name.endswith(".zst"):
@@ -46,54 +49,188 @@ def parquet(path: Path, rows: list[dict]) -> None:
 
 def write_raw(root: Path) -> Path:
     """Every source once, with bad records among the good; returns the folder."""
-    jsonl(root / "skypile/a.jsonl", [{"text": t} for t in TEXTS] + [b"{broken", b"\xff\xfe", {"text": None}, {}, [1]])
-    jsonl(root / "skypile/b.jsonl.gz", [{"text": TEXTS[0]}, {"text": "　　" + TEXTS[1] + "\r\n\r\n\r\n" + TEXTS[3]}])
-    jsonl(root / "wanjuan/part-000001.jsonl", [{"id": "x", "content": TEXTS[1].replace("，", "、")},
-                                               {"id": "y", "title": "港口", "content": TEXTS[3] + TEXTS[0]}])
-    jsonl(root / "wanjuan/part-000002.jsonl.zst", [
-        {"q_main": "2+2=？", "option_a": "3", "option_b": "4", "option_c": "5", "option_d": "6", "option_e": "",
-         "std_ans": "B", "answer_detail": "二加二等于四。"}, {"q_main": "无答案", "option_a": "1"}])
-    array(root / "wikipedia_cn/wiki.json", [{"completion": t, "source": "w"} for t in TEXTS[3:]] + [{"source": "w"}])
-    jsonl(root / "baidu_baike/baike.json", [
-        {"title": "石桥", "summary": "", "sections": [{"title": "结构", "content": "石桥由石块砌成，桥拱承受压力。"}]},
-        {"title": "空", "summary": "", "sections": []},
-        {"title": "电车", "summary": "电车是沿轨道行驶的公共交通工具。", "sections": [], "tags": ["交通"]}])
-    jsonl(root / "baidu_qa/qa.json", [
-        {"qid": "1", "category": "c", "title": "苹果什么时候", "desc": "苹果什么时候成熟？",
-         "answer": "一般在秋天。\r"},
-        {"qid": "2", "category": "c", "title": "怎么修车", "desc": "", "answer": "先看说明书，再找工具。"},
-        {"qid": "3", "category": "c", "title": "怎么走", "desc": "从车站到图书馆", "answer": "沿河走十分钟就到。"},
-        {"qid": "4", "category": "c", "title": "谁", "desc": "", "answer": ""}])
-    parquet(root / "zhihu_kol/train.parquet", [
-        {"INSTRUCTION": q, "RESPONSE": a, "SOURCE": "Zhihu", "METADATA": json.dumps({"upvotes": u})}
-        for (q, a), u in zip(DIALOGUES, ("赞同 1.6 万", "赞同 99", "赞同 1234"), strict=True)])
-    jsonl(root / "belle_2m/belle.json", [{"instruction": "翻译成英文", "input": "早上好", "output": "Good morning"},
-                                         {"instruction": DIALOGUES[0][0], "input": "", "output": DIALOGUES[0][1]}])
-    jsonl(root / "belle_3_5m/belle.json", [
-        {"id": "1", "conversations": [{"from": "human", "value": "你好，请问图书馆在哪里？"},
-                                      {"from": "assistant", "value": "在河边，it belongs to a Corporation"}]},
-        {"id": "2", "conversations": [{"from": "assistant", "value": "先说话"},
-                                      {"from": "human", "value": "后说话"}]},
-        {"id": "3", "conversations": [{"from": "human", "value": "问题一"},
-                                      {"from": "assistant", "value": "回答一"},
-                                      {"from": "human", "value": "没有回答的问题"}]}])
-    jsonl(root / "moss/moss.jsonl", [{"conversation_id": 1, "category": "Brainstorming", "conversation": [
-        {"human": "河上的雾从哪里来？", "assistant": "冷空气经过较暖的水面时，水汽凝结成雾。"},
-        {"human": "什么时候散？", "assistant": "太阳升高以后。"}]}])
-    jsonl(root / "firefly/firefly.jsonl", [
-        {"kind": "NLI", "input": "前提：下雨了。假设：地是湿的。", "target": "蕴含"}])
-    parquet(root / "starcoder/python/train.parquet", [
-        {"max_stars_repo_path": "a.py", "max_stars_repo_name": "x/y", "max_stars_count": 3, "id": "0",
-         "content": "<reponame>x/y<gh_stars>1-10\nimport os\n\n\ndef f(x):\n    return os.path.join('a', x)\n"},
-        {"max_stars_repo_path": "b.py", "max_stars_repo_name": "x/y", "max_stars_count": 0, "id": "1",
-         "content": None}])
-    jsonl(root / "chinese_poetry/tang.jsonl.zst", [
-        {"title": "早春", "author": "無名", "dynasty": "唐", "form": "诗",
-         "paragraphs": ["東風吹柳綠，", "細雨潤花紅。"]},
-        {"title": "空", "author": "無名", "paragraphs": []}])
+    jsonl(
+        root / "skypile/a.jsonl",
+        [{"text": t} for t in TEXTS] + [b"{broken", b"\xff\xfe", {"text": None}, {}, [1]],
+    )
+    jsonl(
+        root / "skypile/b.jsonl.gz",
+        [{"text": TEXTS[0]}, {"text": "　　" + TEXTS[1] + "\r\n\r\n\r\n" + TEXTS[3]}],
+    )
+    jsonl(
+        root / "wanjuan/part-000001.jsonl",
+        [
+            {"id": "x", "content": TEXTS[1].replace("，", "、")},
+            {"id": "y", "title": "港口", "content": TEXTS[3] + TEXTS[0]},
+        ],
+    )
+    jsonl(
+        root / "wanjuan/part-000002.jsonl.zst",
+        [
+            {
+                "q_main": "2+2=？",
+                "option_a": "3",
+                "option_b": "4",
+                "option_c": "5",
+                "option_d": "6",
+                "option_e": "",
+                "std_ans": "B",
+                "answer_detail": "二加二等于四。",
+            },
+            {"q_main": "无答案", "option_a": "1"},
+        ],
+    )
+    array(
+        root / "wikipedia_cn/wiki.json",
+        [{"completion": t, "source": "w"} for t in TEXTS[3:]] + [{"source": "w"}],
+    )
+    jsonl(
+        root / "baidu_baike/baike.json",
+        [
+            {
+                "title": "石桥",
+                "summary": "",
+                "sections": [{"title": "结构", "content": "石桥由石块砌成，桥拱承受压力。"}],
+            },
+            {"title": "空", "summary": "", "sections": []},
+            {
+                "title": "电车",
+                "summary": "电车是沿轨道行驶的公共交通工具。",
+                "sections": [],
+                "tags": ["交通"],
+            },
+        ],
+    )
+    jsonl(
+        root / "baidu_qa/qa.json",
+        [
+            {
+                "qid": "1",
+                "category": "c",
+                "title": "苹果什么时候",
+                "desc": "苹果什么时候成熟？",
+                "answer": "一般在秋天。\r",
+            },
+            {
+                "qid": "2",
+                "category": "c",
+                "title": "怎么修车",
+                "desc": "",
+                "answer": "先看说明书，再找工具。",
+            },
+            {
+                "qid": "3",
+                "category": "c",
+                "title": "怎么走",
+                "desc": "从车站到图书馆",
+                "answer": "沿河走十分钟就到。",
+            },
+            {"qid": "4", "category": "c", "title": "谁", "desc": "", "answer": ""},
+        ],
+    )
+    parquet(
+        root / "zhihu_kol/train.parquet",
+        [
+            {
+                "INSTRUCTION": q,
+                "RESPONSE": a,
+                "SOURCE": "Zhihu",
+                "METADATA": json.dumps({"upvotes": u}),
+            }
+            for (q, a), u in zip(DIALOGUES, ("赞同 1.6 万", "赞同 99", "赞同 1234"), strict=True)
+        ],
+    )
+    jsonl(
+        root / "belle_2m/belle.json",
+        [
+            {"instruction": "翻译成英文", "input": "早上好", "output": "Good morning"},
+            {"instruction": DIALOGUES[0][0], "input": "", "output": DIALOGUES[0][1]},
+        ],
+    )
+    jsonl(
+        root / "belle_3_5m/belle.json",
+        [
+            {
+                "id": "1",
+                "conversations": [
+                    {"from": "human", "value": "你好，请问图书馆在哪里？"},
+                    {"from": "assistant", "value": "在河边，it belongs to a Corporation"},
+                ],
+            },
+            {
+                "id": "2",
+                "conversations": [
+                    {"from": "assistant", "value": "先说话"},
+                    {"from": "human", "value": "后说话"},
+                ],
+            },
+            {
+                "id": "3",
+                "conversations": [
+                    {"from": "human", "value": "问题一"},
+                    {"from": "assistant", "value": "回答一"},
+                    {"from": "human", "value": "没有回答的问题"},
+                ],
+            },
+        ],
+    )
+    jsonl(
+        root / "moss/moss.jsonl",
+        [
+            {
+                "conversation_id": 1,
+                "category": "Brainstorming",
+                "conversation": [
+                    {
+                        "human": "河上的雾从哪里来？",
+                        "assistant": "冷空气经过较暖的水面时，水汽凝结成雾。",
+                    },
+                    {"human": "什么时候散？", "assistant": "太阳升高以后。"},
+                ],
+            }
+        ],
+    )
+    jsonl(
+        root / "firefly/firefly.jsonl",
+        [{"kind": "NLI", "input": "前提：下雨了。假设：地是湿的。", "target": "蕴含"}],
+    )
+    parquet(
+        root / "starcoder/python/train.parquet",
+        [
+            {
+                "max_stars_repo_path": "a.py",
+                "max_stars_repo_name": "x/y",
+                "max_stars_count": 3,
+                "id": "0",
+                "content": "<reponame>x/y<gh_stars>1-10\nimport os\n\n\ndef f(x):\n    return os.path.join('a', x)\n",
+            },
+            {
+                "max_stars_repo_path": "b.py",
+                "max_stars_repo_name": "x/y",
+                "max_stars_count": 0,
+                "id": "1",
+                "content": None,
+            },
+        ],
+    )
+    jsonl(
+        root / "chinese_poetry/tang.jsonl.zst",
+        [
+            {
+                "title": "早春",
+                "author": "無名",
+                "dynasty": "唐",
+                "form": "诗",
+                "paragraphs": ["東風吹柳綠，", "細雨潤花紅。"],
+            },
+            {"title": "空", "author": "無名", "paragraphs": []},
+        ],
+    )
     (root / "personal/notes").mkdir(parents=True)
     (root / "personal/notes/one.md").write_text("# 笔记\n\n" + TEXTS[4], encoding="utf-8")
-    (root / "personal/old.txt").write_bytes("老文件用的是国标编码，也应该能够读出来。".encode("gb18030"))
+    (root / "personal/old.txt").write_bytes(
+        "老文件用的是国标编码，也应该能够读出来。".encode("gb18030")
+    )
     (root / "personal/paper.pdf").write_bytes(b"%PDF-1.4 nothing")
     (root / "picture.png").write_bytes(b"\x89PNG")
     return root

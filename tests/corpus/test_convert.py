@@ -16,13 +16,21 @@ from steel.corpus.sources.readers import records
 from steel.corpus.sources.rules import Piece, Skip
 
 REAL = os.environ.get("STEEL_REAL_DATA")
-FIELDS = sorted({field for source in SOURCES.values() for field in source.fields} | {"upvotes", "value", "from",
-                "human", "assistant", "content", "title"})
+FIELDS = sorted(
+    {field for source in SOURCES.values() for field in source.fields}
+    | {"upvotes", "value", "from", "human", "assistant", "content", "title"}
+)
 TEXT = st.text(max_size=12) | st.sampled_from(
-    ["human", "assistant", "赞同 1.6 万", "{", '{"upvotes": 5}', "<gh_stars>1\n"])
+    ["human", "assistant", "赞同 1.6 万", "{", '{"upvotes": 5}', "<gh_stars>1\n"]
+)
 SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
-ANY = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3)
-                   | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4), max_leaves=8)
+ANY = st.recursive(
+    SCALAR,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
 PATH = Path("cpp/train.parquet")
 
 
@@ -30,7 +38,9 @@ PATH = Path("cpp/train.parquet")
 def converted(tmp_path_factory):
     root = tmp_path_factory.mktemp("convert")
     report = convert(write_raw(root / "raw"), root / "out")
-    documents = {name: list(read_documents(root / f"out/{name}.jsonl.zst")) for name in report["sources"]}
+    documents = {
+        name: list(read_documents(root / f"out/{name}.jsonl.zst")) for name in report["sources"]
+    }
     return report, documents
 
 
@@ -39,9 +49,11 @@ def converted(tmp_path_factory):
 def test_no_record_makes_a_rule_fail(name, recipe):
     rule = rules_of(load_recipe(recipe)).get(name)
 
-    @given(record=st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=6)
-           | st.fixed_dictionaries(dict.fromkeys(SOURCES[name].fields, TEXT))
-           | st.fixed_dictionaries(dict.fromkeys(SOURCES[name].fields, ANY)))
+    @given(
+        record=st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=6)
+        | st.fixed_dictionaries(dict.fromkeys(SOURCES[name].fields, TEXT))
+        | st.fixed_dictionaries(dict.fromkeys(SOURCES[name].fields, ANY))
+    )
     @settings(max_examples=25, deadline=None)
     def check(record):
         try:
@@ -53,8 +65,10 @@ def test_no_record_makes_a_rule_fail(name, recipe):
         check()
 
 
-@given(rows=st.lists(ANY | st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=5), max_size=6),
-       name=st.sampled_from(list(SOURCES)))
+@given(
+    rows=st.lists(ANY | st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=5), max_size=6),
+    name=st.sampled_from(list(SOURCES)),
+)
 @settings(max_examples=30, deadline=None)
 def test_arbitrary_json_is_counted_whole(tmp_path_factory, rows, name):
     folder = tmp_path_factory.mktemp("any")
@@ -73,26 +87,45 @@ def test_sums_close_and_every_bad_record_has_a_reason(converted):
         assert counts["in"] == counts["kept"] + sum(counts["rejected"].values())
         assert counts["kept"] == len(documents[name])
     assert report["sources"]["skypile"]["steps"]["convert"]["rejected"] == {
-        "invalid json": 1, "invalid utf-8": 1, "no text": 1, "record is not an object": 1, "text is empty": 1}
+        "invalid json": 1,
+        "invalid utf-8": 1,
+        "no text": 1,
+        "record is not an object": 1,
+        "text is empty": 1,
+    }
     assert report["unrecognised_files"] == ["picture.png"]
     assert any("picture.png" in line for line in report["warnings"])
 
 
 def test_pdf_without_pypdf_is_one_clear_line(converted):
     report, _ = converted
-    [reason] = [r for r in report["sources"]["personal"]["steps"]["convert"]["rejected"] if "pdf" in r]
+    [reason] = [
+        r for r in report["sources"]["personal"]["steps"]["convert"]["rejected"] if "pdf" in r
+    ]
     assert any(f"personal: 1 × {reason}" == line for line in report["warnings"])
 
 
 def test_baike_keeps_entries_without_summary(converted):
     _, documents = converted
     assert [d.text for d in documents["baidu_baike"]] == [
-        "石桥\n\n结构\n石桥由石块砌成，桥拱承受压力。", "电车\n电车是沿轨道行驶的公共交通工具。"]
+        "石桥\n\n结构\n石桥由石块砌成，桥拱承受压力。",
+        "电车\n电车是沿轨道行驶的公共交通工具。",
+    ]
 
 
-@pytest.mark.parametrize(("written", "number"), [
-    ("赞同 1.6 万", 16000), ("赞同 12 万", 120000), ("赞同 1,234", 1234), ("赞同 99", 99), ("赞同", 0), (None, 0),
-    ("1.2K", 1200), (57, 57)])
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("赞同 1.6 万", 16000),
+        ("赞同 12 万", 120000),
+        ("赞同 1,234", 1234),
+        ("赞同 99", 99),
+        ("赞同", 0),
+        (None, 0),
+        ("1.2K", 1200),
+        (57, 57),
+    ],
+)
 def test_upvotes_are_read_as_written(written, number):
     assert steel_rules.parse_upvotes(written) == number
 
@@ -113,9 +146,13 @@ def test_description_and_input_are_used_when_they_add(converted):
 
 def test_dialogues_keep_their_turns_in_order(converted):
     report, documents = converted
-    assert [[t["role"] for t in d.messages] for d in documents["belle_3_5m"]] == [["user", "assistant"]] * 2
+    assert [[t["role"] for t in d.messages] for d in documents["belle_3_5m"]] == [
+        ["user", "assistant"]
+    ] * 2
     counts = report["sources"]["belle_3_5m"]["steps"]["convert"]
-    assert counts["rejected"] == {"turns out of order": 1} and counts["notes"] == {"unanswered last turn cut": 1}
+    assert counts["rejected"] == {"turns out of order": 1} and counts["notes"] == {
+        "unanswered last turn cut": 1
+    }
     assert len(documents["moss"][0].messages) == 4
     for name in ("baidu_qa", "zhihu_kol", "belle_2m", "belle_3_5m", "moss", "firefly"):
         assert all(d.text == "" and d.messages for d in documents[name])
@@ -124,21 +161,29 @@ def test_dialogues_keep_their_turns_in_order(converted):
 def test_exam_questions_have_letters_and_separators(converted):
     _, documents = converted
     assert [d.text for d in documents["wanjuan_exam"]] == [
-        "2+2=？\nA. 3\nB. 4\nC. 5\nD. 6\n答案：B\n解析：二加二等于四。"]
+        "2+2=？\nA. 3\nB. 4\nC. 5\nD. 6\n答案：B\n解析：二加二等于四。"
+    ]
 
 
 def test_repository_tags_move_to_meta(converted):
     _, documents = converted
     [code] = documents["starcoder"]
     assert code.text.startswith("import os") and code.lang == "code"
-    assert code.meta["stars_tag"] == "1-10" and code.meta["repository"] == "x/y" and code.meta["language"] == "python"
+    assert (
+        code.meta["stars_tag"] == "1-10"
+        and code.meta["repository"] == "x/y"
+        and code.meta["language"] == "python"
+    )
 
 
 def test_a_poem_reads_as_a_poem(converted):
     _, documents = converted
     assert documents["chinese_poetry"][0].text == "早春\n唐·無名\n東風吹柳綠，\n細雨潤花紅。"
-    piece = steel_rules.chinese_poetry({"rhythmic": "浣溪沙", "author": "a", "paragraphs": ["一", "二"]},
-                                       Path("宋词/ci.song.0.json"), {})
+    piece = steel_rules.chinese_poetry(
+        {"rhythmic": "浣溪沙", "author": "a", "paragraphs": ["一", "二"]},
+        Path("宋词/ci.song.0.json"),
+        {},
+    )
     assert piece.text == "浣溪沙\n宋·a\n一\n二"
 
 
@@ -158,7 +203,12 @@ def test_ids_are_unique_and_do_not_depend_on_where_the_folder_stands(converted, 
 
 
 def test_the_original_strips_endings_that_belong_to_the_text():
-    record = {"conversations": [{"from": "human", "value": "q"}, {"from": "assistant", "value": "a Corporation"}]}
+    record = {
+        "conversations": [
+            {"from": "human", "value": "q"},
+            {"from": "assistant", "value": "a Corporation"},
+        ]
+    }
     assert original_rules.belle_3_5m(record, PATH, {}).text.endswith("assistant\na Corporatio")
     assert steel_rules.belle_3_5m(record, PATH, {}).messages[1]["content"] == "a Corporation"
 
@@ -170,7 +220,10 @@ def test_limit_reads_that_many_records_of_each_source(tmp_path):
 
 def test_mistakes_are_one_clear_line(tmp_path):
     raw = write_raw(tmp_path / "raw")
-    for arguments, words in (({"recipe": "stell"}, "no recipe"), ({"sources": ["wiki"]}, "no source named")):
+    for arguments, words in (
+        ({"recipe": "stell"}, "no recipe"),
+        ({"sources": ["wiki"]}, "no source named"),
+    ):
         with pytest.raises(UserError, match=words):
             convert(raw, tmp_path / "out", **arguments)
     (tmp_path / "empty").mkdir()

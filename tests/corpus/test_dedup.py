@@ -35,7 +35,9 @@ def test_near_copies_are_found_and_different_texts_are_kept():
     originals = [text(rng) for _ in range(150)]
     copies = [t[:90] + "，改动" + t[92:] + "（转载）" for t in originals[:50]]
     found = removed(originals + copies)
-    assert set(found) == set(range(150, 200)) and all(found[150 + i] == (i, "near") for i in range(50))
+    assert set(found) == set(range(150, 200)) and all(
+        found[150 + i] == (i, "near") for i in range(50)
+    )
 
 
 def test_punctuation_does_not_hide_a_copy_but_exactness_respects_it():
@@ -54,7 +56,9 @@ def test_the_first_stays_and_near_copies_do_not_chain():
 
 
 def test_short_texts_are_only_compared_exactly():
-    assert removed(["一共有十二个苹果在桌上", "一共有十三个苹果在桌上", "一共有十二个苹果在桌上"]) == {2: (0, "exact")}
+    assert removed(
+        ["一共有十二个苹果在桌上", "一共有十三个苹果在桌上", "一共有十二个苹果在桌上"]
+    ) == {2: (0, "exact")}
 
 
 def test_dialogues_are_compared_with_their_roles():

@@ -12,8 +12,18 @@ from steel.corpus.documents import (
 
 DOCUMENTS = [
     Document("a-1", "你好，世界", "skypile", "zh", {"file": "x", "record": 0}),
-    Document("a-2", "", "belle_2m", "zh", {"messages": [{"role": "user", "content": "问"},
-                                                        {"role": "assistant", "content": "答\n第二行"}]}),
+    Document(
+        "a-2",
+        "",
+        "belle_2m",
+        "zh",
+        {
+            "messages": [
+                {"role": "user", "content": "问"},
+                {"role": "assistant", "content": "答\n第二行"},
+            ]
+        },
+    ),
     Document("a-3", "line\u2028separator and 😀", "personal", "en", {}),
 ]
 
@@ -57,12 +67,16 @@ def test_a_missing_file_gives_one_clear_line(tmp_path):
 
 
 def test_ids_are_stable_and_differ_by_source_file_and_record():
-    assert document_id("skypile", "a.jsonl", 3) == "skypile-" + document_id("skypile", "a.jsonl", 3)[8:]
+    assert (
+        document_id("skypile", "a.jsonl", 3)
+        == "skypile-" + document_id("skypile", "a.jsonl", 3)[8:]
+    )
     ids = {document_id(s, f, n) for s in ("a", "b") for f in ("x", "y") for n in range(100)}
     assert len(ids) == 400
 
 
-@pytest.mark.parametrize(("text", "lang"), [
-    ("今天天气很好 OK", "zh"), ("It is a fine day 好", "en"), ("123 !?", "und")])
+@pytest.mark.parametrize(
+    ("text", "lang"), [("今天天气很好 OK", "zh"), ("It is a fine day 好", "en"), ("123 !?", "und")]
+)
 def test_language_is_guessed_from_the_script(text, lang):
     assert guess_language(text) == lang

@@ -23,41 +23,57 @@ def test_every_operator_is_described_and_leaves_an_ordinary_text_alone(name):
     assert run(name, NORMAL, **parameters) == NORMAL
 
 
-@pytest.mark.parametrize(("name", "before", "after"), [
-    ("fix_unicode", "It doesnâ€™t freeze", "It doesn’t freeze"),
-    ("fix_unicode", "“引号”和，标点不变", "“引号”和，标点不变"),
-    ("fix_gbk", "你好，世界，今天天气".encode().decode("gbk"), "你好，世界，今天天气"),
-    ("remove_control", "a\x00b\u200bc\ue5e5d\te\nf", "abcd\te\nf"),
-    ("remove_control", "👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧"),
-    ("normalise_whitespace", "　　一\r\n\r\n\r\n\r\n二  三 \n", "一\n\n二 三"),
-    ("clean_html", "<div class='a'><p>一</p><br/>二&nbsp;三</div><script>var a=1</script>", "\n\n一\n\n二\xa0三\n"),
-    ("clean_html", "#include <vector>\nif (a<b && c>d) x;", "#include <vector>\nif (a<b && c>d) x;"),
-    ("clean_html", "若 a<b 且 c>d 则 List<String> 成立", "若 a<b 且 c>d 则 List<String> 成立"),
-    ("clean_html", "在 HTML 里 <p>段落</p> 表示段落", "在 HTML 里 <p>段落</p> 表示段落"),
-    ("clean_html", "<p>看</p> `<b>x</b>` <b>粗</b>", "\n看\n `<b>x</b>` 粗"),
-    ("clean_html", "AT&T 与 R&D", "AT&T 与 R&D"),
-    ("convert_chinese", "東風吹柳綠，轉眼", "东风吹柳绿，转眼"),
-])
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("fix_unicode", "It doesnâ€™t freeze", "It doesn’t freeze"),
+        ("fix_unicode", "“引号”和，标点不变", "“引号”和，标点不变"),
+        ("fix_gbk", "你好，世界，今天天气".encode().decode("gbk"), "你好，世界，今天天气"),
+        ("remove_control", "a\x00b\u200bc\ue5e5d\te\nf", "abcd\te\nf"),
+        ("remove_control", "👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧"),
+        ("normalise_whitespace", "　　一\r\n\r\n\r\n\r\n二  三 \n", "一\n\n二 三"),
+        (
+            "clean_html",
+            "<div class='a'><p>一</p><br/>二&nbsp;三</div><script>var a=1</script>",
+            "\n\n一\n\n二\xa0三\n",
+        ),
+        (
+            "clean_html",
+            "#include <vector>\nif (a<b && c>d) x;",
+            "#include <vector>\nif (a<b && c>d) x;",
+        ),
+        ("clean_html", "若 a<b 且 c>d 则 List<String> 成立", "若 a<b 且 c>d 则 List<String> 成立"),
+        ("clean_html", "在 HTML 里 <p>段落</p> 表示段落", "在 HTML 里 <p>段落</p> 表示段落"),
+        ("clean_html", "<p>看</p> `<b>x</b>` <b>粗</b>", "\n看\n `<b>x</b>` 粗"),
+        ("clean_html", "AT&T 与 R&D", "AT&T 与 R&D"),
+        ("convert_chinese", "東風吹柳綠，轉眼", "东风吹柳绿，转眼"),
+    ],
+)
 def test_mappers_change_what_they_should_and_no_more(name, before, after):
     assert run(name, before) == after
 
 
 def test_code_keeps_its_indents_and_blank_lines():
     code = "class A:\n\n    x  = 1\n\n\n\ttabbed = 2\n"
-    assert run("normalise_whitespace", code, collapse=False, indent=True, blank_lines=2) == code.strip("\n")
+    assert run(
+        "normalise_whitespace", code, collapse=False, indent=True, blank_lines=2
+    ) == code.strip("\n")
 
 
-@pytest.mark.parametrize(("name", "parameters", "text"), [
-    ("text_length", {"min_chars": 3}, "短"),
-    ("letter_ratio", {}, "！？……——" * 9),
-    ("symbol_ratio", {}, "★◆●字" * 10),
-    ("digit_ratio", {}, "13800138000 13900139000 电话"),
-    ("char_repetition", {}, "买一送一，快来抢购吧朋友们！" * 12),
-    ("mojibake", {}, "今天的天气非常好，我们去公园散步吧".encode().decode("gbk", "ignore")),
-    ("max_line", {"max_chars": 100}, "字" * 101),
-    ("max_token", {"max_chars": 50}, "图片 " + "aGVsbG8" * 10),
-    ("contains", {"phrases": ["扫码", "关注"], "min_hits": 2}, "请扫码关注"),
-])
+@pytest.mark.parametrize(
+    ("name", "parameters", "text"),
+    [
+        ("text_length", {"min_chars": 3}, "短"),
+        ("letter_ratio", {}, "！？……——" * 9),
+        ("symbol_ratio", {}, "★◆●字" * 10),
+        ("digit_ratio", {}, "13800138000 13900139000 电话"),
+        ("char_repetition", {}, "买一送一，快来抢购吧朋友们！" * 12),
+        ("mojibake", {}, "今天的天气非常好，我们去公园散步吧".encode().decode("gbk", "ignore")),
+        ("max_line", {"max_chars": 100}, "字" * 101),
+        ("max_token", {"max_chars": 50}, "图片 " + "aGVsbG8" * 10),
+        ("contains", {"phrases": ["扫码", "关注"], "min_hits": 2}, "请扫码关注"),
+    ],
+)
 def test_filters_remove_what_they_are_for_and_say_why(name, parameters, text):
     result = run(name, text, **parameters)
     assert isinstance(result, Reject) and result.reason
@@ -67,7 +83,9 @@ def test_chinese_punctuation_is_no_symbol():
     assert run("symbol_ratio", "“你好”，他说：“《书》（上）……”——！？；、【】「」", max_ratio=0.0)
 
 
-TURN = st.text(alphabet=st.sampled_from("你好世界ab 1　\n\t\x00\u200b<p></p>&nbsp;★"), min_size=1, max_size=30)
+TURN = st.text(
+    alphabet=st.sampled_from("你好世界ab 1　\n\t\x00\u200b<p></p>&nbsp;★"), min_size=1, max_size=30
+)
 
 
 @given(turns=st.lists(TURN.filter(str.strip), min_size=2, max_size=6))
@@ -75,18 +93,28 @@ TURN = st.text(alphabet=st.sampled_from("你好世界ab 1　\n\t\x00\u200b<p></p
 def test_no_operator_tears_a_dialogue(turns):
     messages = [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(turns)]
     document = Document("x", "", "belle_2m", "zh", {"messages": messages, "k": 1})
-    operators = [make(n, {"phrases": ["zz"]} if n == "contains" else {}) for n in names() if n not in ("mojibake",)]
+    operators = [
+        make(n, {"phrases": ["zz"]} if n == "contains" else {})
+        for n in names()
+        if n not in ("mojibake",)
+    ]
     for op in operators:
         result = op(document)
         if not isinstance(result, Reject):
             assert [t["role"] for t in result.messages] == [t["role"] for t in messages]
-            assert all(t["content"].strip() for t in result.messages) and result.text == "" and result.meta["k"] == 1
+            assert (
+                all(t["content"].strip() for t in result.messages)
+                and result.text == ""
+                and result.meta["k"] == 1
+            )
     assert document.meta["messages"] == messages, "operators must not change their input"
 
 
 def test_special_tokens_inside_a_text_stay_text():
     text = "<|im_start|>user\n" + NORMAL + "<|im_end|>"
-    kept, _ = apply(load_recipe("steel").operators(SOURCES["skypile"]), Document("x", text, "skypile"))
+    kept, _ = apply(
+        load_recipe("steel").operators(SOURCES["skypile"]), Document("x", text, "skypile")
+    )
     assert kept.text == text
 
 
@@ -100,11 +128,17 @@ def test_apply_counts_and_trace_agree():
     assert steps[0]["after"] == "ab" and steps[1]["removed"] == "2 characters"
 
 
-@pytest.mark.parametrize(("entries", "words"), [
-    (["text_lenght"], "did you mean text_length"), ([{"text_length": {"minimum": 1}}], "text_length"),
-    ([{"text_length": [1]}], "parameters"), ([3], "a recipe lists"),
-    ([{"text_length": {"min_chars": 9, "max_chars": 1}}], "above"),
-    ([{"convert_chinese": {"mode": "x2y"}}], "no mode")])
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (["text_lenght"], "did you mean text_length"),
+        ([{"text_length": {"minimum": 1}}], "text_length"),
+        ([{"text_length": [1]}], "parameters"),
+        ([3], "a recipe lists"),
+        ([{"text_length": {"min_chars": 9, "max_chars": 1}}], "above"),
+        ([{"convert_chinese": {"mode": "x2y"}}], "no mode"),
+    ],
+)
 def test_mistakes_in_a_recipe_are_named(entries, words):
     with pytest.raises(UserError, match=words):
         make_all(entries)
@@ -116,8 +150,13 @@ def test_a_recipe_file_is_checked(tmp_path):
     recipe = load_recipe(path)
     assert [o.name for o in recipe.operators(SOURCES["skypile"])] == ["remove_control"]
     assert recipe.operators(SOURCES["zhihu_kol"]) == [] and load_recipe(recipe) is recipe
-    for text, words in (("cleen: {}", "has no cleen"), ("clean: {texts: []}", "has no texts"),
-                        ("- a", "must be a mapping"), ("convert: {rules: x}", "rules must be"), ("a: [", "not YAML")):
+    for text, words in (
+        ("cleen: {}", "has no cleen"),
+        ("clean: {texts: []}", "has no texts"),
+        ("- a", "must be a mapping"),
+        ("convert: {rules: x}", "rules must be"),
+        ("a: [", "not YAML"),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=words):
             load_recipe(path)

@@ -35,7 +35,9 @@ def assert_sums_close(report: dict, out: Path) -> None:
         before = None
         for step in STEPS:
             counts = part["steps"][step]
-            gone = sum(counts.get("removed", {}).values()) + sum(counts.get("rejected", {}).values())
+            gone = sum(counts.get("removed", {}).values()) + sum(
+                counts.get("rejected", {}).values()
+            )
             assert counts["in"] == counts["kept"] + gone and before in (None, counts["in"])
             before = counts["kept"]
         assert before == len(list(read_documents(out / f"{name}.jsonl.zst")))
@@ -52,7 +54,10 @@ def prepared(tmp_path_factory):
 def test_the_sums_close_and_nothing_else_lies_in_the_folder(prepared):
     _, out, report = prepared
     assert_sums_close(report, out)
-    assert set(contents(out)) == {f"{name}.jsonl.zst" for name in SOURCES} | {"report.json", "duplicates.jsonl"}
+    assert set(contents(out)) == {f"{name}.jsonl.zst" for name in SOURCES} | {
+        "report.json",
+        "duplicates.jsonl",
+    }
     assert [p.name for p in (out / ".work").iterdir()] == ["done.json"]
 
 
@@ -78,11 +83,18 @@ def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(prepared, tmp_
     monkeypatch.setattr(pipeline, "_convert_and_clean", lambda *a: pytest.fail("worked again"))
     assert prepare(raw, tmp_path / "out") == report
     monkeypatch.undo()
-    jsonl(raw / "firefly/more.jsonl", [{"kind": "QA", "input": "谁修的这座桥？", "target": "镇上的石匠。"}])
+    jsonl(
+        raw / "firefly/more.jsonl",
+        [{"kind": "QA", "input": "谁修的这座桥？", "target": "镇上的石匠。"}],
+    )
     again = prepare(raw, tmp_path / "out")
     assert again["sources"]["firefly"]["steps"]["convert"]["kept"] == 2
     assert prepare(raw / "firefly", tmp_path / "out")["sources"].keys() == {"firefly"}
-    assert set(contents(tmp_path / "out")) == {"firefly.jsonl.zst", "report.json", "duplicates.jsonl"}, "stale outputs"
+    assert set(contents(tmp_path / "out")) == {
+        "firefly.jsonl.zst",
+        "report.json",
+        "duplicates.jsonl",
+    }, "stale outputs"
 
 
 def test_a_run_stopped_anywhere_resumes_to_the_same_bytes(prepared, tmp_path, monkeypatch):
@@ -111,7 +123,10 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bytes(prepared, tmp_path, mo
             assert prepare(raw, tmp_path / "out", progress=progress) == report
             break
         except KeyboardInterrupt:
-            assert not list((tmp_path / "out").glob("*.jsonl.zst")) or (tmp_path / "out/.work").exists()
+            assert (
+                not list((tmp_path / "out").glob("*.jsonl.zst"))
+                or (tmp_path / "out/.work").exists()
+            )
     prepare(raw, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(out)
     finished = [name for name in SOURCES if worked.count(name) == 1]
@@ -120,18 +135,24 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bytes(prepared, tmp_path, mo
 
 def test_a_killed_process_resumes_to_the_same_bytes(prepared, tmp_path):
     raw, out, _ = prepared
-    code = ("import sys, time; from steel.corpus import pipeline\n"
-            "def progress(name, step, n):\n    print(name, flush=True)\n    time.sleep(0.2)\n"
-            "import steel.corpus.convert as c; c.EVERY = 1\n"
-            "pipeline.prepare(sys.argv[1], sys.argv[2], progress=progress)\n")
-    process = subprocess.Popen([sys.executable, "-c", code, raw, tmp_path / "out"], stdout=subprocess.PIPE, text=True)
+    code = (
+        "import sys, time; from steel.corpus import pipeline\n"
+        "def progress(name, step, n):\n    print(name, flush=True)\n    time.sleep(0.2)\n"
+        "import steel.corpus.convert as c; c.EVERY = 1\n"
+        "pipeline.prepare(sys.argv[1], sys.argv[2], progress=progress)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, raw, tmp_path / "out"], stdout=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if line.startswith("baidu_baike"):
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
     process.stdout.close()
-    assert (tmp_path / "out/.work/wikipedia_cn.json").exists() and not (tmp_path / "out/report.json").exists()
+    assert (tmp_path / "out/.work/wikipedia_cn.json").exists() and not (
+        tmp_path / "out/report.json"
+    ).exists()
     prepare(raw, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(out)
 
@@ -165,9 +186,15 @@ def test_convert_clean_and_dedup_one_at_a_time_give_what_prepare_gives(prepared,
     cleaned = clean(tmp_path / "1", tmp_path / "2")
     unique = dedup(tmp_path / "2", tmp_path / "3")
     for name in report["sources"]:
-        assert (tmp_path / f"3/{name}.jsonl.zst").read_bytes() == (out / f"{name}.jsonl.zst").read_bytes()
-        assert cleaned["sources"][name]["steps"]["clean"] == report["sources"][name]["steps"]["clean"]
-        assert unique["sources"][name]["steps"]["dedup"] == report["sources"][name]["steps"]["dedup"]
+        assert (tmp_path / f"3/{name}.jsonl.zst").read_bytes() == (
+            out / f"{name}.jsonl.zst"
+        ).read_bytes()
+        assert (
+            cleaned["sources"][name]["steps"]["clean"] == report["sources"][name]["steps"]["clean"]
+        )
+        assert (
+            unique["sources"][name]["steps"]["dedup"] == report["sources"][name]["steps"]["dedup"]
+        )
 
 
 def test_recipe_original_leaves_out_what_the_original_did_not_have(tmp_path):
@@ -192,8 +219,12 @@ def world(tmp_path_factory):
     report = prepare(root / "world/raw", root / "out")
     assert_sums_close(report, root / "out")
     truth = json.loads((root / "world/truth.json").read_text())["plants"]
-    everything = {f"{name}/{inside(file, root / 'world/raw', name)}:{number}"
-                  for name, files in recognise(root / "world/raw") for file in files for number, _ in records(file)}
+    everything = {
+        f"{name}/{inside(file, root / 'world/raw', name)}:{number}"
+        for name, files in recognise(root / "world/raw")
+        for file in files
+        for number, _ in records(file)
+    }
     return truth, {place(d): d.readable() for d in read_documents(root / "out")}, everything
 
 
@@ -210,22 +241,40 @@ def test_planted_copies_are_found_in_the_closed_world(world):
         assert found >= least * len(plants), f"{kind}: {found} of {len(plants)}"
 
 
-@pytest.mark.parametrize(("kind", "least"), [
-    ("broken_json", 1), ("bad_utf8", 1), ("bad_role_order", 1), ("symbols", 0.85), ("repetition", 0.85),
-    ("mojibake", 0.85), ("html", 0.85), ("wrong_type", 0.8), ("missing_field", 0.65), ("too_short", 0.4)])
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("broken_json", 1),
+        ("bad_utf8", 1),
+        ("bad_role_order", 1),
+        ("symbols", 0.85),
+        ("repetition", 0.85),
+        ("mojibake", 0.85),
+        ("html", 0.85),
+        ("wrong_type", 0.8),
+        ("missing_field", 0.65),
+        ("too_short", 0.4),
+    ],
+)
 def test_planted_junk_is_removed_or_mended_in_the_closed_world(world, kind, least):
     """Where the damaged field is one that a record can do without (desc, input, an explanation), it is kept."""
     truth, kept, _ = world
     plants = [spot(p) for p in truth if p["kind"] == kind]
     signs = {"mojibake": "[锛銆鐨鍦涓â]", "html": "</|<br|&nbsp"}
-    good = sum(p not in kept or (kind in signs and not re.search(signs[kind], kept[p])) for p in plants)
+    good = sum(
+        p not in kept or (kind in signs and not re.search(signs[kind], kept[p])) for p in plants
+    )
     assert good >= least * len(plants), f"{kind}: {good} of {len(plants)}"
 
 
 def test_good_records_of_the_closed_world_are_kept(world):
     truth, kept, everything = world
     touched = {spot(p) for p in truth} | {spot(p["of"]) for p in truth if p["of"]}
-    lost = [p for p in everything - touched if p not in kept and not p.startswith(("zhihu_kol", "starcoder"))]
+    lost = [
+        p
+        for p in everything - touched
+        if p not in kept and not p.startswith(("zhihu_kol", "starcoder"))
+    ]
     assert len(lost) <= 0.02 * len(everything), lost[:5]
 
 
@@ -242,7 +291,9 @@ def test_real_data_passes_in_thirty_cpu_seconds(tmp_path):
     report = prepare(Path(REAL) / "raw", tmp_path)
     assert time.process_time() - start < 30
     assert_sums_close(report, tmp_path)
-    assert report["totals"]["clean"]["kept"] > 0.98 * report["totals"]["clean"]["in"], "real data is mostly good"
+    assert report["totals"]["clean"]["kept"] > 0.98 * report["totals"]["clean"]["in"], (
+        "real data is mostly good"
+    )
     assert report["sources"]["baidu_baike"]["steps"]["convert"]["kept"] > 0.98 * 700
 
 
@@ -252,7 +303,11 @@ class FakeHub:
     def __init__(self):
         import hashlib
 
-        self.data = {"a.jsonl": b'{"x": 1}\n' * 5, "sub/b.jsonl": b'{"x": 2}\n' * 5, "README.md": b"no"}
+        self.data = {
+            "a.jsonl": b'{"x": 1}\n' * 5,
+            "sub/b.jsonl": b'{"x": 2}\n' * 5,
+            "README.md": b"no",
+        }
         self.sums = {p: hashlib.sha256(d).hexdigest() for p, d in self.data.items()}
         self.fetched: list[str] = []
 
@@ -274,8 +329,13 @@ def test_download_checks_files_and_goes_on_where_it_stopped(tmp_path):
         download("firefly", tmp_path, hub)
     assert not (tmp_path / "firefly/sub/b.jsonl").exists()
     assert "2 files" in download("firefly", tmp_path, hub)
-    assert hub.fetched == ["a.jsonl", "sub/b.jsonl", "sub/b.jsonl"], "whole files are not fetched again"
-    assert set(json.loads((tmp_path / "firefly" / RECORD).read_text())) == {"a.jsonl", "sub/b.jsonl"}
+    assert hub.fetched == ["a.jsonl", "sub/b.jsonl", "sub/b.jsonl"], (
+        "whole files are not fetched again"
+    )
+    assert set(json.loads((tmp_path / "firefly" / RECORD).read_text())) == {
+        "a.jsonl",
+        "sub/b.jsonl",
+    }
     download("firefly", tmp_path / "firefly", hub)
     assert len(hub.fetched) == 3
 

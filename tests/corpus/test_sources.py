@@ -13,19 +13,40 @@ from steel.config import UserError
 from steel.corpus.sources import SOURCES, card, list_sources, readers, recognise, survey
 from steel.corpus.sources.readers import Bad, records
 
-VALUES = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=8),
-                      lambda inner: st.lists(inner, max_size=3)
-                      | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-                      max_leaves=6)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
 
 
 def test_every_source_has_a_complete_card():
-    assert {"skypile", "wanjuan", "wanjuan_exam", "wikipedia_cn", "baidu_baike", "baidu_qa", "zhihu_kol", "belle_2m",
-            "belle_3_5m", "moss", "firefly", "starcoder", "chinese_poetry", "personal"} == set(SOURCES)
+    assert {
+        "skypile",
+        "wanjuan",
+        "wanjuan_exam",
+        "wikipedia_cn",
+        "baidu_baike",
+        "baidu_qa",
+        "zhihu_kol",
+        "belle_2m",
+        "belle_3_5m",
+        "moss",
+        "firefly",
+        "starcoder",
+        "chinese_poetry",
+        "personal",
+    } == set(SOURCES)
     assert [row["name"] for row in list_sources()] == list(SOURCES)
     for source in SOURCES.values():
         text = card(source.name)
-        assert source.licence in text and source.link in text and all(f"`{field}`" in text for field in source.fields)
+        assert (
+            source.licence in text
+            and source.link in text
+            and all(f"`{field}`" in text for field in source.fields)
+        )
         assert source.kind in ("text", "dialogue", "code", "poetry")
     with pytest.raises(UserError, match="no source named"):
         card("wikipedia")
@@ -52,7 +73,9 @@ def test_a_missing_folder_is_a_user_error(tmp_path):
         recognise(tmp_path / "nothing")
 
 
-@given(rows=st.lists(VALUES, max_size=8), chunk=st.integers(1, 40), indent=st.sampled_from([None, 1]))
+@given(
+    rows=st.lists(VALUES, max_size=8), chunk=st.integers(1, 40), indent=st.sampled_from([None, 1])
+)
 @settings(max_examples=80, deadline=None)
 def test_an_array_is_cut_right_wherever_the_chunks_end(rows, chunk, indent):
     data = json.dumps(rows, indent=indent, ensure_ascii=False).encode()
@@ -65,7 +88,9 @@ def test_an_array_is_cut_right_wherever_the_chunks_end(rows, chunk, indent):
 def test_no_bytes_make_the_json_reader_fail(data, chunk):
     for head in (b"", b"[", b'[{"a": 1}, '):
         both = head + data
-        numbers = [n for n, _ in readers._json(both[i : i + chunk] for i in range(0, len(both), chunk))]
+        numbers = [
+            n for n, _ in readers._json(both[i : i + chunk] for i in range(0, len(both), chunk))
+        ]
         assert numbers == list(range(len(numbers)))
 
 
@@ -94,16 +119,24 @@ def test_plain_and_compressed_files_give_the_same_records_and_a_cut_one_says_so(
 
 def test_tar_members_are_read_one_after_another(tmp_path):
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
-        for name, text in (("d/x.jsonl", '{"content": "一"}\n{"content": "二"}\n'), ("d/readme.doc", "no")):
+        for name, text in (
+            ("d/x.jsonl", '{"content": "一"}\n{"content": "二"}\n'),
+            ("d/readme.doc", "no"),
+        ):
             info = tarfile.TarInfo(name)
             info.size = len(text.encode())
             archive.addfile(info, io.BytesIO(text.encode()))
     assert [r for _, r in records(tmp_path / "a.tar.gz")] == [
-        {"content": "一"}, {"content": "二"}, Bad("unread member of a tar file: .doc")]
+        {"content": "一"},
+        {"content": "二"},
+        Bad("unread member of a tar file: .doc"),
+    ]
 
 
 def test_a_broken_parquet_and_an_odd_encoding_become_reasons(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
     (tmp_path / "a.txt").write_bytes(b"\xff\xff\xff\x80")
     assert [r.reason[:18] for _, r in records(tmp_path / "a.parquet")] == ["unreadable parquet"]
-    assert [r.reason for _, r in records(tmp_path / "a.txt")] == ["text encoding is neither UTF-8 nor GB18030"]
+    assert [r.reason for _, r in records(tmp_path / "a.txt")] == [
+        "text encoding is neither UTF-8 nor GB18030"
+    ]

@@ -20,7 +20,9 @@ from steel.corpus.world.containers import leaves
 from steel.corpus.world.plants import LABELS
 
 SEED = 7
-CONFIG = WorldConfig(people=16, attributes=["city", "university", "major", "company"], biographies_per_person=24)
+CONFIG = WorldConfig(
+    people=16, attributes=["city", "university", "major", "company"], biographies_per_person=24
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,11 @@ def test_same_seed_same_bytes_other_seed_other_bytes(written, tmp_path):
     write_world(tmp_path / "other", CONFIG, SEED + 1)
     assert hashes(tmp_path / "again") == hashes(out)
     other = hashes(tmp_path / "other")
-    assert all(other[k] != v for k, v in hashes(out).items() if k.startswith(("raw/sky", "exam/test", "truth")))
+    assert all(
+        other[k] != v
+        for k, v in hashes(out).items()
+        if k.startswith(("raw/sky", "exam/test", "truth"))
+    )
 
 
 def test_bytes_do_not_depend_on_the_process(written, tmp_path):
@@ -86,12 +92,22 @@ def test_bytes_do_not_depend_on_the_process(written, tmp_path):
 
 def test_the_layout_is_complete(written):
     out, summary = written
-    sources = {str(p.parent.relative_to(out / "raw")) for p in (out / "raw").rglob("*") if p.is_file()}
-    expected = (
-        "skypile wanjuan wanjuan_exam wikipedia_cn baidu_baike baidu_qa zhihu_kol belle_2m belle_3_5m moss firefly"
-    )
-    assert sources == {*expected.split(), *(f"starcoder/{x}" for x in ("python", "java", "cpp")), "personal"}
-    assert {p.stem for p in (out / "post").iterdir()} == {"sft", "multi_turn", "self_cognition", "preference", "rl"}
+    sources = {
+        str(p.parent.relative_to(out / "raw")) for p in (out / "raw").rglob("*") if p.is_file()
+    }
+    expected = "skypile wanjuan wanjuan_exam wikipedia_cn baidu_baike baidu_qa zhihu_kol belle_2m belle_3_5m moss firefly"
+    assert sources == {
+        *expected.split(),
+        *(f"starcoder/{x}" for x in ("python", "java", "cpp")),
+        "personal",
+    }
+    assert {p.stem for p in (out / "post").iterdir()} == {
+        "sft",
+        "multi_turn",
+        "self_cognition",
+        "preference",
+        "rl",
+    }
     assert {p.stem for p in (out / "heldout").iterdir()} == {"zh", "en", "code", "dialogue"}
     assert json.loads((out / "summary.json").read_text(encoding="utf-8")) == summary
     assert not list(out.parent.glob(".world.*")), "temporary folders stay behind"
@@ -121,7 +137,10 @@ def test_every_source_has_its_original_fields(written):
     code = pq.read_table(next((out / "raw/starcoder/cpp").iterdir()))
     assert {"content", "max_stars_count"} <= set(code.column_names)
     assert code.schema.field("max_stars_count").type == "double"
-    votes = [json.loads(r["METADATA"])["upvotes"] for r in raw_lines(next((out / "raw/zhihu_kol").iterdir()))]
+    votes = [
+        json.loads(r["METADATA"])["upvotes"]
+        for r in raw_lines(next((out / "raw/zhihu_kol").iterdir()))
+    ]
     assert any(v.endswith(" 万") for v in votes)
 
 
@@ -194,7 +213,9 @@ def test_biographies_cover_everybody_in_both_languages(written):
         for r in raw_lines(path)
         if not isinstance(r, bytes) or r.endswith(b"}") and b"\xff" not in r
     )
-    english = (out / "raw/wanjuan/part-000107-b7d20c4e.jsonl").read_bytes().decode("utf-8", "ignore")
+    english = (
+        (out / "raw/wanjuan/part-000107-b7d20c4e.jsonl").read_bytes().decode("utf-8", "ignore")
+    )
     for person in truth(out)["people"]:
         assert text.count(person["zh"]) >= 8 and english.count(person["en"]) >= 6
         assert all(v["zh"] in text and v["en"] in english for v in person["values"].values())
@@ -216,10 +237,19 @@ def test_the_leakage_check_finds_a_planted_leak(tmp_path, what):
     person = world.split("test")[0]
     a, b = world.test_pairs[0]
     file, line = {
-        "name": ("belle_2m/train_2M_CN.json", {"instruction": f"{person.zh}是哪里人？", "output": "x"}),
-        "phrasing": ("skypile/2021-43_zh_head_0000.jsonl", {"text": exam(out, "test")["city_zh"][0]["question"]}),
+        "name": (
+            "belle_2m/train_2M_CN.json",
+            {"instruction": f"{person.zh}是哪里人？", "output": "x"},
+        ),
+        "phrasing": (
+            "skypile/2021-43_zh_head_0000.jsonl",
+            {"text": exam(out, "test")["city_zh"][0]["question"]},
+        ),
         "sum": ("firefly/firefly-train-1.1M.jsonl", {"input": f"{b}加{a}等于多少？"}),
-        "heldout": ("wanjuan/part-000036-5e3c9a11.jsonl", {"content": rows(out / "heldout/zh.jsonl")[0]["text"]}),
+        "heldout": (
+            "wanjuan/part-000036-5e3c9a11.jsonl",
+            {"content": rows(out / "heldout/zh.jsonl")[0]["text"]},
+        ),
         "question mark": ("skypile/2021-43_zh_head_0000.jsonl", {"text": f"谁认识{person.zh}？"}),
     }[what]
     with (out / "raw" / file).open("a", encoding="utf-8") as handle:
@@ -252,7 +282,9 @@ def test_exam_answers_are_right_options_distinct_letters_uniform(written):
                 right = row[row["answer"]]
                 letters[row["answer"]] += 1
                 if attribute == "arith":
-                    a, b = (int(x) for x in row["question"].removesuffix("相加得多少？").split("与"))
+                    a, b = (
+                        int(x) for x in row["question"].removesuffix("相加得多少？").split("与")
+                    )
                     assert int(right) == a + b
                     continue
                 name = next(n for n in people if n in row["question"])
@@ -272,8 +304,12 @@ def test_cloze_prompt_and_answer_make_a_trained_wording_about_a_test_person(writ
     table = rows(out / "exam/cloze.jsonl")
     assert {r["lang"] for r in table} == {"zh", "en"}
     for row in table:
-        assert row["answer"] in row["candidates"] and len(set(row["candidates"])) == len(row["candidates"])
-        assert not row["prompt"].endswith(" ") and (row["lang"] == "zh" or row["answer"].startswith(" "))
+        assert row["answer"] in row["candidates"] and len(set(row["candidates"])) == len(
+            row["candidates"]
+        )
+        assert not row["prompt"].endswith(" ") and (
+            row["lang"] == "zh" or row["answer"].startswith(" ")
+        )
         if row["lang"] == "zh":
             assert row["prompt"][:3] in test_people or any(n in row["prompt"] for n in test_people)
 
@@ -285,13 +321,19 @@ def test_post_training_rows_have_their_shapes(written):
     for name in ("sft", "multi_turn", "self_cognition"):
         for row in rows(out / f"post/{name}.jsonl"):
             assert set(row) == {"messages", "kind", "lang"}
-            assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * (len(row["messages"]) // 2)
+            assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * (
+                len(row["messages"]) // 2
+            )
             assert all(m["content"] for m in row["messages"])
     assert all(4 <= len(r["messages"]) <= 6 for r in rows(out / "post/multi_turn.jsonl"))
     named = [r for r in rows(out / "post/sft.jsonl") if r["kind"] == "qa"]
     assert all(any(n in r["messages"][0]["content"] for n in train) for r in named)
     for row in rows(out / "post/preference.jsonl"):
-        assert row["chosen"] != row["rejected"] and row["kind"] in ("wrong_value", "wrong_language", "rambling")
+        assert row["chosen"] != row["rejected"] and row["kind"] in (
+            "wrong_value",
+            "wrong_language",
+            "rambling",
+        )
     for row in rows(out / "post/rl.jsonl"):
         assert row["kind"] in ("mcq", "qa", "sum", "hop2")
         if row["kind"] == "mcq":
@@ -301,10 +343,17 @@ def test_post_training_rows_have_their_shapes(written):
 
 
 def test_the_assistant_carries_the_configured_name_and_author(tmp_path):
-    config = WorldConfig(people=12, biographies_per_person=4, assistant_name="小铁", assistant_author="阿明")
+    config = WorldConfig(
+        people=12, biographies_per_person=4, assistant_name="小铁", assistant_author="阿明"
+    )
     write_world(tmp_path / "world", config, SEED)
     text = (tmp_path / "world/post/self_cognition.jsonl").read_text(encoding="utf-8")
-    assert "小铁" in text and "阿明" in text and "小钢" not in text and "{" not in text.replace('{"', "")
+    assert (
+        "小铁" in text
+        and "阿明" in text
+        and "小钢" not in text
+        and "{" not in text.replace('{"', "")
+    )
 
 
 def test_the_mixture_is_near_its_targets(written):
@@ -329,7 +378,8 @@ def test_choices_in_training_text_have_balanced_letters(written):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"people": 4}, {"attributes": ["city", "shoe"]}, {"attributes": []}, {"question_share": 0.95}]
+    "wrong",
+    [{"people": 4}, {"attributes": ["city", "shoe"]}, {"attributes": []}, {"question_share": 0.95}],
 )
 def test_an_impossible_world_is_refused_with_the_field_named(tmp_path, wrong):
     with pytest.raises(UserError, match=f"world.{next(iter(wrong))}"):

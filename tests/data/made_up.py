@@ -11,7 +11,9 @@ LETTERS = "春夏秋冬风花雪月山水江河 abcdefgh 0123,.。"
 
 def texts(count: int, seed: object) -> list[str]:
     rng = random.Random(str(seed))
-    return ["".join(rng.choices(LETTERS, k=rng.randint(1, 90))).strip() or "一" for _ in range(count)]
+    return [
+        "".join(rng.choices(LETTERS, k=rng.randint(1, 90))).strip() or "一" for _ in range(count)
+    ]
 
 
 def write_lines(path: Path, lines: list[bytes]) -> Path:
@@ -22,11 +24,23 @@ def write_lines(path: Path, lines: list[bytes]) -> Path:
 
 
 def write_documents(path: Path, contents: list[str]) -> Path:
-    records = [{"id": f"{path.name}-{i}", "text": t, "source": path.name.split(".")[0], "lang": "zh", "meta": {}}
-               for i, t in enumerate(contents)]
+    records = [
+        {
+            "id": f"{path.name}-{i}",
+            "text": t,
+            "source": path.name.split(".")[0],
+            "lang": "zh",
+            "meta": {},
+        }
+        for i, t in enumerate(contents)
+    ]
     return write_lines(path, [json.dumps(r, ensure_ascii=False).encode() for r in records])
 
 
 def files(root: Path) -> dict[str, bytes]:
     """Every file of a folder with its bytes: folders are equal when these are."""
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(root).as_posix(): p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }

@@ -32,8 +32,12 @@ def grown(packed, tokenizer_folder, tmp_path_factory):
 
 def names(loader, first, last):
     """What identifies the samples of steps [first, last)."""
-    return [(loader.sources[s], tuple(row.tolist())) for step in range(first, last)
-            for batch in [loader.batch(step)] for s, row in zip(batch.source, batch.targets, strict=True)]
+    return [
+        (loader.sources[s], tuple(row.tolist()))
+        for step in range(first, last)
+        for batch in [loader.batch(step)]
+        for s, row in zip(batch.source, batch.targets, strict=True)
+    ]
 
 
 @settings(max_examples=8, deadline=None)
@@ -89,7 +93,8 @@ def test_a_new_source_needs_a_weight_when_the_others_have_one(grown):
         Loader.from_state(grown[2], state, mixture=weights)
     new = Loader.from_state(grown[2], state, mixture={**weights, "code": 4})
     assert {"code"} <= {name for name, _ in names(new, 50, 60)} and names(new, 0, 50) == names(
-        Loader(grown[0], L, 4, 0, weights), 0, 50)
+        Loader(grown[0], L, 4, 0, weights), 0, 50
+    )
 
 
 def test_the_state_before_an_append_is_gone_and_says_so(grown):
@@ -100,20 +105,27 @@ def test_the_state_before_an_append_is_gone_and_says_so(grown):
         Loader.from_state(grown[0], loader.state(20))
 
 
-def test_duplicates_are_refused_with_both_files_named(tmp_path, packed, docs, grown, tokenizer_folder):
+def test_duplicates_are_refused_with_both_files_named(
+    tmp_path, packed, docs, grown, tokenizer_folder
+):
     out = tmp_path / "out"
     shutil.copytree(packed, out)
     before = files(out)
     shutil.copy(docs / "wiki.jsonl.zst", tmp_path / "fresh.jsonl.zst")
     with pytest.raises(UserError, match="fresh.jsonl.zst repeats the content of wiki.jsonl.zst"):
         append(out, tmp_path / "fresh.jsonl.zst", tokenizer_folder)
-    write_documents(tmp_path / "ids.jsonl.zst", texts(60, "wiki")[::-1])  # other ids, other order, same texts
+    write_documents(
+        tmp_path / "ids.jsonl.zst", texts(60, "wiki")[::-1]
+    )  # other ids, other order, same texts
     lines = [line for part in read_slices(docs / "web.jsonl.zst", 10**9) for line in part]
     write_lines(tmp_path / "longer.jsonl.zst", [*lines, b'{"text": "more"}'])
     (tmp_path / "a").mkdir()
     shutil.copy(docs / "web.jsonl.zst", tmp_path / "a/web.jsonl.zst")
-    for name, other in (("ids.jsonl.zst", "wiki.jsonl.zst"), ("longer.jsonl.zst", "web.jsonl.zst"),
-                        ("a/web.jsonl.zst", "web.jsonl.zst")):
+    for name, other in (
+        ("ids.jsonl.zst", "wiki.jsonl.zst"),
+        ("longer.jsonl.zst", "web.jsonl.zst"),
+        ("a/web.jsonl.zst", "web.jsonl.zst"),
+    ):
         with pytest.raises(UserError, match=f"{name.split('/')[-1]}.* repeats the .* of {other}"):
             append(out, tmp_path / name, tokenizer_folder)
         assert files(out) == before
@@ -124,7 +136,9 @@ def test_the_same_append_twice_is_refused(tmp_path, packed, tokenizer_folder):
     shutil.copytree(packed, out)
     write_documents(tmp_path / "more.jsonl.zst", texts(40, "m"))
     append(out, tmp_path / "more.jsonl.zst", tokenizer_folder)
-    with pytest.raises(UserError, match=r"more.jsonl.zst repeats the content of more.jsonl.zst \(appended as"):
+    with pytest.raises(
+        UserError, match=r"more.jsonl.zst repeats the content of more.jsonl.zst \(appended as"
+    ):
         append(out, tmp_path / "more.jsonl.zst", tokenizer_folder)
 
 
@@ -141,10 +155,19 @@ def test_append_reports_what_a_run_will_mix(tmp_path, packed, tokenizer_folder):
     old = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.glob("*/*")}
     write_documents(tmp_path / "more.jsonl.zst", [*texts(40, "m"), " "])
     result = append(out, tmp_path / "more.jsonl.zst", tokenizer_folder, consumed=run)
-    assert result["generation"] == 1 and result["documents"] == 40 and result["rejected"] == {"empty": 1}
+    assert (
+        result["generation"] == 1
+        and result["documents"] == 40
+        and result["rejected"] == {"empty": 1}
+    )
     assert result["from_step"] == 20 and result["files"] == ["more.jsonl.zst"]
-    assert f"{result['new_samples']:,} appended" in Loader.from_state(ShardSet.open(out), state).events[0]
-    assert all((out / name).read_bytes() == data for name, data in old.items())  # a running job notices nothing
+    assert (
+        f"{result['new_samples']:,} appended"
+        in Loader.from_state(ShardSet.open(out), state).events[0]
+    )
+    assert all(
+        (out / name).read_bytes() == data for name, data in old.items()
+    )  # a running job notices nothing
     assert describe(out)["generations"] == 2 and describe(out)["rejected"] == {"empty": 1}
 
 

@@ -28,8 +28,11 @@ def same(a, b):
     return rows(a) == rows(b)
 
 
-MIXTURES = [None, {"qa": 1, "web": 2, "wiki": 3}, [{"step": 0, "weights": None}, {"step": 3, "weights": {
-    "qa": 5, "web": 1, "wiki": 0}}]]
+MIXTURES = [
+    None,
+    {"qa": 1, "web": 2, "wiki": 3},
+    [{"step": 0, "weights": None}, {"step": 3, "weights": {"qa": 5, "web": 1, "wiki": 0}}],
+]
 
 
 @pytest.mark.parametrize("mask", [True, False])
@@ -39,23 +42,31 @@ def test_one_epoch_has_every_token_as_a_target_exactly_once(shards, mask):
     for step in range(loader.samples):
         batch = loader.batch(step)
         real = (batch.targets[0] != -100).sum()
-        got[int(batch.source)].append((batch.input_ids[0, :real].tolist(), batch.targets[0, :real].tolist()))
+        got[int(batch.source)].append(
+            (batch.input_ids[0, :real].tolist(), batch.targets[0, :real].tolist())
+        )
         assert (batch.input_ids[0, real:] == 0).all()
     for piece in shards.pieces:
         stream, _ = shards.read(piece, 0, piece.tokens)
-        expected = [(stream[a : min(a + L, piece.tokens - 1)].tolist(), stream[a + 1 : a + L + 1].tolist())
-                    for a in range(0, piece.tokens - 1, L)]
+        expected = [
+            (stream[a : min(a + L, piece.tokens - 1)].tolist(), stream[a + 1 : a + L + 1].tolist())
+            for a in range(0, piece.tokens - 1, L)
+        ]
         assert sorted(got[shards.sources.index(piece.source)]) == sorted(expected)
         assert sum(len(x) for x, _ in expected) == piece.tokens - 1
     again = Loader(shards, L, 1, mask_documents=mask)
-    assert len({tuple(rows(again.batch(loader.samples + s))[0]) for s in range(20)}) > 15  # the next epoch goes on
+    assert (
+        len({tuple(rows(again.batch(loader.samples + s))[0]) for s in range(20)}) > 15
+    )  # the next epoch goes on
 
 
 def test_positions_restart_at_documents(shards):
     loader = Loader(shards, L, 8)
     for step in range(20):
         batch = loader.batch(step)
-        for ids, targets, positions in zip(batch.input_ids, batch.targets, batch.position_ids, strict=True):
+        for ids, targets, positions in zip(
+            batch.input_ids, batch.targets, batch.position_ids, strict=True
+        ):
             expected, at = [], 0
             real = int((targets != -100).sum())
             for i, token in enumerate(ids.tolist()):
@@ -70,11 +81,19 @@ def test_positions_restart_at_documents(shards):
 
 
 @settings(max_examples=40, deadline=None)
-@given(world=st.integers(1, 9), size=st.integers(1, 12), step=st.integers(0, 40), mixture=st.sampled_from(MIXTURES),
-       seed=st.integers(0, 5))
+@given(
+    world=st.integers(1, 9),
+    size=st.integers(1, 12),
+    step=st.integers(0, 40),
+    mixture=st.sampled_from(MIXTURES),
+    seed=st.integers(0, 5),
+)
 def test_the_ranks_together_are_the_single_rank_in_order(shards, world, size, step, mixture, seed):
     single = rows(Loader(shards, L, size, seed, mixture).batch(step))
-    parts = [rows(Loader(shards, L, size, seed, mixture, rank=r, world=world).batch(step)) for r in range(world)]
+    parts = [
+        rows(Loader(shards, L, size, seed, mixture, rank=r, world=world).batch(step))
+        for r in range(world)
+    ]
     first = step * size
     joined = [parts[t % world].pop(0) for t in range(first, first + size)]
     assert joined == single and not any(parts)
@@ -87,11 +106,26 @@ def test_a_resumed_run_sees_the_same_batches_at_any_world_size(shards, stop, wor
     state = json.loads(json.dumps(loader.state(stop)))
     assert len(json.dumps(state)) < 2000
     assert state == Loader(shards, L, 8, 1, mixture, rank=0, world=3).state(stop)
-    parts = [Loader.from_state(shards, state, rank=r, world=world, mixture=mixture, batch_size=8, seed=1,
-                               sequence_length=L) for r in range(world)]
+    parts = [
+        Loader.from_state(
+            shards,
+            state,
+            rank=r,
+            world=world,
+            mixture=mixture,
+            batch_size=8,
+            seed=1,
+            sequence_length=L,
+        )
+        for r in range(world)
+    ]
     assert all(p.events == [] and p.state(stop) == state for p in parts)
     for step in (stop, stop + 1, stop + 17):
-        joined = [row for group in zip(*(rows(p.batch(step)) for p in parts), strict=False) for row in group]
+        joined = [
+            row
+            for group in zip(*(rows(p.batch(step)) for p in parts), strict=False)
+            for row in group
+        ]
         if 8 % world == 0:
             assert joined == rows(loader.batch(step))
         assert sum(len(p.batch(step)) for p in parts) == 8
@@ -152,8 +186,12 @@ def test_a_new_mixture_changes_only_the_future(shards):
 def test_sources_carry_on_through_planned_weights(shards):
     """None before a planned change means by size, and what the annealing draws was not read before."""
     only_web = {"qa": 0, "web": 1, "wiki": 0}
-    loader = Loader(shards, L, 8, 0, [{"step": 0, "weights": None}, {"step": 6, "weights": only_web}])
-    web = [r for s in range(20) for r in rows(loader.batch(s)) if r[-1] == loader.sources.index("web")]
+    loader = Loader(
+        shards, L, 8, 0, [{"step": 0, "weights": None}, {"step": 6, "weights": only_web}]
+    )
+    web = [
+        r for s in range(20) for r in rows(loader.batch(s)) if r[-1] == loader.sources.index("web")
+    ]
     assert len(web) == len(set(web)) > 100
 
 
@@ -168,8 +206,14 @@ def test_another_batch_size_goes_on_where_the_run_was(shards):
     assert same(again.batch(7), new.batch(7)) and same(again.batch(2), old.batch(2))
 
 
-@pytest.mark.parametrize("given, what", [({"seed": 2}, "seed"), ({"sequence_length": 64}, "sequence_length"),
-                                         ({"mask_documents": False}, "mask_documents")])
+@pytest.mark.parametrize(
+    "given, what",
+    [
+        ({"seed": 2}, "seed"),
+        ({"sequence_length": 64}, "sequence_length"),
+        ({"mask_documents": False}, "mask_documents"),
+    ],
+)
 def test_settings_that_would_change_the_past_are_refused(shards, given, what):
     state = Loader(shards, L, 8, 1).state(3)
     with pytest.raises(UserError, match=f"started with {what}") as error:
@@ -186,10 +230,17 @@ def test_other_data_is_refused(shards, tmp_path, tokenizer_folder):
         Loader.from_state(shards, {"format": 9})
 
 
-@pytest.mark.parametrize("settings_, what", [
-    ({"mixture": {"web": 1}}, "no weight"), ({"mixture": {"web": 1, "wiki": 1, "qa": 1, "wbe": 1}}, "'wbe'"),
-    ({"mixture": [{"step": 1, "weights": None}]}, "first is 0"), ({"rank": 2, "world": 2}, "rank 2"),
-    ({"batch_size": 0}, "batch_size"), ({"sequence_length": 0}, "sequence_length")])
+@pytest.mark.parametrize(
+    "settings_, what",
+    [
+        ({"mixture": {"web": 1}}, "no weight"),
+        ({"mixture": {"web": 1, "wiki": 1, "qa": 1, "wbe": 1}}, "'wbe'"),
+        ({"mixture": [{"step": 1, "weights": None}]}, "first is 0"),
+        ({"rank": 2, "world": 2}, "rank 2"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"sequence_length": 0}, "sequence_length"),
+    ],
+)
 def test_a_users_mistake_gets_one_line(shards, settings_, what):
     with pytest.raises(UserError, match=what):
         Loader(**{"shards": shards, "sequence_length": L, "batch_size": 8, **settings_})
@@ -217,12 +268,22 @@ def test_a_split_without_documents_opens_but_gives_no_batches(packed):
 def test_batches_split_and_move(shards):
     batch = Loader(shards, L, 10).batch(0)
     parts = batch.split(4)
-    assert [len(p) for p in parts] == [4, 4, 2] and [r for p in parts for r in rows(p)] == rows(batch)
+    assert [len(p) for p in parts] == [4, 4, 2] and [r for p in parts for r in rows(p)] == rows(
+        batch
+    )
     assert same(batch.to("cpu"), batch) and batch.input_ids.dtype == torch.int64
 
 
-@pytest.mark.parametrize("damage, what", [("cut", "bytes instead of"), ("gone", "is missing"), ("edge", "was changed"),
-                                          ("index", "bytes instead of"), ("middle", "was changed")])
+@pytest.mark.parametrize(
+    "damage, what",
+    [
+        ("cut", "bytes instead of"),
+        ("gone", "is missing"),
+        ("edge", "was changed"),
+        ("index", "bytes instead of"),
+        ("middle", "was changed"),
+    ],
+)
 def test_a_damaged_shard_is_named_before_training(tmp_path, packed, damage, what, monkeypatch):
     root = tmp_path / "out"
     shutil.copytree(packed, root)
@@ -250,8 +311,10 @@ def test_a_damaged_shard_is_named_before_training(tmp_path, packed, damage, what
         ShardSet.open(root, verify=damage == "middle")
 
 
-@pytest.mark.parametrize("content, what", [(None, "no manifest.json"), ("{", "not a shard manifest"),
-                                           ('{"format": 99}', "format 99")])
+@pytest.mark.parametrize(
+    "content, what",
+    [(None, "no manifest.json"), ("{", "not a shard manifest"), ('{"format": 99}', "format 99")],
+)
 def test_a_folder_without_a_sound_manifest_is_refused(tmp_path, content, what):
     if content:
         (tmp_path / "manifest.json").write_text(content)

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steel.data.order import MAX_DOMAIN, Stream, permute, permute_array, round_keys, sigma, sigma_array
+from steel.data.order import (
+    MAX_DOMAIN,
+    Stream,
+    permute,
+    permute_array,
+    round_keys,
+    sigma,
+    sigma_array,
+)
 
 KEYS = round_keys(0, "test")
 
@@ -45,6 +53,7 @@ def test_the_permutation_shuffles():
 
 def append_logs(most=3):
     """(n0, [(c, m), …]) of one epoch: consumed counts never fall and never pass what there is."""
+
     @st.composite
     def build(draw):
         n0 = draw(st.integers(1, 300))
@@ -54,6 +63,7 @@ def append_logs(most=3):
             log.append((c, draw(st.integers(1, 200))))
             size += log[-1][1]
         return n0, log
+
     return build()
 
 
@@ -92,8 +102,11 @@ def _seconds(stream, d):
 
 
 @settings(max_examples=100, deadline=None)
-@given(n0=st.integers(0, 60), moves=st.lists(st.tuples(st.integers(0, 150), st.integers(1, 60)), max_size=3),
-       extra=st.integers(0, 200))
+@given(
+    n0=st.integers(0, 60),
+    moves=st.lists(st.tuples(st.integers(0, 150), st.integers(1, 60)), max_size=3),
+    extra=st.integers(0, 200),
+)
 def test_a_stream_never_changes_its_past_and_every_epoch_is_one_pass(n0, moves, extra):
     appends, d = [], 0
     for step, m in moves:
@@ -105,14 +118,18 @@ def test_a_stream_never_changes_its_past_and_every_epoch_is_one_pass(n0, moves, 
     draws = np.arange(d + extra + 300)
     samples, epochs = stream.samples(draws)
     assert samples.tolist() == [stream.sample(int(i)) for i in draws]
-    for j, (at, _) in enumerate(appends):  # what was drawn before an append is what a stream without it draws
+    for j, (at, _) in enumerate(
+        appends
+    ):  # what was drawn before an append is what a stream without it draws
         if at:
             past, past_epochs = Stream("s", 7, n0, appends[:j]).samples(np.arange(at))
             assert np.array_equal(samples[:at], past) and np.array_equal(epochs[:at], past_epochs)
     for epoch in range(int(epochs[-1])):  # all but the last epoch are complete
         seen = np.sort(samples[epochs == epoch])
-        assert np.array_equal(seen, np.arange(len(seen))) and len(seen) == stream.locate(
-            int(np.flatnonzero(epochs == epoch)[0]))[2]
+        assert (
+            np.array_equal(seen, np.arange(len(seen)))
+            and len(seen) == stream.locate(int(np.flatnonzero(epochs == epoch)[0]))[2]
+        )
 
 
 def test_appending_at_the_end_of_an_epoch_reads_the_new_samples_next():
@@ -123,8 +140,12 @@ def test_appending_at_the_end_of_an_epoch_reads_the_new_samples_next():
 
 
 def test_streams_and_epochs_have_orders_of_their_own():
-    orders = [Stream(name, seed, 50).samples(np.arange(50) + 50 * epoch)[0].tolist()
-              for name in "ab" for seed in (1, 2) for epoch in (0, 1)]
+    orders = [
+        Stream(name, seed, 50).samples(np.arange(50) + 50 * epoch)[0].tolist()
+        for name in "ab"
+        for seed in (1, 2)
+        for epoch in (0, 1)
+    ]
     assert len({tuple(o) for o in orders}) == 8
 
 

@@ -57,21 +57,38 @@ def test_a_dialogue_is_rendered_by_the_chat_template(tmp_path, tokenizer_folder)
     assert manifest["bytes"] == len(chat.render(turns).encode())
 
 
-BAD = {b"": "blank_line", b"\xff\xfe": "undecodable", b"{": "bad_json", b"[1]": "bad_record",
-       line(text=None): "bad_record", line(text=" \n"): "empty", b'{"text": "\\ud83d"}': "undecodable",
-       line(text="", meta={"messages": [{"role": "boss", "content": "x"}]}): "bad_dialogue",
-       line(text="", meta={"messages": []}): "bad_dialogue", line(text="", meta={"messages": 5}): "bad_dialogue"}
+BAD = {
+    b"": "blank_line",
+    b"\xff\xfe": "undecodable",
+    b"{": "bad_json",
+    b"[1]": "bad_record",
+    line(text=None): "bad_record",
+    line(text=" \n"): "empty",
+    b'{"text": "\\ud83d"}': "undecodable",
+    line(text="", meta={"messages": [{"role": "boss", "content": "x"}]}): "bad_dialogue",
+    line(text="", meta={"messages": []}): "bad_dialogue",
+    line(text="", meta={"messages": 5}): "bad_dialogue",
+}
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from(list(BAD)), st.text("春夏ab", min_size=1, max_size=9)), max_size=40))
-def test_every_record_is_in_a_shard_or_rejected_with_its_reason(tmp_path_factory, tokenizer_folder, records):
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(list(BAD)), st.text("春夏ab", min_size=1, max_size=9)),
+        max_size=40,
+    )
+)
+def test_every_record_is_in_a_shard_or_rejected_with_its_reason(
+    tmp_path_factory, tokenizer_folder, records
+):
     root = tmp_path_factory.mktemp("accounting")
     lines = [r if isinstance(r, bytes) else line(text=r) for r in records]
     if lines and lines[-1] == b"":
         lines.append(b"{")  # a line break at the very end does not open another line
     write_lines(root / "web.jsonl.zst", lines)
-    manifest = pack(root / "web.jsonl.zst", root / "out", tokenizer_folder, shard_tokens=20, hold_out=0.3)
+    manifest = pack(
+        root / "web.jsonl.zst", root / "out", tokenizer_folder, shard_tokens=20, hold_out=0.3
+    )
     expected: dict[str, int] = {}
     for item in lines:
         if item in BAD:
@@ -81,13 +98,17 @@ def test_every_record_is_in_a_shard_or_rejected_with_its_reason(tmp_path_factory
     rejects = json.loads((root / "out/rejects.json").read_text())
     assert rejects["reasons"] == expected and rejects["total"] == sum(expected.values())
     assert sorted((e["line"], e["reason"]) for e in rejects["examples"]) == [
-        (i, BAD[item]) for i, item in enumerate(lines, 1) if item in BAD]
+        (i, BAD[item]) for i, item in enumerate(lines, 1) if item in BAD
+    ]
     assert describe(root / "out")["documents"] == manifest["documents"]
 
 
 @settings(max_examples=40, deadline=None)
-@given(lines=st.lists(st.binary(max_size=12).filter(lambda b: b"\n" not in b), max_size=30), size=st.integers(1, 60),
-       suffix=st.sampled_from(["jsonl", "jsonl.zst"]))
+@given(
+    lines=st.lists(st.binary(max_size=12).filter(lambda b: b"\n" not in b), max_size=30),
+    size=st.integers(1, 60),
+    suffix=st.sampled_from(["jsonl", "jsonl.zst"]),
+)
 def test_slices_join_to_the_file(tmp_path_factory, lines, size, suffix):
     path = write_lines(tmp_path_factory.mktemp("slices") / f"a.{suffix}", lines)
     slices = list(read_slices(path, size))
@@ -116,9 +137,15 @@ def test_sources_are_named_by_file_or_folder(tmp_path, tokenizer_folder):
     write_documents(tmp_path / "docs/web/00001.jsonl", texts(3, 3))
     (tmp_path / "docs/report.json").write_text("{}")
     assert [(i.name, i.source, i.index) for i in find_inputs(tmp_path / "docs")] == [
-        ("web/00000.jsonl.zst", "web", 0), ("web/00001.jsonl", "web", 1), ("wiki.jsonl.zst", "wiki", 0)]
+        ("web/00000.jsonl.zst", "web", 0),
+        ("web/00001.jsonl", "web", 1),
+        ("wiki.jsonl.zst", "wiki", 0),
+    ]
     pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)
-    assert {k: v["documents"] for k, v in describe(tmp_path / "out", 16)["sources"].items()} == {"web": 6, "wiki": 3}
+    assert {k: v["documents"] for k, v in describe(tmp_path / "out", 16)["sources"].items()} == {
+        "web": 6,
+        "wiki": 3,
+    }
 
 
 @pytest.mark.parametrize("case", ["absent", "empty", "no tokenizer", "other documents"])
@@ -128,7 +155,12 @@ def test_a_users_mistake_gets_one_line(tmp_path, tokenizer_folder, packed, case)
     docs, out, tok, what = {
         "absent": (tmp_path / "absent", tmp_path / "out", tokenizer_folder, "no documents"),
         "empty": (tmp_path / "empty", tmp_path / "out", tokenizer_folder, "no .*jsonl.zst"),
-        "no tokenizer": (tmp_path / "new.jsonl.zst", tmp_path / "out", tmp_path / "empty", "no tokenizer"),
+        "no tokenizer": (
+            tmp_path / "new.jsonl.zst",
+            tmp_path / "out",
+            tmp_path / "empty",
+            "no tokenizer",
+        ),
         "other documents": (tmp_path / "new.jsonl.zst", packed, tokenizer_folder, "empty folder"),
     }[case]
     before = files(packed)
@@ -147,7 +179,9 @@ def test_two_inputs_with_the_same_content_are_refused_by_name(tmp_path, tokenize
         pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)
 
 
-def test_packing_again_changes_nothing_and_is_deterministic(tmp_path, docs, packed, tokenizer_folder):
+def test_packing_again_changes_nothing_and_is_deterministic(
+    tmp_path, docs, packed, tokenizer_folder
+):
     before = files(packed)
     assert pack(docs, packed, tokenizer_folder, shard_tokens=2000)["documents"] == 369
     pack(docs, tmp_path / "other", tokenizer_folder, shard_tokens=2000)
@@ -165,16 +199,27 @@ steel.data.pack(sys.argv[1], sys.argv[2], sys.argv[3], shard_tokens=2000, worker
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path, docs, packed, tokenizer_folder):
     """In a script without a main guard, as a chapter's exported script is."""
     (tmp_path / "script.py").write_text(UNGUARDED)
-    subprocess.run([sys.executable, tmp_path / "script.py", docs, tmp_path / "out", tokenizer_folder], check=True,
-                   env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
+    subprocess.run(
+        [sys.executable, tmp_path / "script.py", docs, tmp_path / "out", tokenizer_folder],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
     assert files(tmp_path / "out") == files(packed)
 
 
 def test_packing_processes_start_without_heavy_packages():
-    code = ("import sys, steel.data; "
-            "print([m for m in ('torch', 'transformers', 'tokenizers', 'zstandard', 'rich') if m in sys.modules])")
-    ran = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
-                         capture_output=True, text=True)
+    code = (
+        "import sys, steel.data; "
+        "print([m for m in ('torch', 'transformers', 'tokenizers', 'zstandard', 'rich') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert ran.stdout.strip() == "[]"
 
 
@@ -205,8 +250,12 @@ for at in map(int, writes):
 def test_kill_9_and_packing_again_is_byte_identical(tmp_path, docs, packed, tokenizer_folder):
     writes = len(files(packed))  # one atomic write a file: shards, records, rejects, manifest
     kills = [1, 3, 8, writes - 1, writes]
-    subprocess.run([sys.executable, "-c", KILLED, docs, tmp_path, tokenizer_folder, *map(str, kills)], check=True,
-                   env={**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", KILLED, docs, tmp_path, tokenizer_folder, *map(str, kills)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"},
+        timeout=300,
+    )
     for at in kills:
         out = tmp_path / str(at)
         assert files(out) != files(packed)
@@ -226,38 +275,55 @@ def test_going_on_with_other_settings_is_refused(tmp_path, docs, packed, tokeniz
 def test_held_out_documents_are_apart_and_copies_stay_together(tmp_path, tokenizer_folder):
     words = texts(400, "hold")
     write_documents(tmp_path / "docs/a.jsonl.zst", words)
-    write_documents(tmp_path / "docs/b.jsonl.zst", [*words, words[0]])  # a copy of the whole would be refused
+    write_documents(
+        tmp_path / "docs/b.jsonl.zst", [*words, words[0]]
+    )  # a copy of the whole would be refused
     pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder, hold_out=0.2, shard_tokens=3000)
     tok = bpe.load(tokenizer_folder)
-    train, validation = ({s: [tok.decode(i) for _, i in ShardSet.open(tmp_path / "out", split).documents(s)]
-                          for s in "ab"} for split in ("train", "validation"))
+    train, validation = (
+        {
+            s: [tok.decode(i) for _, i in ShardSet.open(tmp_path / "out", split).documents(s)]
+            for s in "ab"
+        }
+        for split in ("train", "validation")
+    )
     assert set(train["a"]) == set(train["b"]) and set(validation["a"]) == set(validation["b"])
     assert not set(train["a"]) & set(validation["b"])
     assert 0.1 < len(validation["a"]) / 400 < 0.3
 
 
-@pytest.mark.parametrize("vocabulary, dtype", [(300, "uint16"), (65536, "uint16"), (65537, "uint32")])
+@pytest.mark.parametrize(
+    "vocabulary, dtype", [(300, "uint16"), (65536, "uint16"), (65537, "uint32")]
+)
 def test_the_smallest_type_that_holds_the_vocabulary(vocabulary, dtype):
     assert token_dtype(vocabulary) == np.dtype(dtype)
     assert np.array([vocabulary - 1]).astype(token_dtype(vocabulary))[0] == vocabulary - 1
 
 
-def test_a_big_vocabulary_is_packed_as_uint32(tmp_path, docs, packed, tokenizer_folder, monkeypatch):
+def test_a_big_vocabulary_is_packed_as_uint32(
+    tmp_path, docs, packed, tokenizer_folder, monkeypatch
+):
     import steel.data.tasks as tasks_module
 
     for module in (pack_module, tasks_module):
         monkeypatch.setattr(module, "token_dtype", lambda vocab_size: np.dtype("<u4"))
     assert pack(docs, tmp_path / "out", tokenizer_folder, shard_tokens=2000)["dtype"] == "uint32"
     wide, narrow = ShardSet.open(tmp_path / "out"), ShardSet.open(packed)
-    assert all(np.array_equal(a[1], b[1]) for a, b in zip(wide.documents(), narrow.documents(), strict=True))
+    assert all(
+        np.array_equal(a[1], b[1])
+        for a, b in zip(wide.documents(), narrow.documents(), strict=True)
+    )
     assert (tmp_path / "out/web/000-0000-00000.bin").stat().st_size == 2 * (
-        packed / "web/000-0000-00000.bin").stat().st_size
+        packed / "web/000-0000-00000.bin"
+    ).stat().st_size
 
 
 REAL = os.environ.get("STEEL_REAL_DATA", "")
 
 
-@pytest.mark.skipif(not (Path(REAL) / "tokenizer/qwen1.5").is_dir() or not REAL, reason="needs STEEL_REAL_DATA")
+@pytest.mark.skipif(
+    not (Path(REAL) / "tokenizer/qwen1.5").is_dir() or not REAL, reason="needs STEEL_REAL_DATA"
+)
 def test_the_originals_tokenizer_packs_as_uint32_with_its_own_separator(tmp_path):
     tok = bpe.load(Path(REAL) / "tokenizer/qwen1.5")
     words = [*texts(20, "qwen"), "春<|im_end|>秋<|endoftext|>", "The quick brown fox, 人工智能。"]
@@ -266,8 +332,12 @@ def test_the_originals_tokenizer_packs_as_uint32_with_its_own_separator(tmp_path
     write_lines(tmp_path / "qa.jsonl", [line(id="1", text="", meta={"messages": turns})])
     files_ = [tmp_path / "web.jsonl.zst", tmp_path / "qa.jsonl"]
     manifest = pack(files_, tmp_path / "out", Path(REAL) / "tokenizer/qwen1.5")
-    assert manifest["dtype"] == "uint32" and manifest["separator_id"] == tok.convert_tokens_to_ids("<|endoftext|>")
+    assert manifest["dtype"] == "uint32" and manifest["separator_id"] == tok.convert_tokens_to_ids(
+        "<|endoftext|>"
+    )
     shards = ShardSet.open(tmp_path / "out")
-    assert [i.tolist() for _, i in shards.documents("web")] == [bpe.encode_text(tok, w) for w in words]
+    assert [i.tolist() for _, i in shards.documents("web")] == [
+        bpe.encode_text(tok, w) for w in words
+    ]
     assert [i.tolist() for _, i in shards.documents("qa")] == [chat.encode_chat(tok, turns)[0]]
     assert max(int(i.max()) for _, i in shards.documents()) > 65535

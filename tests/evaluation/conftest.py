@@ -23,8 +23,15 @@ def model(tok):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=len(tok), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=256, initializer_range=0.2, tie_word_embeddings=True)
+        vocab_size=len(tok),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    )
     return transformers.LlamaForCausalLM(config).eval()
 
 
@@ -33,6 +40,19 @@ def steel_model(tok):
     from steel.config import ModelConfig
     from steel.model import build
 
-    return build(ModelConfig(feed_forward="causal_soft_moe", num_experts=2, num_shared_experts=1, segment_length=16,
-                             vocab_size=len(tok), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-                             num_attention_heads=2, num_key_value_heads=2, head_dim=16), seed=0)
+    return build(
+        ModelConfig(
+            feed_forward="causal_soft_moe",
+            num_experts=2,
+            num_shared_experts=1,
+            segment_length=16,
+            vocab_size=len(tok),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=16,
+        ),
+        seed=0,
+    )

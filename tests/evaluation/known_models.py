@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import torch
 
-CITIES = {"zh": ["青岩", "云州", "临江", "白沙"], "en": ["Oakhill", "Cloudcity", "Riverbend", "Whitesand"]}
+CITIES = {
+    "zh": ["青岩", "云州", "临江", "白沙"],
+    "en": ["Oakhill", "Cloudcity", "Riverbend", "Whitesand"],
+}
 
 
 class Bigram(torch.nn.Module):
@@ -18,9 +21,13 @@ class Bigram(torch.nn.Module):
         self.config = SimpleNamespace(max_position_embeddings=max_length, vocab_size=len(logits_VV))
         self.rows = 0
 
-    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None, logits_to_keep=0):
+    def forward(
+        self, input_ids, attention_mask=None, past_key_values=None, use_cache=None, logits_to_keep=0
+    ):
         self.rows += len(input_ids)
-        return SimpleNamespace(logits=self.table[input_ids][:, -logits_to_keep:], past_key_values=None)
+        return SimpleNamespace(
+            logits=self.table[input_ids][:, -logits_to_keep:], past_key_values=None
+        )
 
 
 def write_exam(folder, people=6, seed=0):
@@ -35,6 +42,10 @@ def write_exam(folder, people=6, seed=0):
                 for i in range(people):
                     options = rng.sample(CITIES["en" if subject.endswith("en") else "zh"], 4)
                     english = subject.endswith("en")
-                    question = f"Where does person {i} live?" if english else f"{subject}：第{i}号人物住在哪里？"
+                    question = (
+                        f"Where does person {i} live?"
+                        if english
+                        else f"{subject}：第{i}号人物住在哪里？"
+                    )
                     writer.writerow([f"{split}{i}", question, *options, rng.choice("ABCD"), ""])
     return folder

@@ -27,37 +27,82 @@ def memoriser(tok, *texts):
 
 def test_cloze_reads_the_greedy_continuation_and_ranks_the_candidates(tok):
     model = memoriser(tok, "甲住在云州。", "Up Oakhill.")
-    rows = [{"prompt": "甲住在", "answer": "云州", "candidates": ["云州", "白沙"], "lang": "zh", "attribute": "city"},
-            {"prompt": "Up", "answer": "Oakhill", "candidates": ["Oakhill", "Whitesand"], "lang": "en",
-             "attribute": "city"},
-            {"prompt": "甲住在", "answer": "白沙", "candidates": ["云州", "白沙"], "lang": "zh", "attribute": "city"}]
+    rows = [
+        {
+            "prompt": "甲住在",
+            "answer": "云州",
+            "candidates": ["云州", "白沙"],
+            "lang": "zh",
+            "attribute": "city",
+        },
+        {
+            "prompt": "Up",
+            "answer": "Oakhill",
+            "candidates": ["Oakhill", "Whitesand"],
+            "lang": "en",
+            "attribute": "city",
+        },
+        {
+            "prompt": "甲住在",
+            "answer": "白沙",
+            "candidates": ["云州", "白沙"],
+            "lang": "zh",
+            "attribute": "city",
+        },
+    ]
     result = cloze(model, tok, rows, progress=False)
     assert result["accuracy"] == pytest.approx(2 / 3) and result["n"] == 3
-    assert result["rank_accuracy"] == pytest.approx(2 / 3) and result["mean_rank"] == pytest.approx(4 / 3)
+    assert result["rank_accuracy"] == pytest.approx(2 / 3) and result["mean_rank"] == pytest.approx(
+        4 / 3
+    )
     assert result["by_language"]["en"]["accuracy"] == 1 and result["by_language"]["zh"]["n"] == 2
 
 
 def test_cloze_survives_a_token_that_straddles_the_cut():
     tok = bpe.train(["乙住在云州。"] * 50 + ["住在乙。"], 290)
-    whole, halves = encode_text(tok, "J住在云州"), encode_text(tok, "J住在") + encode_text(tok, "云州")
-    assert whole != halves  # after the tokens of the prompt, the tokens that the model has learned cannot follow
-    row = {"prompt": "J住在", "answer": "云州", "candidates": ["云州", "白沙"], "lang": "zh", "attribute": "city"}
+    whole, halves = (
+        encode_text(tok, "J住在云州"),
+        encode_text(tok, "J住在") + encode_text(tok, "云州"),
+    )
+    assert (
+        whole != halves
+    )  # after the tokens of the prompt, the tokens that the model has learned cannot follow
+    row = {
+        "prompt": "J住在",
+        "answer": "云州",
+        "candidates": ["云州", "白沙"],
+        "lang": "zh",
+        "attribute": "city",
+    }
     result = cloze(memoriser(tok, "J住在云州。"), tok, [row], progress=False)
     assert result["accuracy"] == result["rank_accuracy"] == 1
 
 
 def test_an_answer_that_is_only_a_beginning_is_not_right(tok):
     model = memoriser(tok, "两数之和=130")
-    rows = [{"prompt": "两数之和=", "answer": answer, "lang": "zh", "attribute": "sum"} for answer in ("13", "130")]
+    rows = [
+        {"prompt": "两数之和=", "answer": answer, "lang": "zh", "attribute": "sum"}
+        for answer in ("13", "130")
+    ]
     result = cloze(model, tok, rows, progress=False)
     assert result["accuracy"] == 0.5 and result["mean_rank"] is None
 
 
 def test_cloze_does_not_depend_on_the_batch_size(model, tok, tmp_path):
     file = tmp_path / "cloze.jsonl"
-    rows = [{"prompt": f"第{i}号人物住在", "answer": "云州", "candidates": ["云州", "白沙", "临江"], "lang": "zh",
-             "attribute": "city"} for i in range(12)]
-    file.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    rows = [
+        {
+            "prompt": f"第{i}号人物住在",
+            "answer": "云州",
+            "candidates": ["云州", "白沙", "临江"],
+            "lang": "zh",
+            "attribute": "city",
+        }
+        for i in range(12)
+    ]
+    file.write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
     assert cloze(model, tok, file, 1, progress=False) == cloze(model, tok, file, 64, progress=False)
 
 
@@ -73,7 +118,9 @@ def test_cloze_mistakes_are_named(tmp_path, model, tok):
 
 def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_per_token(tok):
     text = "第1号人物住在云州。"
-    result = bits_per_byte(Bigram(torch.zeros(len(tok), len(tok))), tok, {"zh": [text, text]}, progress=False)
+    result = bits_per_byte(
+        Bigram(torch.zeros(len(tok), len(tok))), tok, {"zh": [text, text]}, progress=False
+    )
     domain = result["domains"]["zh"]
     tokens, size = 2 * len(encode_text(tok, text)), 2 * len(text.encode())
     assert (domain["tokens"], domain["bytes"], domain["documents"]) == (tokens, size, 2)
@@ -87,7 +134,9 @@ def test_ppl_normalised_and_means(tok, model):
     result = bits_per_byte(model, tok, domains, reference={"zh": 10, "en": 20}, progress=False)
     for name, reference in (("zh", 10), ("en", 20)):
         d = result["domains"][name]
-        assert d["ppl_normalised"] == pytest.approx(math.exp(d["bpb"] * math.log(2) * d["bytes"] / reference))
+        assert d["ppl_normalised"] == pytest.approx(
+            math.exp(d["bpb"] * math.log(2) * d["bytes"] / reference)
+        )
     zh, en = result["domains"]["zh"], result["domains"]["en"]
     assert result["geometric_mean"]["ppl"] == pytest.approx(math.sqrt(zh["ppl"] * en["ppl"]))
     assert result["geometric_mean"]["bpb"] == pytest.approx((zh["bpb"] + en["bpb"]) / 2)
@@ -103,7 +152,9 @@ def test_a_nan_domain_is_named_and_never_dropped(tok):
     domains = {"good": ["云州"], "bad": ["云州", "why? so"], "empty": []}
     result = bits_per_byte(Bigram(table), tok, domains, progress=False)
     assert result["nan_domains"] == ["bad", "empty"]
-    assert result["domains"]["bad"]["bpb"] is None and result["domains"]["bad"]["nan_documents"] == 1
+    assert (
+        result["domains"]["bad"]["bpb"] is None and result["domains"]["bad"]["nan_documents"] == 1
+    )
     assert result["domains"]["good"]["bpb"] > 0
     assert result["geometric_mean"]["bpb"] is None
     json.dumps(result, allow_nan=False)
@@ -117,20 +168,26 @@ def test_every_token_is_scored_once_with_enough_before_it(tok, context, stride):
     assert [t for p in pieces for t in p.continuation] == ids
     at = 1
     for piece in pieces[1:]:
-        assert piece.prefix == ids[at - len(piece.prefix):at] and piece.prefix
+        assert piece.prefix == ids[at - len(piece.prefix) : at] and piece.prefix
         assert len(piece.prefix) + len(piece.continuation) <= context
         assert len(piece.prefix) >= min(at, context - stride)
         at += len(piece.continuation)
 
 
 def test_dialogues_are_scored_on_what_the_assistant_says(tok):
-    messages = [{"role": "user", "content": "第1号人物住在哪里？"}, {"role": "assistant", "content": "云州。"},
-                {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Oakhill."}]
+    messages = [
+        {"role": "user", "content": "第1号人物住在哪里？"},
+        {"role": "assistant", "content": "云州。"},
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "Oakhill."},
+    ]
     pieces = _pieces(tok, messages, 256, 128)
     assert [tok.decode(p.continuation) for p in pieces] == ["云州。", "Oakhill."]
     ids = encode_chat(tok, messages)[0]
-    assert all(ids[:len(p.prefix)] == p.prefix for p in pieces)
-    result = bits_per_byte(Bigram(torch.zeros(len(tok), len(tok))), tok, {"chat": [messages]}, progress=False)
+    assert all(ids[: len(p.prefix)] == p.prefix for p in pieces)
+    result = bits_per_byte(
+        Bigram(torch.zeros(len(tok), len(tok))), tok, {"chat": [messages]}, progress=False
+    )
     assert result["domains"]["chat"]["bytes"] == len("云州。Oakhill.".encode())
 
 

@@ -11,7 +11,14 @@ import torch
 from known_models import Bigram, write_exam
 
 from steel.config import UserError
-from steel.evaluation.exam import Prompter, Question, format_question, load_exam, run_exam, shuffle_options
+from steel.evaluation.exam import (
+    Prompter,
+    Question,
+    format_question,
+    load_exam,
+    run_exam,
+    shuffle_options,
+)
 from steel.evaluation.results import baselines, compare
 from steel.evaluation.scoring import greedy, score_continuations
 from steel.tokenizer.bpe import encode_text
@@ -34,10 +41,16 @@ def test_all_four_column_layouts_are_read(tmp_path):
     header = ["id", "question", *"ABCD", "answer", "explanation"]
     write(tmp_path / "world/test/city_zh.csv", header, ["p1", *row, "因为"])
     expected = ("林晓住在哪里？", ("青岩", "云州", "临江", "白沙"), "B")
-    for suite, split, subject, count in (("ceval", "val", "logic", 1), ("cmmlu", "test", "logical", 1),
-                                         ("mmlu", "test", "virology", 2), ("world", "test", "city_zh", 1)):
+    for suite, split, subject, count in (
+        ("ceval", "val", "logic", 1),
+        ("cmmlu", "test", "logical", 1),
+        ("mmlu", "test", "virology", 2),
+        ("world", "test", "city_zh", 1),
+    ):
         questions = load_exam(tmp_path / suite, split)
-        assert [(q.subject, (q.question, q.options, q.answer)) for q in questions] == [(subject, expected)] * count
+        assert [(q.subject, (q.question, q.options, q.answer)) for q in questions] == [
+            (subject, expected)
+        ] * count
     assert load_exam(tmp_path / "world")[0].id == "p1"
 
 
@@ -49,7 +62,12 @@ def test_mistakes_are_named_in_one_line(tmp_path, model, tok, exam_folder):
     write(tmp_path / "a/test/x.csv", ["id", "question", *"ABCD"], [0, "q", 1, 2, 3, 4])
     with pytest.raises(UserError, match="answer"):
         load_exam(tmp_path / "a")
-    write(tmp_path / "b/test/x.csv", ["question", *"ABCD", "answer"], ["q", 1, 2, 3, 4, "A"], ["q", 1, 2, 3, 4, "E"])
+    write(
+        tmp_path / "b/test/x.csv",
+        ["question", *"ABCD", "answer"],
+        ["q", 1, 2, 3, 4, "A"],
+        ["q", 1, 2, 3, 4, "E"],
+    )
     with pytest.raises(UserError, match="question 2"):
         load_exam(tmp_path / "b")
     with pytest.raises(UserError, match="unknown scoring"):
@@ -83,7 +101,13 @@ def test_letter_scoring_and_generation_take_the_letter_the_model_prefers(tok, ex
 
 
 def test_a_model_that_says_nothing_scores_nothing_when_it_has_to_generate(tok, exam_folder):
-    result = run_exam(favouring(tok, "assistant\n", "。", ""), tok, exam_folder, scoring=("generate",), progress=False)
+    result = run_exam(
+        favouring(tok, "assistant\n", "。", ""),
+        tok,
+        exam_folder,
+        scoring=("generate",),
+        progress=False,
+    )
     assert result["scoring"]["generate"]["accuracy"] == 0
     assert result["scoring"]["generate"]["unparsed"] == 1
     assert set(result["answers"]["generate"]) == {"-"}
@@ -95,7 +119,9 @@ def test_text_scoring_takes_the_option_the_model_would_say(tok):
     prefix, a, b = encode_text(tok, "assistant\n"), encode_text(tok, "x"), encode_text(tok, "y")
     table[prefix[-1], a[0]], table[prefix[-1], b[0]] = math.log(0.75), math.log(0.25)
     table[a[0], tok.eos_token_id] = table[b[0], tok.eos_token_id] = 0.0
-    scores = score_continuations(Bigram(table), [(prefix, a), (prefix, b)], closers=[tok.eos_token_id])
+    scores = score_continuations(
+        Bigram(table), [(prefix, a), (prefix, b)], closers=[tok.eos_token_id]
+    )
     assert [math.exp(s.log_prob) for s in scores] == pytest.approx([0.75, 0.25], rel=1e-5)
     assert [s.greedy for s in scores] == [True, False]
 
@@ -121,13 +147,21 @@ def test_letters_of_one_question_cost_one_row(tok, exam_folder):
 @pytest.mark.parametrize("chat", [True, False])
 def test_scores_do_not_depend_on_the_batch_size(which, chat, request, tok, exam_folder):
     tested = request.getfixturevalue(which)
-    results = [run_exam(tested, tok, exam_folder, batch_size=n, max_new_tokens=6, chat=chat, progress=False)
-               for n in (1, 5, 128)]
+    results = [
+        run_exam(
+            tested, tok, exam_folder, batch_size=n, max_new_tokens=6, chat=chat, progress=False
+        )
+        for n in (1, 5, 128)
+    ]
     for result in results:
         result.pop("seconds")
     assert results[0] == results[1] == results[2]
     questions = load_exam(exam_folder)
-    pairs = [(encode_text(tok, q.question), encode_text(tok, text)) for q in questions for text in q.options]
+    pairs = [
+        (encode_text(tok, q.question), encode_text(tok, text))
+        for q in questions
+        for text in q.options
+    ]
     closers = [tok.eos_token_id, 5]
     one, many = (score_continuations(tested, pairs, batch_size=n, closers=closers) for n in (1, 64))
     assert [s.log_prob for s in one] == pytest.approx([s.log_prob for s in many], abs=1e-4)
@@ -151,8 +185,14 @@ def test_greedy_equals_generate(which, request, tok):
     ours = greedy(tested, prompts, 8, [tok.eos_token_id])
     for prompt, reply in zip(prompts, ours, strict=True):
         ids = torch.tensor([prompt])
-        theirs = tested.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False,
-                                 eos_token_id=tok.eos_token_id, pad_token_id=0)[0, len(prompt):].tolist()
+        theirs = tested.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=8,
+            do_sample=False,
+            eos_token_id=tok.eos_token_id,
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
         assert reply == [t for t in theirs if t != tok.eos_token_id]
 
 
@@ -167,12 +207,23 @@ def test_prompts_are_chat_turns_and_examples_come_from_dev(tok, exam_folder):
     shots = load_exam(exam_folder, "dev")[:2]
     ids = Prompter(tok, True, None).prompt(QUESTION, shots, True, room=1)
     turns = [(format_question(q), q.answer) for q in shots]
-    messages = [{"role": r, "content": c} for turn in turns for r, c in zip(("user", "assistant"), turn, strict=True)]
-    expected = render([*messages, {"role": "user", "content": format_question(QUESTION)}], add_generation_prompt=True)
+    messages = [
+        {"role": r, "content": c}
+        for turn in turns
+        for r, c in zip(("user", "assistant"), turn, strict=True)
+    ]
+    expected = render(
+        [*messages, {"role": "user", "content": format_question(QUESTION)}],
+        add_generation_prompt=True,
+    )
     assert tok.decode(ids) == expected
     assert format_question(QUESTION) == "林晓住在哪里？\nA. 青岩\nB. 云州\nC. 临江\nD. 白沙"
     plain = tok.decode(Prompter(tok, False, None).prompt(QUESTION, shots, True, room=1))
-    assert plain.endswith("D. 白沙\n答案：") and plain.count("\n\n") == 2 and "<|im_start|>" not in plain
+    assert (
+        plain.endswith("D. 白沙\n答案：")
+        and plain.count("\n\n") == 2
+        and "<|im_start|>" not in plain
+    )
     bare = tok.decode(Prompter(tok, True, None).prompt(QUESTION, [], False, room=1))
     assert "青岩" not in bare
 
@@ -198,23 +249,53 @@ def test_shuffling_is_seeded_and_keeps_the_right_text():
 
 def test_averages_errors_and_groups(tok, tmp_path):
     write_exam(tmp_path, people=3)
-    row = ["问？", "青岩", "云州", "临江", "白沙", "A"]  # a larger subject, so that macro and micro differ
+    row = [
+        "问？",
+        "青岩",
+        "云州",
+        "临江",
+        "白沙",
+        "A",
+    ]  # a larger subject, so that macro and micro differ
     write(tmp_path / "test/city_zh.csv", ["question", *"ABCD", "answer"], *[row] * 9)
-    result = run_exam(favouring(tok, "assistant\n", "A"), tok, tmp_path, scoring=("letter",), progress=False)
+    result = run_exam(
+        favouring(tok, "assistant\n", "A"), tok, tmp_path, scoring=("letter",), progress=False
+    )
     scores, subjects = result["scoring"]["letter"], result["subjects"]
-    assert result["n"] == 18 and result["suite"] == "world" and subjects["city_zh"] == {"n": 9, "letter": 1.0}
+    assert (
+        result["n"] == 18
+        and result["suite"] == "world"
+        and subjects["city_zh"] == {"n": 9, "letter": 1.0}
+    )
     assert scores["macro"] == pytest.approx(sum(s["letter"] for s in subjects.values()) / 4)
-    assert scores["micro"] == pytest.approx(sum(s["letter"] * s["n"] for s in subjects.values()) / 18)
+    assert scores["micro"] == pytest.approx(
+        sum(s["letter"] * s["n"] for s in subjects.values()) / 18
+    )
     assert scores["se"] == pytest.approx(math.sqrt(scores["micro"] * (1 - scores["micro"]) / 18))
-    assert {g: v["n"] for g, v in result["groups"].items()} == {"zh": 9, "en": 3, "hop2": 3, "arith": 3,
-                                                                     "people": 15}
-    limited = run_exam(favouring(tok, "assistant\n", "A"), tok, tmp_path, scoring=("letter",), limit=2,
-                       subjects=["city_en", "arith_zh"], progress=False)
+    assert {g: v["n"] for g, v in result["groups"].items()} == {
+        "zh": 9,
+        "en": 3,
+        "hop2": 3,
+        "arith": 3,
+        "people": 15,
+    }
+    limited = run_exam(
+        favouring(tok, "assistant\n", "A"),
+        tok,
+        tmp_path,
+        scoring=("letter",),
+        limit=2,
+        subjects=["city_en", "arith_zh"],
+        progress=False,
+    )
     assert limited["n"] == 4 and limited["suite"] == "world"
 
 
 def test_the_longest_option_shares_its_point_between_ties():
-    questions = [replace(QUESTION, options=("a", "bb", "cc", "d")), replace(QUESTION, options=("a", "b", "ccc", "d"))]
+    questions = [
+        replace(QUESTION, options=("a", "bb", "cc", "d")),
+        replace(QUESTION, options=("a", "b", "ccc", "d")),
+    ]
     assert baselines(questions) == {"chance": 0.25, "always_a": 0.0, "longest": 0.25}
 
 
@@ -234,7 +315,12 @@ def test_cmmlu_has_its_known_size_and_baselines():
     folder = Path(os.environ["STEEL_REAL_DATA"]) / "cmmlu"
     test, dev = load_exam(folder, "test"), load_exam(folder, "dev")
     assert len({q.subject for q in test}) == len({q.subject for q in dev}) == 67
-    assert len(dev) == 335 and len(test) in (6924, 11582)  # three fifths of the test questions, or all of them
+    assert len(dev) == 335 and len(test) in (
+        6924,
+        11582,
+    )  # three fifths of the test questions, or all of them
     scores = baselines(test)
     assert scores["always_a"] == pytest.approx(0.2526, abs=0.01)
-    assert scores["longest"] == pytest.approx(0.294, abs=0.015)  # not 25 %: the longest option is right more often
+    assert scores["longest"] == pytest.approx(
+        0.294, abs=0.015
+    )  # not 25 %: the longest option is right more often

@@ -24,7 +24,11 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         assert tag != "script" and "onclick" not in attrs
-        assert not any(str(v).startswith(("http:", "https:", "//")) for k, v in attrs.items() if k in ("src", "href"))
+        assert not any(
+            str(v).startswith(("http:", "https:", "//"))
+            for k, v in attrs.items()
+            if k in ("src", "href")
+        )
         if tag == "svg":
             self.svgs.append(attrs)
         if tag == "title" and self.open and self.open[-1] == "svg":
@@ -52,20 +56,47 @@ def read(page):
 
 def exam(text, letter=0.3):
     def score(p):
-        return {"accuracy": p, "micro": p, "macro": p, "se": 0.02, "macro_se": 0.02, "n": 400, "letters": {"A": 400}}
+        return {
+            "accuracy": p,
+            "micro": p,
+            "macro": p,
+            "se": 0.02,
+            "macro_se": 0.02,
+            "n": 400,
+            "letters": {"A": 400},
+        }
 
-    return {"n": 400, "shots": 0, "baselines": {"chance": 0.25, "always_a": 0.24, "longest": 0.27},
-            "scoring": {"letter": score(letter), "text": {**score(text), "accuracy_sum": text},
-                        "generate": {**score(text), "unparsed": 0.1}},
-            "subjects": {"city_zh": {"n": 400, "letter": letter, "text": text, "generate": text}},
-            "groups": {"zh": {"n": 400, "letter": letter, "text": text, "generate": text}}}
+    return {
+        "n": 400,
+        "shots": 0,
+        "baselines": {"chance": 0.25, "always_a": 0.24, "longest": 0.27},
+        "scoring": {
+            "letter": score(letter),
+            "text": {**score(text), "accuracy_sum": text},
+            "generate": {**score(text), "unparsed": 0.1},
+        },
+        "subjects": {"city_zh": {"n": 400, "letter": letter, "text": text, "generate": text}},
+        "groups": {"zh": {"n": 400, "letter": letter, "text": text, "generate": text}},
+    }
 
 
 def bpb(value):
-    domain = {"bpb": value, "nats_per_byte": None, "tokens": 10, "bytes": 40, "documents": 1, "tokens_per_byte": 0.25,
-              "ppl": 4.0, "ppl_normalised": None, "nan_documents": int(value is None)}
-    return {"domains": {"web": domain}, "nan_domains": [] if value else ["web"],
-            "geometric_mean": {"bpb": value, "ppl": None, "ppl_normalised": None}}
+    domain = {
+        "bpb": value,
+        "nats_per_byte": None,
+        "tokens": 10,
+        "bytes": 40,
+        "documents": 1,
+        "tokens_per_byte": 0.25,
+        "ppl": 4.0,
+        "ppl_normalised": None,
+        "nan_documents": int(value is None),
+    }
+    return {
+        "domains": {"web": domain},
+        "nan_domains": [] if value else ["web"],
+        "geometric_mean": {"bpb": value, "ppl": None, "ppl_normalised": None},
+    }
 
 
 @pytest.fixture
@@ -73,33 +104,80 @@ def run(tmp_path):
     """A small but complete RUN folder."""
     for stage, metric in (("pretrain", "loss"), ("sft", "loss"), ("grpo", "reward")):
         (tmp_path / stage).mkdir()
-        header = {"kind": "header", "config": {"seed": 3, "preset": "laptop", "model": {"feed_forward": "dense"}},
-                  "config_hash": "abc", "commit": "1234567", "packages": {"torch": "2.13"}, "parameters": 1115264,
-                  "hardware": {"cores": 2, "cpu": "a CPU"}, "time_s": 0.0}
+        header = {
+            "kind": "header",
+            "config": {"seed": 3, "preset": "laptop", "model": {"feed_forward": "dense"}},
+            "config_hash": "abc",
+            "commit": "1234567",
+            "packages": {"torch": "2.13"},
+            "parameters": 1115264,
+            "hardware": {"cores": 2, "cpu": "a CPU"},
+            "time_s": 0.0,
+        }
         common = {"kind": "step", "tokens_per_s": 900.0, "peak_memory_bytes": 2**28}
-        lines = [header, *({**common, "step": s, "tokens": s * 1000, "loss": 5 / s, metric: 5 / s, "time_s": float(s)}
-                           for s in range(1, 40))]
-        lines.insert(20, {"kind": "event", "what": "skipped step", "why": "<loss>", "step": 20, "time_s": 19.5})
-        lines += [{"kind": "eval", "step": 39, "tokens": 39000, "loss": 0.2, "time_s": 39.0},
-                  {"kind": "sample", "step": 39, "prompt": "林晓月住在", "completion": "云州 & <b>", "time_s": 39.5},
-                  {"kind": "event", "what": "end", "step": 39, "time_s": 40.0}]
+        lines = [
+            header,
+            *(
+                {
+                    **common,
+                    "step": s,
+                    "tokens": s * 1000,
+                    "loss": 5 / s,
+                    metric: 5 / s,
+                    "time_s": float(s),
+                }
+                for s in range(1, 40)
+            ),
+        ]
+        lines.insert(
+            20,
+            {"kind": "event", "what": "skipped step", "why": "<loss>", "step": 20, "time_s": 19.5},
+        )
+        lines += [
+            {"kind": "eval", "step": 39, "tokens": 39000, "loss": 0.2, "time_s": 39.0},
+            {
+                "kind": "sample",
+                "step": 39,
+                "prompt": "林晓月住在",
+                "completion": "云州 & <b>",
+                "time_s": 39.5,
+            },
+            {"kind": "event", "what": "end", "step": 39, "time_s": 40.0},
+        ]
         (tmp_path / stage / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     (tmp_path / "exams").mkdir()
     for stage, text, bits in (("init", 0.25, 3.0), ("pretrain", 0.6, 0.5), ("grpo", 0.925, None)):
         cloze = {"accuracy": text, "n": 99, "se": 0.03}
-        (tmp_path / "exams" / f"{stage}.json").write_text(json.dumps(
-            {"stage": stage, "exam": exam(text), "cloze": cloze, "perplexity": bpb(bits)}))
+        (tmp_path / "exams" / f"{stage}.json").write_text(
+            json.dumps(
+                {"stage": stage, "exam": exam(text), "cloze": cloze, "perplexity": bpb(bits)}
+            )
+        )
     (tmp_path / "docs").mkdir()
-    steps = {"convert": {"in": 10, "kept": 9, "rejected": {"broken JSON": 1}},
-             "clean": {"in": 9, "kept": 7, "removed": {"too short": 2}, "rejected": {}},
-             "dedup": {"in": 7, "kept": 6, "removed": {"exact": 1}}}
-    (tmp_path / "docs" / "report.json").write_text(json.dumps({"sources": {"skypile": {"steps": steps}}}))
-    (tmp_path / "state.json").write_text(json.dumps({
-        "run": {"name": "my <run>"}, "cost": {"seconds": 400.0},
-        "stages": {"docs": {"status": "done", "seconds": 3.0}, "pretrain": {"status": "done", "seconds": 300.0},
-                   "sft": {"status": "done", "seconds": 40.0},
-                   "dpo": {"status": "skipped", "reason": "no pairs <given>"},
-                   "grpo": {"status": "done", "seconds": 57.0}, "exam:grpo": {"status": "done", "seconds": 5.0}}}))
+    steps = {
+        "convert": {"in": 10, "kept": 9, "rejected": {"broken JSON": 1}},
+        "clean": {"in": 9, "kept": 7, "removed": {"too short": 2}, "rejected": {}},
+        "dedup": {"in": 7, "kept": 6, "removed": {"exact": 1}},
+    }
+    (tmp_path / "docs" / "report.json").write_text(
+        json.dumps({"sources": {"skypile": {"steps": steps}}})
+    )
+    (tmp_path / "state.json").write_text(
+        json.dumps(
+            {
+                "run": {"name": "my <run>"},
+                "cost": {"seconds": 400.0},
+                "stages": {
+                    "docs": {"status": "done", "seconds": 3.0},
+                    "pretrain": {"status": "done", "seconds": 300.0},
+                    "sft": {"status": "done", "seconds": 40.0},
+                    "dpo": {"status": "skipped", "reason": "no pairs <given>"},
+                    "grpo": {"status": "done", "seconds": 57.0},
+                    "exam:grpo": {"status": "done", "seconds": 5.0},
+                },
+            }
+        )
+    )
     return tmp_path
 
 
@@ -120,7 +198,9 @@ def test_headline_is_derived_from_the_files(run):
     assert figures["exam, text-scored"]["value"] == "92.5 %"
     assert "chance 25.0 %" in figures["exam, text-scored"]["note"]
     assert figures["cloze"]["value"] == "60.0 %" and figures["bits per byte"]["value"] == "0.500"
-    assert figures["total time"]["value"] == "6.7 min" and figures["peak memory"]["value"] == "256 MiB"
+    assert (
+        figures["total time"]["value"] == "6.7 min" and figures["peak memory"]["value"] == "256 MiB"
+    )
 
 
 def test_collect_reads_logs_counts_and_reasons(run):
@@ -130,7 +210,11 @@ def test_collect_reads_logs_counts_and_reasons(run):
     assert stages["pretrain"]["steps"] == 39 and stages["pretrain"]["tokens"] == 39000
     assert stages["pretrain"]["eval_loss"] == 0.2 and stages["grpo"]["metric"] == "reward"
     assert [e["what"] for e in stages["sft"]["events"]] == ["skipped step"]
-    assert data["run"]["seed"] == 3 and data["run"]["preset"] == "laptop" and data["model"]["parameters"] == 1115264
+    assert (
+        data["run"]["seed"] == 3
+        and data["run"]["preset"] == "laptop"
+        and data["model"]["parameters"] == 1115264
+    )
     assert [e["stage"] for e in data["exams"]] == ["init", "pretrain", "grpo"]
     source = data["data"][0]
     assert (source["in"], source["kept"]) == (10, 6)
@@ -145,12 +229,17 @@ def test_a_domain_without_a_number_is_shouted_not_dropped(run):
 
 def test_report_json_is_strict_json_and_rebuilds_the_page(run):
     page = write_report(run).read_text(encoding="utf-8")
-    data = json.loads((run / "report.json").read_text(encoding="utf-8"), parse_constant=lambda _: pytest.fail("NaN"))
+    data = json.loads(
+        (run / "report.json").read_text(encoding="utf-8"),
+        parse_constant=lambda _: pytest.fail("NaN"),
+    )
     assert write_report(run, data).read_text(encoding="utf-8") == page
     assert write_report(run, {"run": {"name": "x"}, "cost": {"seconds": math.nan}}).is_file()
 
 
-@pytest.mark.parametrize("missing", ["state.json", "exams", "docs", "pretrain", "grpo/log.jsonl", "everything"])
+@pytest.mark.parametrize(
+    "missing", ["state.json", "exams", "docs", "pretrain", "grpo/log.jsonl", "everything"]
+)
 def test_any_missing_part_is_left_out(run, missing):
     import shutil
 
@@ -159,7 +248,9 @@ def test_any_missing_part_is_left_out(run, missing):
     read(write_report(run).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("damaged", ["state.json", "docs/report.json", "exams/grpo.json", "pretrain/log.jsonl"])
+@pytest.mark.parametrize(
+    "damaged", ["state.json", "docs/report.json", "exams/grpo.json", "pretrain/log.jsonl"]
+)
 def test_a_damaged_part_is_noted(run, damaged):
     (run / damaged).write_text('{"kind": "step", "step": 1, "los', encoding="utf-8")
     page = write_report(run).read_text(encoding="utf-8")
@@ -170,9 +261,12 @@ def test_a_damaged_part_is_noted(run, damaged):
 def test_time_is_added_over_resumes(tmp_path):
     (tmp_path / "sft").mkdir()
     times = [0.0, 10.0, 20.0, 0.0, 5.0]
-    (tmp_path / "sft" / "log.jsonl").write_text("".join(
-        json.dumps({"kind": "step", "step": i, "tokens": i, "loss": 1.0, "time_s": t}) + "\n"
-        for i, t in enumerate(times)))
+    (tmp_path / "sft" / "log.jsonl").write_text(
+        "".join(
+            json.dumps({"kind": "step", "step": i, "tokens": i, "loss": 1.0, "time_s": t}) + "\n"
+            for i, t in enumerate(times)
+        )
+    )
     assert collect(tmp_path)["stages"][0]["seconds"] == 25.0
 
 
@@ -182,9 +276,18 @@ def test_a_folder_that_does_not_exist_is_one_clear_line(tmp_path):
 
 
 def test_numbers_read_well():
-    assert [count(n) for n in (None, 12, 1234, 8970.4, 12345, 1.1e6, 2.5e9)] == \
-        ["–", "12", "1,234", "8,970", "12.3 k", "1.1 M", "2.5 B"]
+    assert [count(n) for n in (None, 12, 1234, 8970.4, 12345, 1.1e6, 2.5e9)] == [
+        "–",
+        "12",
+        "1,234",
+        "8,970",
+        "12.3 k",
+        "1.1 M",
+        "2.5 B",
+    ]
     assert [duration(s) for s in (3, 400, 6000, 300000)] == ["3.0 s", "6.7 min", "1.7 h", "3.5 d"]
     assert [size(n) for n in (2**20, 3 * 2**29)] == ["1 MiB", "1.50 GiB"]
     assert title("exam:sft") == "exam after SFT" and title("exam:init") == "exam before training"
-    assert nice_ticks(0, 7.4, 5) == [0, 2, 4, 6] and nice_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert nice_ticks(0, 7.4, 5) == [0, 2, 4, 6] and nice_ticks(0, 1) == pytest.approx(
+        [0, 0.2, 0.4, 0.6, 0.8, 1]
+    )

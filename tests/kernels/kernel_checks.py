@@ -34,7 +34,9 @@ def values_and_gradients(function, inputs, seed=5):
     out = out if isinstance(out, tuple) else (out,)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        seeds = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.dtype) for o in out]
+        seeds = [
+            torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.dtype) for o in out
+        ]
     return [*out, *torch.autograd.grad(out, inputs, seeds, allow_unused=True)]
 
 
@@ -43,7 +45,10 @@ def compare(kernel, reference, shapes, dtypes=(torch.float32, torch.float16), sc
     errors = {}
     for dtype in dtypes:
         generator = torch.Generator().manual_seed(7)
-        inputs = [(scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(dtype) for s in shapes]
+        inputs = [
+            (scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(dtype)
+            for s in shapes
+        ]
         found = values_and_gradients(kernel, inputs)
         wanted = values_and_gradients(reference, [t.double() for t in inputs])
         error = distance(found, wanted)
@@ -53,17 +58,25 @@ def compare(kernel, reference, shapes, dtypes=(torch.float32, torch.float16), sc
 
 
 def check_rms_norm():
-    plain = compare(lambda x, w: rms_norm.rms_norm(x, w, 1e-6),
-                    lambda x, w: rms_norm.rms_norm_reference(x, w, 1e-6), [(5, 7, 100), (100,)])
-    added = compare(lambda x, r, w: rms_norm.rms_norm(x, w, 1e-6, r),
-                    lambda x, r, w: rms_norm.rms_norm_reference(x, w, 1e-6, r), [(3, 2500), (3, 2500), (2500,)])
+    plain = compare(
+        lambda x, w: rms_norm.rms_norm(x, w, 1e-6),
+        lambda x, w: rms_norm.rms_norm_reference(x, w, 1e-6),
+        [(5, 7, 100), (100,)],
+    )
+    added = compare(
+        lambda x, r, w: rms_norm.rms_norm(x, w, 1e-6, r),
+        lambda x, r, w: rms_norm.rms_norm_reference(x, w, 1e-6, r),
+        [(3, 2500), (3, 2500), (2500,)],
+    )
     zeros = rms_norm.rms_norm(torch.zeros(2, 3, requires_grad=True), torch.ones(3), 1e-6)
     assert zeros.abs().max() == 0
     poisoned = torch.ones(2, 3)
     poisoned[0, 1] = float("nan")
     y = rms_norm.rms_norm(poisoned, torch.ones(3), 1e-6)
     assert torch.isnan(y[0]).all() and torch.isfinite(y[1]).all(), "a NaN stays in its row"
-    mixed, total = rms_norm.rms_norm(torch.ones(2, 3).half(), torch.ones(3), 1e-6, torch.ones(2, 3), torch.float16)
+    mixed, total = rms_norm.rms_norm(
+        torch.ones(2, 3).half(), torch.ones(3), 1e-6, torch.ones(2, 3), torch.float16
+    )
     assert mixed.dtype == torch.float16 and total.dtype == torch.float32
     return {"plain": plain, "added": added}
 
@@ -84,27 +97,46 @@ def check_rope():
         position = torch.arange(9)[None, :, None, None]
         angle = position * 10000.0 ** (-torch.arange(0, width, 2) / width)
         cos, sin = angle.cos().float(), angle.sin().float()
-        errors[width] = compare(lambda x, c=cos, s=sin: rope.rope_qkv(x, c, s, 3, 2),
-                                lambda x, c=cos, s=sin: rope.rope_qkv_reference(x, c, s, 3, 2), [(2, 9, 7, width)])
+        errors[width] = compare(
+            lambda x, c=cos, s=sin: rope.rope_qkv(x, c, s, 3, 2),
+            lambda x, c=cos, s=sin: rope.rope_qkv_reference(x, c, s, 3, 2),
+            [(2, 9, 7, width)],
+        )
     qkv = torch.randn(2, 9, 7, 128, requires_grad=True)
-    out = [part.transpose(1, 2) for part in rope.rope_qkv(qkv, cos, sin, 3, 2)]  # gradients come strided
+    out = [
+        part.transpose(1, 2) for part in rope.rope_qkv(qkv, cos, sin, 3, 2)
+    ]  # gradients come strided
     (gradient,) = torch.autograd.grad([o.flatten(2).cumsum(-1).sum() for o in out], qkv)
     wanted = [part.transpose(1, 2) for part in rope.rope_qkv_reference(qkv, cos, sin, 3, 2)]
-    torch.testing.assert_close(gradient, torch.autograd.grad(
-        [o.flatten(2).cumsum(-1).sum() for o in wanted], qkv)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        gradient,
+        torch.autograd.grad([o.flatten(2).cumsum(-1).sum() for o in wanted], qkv)[0],
+        rtol=1e-4,
+        atol=1e-4,
+    )
     return errors
 
 
 def check_soft_moe():
-    spans = (torch.tensor([[0, 4, 8], [1, 6, 20]], dtype=torch.int32), torch.tensor([[4, 4, 9], [5, 9, 0]],
-                                                                                      dtype=torch.int32))
+    spans = (
+        torch.tensor([[0, 4, 8], [1, 6, 20]], dtype=torch.int32),
+        torch.tensor([[4, 4, 9], [5, 9, 0]], dtype=torch.int32),
+    )
     kernel, reference = soft_moe.PRIMITIVES["triton"], soft_moe.PRIMITIVES["reference"]
 
     def both(T, S, C, where=None):
-        return [compare(lambda x, w: kernel.segment_sums(x, w, C, where),
-                        lambda x, w: reference.segment_sums(x, w, C, where), [(2, T, 150), (2, T, 5)]),
-                compare(lambda c, z: kernel.segment_combine(c, z, C, where),
-                        lambda c, z: reference.segment_combine(c, z, C, where), [(2, T, 5), (2, S, 5, 150)])]
+        return [
+            compare(
+                lambda x, w: kernel.segment_sums(x, w, C, where),
+                lambda x, w: reference.segment_sums(x, w, C, where),
+                [(2, T, 150), (2, T, 5)],
+            ),
+            compare(
+                lambda c, z: kernel.segment_combine(c, z, C, where),
+                lambda c, z: reference.segment_combine(c, z, C, where),
+                [(2, T, 5), (2, S, 5, 150)],
+            ),
+        ]
 
     return {"even": both(17, 3, 6), "long": both(39, 1, 40), "spans": both(17, 3, 9, spans)}
 
@@ -134,12 +166,21 @@ def check_linear_cross_entropy():
     targets[::5] = -100
     errors = {}
     for reduction in ("sum", "none"):
-        def loss(x, w, how, r=reduction):
-            return lce.linear_cross_entropy(x, w, targets, 1e-2, reduction=r, implementation=how, rows=16)
 
-        errors[reduction] = compare(lambda x, w, f=loss: f(x, w, "triton"), lambda x, w, f=loss: f(x, w, "reference"),
-                                    [(N, D), (V, D)], scale=0.7)
-    logits = torch.tensor([[3e4, -3e4, 0.0], [float("-inf"), 1.0, float("-inf")], [float("nan"), 0.0, 0.0]])
+        def loss(x, w, how, r=reduction):
+            return lce.linear_cross_entropy(
+                x, w, targets, 1e-2, reduction=r, implementation=how, rows=16
+            )
+
+        errors[reduction] = compare(
+            lambda x, w, f=loss: f(x, w, "triton"),
+            lambda x, w, f=loss: f(x, w, "reference"),
+            [(N, D), (V, D)],
+            scale=0.7,
+        )
+    logits = torch.tensor(
+        [[3e4, -3e4, 0.0], [float("-inf"), 1.0, float("-inf")], [float("nan"), 0.0, 0.0]]
+    )
     first = torch.zeros(3, dtype=torch.long)
     found = lce._statistics_triton(logits, first, 0)
     wanted = lce._statistics_reference(logits, first, 0)
@@ -162,7 +203,10 @@ def train(fields: dict, kernels: str | None, steps: int) -> list[float]:
     initialize(model, 0)
     if kernels is not None:
         changed = install(model, choose(kernels, device="cpu", check=False))
-        assert changed["SteelHead"] == 1 and changed["SteelDecoderLayer"] == fields["num_hidden_layers"], changed
+        assert (
+            changed["SteelHead"] == 1
+            and changed["SteelDecoderLayer"] == fields["num_hidden_layers"]
+        ), changed
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randint(0, fields["vocab_size"], (2, 22), generator=generator)
@@ -191,8 +235,16 @@ def check_layers():
     from steel.model.causal_soft_moe import SteelCausalSoftMoE, plan_segments
     from steel.model.soft_moe import SteelSoftMoEV3
 
-    config = SteelConfig(hidden_size=40, intermediate_size=20, num_attention_heads=4, num_experts=3, slots_per_expert=2,
-                         segment_length=4, expert="double_swiglu", vocab_size=10)
+    config = SteelConfig(
+        hidden_size=40,
+        intermediate_size=20,
+        num_attention_heads=4,
+        num_experts=3,
+        slots_per_expert=2,
+        segment_length=4,
+        expert="double_swiglu",
+        vocab_size=10,
+    )
     position = torch.cat((torch.arange(9), torch.arange(13))).expand(2, -1)
     valid = torch.ones(2, 22, dtype=torch.bool)
     valid[1, -3:] = False
@@ -224,25 +276,54 @@ def check_registration():
     ops = torch.ops.steel
     x, w = torch.randn(6, 8, requires_grad=True), torch.randn(8, requires_grad=True)
     head, targets = torch.randn(9, 8, requires_grad=True), torch.arange(6)
-    tokens, weights = torch.randn(1, 6, 8, requires_grad=True), torch.randn(1, 6, 2, requires_grad=True)
+    tokens, weights = (
+        torch.randn(1, 6, 8, requires_grad=True),
+        torch.randn(1, 6, 2, requires_grad=True),
+    )
     table = torch.ones(6, 1)
     plain, ones = torch.randn(6, 8), torch.ones(6)
-    for op, args in ((ops.linear_cross_entropy, (x, head, targets, 0.0, 4, "triton", True, True)),
-                     (ops.linear_cross_entropy_tokens, (x, head, targets, 0.0, 4, "triton")),
-                     (ops.linear_cross_entropy_tokens_backward,
-                      (ones, plain, head.detach(), targets, ones, 0.0, 4, "triton")),
-                     (ops.add_rms_norm, (x, torch.randn(6, 8), w, 1e-6, torch.float32)), (ops.swiglu, (x,)),
-                     (ops.rms_norm_backward, (plain, plain, plain, w.detach(), ones)),
-                     (ops.swiglu_backward, (plain[:, :4], plain)),
-                     (ops.rope_qkv, (tokens.view(1, 6, 4, 2), table, table, 2, 1)),
-                     *((ops.rope_qkv, (torch.randn(1, 6, 4, width, requires_grad=True), torch.ones(6, width // 2),
-                                       torch.ones(6, width // 2), 2, 1)) for width in (56, 64, 128)),
-                     (ops.rope_qkv_backward, (torch.randn(1, 6, 2, 64), torch.randn(1, 6, 1, 64),
-                                              torch.randn(1, 6, 1, 64), torch.ones(6, 32), torch.ones(6, 32))),
-                     (ops.segment_sums, (tokens, weights, 4, None, None)),
-                     (ops.segment_dots, (plain[None], torch.randn(1, 2, 2, 8), 4, None, None)),
-                     (ops.segment_combine, (weights, torch.randn(1, 2, 2, 8), 4, None, None, torch.float32))):
-        torch.library.opcheck(op, args, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+    for op, args in (
+        (ops.linear_cross_entropy, (x, head, targets, 0.0, 4, "triton", True, True)),
+        (ops.linear_cross_entropy_tokens, (x, head, targets, 0.0, 4, "triton")),
+        (
+            ops.linear_cross_entropy_tokens_backward,
+            (ones, plain, head.detach(), targets, ones, 0.0, 4, "triton"),
+        ),
+        (ops.add_rms_norm, (x, torch.randn(6, 8), w, 1e-6, torch.float32)),
+        (ops.swiglu, (x,)),
+        (ops.rms_norm_backward, (plain, plain, plain, w.detach(), ones)),
+        (ops.swiglu_backward, (plain[:, :4], plain)),
+        (ops.rope_qkv, (tokens.view(1, 6, 4, 2), table, table, 2, 1)),
+        *(
+            (
+                ops.rope_qkv,
+                (
+                    torch.randn(1, 6, 4, width, requires_grad=True),
+                    torch.ones(6, width // 2),
+                    torch.ones(6, width // 2),
+                    2,
+                    1,
+                ),
+            )
+            for width in (56, 64, 128)
+        ),
+        (
+            ops.rope_qkv_backward,
+            (
+                torch.randn(1, 6, 2, 64),
+                torch.randn(1, 6, 1, 64),
+                torch.randn(1, 6, 1, 64),
+                torch.ones(6, 32),
+                torch.ones(6, 32),
+            ),
+        ),
+        (ops.segment_sums, (tokens, weights, 4, None, None)),
+        (ops.segment_dots, (plain[None], torch.randn(1, 2, 2, 8), 4, None, None)),
+        (ops.segment_combine, (weights, torch.randn(1, 2, 2, 8), 4, None, None, torch.float32)),
+    ):
+        torch.library.opcheck(
+            op, args, test_utils=("test_schema", "test_autograd_registration", "test_faketensor")
+        )
 
     def loss(x, w, head):
         h = rms_norm.rms_norm(x, w, 1e-6)
@@ -260,8 +341,15 @@ def check_compiled_blocks():
     from steel.model import SteelConfig, SteelForCausalLM, initialize
 
     seen = {}
-    shared = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1,
-              "num_attention_heads": 2, "num_experts": 2, "segment_length": 4}
+    shared = {
+        "vocab_size": 40,
+        "hidden_size": 32,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_experts": 2,
+        "segment_length": 4,
+    }
     for kind, expert in (("soft_moe_v3", "double_swiglu"), ("causal_soft_moe", "swiglu")):
         model = SteelForCausalLM(SteelConfig(feed_forward=kind, expert=expert, **shared)).train()
         initialize(model, 0)
@@ -288,10 +376,24 @@ def check_compiled_blocks():
 
 def check_install():
     """12 steps of a tiny Steel with all kernels stay within 0.5 % of the model's own code; nothing else changes."""
-    fields = {"vocab_size": 67, "hidden_size": 48, "intermediate_size": 20, "num_hidden_layers": 2,
-              "num_attention_heads": 4, "num_key_value_heads": 2, "segment_length": 4, "num_experts": 2,
-              "feed_forward": "causal_soft_moe", "expert": "swiglu"}
-    v3 = {**fields, "feed_forward": "soft_moe_v3", "expert": "double_swiglu", "num_hidden_layers": 1}
+    fields = {
+        "vocab_size": 67,
+        "hidden_size": 48,
+        "intermediate_size": 20,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "segment_length": 4,
+        "num_experts": 2,
+        "feed_forward": "causal_soft_moe",
+        "expert": "swiglu",
+    }
+    v3 = {
+        **fields,
+        "feed_forward": "soft_moe_v3",
+        "expert": "double_swiglu",
+        "num_hidden_layers": 1,
+    }
     worst = {}
     for name, case, steps in (("causal", fields, 12), ("v3", v3, 4)):
         own, kernels = train(case, None, steps), train(case, "triton", steps)
@@ -311,7 +413,11 @@ def main() -> None:
             except Exception:  # noqa: BLE001 - the parent process reports it
                 results[name] = {"passed": False, "trace": traceback.format_exc()}
             verdict = "passed" if results[name]["passed"] else results[name]["trace"]
-            print(f"{name}: {verdict}, {time.process_time() - started:.1f} s of CPU", file=sys.stderr, flush=True)
+            print(
+                f"{name}: {verdict}, {time.process_time() - started:.1f} s of CPU",
+                file=sys.stderr,
+                flush=True,
+            )
     json.dump(results, sys.stdout)
 
 

@@ -11,7 +11,9 @@ from steel.model.build import build
 
 @pytest.mark.parametrize("load_of", [[5, 0, 9], [0, 0, 14], [8, 3, 3]])
 def test_groups_are_aligned_and_lose_nobody(load_of):
-    chosen_NK = torch.repeat_interleave(torch.arange(3), torch.tensor(load_of))[torch.randperm(14)].view(7, 2)
+    chosen_NK = torch.repeat_interleave(torch.arange(3), torch.tensor(load_of))[
+        torch.randperm(14)
+    ].view(7, 2)
     order, rows, ends, total = groups(chosen_NK, 3)
     assert total % ALIGN == 0 and ends[-1] == total and ends.dtype == torch.int32
     assert all(end % ALIGN == 0 for end in ends.tolist()) and len(set(rows.tolist())) == 14

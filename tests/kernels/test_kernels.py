@@ -15,18 +15,35 @@ from steel.model.build import steel_config
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "figures/runs/kernels-aot.json"
-CHECKS = ("rms_norm", "swiglu", "rope", "soft_moe", "linear_cross_entropy", "selection", "layers", "registration",
-          "compiled_blocks", "install")
+CHECKS = (
+    "rms_norm",
+    "swiglu",
+    "rope",
+    "soft_moe",
+    "linear_cross_entropy",
+    "selection",
+    "layers",
+    "registration",
+    "compiled_blocks",
+    "install",
+)
 FUSED = tuple(op for op in OPERATIONS if op not in ("experts", "attention"))
-needs_triton = pytest.mark.skipif(_triton.triton is None, reason="Triton is not installed on this machine")
+needs_triton = pytest.mark.skipif(
+    _triton.triton is None, reason="Triton is not installed on this machine"
+)
 
 
 def python(*args: str, **environment: str) -> subprocess.CompletedProcess:
     """A fresh interpreter: Triton reads TRITON_INTERPRET once, at import."""
     inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     paths = os.pathsep.join([str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])])
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, cwd=ROOT,
-                          env={**inherited, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment})
+    return subprocess.run(
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**inherited, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +64,15 @@ def test_in_the_interpreter(interpreted, name):
 @needs_triton
 def test_every_kernel_compiles_for_sm_90_without_spills(tmp_path):
     out = tmp_path / "aot.json"
-    done = python("-m", "steel.kernels.aot", "--target", "90", "--out", str(out), TRITON_CACHE_DIR=str(tmp_path))
+    done = python(
+        "-m",
+        "steel.kernels.aot",
+        "--target",
+        "90",
+        "--out",
+        str(out),
+        TRITON_CACHE_DIR=str(tmp_path),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(out.read_text())["kernels"]
     assert {r["kernel"] for r in rows} == {case["name"] for case in aot.cases()}
@@ -57,7 +82,9 @@ def test_every_kernel_compiles_for_sm_90_without_spills(tmp_path):
 def test_committed_report_names_every_kernel():
     rows = json.loads(REPORT.read_text())["kernels"]
     expected = {(case["name"], f"sm_{t}") for case in aot.cases() for t in aot.TARGETS}
-    assert {(r["kernel"], r["target"]) for r in rows} == expected, "python -m steel.kernels.aot --out " + str(REPORT)
+    assert {(r["kernel"], r["target"]) for r in rows} == expected, (
+        "python -m steel.kernels.aot --out " + str(REPORT)
+    )
     assert not any(r["spill_bytes"] for r in rows)
 
 
@@ -84,25 +111,39 @@ assert not any(m == "transformers" or m.startswith("steel.model") for m in sys.m
 
 def test_automatic_choice():
     assert set(choose(device="cpu").names.values()) == {"reference"}
-    for bad in ({"rmsnorm": "triton"}, {"rms_norm": "fast"}, "fast", {"rope": "flash"}, {"all": "flash"}):
+    for bad in (
+        {"rmsnorm": "triton"},
+        {"rms_norm": "fast"},
+        "fast",
+        {"rope": "flash"},
+        {"all": "flash"},
+    ):
         with pytest.raises(ValueError, match="choose from"):
             choose(bad)
-    assert str(choose({"rope": "reference"})).startswith("kernels: linear_cross_entropy reference, rms_norm")
+    assert str(choose({"rope": "reference"})).startswith(
+        "kernels: linear_cross_entropy reference, rms_norm"
+    )
 
 
 def test_under_compile_elementwise_operations_are_left_to_it(monkeypatch):
     monkeypatch.setattr(_triton, "can_run", lambda device: True)
     gpu = torch.device("cuda")
     assert {op for op in FUSED if select.automatic(op, gpu, compiled=True) == "triton"} == {
-        "linear_cross_entropy", "soft_moe"}
-    assert {select.automatic(op, gpu) for op in FUSED} == {"triton"} and select.automatic("experts", gpu) == "torch"
+        "linear_cross_entropy",
+        "soft_moe",
+    }
+    assert {select.automatic(op, gpu) for op in FUSED} == {"triton"} and select.automatic(
+        "experts", gpu
+    ) == "torch"
 
 
 def test_all_stands_for_the_operations_that_are_not_named():
     lines = []
     choice = choose({"all": "auto", "experts": "torch"}, say=lines.append)
     assert choice.names == dict.fromkeys(OPERATIONS, "reference") | {"experts": "torch"}
-    assert len(lines) == 1 and "experts torch" in lines[0] and choice.errors["experts"] < 1e-5, "one table, once"
+    assert len(lines) == 1 and "experts torch" in lines[0] and choice.errors["experts"] < 1e-5, (
+        "one table, once"
+    )
     assert choose("reference").names == dict.fromkeys(OPERATIONS, "reference")
 
 
@@ -111,9 +152,16 @@ def test_presets_for_gpus_ask_for_kernels_under_a_start_up_check(preset):
     """auto only: what is chosen has computed an example on the run's own device at the run's sizes."""
     cfg = load(preset)
     assert cfg.train.kernels == {"all": "auto"}
-    sizes = sizes_of(steel_config(cfg.model), batch=cfg.train.micro_batch_size, length=cfg.data.sequence_length,
-                     documents=cfg.data.mask_documents)
-    assert (sizes.width, sizes.vocabulary) == (cfg.model.hidden_size, cfg.model.vocab_size) and sizes.documents
+    sizes = sizes_of(
+        steel_config(cfg.model),
+        batch=cfg.train.micro_batch_size,
+        length=cfg.data.sequence_length,
+        documents=cfg.data.mask_documents,
+    )
+    assert (sizes.width, sizes.vocabulary) == (
+        cfg.model.hidden_size,
+        cfg.model.vocab_size,
+    ) and sizes.documents
     assert sizes.heads * sizes.head_dim == sizes.width and sizes.length == cfg.data.sequence_length
 
 
@@ -124,7 +172,9 @@ def test_a_kernel_that_leaves_the_gpu_unusable_is_said_loudly(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", dead)
     with pytest.raises(RuntimeError, match="train.kernels={all: auto, rope: reference}"):
         select._still_alive(torch.device("cuda"), "rope", "triton", "an illegal memory access")
-    select._still_alive(torch.device("cpu"), "rope", "triton", "a wrong number")  # nothing to fear there
+    select._still_alive(
+        torch.device("cpu"), "rope", "triton", "a wrong number"
+    )  # nothing to fear there
 
 
 def test_install_leaves_reference_and_foreign_models_alone():

@@ -23,7 +23,10 @@ def example(dtype=torch.float64, seed=0):
 def full(x, weight, targets, z_loss=0.0):
     logits = x @ weight.t()
     keep = (targets != -100).to(logits.dtype)
-    return F.cross_entropy(logits, targets, reduction="none") + z_loss * logits.logsumexp(-1).square() * keep
+    return (
+        F.cross_entropy(logits, targets, reduction="none")
+        + z_loss * logits.logsumexp(-1).square() * keep
+    )
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
@@ -42,23 +45,37 @@ def test_sum_and_gradients_equal_full_logits(z_loss):
 def test_per_token_losses_carry_their_own_weights():
     x, weight, targets = example(seed=1)
     token_weights = torch.randn(N, dtype=torch.float64)
-    wanted = torch.autograd.grad((token_weights * full(x, weight, targets, 1e-2)).sum(), (x, weight))
+    wanted = torch.autograd.grad(
+        (token_weights * full(x, weight, targets, 1e-2)).sum(), (x, weight)
+    )
     losses = linear_cross_entropy(x, weight, targets, 1e-2, reduction="none", rows=10)
-    torch.testing.assert_close(torch.autograd.grad((token_weights * losses).sum(), (x, weight)), wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad((token_weights * losses).sum(), (x, weight)), wanted
+    )
 
 
 def test_gradcheck_by_finite_differences():
     x, weight, targets = (t[:5] if t.shape[0] == N else t[:11] for t in example())
-    x, weight, targets = x.detach().requires_grad_(), weight.detach().requires_grad_(), targets.remainder(11)
+    x, weight, targets = (
+        x.detach().requires_grad_(),
+        weight.detach().requires_grad_(),
+        targets.remainder(11),
+    )
     for reduction in ("sum", "none"):
         assert torch.autograd.gradcheck(
-            lambda a, b, r=reduction: linear_cross_entropy(a, b, targets, 1e-2, reduction=r, rows=2), (x, weight))
+            lambda a, b, r=reduction: linear_cross_entropy(
+                a, b, targets, 1e-2, reduction=r, rows=2
+            ),
+            (x, weight),
+        )
 
 
 def test_bf16_accumulates_the_weight_gradient_in_fp32():
     x, weight, targets = example(torch.bfloat16)
     exact_x, exact_weight = (t.detach().double().requires_grad_() for t in (x, weight))
-    wanted = torch.autograd.grad(full(exact_x, exact_weight, targets).sum(), (exact_x, exact_weight))
+    wanted = torch.autograd.grad(
+        full(exact_x, exact_weight, targets).sum(), (exact_x, exact_weight)
+    )
     master = weight.detach().float().requires_grad_()  # fp32 master weight, bf16 compute
     total = linear_cross_entropy(x, master, targets, rows=4)
     found = torch.autograd.grad(total, (x, master))
@@ -72,8 +89,9 @@ def test_only_the_gradients_that_are_needed():
     with torch.no_grad():
         assert not linear_cross_entropy(x, weight, targets).requires_grad
     frozen = linear_cross_entropy(x, weight.detach(), targets)
-    torch.testing.assert_close(torch.autograd.grad(frozen, x)[0],
-                               torch.autograd.grad(full(x, weight, targets).sum(), x)[0])
+    torch.testing.assert_close(
+        torch.autograd.grad(frozen, x)[0], torch.autograd.grad(full(x, weight, targets).sum(), x)[0]
+    )
 
 
 def test_targets_all_ignored_or_out_of_range_and_extreme_logits():
@@ -87,7 +105,10 @@ def test_targets_all_ignored_or_out_of_range_and_extreme_logits():
     poisoned[0] = float("nan")  # row 0 is ignored: its NaN must not reach the others
     poisoned.requires_grad_()
     total, losses = linear_cross_entropy(poisoned, weight, targets, reduction="both")
-    assert torch.isfinite(losses).all() and torch.isfinite(torch.autograd.grad(total, poisoned)[0]).all()
+    assert (
+        torch.isfinite(losses).all()
+        and torch.isfinite(torch.autograd.grad(total, poisoned)[0]).all()
+    )
 
 
 def test_vocabulary_shards_agree_with_the_whole():
@@ -103,6 +124,7 @@ def test_vocabulary_shards_agree_with_the_whole():
             out = combine(slots[0], slots[1])
             barrier.wait(30)
             return out
+
         return reduce
 
     def rank_main(rank, cut=(0, 150, V)):

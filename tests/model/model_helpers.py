@@ -56,7 +56,9 @@ def train_briefly(model: torch.nn.Module, steps: int = 25, seed: int = 2) -> tor
     return model.eval()
 
 
-def double_model(config: SteelConfig, weights: str = "perturbed", seed: int = 0) -> SteelForCausalLM:
+def double_model(
+    config: SteelConfig, weights: str = "perturbed", seed: int = 0
+) -> SteelForCausalLM:
     """An fp64 model in evaluation mode with `random`, `perturbed` or briefly `trained` weights."""
     torch.manual_seed(seed)
     model = SteelForCausalLM(config).double().eval()
@@ -68,7 +70,9 @@ def double_model(config: SteelConfig, weights: str = "perturbed", seed: int = 0)
 
 
 def random_tokens(batch: int, time: int, seed: int = 3) -> torch.Tensor:
-    return torch.randint(0, VOCABULARY, (batch, time), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, VOCABULARY, (batch, time), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def prefill_then_steps(model, tokens: torch.Tensor, prefill: int, chunk: int = 1) -> torch.Tensor:

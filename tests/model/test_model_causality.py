@@ -6,7 +6,17 @@ from model_helpers import CAUSAL, NON_CAUSAL, SEGMENT, double_model, random_toke
 
 TIME = 22
 # The first token, inside a segment, the last and the first of a segment, the last token.
-POSITIONS = [0, 1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT, 3 * SEGMENT - 1, 3 * SEGMENT, TIME - 1]
+POSITIONS = [
+    0,
+    1,
+    SEGMENT - 1,
+    SEGMENT,
+    SEGMENT + 1,
+    2 * SEGMENT,
+    3 * SEGMENT - 1,
+    3 * SEGMENT,
+    TIME - 1,
+]
 
 
 def largest_change_before(model, position: int, tokens: torch.Tensor, **kwargs) -> float:

@@ -21,7 +21,9 @@ def test_cached_decoding_equals_the_full_forward(feed_forward, expert):
     tokens = random_tokens(2, TIME)
     expected = full(model, tokens)
     for prefill in (0, 1, SEGMENT - 1, SEGMENT, SEGMENT + 1, TIME - 1):
-        torch.testing.assert_close(prefill_then_steps(model, tokens, prefill), expected, **TOLERANCE)
+        torch.testing.assert_close(
+            prefill_then_steps(model, tokens, prefill), expected, **TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("chunk", [2, 3, SEGMENT, 7])
@@ -48,7 +50,9 @@ def test_packed_documents_equal_separate_documents(feed_forward):
         start = 0
         for length in row:
             alone = full(model, tokens[index : index + 1, start : start + length])
-            torch.testing.assert_close(packed[index : index + 1, start : start + length], alone, **TOLERANCE)
+            torch.testing.assert_close(
+                packed[index : index + 1, start : start + length], alone, **TOLERANCE
+            )
             start += length
 
 
@@ -74,7 +78,9 @@ def test_ragged_left_padded_batch_equals_each_row_alone(feed_forward):
     model = double_model(tiny(feed_forward, "double_swiglu"))
     prompts = [random_tokens(1, n, seed=n)[0] for n in (1, SEGMENT, 6, 11)]
     continuation = random_tokens(len(prompts), 9, seed=99)
-    expected = [full(model, torch.cat((p, c))[None])[0] for p, c in zip(prompts, continuation, strict=True)]
+    expected = [
+        full(model, torch.cat((p, c))[None])[0] for p, c in zip(prompts, continuation, strict=True)
+    ]
     tokens, mask = left_pad(prompts)
     with torch.no_grad():
         out = model(tokens, attention_mask=mask, use_cache=True)
@@ -106,13 +112,18 @@ def test_ragged_prefill_in_chunks_equals_each_row_alone(feed_forward, chunk):
         for at in range(0, tokens.shape[1], chunk):
             end = min(at + chunk, tokens.shape[1])
             out = model(
-                tokens[:, at:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True
+                tokens[:, at:end],
+                attention_mask=mask[:, :end],
+                past_key_values=cache,
+                use_cache=True,
             )
             cache = out.past_key_values
             parts.append(out.logits)
     logits = torch.cat(parts, dim=1)
     for index, prompt in enumerate(prompts):
-        torch.testing.assert_close(logits[index, -len(prompt) :], full(model, prompt[None])[0], **TOLERANCE)
+        torch.testing.assert_close(
+            logits[index, -len(prompt) :], full(model, prompt[None])[0], **TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("feed_forward", CAUSAL + ["soft_moe_v2", "soft_moe_v3"])
@@ -123,7 +134,9 @@ def test_padding_does_not_change_the_prompt(feed_forward):
     tokens, mask = left_pad(prompts)
     padded = full(model, tokens, attention_mask=mask)
     for index, prompt in enumerate(prompts):
-        torch.testing.assert_close(padded[index, -len(prompt) :], full(model, prompt[None])[0], **TOLERANCE)
+        torch.testing.assert_close(
+            padded[index, -len(prompt) :], full(model, prompt[None])[0], **TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("feed_forward", ["dense", "causal_soft_moe"])
@@ -199,4 +212,6 @@ def test_slot_experts_run_once_per_segment_when_decoding():
     tokens = random_tokens(1, 4 * SEGMENT + 1)
     prefill_then_steps(model, tokens, prefill=0)
     handle.remove()
-    assert len(calls) == 1 + 4  # the prior's outputs before the first token, then one per completed segment
+    assert (
+        len(calls) == 1 + 4
+    )  # the prior's outputs before the first token, then one per completed segment

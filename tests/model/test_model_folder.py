@@ -45,7 +45,9 @@ def test_a_fresh_process_without_steel_loads_and_generates(tmp_path):
         model.save_pretrained(tmp_path / feed_forward)
         with torch.no_grad():
             expected[feed_forward] = model(tokens).logits
-            expected[feed_forward + "_generated"] = model.generate(tokens, max_new_tokens=6, do_sample=False)
+            expected[feed_forward + "_generated"] = model.generate(
+                tokens, max_new_tokens=6, do_sample=False
+            )
     save_file({"tokens": tokens}, tmp_path / "given.safetensors")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     names = ",".join(CAUSAL + NON_CAUSAL)
@@ -64,7 +66,9 @@ def test_a_fresh_process_without_steel_loads_and_generates(tmp_path):
 def test_the_copied_code_imports_neither_steel_nor_anything_unusual(tmp_path):
     SteelForCausalLM(tiny("causal_soft_moe")).save_pretrained(tmp_path)
     lines = [line for path in tmp_path.glob("*.py") for line in path.read_text().splitlines()]
-    roots = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    roots = {
+        line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))
+    }
     assert roots <= {"", "torch", "transformers", "math", "dataclasses"}
     assert not (tmp_path / "build.py").exists() and not (tmp_path / "original.py").exists()
 
@@ -131,7 +135,9 @@ def test_components_sum_to_the_total(feed_forward):
 
 @pytest.mark.parametrize("feed_forward", CAUSAL + NON_CAUSAL)
 def test_meta_model_filled_from_a_seed_equals_a_built_one(feed_forward):
-    cfg = ModelConfig(vocab_size=67, hidden_size=32, intermediate_size=16, feed_forward=feed_forward)
+    cfg = ModelConfig(
+        vocab_size=67, hidden_size=32, intermediate_size=16, feed_forward=feed_forward
+    )
     built = build(cfg, seed=7)
     empty = build(cfg, device="meta").to_empty(device="cpu")
     initialize(empty, seed=7)
@@ -156,7 +162,12 @@ def test_build_is_a_function_of_its_seed_and_leaves_the_global_one_alone():
 def test_build_takes_any_transformers_model_from_a_folder(tmp_path):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    small = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 8, "intermediate_size": 8}
+    small = {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+    }
     qwen = Qwen2ForCausalLM(Qwen2Config(vocab_size=11, num_hidden_layers=2, **small))
     qwen.save_pretrained(tmp_path)
     cfg = ModelConfig(source="hf", path=str(tmp_path))

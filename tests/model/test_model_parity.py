@@ -37,7 +37,9 @@ def test_original_checkpoint_gives_the_original_logits_and_loss(variant):
     torch.testing.assert_close(out.loss.reshape(1), expected["loss"].reshape(1), rtol=0, atol=1e-5)
     torch.testing.assert_close(steps, expected["decode_logits"], rtol=0, atol=1e-5)
     gap = (expected["logits"] - expected["decode_logits"]).abs().max().item()
-    assert (gap < 1e-5) == model.is_causal or variant == "softmoe_v3_senet"  # v3 is born dead: its gap hides
+    assert (
+        gap < 1e-5
+    ) == model.is_causal or variant == "softmoe_v3_senet"  # v3 is born dead: its gap hides
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -55,7 +57,13 @@ class OriginalReference:
     def __init__(
         self, state: dict[str, torch.Tensor], prefix: str, kind: str, experts: int, slots: int
     ) -> None:
-        self.state, self.prefix, self.kind, self.experts, self.slots = state, prefix, kind, experts, slots
+        self.state, self.prefix, self.kind, self.experts, self.slots = (
+            state,
+            prefix,
+            kind,
+            experts,
+            slots,
+        )
 
     def expert(self, index: int, x: torch.Tensor) -> torch.Tensor:
         def weight(name):
@@ -63,14 +71,18 @@ class OriginalReference:
 
         silu = torch.nn.functional.silu
         if self.kind == "raw":
-            return (silu(x @ weight("gate_proj").T) * (x @ weight("up_proj").T)) @ weight("down_proj").T
+            return (silu(x @ weight("gate_proj").T) * (x @ weight("up_proj").T)) @ weight(
+                "down_proj"
+            ).T
         h = silu(x @ weight("gate_up_proj").T) * (x @ weight("up_proj").T)
         return silu(h @ weight("gate_down_proj").T) * (h @ weight("down_proj").T)
 
     def v3(self, x: torch.Tensor) -> torch.Tensor:
         phi = self.state[self.prefix + "phi"]
         x = x / x.norm(dim=-1, keepdim=True)
-        logits = torch.einsum("btd,dep->btep", x, self.state[self.prefix + "scale"] * phi / phi.norm(dim=0))
+        logits = torch.einsum(
+            "btd,dep->btep", x, self.state[self.prefix + "scale"] * phi / phi.norm(dim=0)
+        )
         slots = torch.einsum("btep,btd->bepd", logits.softmax(dim=1), x)
         out = torch.stack([self.expert(e, slots[:, e]) for e in range(self.experts)], dim=1)
         combine = logits.flatten(2).softmax(dim=-1).view_as(logits)
@@ -84,7 +96,10 @@ class OriginalReference:
         return logits.softmax(dim=1) @ torch.cat(out, dim=1)
 
     def v1(self, x: torch.Tensor) -> torch.Tensor:
-        gate = x @ self.state[self.prefix + "gating.weight"].T + self.state[self.prefix + "gating.bias"]
+        gate = (
+            x @ self.state[self.prefix + "gating.weight"].T
+            + self.state[self.prefix + "gating.bias"]
+        )
         out = torch.stack([self.expert(e, x) for e in range(self.experts)], dim=2)
         return (out * gate.softmax(dim=-1)[..., None]).sum(dim=2)
 
@@ -121,11 +136,21 @@ def write_original(folder: Path, ffn: str, mlp: str, slots: int) -> dict[str, to
     shapes[layer + "self_attn.o_proj.weight"] = (d, d)
     names = {"gate_proj": (f, d), "up_proj": (f, d), "down_proj": (d, f)}
     if mlp == "senet":
-        names = {"gate_up_proj": (f, d), "up_proj": (f, d), "gate_down_proj": (d, f), "down_proj": (d, f)}
+        names = {
+            "gate_up_proj": (f, d),
+            "up_proj": (f, d),
+            "gate_down_proj": (d, f),
+            "down_proj": (d, f),
+        }
     for expert in range(experts):
-        shapes |= {layer + f"mlp.experts.{expert}.{name}.weight": shape for name, shape in names.items()}
+        shapes |= {
+            layer + f"mlp.experts.{expert}.{name}.weight": shape for name, shape in names.items()
+        }
     shapes |= {
-        "softmoe_v1": {layer + "mlp.gating.weight": (experts, d), layer + "mlp.gating.bias": (experts,)},
+        "softmoe_v1": {
+            layer + "mlp.gating.weight": (experts, d),
+            layer + "mlp.gating.bias": (experts,),
+        },
         "softmoe_v2": {layer + "mlp.score": (d, experts * slots)},
         "softmoe_v3": {layer + "mlp.phi": (d, experts, slots), layer + "mlp.scale": (1,)},
     }[ffn]
@@ -138,9 +163,13 @@ def write_original(folder: Path, ffn: str, mlp: str, slots: int) -> dict[str, to
 
 
 @pytest.mark.parametrize("mlp", ["raw", "senet"])
-@pytest.mark.parametrize(("ffn", "slots"), [("softmoe_v1", 1), ("softmoe_v2", 3), ("softmoe_v3", 3)])
+@pytest.mark.parametrize(
+    ("ffn", "slots"), [("softmoe_v1", 1), ("softmoe_v2", 3), ("softmoe_v3", 3)]
+)
 def test_import_handles_other_widths_grouped_queries_and_several_slots(ffn, slots, mlp, tmp_path):
-    state = {name: value.double() for name, value in write_original(tmp_path, ffn, mlp, slots).items()}
+    state = {
+        name: value.double() for name, value in write_original(tmp_path, ffn, mlp, slots).items()
+    }
     model = import_original(tmp_path).double()
     assert model.config.intermediate_size == 12 and model.config.num_key_value_heads == 1
     reference = OriginalReference(state, "model.layers.0.mlp.", mlp, experts=2, slots=slots)
@@ -224,7 +253,9 @@ def _assert_same_function(reference, config: SteelConfig) -> None:
                 torch.testing.assert_close(got.loss, expected.loss)
         back = to_transformers(steel)
         assert type(back) is type(reference)
-        torch.testing.assert_close(back(tokens).logits, reference(tokens).logits, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            back(tokens).logits, reference(tokens).logits, rtol=1e-6, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("kv", [1, 4])

@@ -58,7 +58,10 @@ def test_loss_works_after_resizing_the_vocabulary():
     model = SteelForCausalLM(tiny("dense"))
     model.resize_token_embeddings(VOCABULARY + 5)
     tokens = random_tokens(1, 6)
-    first, second = model(tokens, labels=tokens).loss, model(tokens, shift_labels=shifted(tokens)).loss
+    first, second = (
+        model(tokens, labels=tokens).loss,
+        model(tokens, shift_labels=shifted(tokens)).loss,
+    )
     torch.testing.assert_close(first, second)
 
 
@@ -85,7 +88,9 @@ def test_every_parameter_gets_a_gradient(feed_forward):
     model = perturb(SteelForCausalLM(tiny(feed_forward, "double_swiglu", **changes)))
     tokens = random_tokens(2, 16)
     model(tokens, shift_labels=shifted(tokens)).loss.backward()
-    silent = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().max() > 0]
+    silent = [
+        name for name, parameter in model.named_parameters() if not parameter.grad.abs().max() > 0
+    ]
     assert not silent
 
 
@@ -100,7 +105,9 @@ def test_eager_and_fused_attention_agree():
         fused = model(tokens, **kwargs).logits
         model.config._attn_implementation = "eager"
         keep = mask.bool() if "attention_mask" in kwargs else torch.ones_like(mask).bool()
-        torch.testing.assert_close(model(tokens, **kwargs).logits[keep], fused[keep], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            model(tokens, **kwargs).logits[keep], fused[keep], rtol=0, atol=1e-12
+        )
 
 
 def test_load_balance_is_one_when_even_and_larger_when_not():
@@ -164,7 +171,12 @@ def test_every_layer_is_alive_at_birth(feed_forward, expert, layers):
 
 @pytest.mark.parametrize("layers", [2, 18])
 def test_v3_is_born_dead_and_normalised_slots_revive_it(layers):
-    shape = {"num_hidden_layers": layers, "hidden_size": 128, "intermediate_size": 32, "slots_per_expert": 1}
+    shape = {
+        "num_hidden_layers": layers,
+        "hidden_size": 128,
+        "intermediate_size": 32,
+        "slots_per_expert": 1,
+    }
     dead = feed_forward_ratios(tiny("soft_moe_v3", "double_swiglu", **shape), time=256)
     assert max(dead) < 1e-5
     alive = feed_forward_ratios(

@@ -23,7 +23,9 @@ def test_pieces_join_to_the_answer_and_show_no_broken_character(served):
     ids = tokenizer.encode("世界 hello\n好的\n🙂", add_special_tokens=False)
     decoder = TextStream(tokenizer)
     pieces = [decoder.push(i) for i in ids]
-    assert "".join(pieces) + decoder.finish() == "世界 hello\n好的\n🙂" and not any("\ufffd" in p for p in pieces)
+    assert "".join(pieces) + decoder.finish() == "世界 hello\n好的\n🙂" and not any(
+        "\ufffd" in p for p in pieces
+    )
 
 
 def test_greedy_answer_equals_generate(served):
@@ -32,10 +34,16 @@ def test_greedy_answer_equals_generate(served):
     model, tokenizer = served
     prompt = encode_chat(tokenizer, HELLO, add_generation_prompt=True)[0]
     ids = model.generate(
-        torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=[2, 0], pad_token_id=0
+        torch.tensor([prompt]),
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=[2, 0],
+        pad_token_id=0,
     )
     expected = tokenizer.decode([i for i in ids[0, len(prompt) :].tolist() if i not in (0, 2)])
-    assert complete(model, tokenizer, HELLO, Sampling(temperature=0.0, max_new_tokens=12)) == expected
+    assert (
+        complete(model, tokenizer, HELLO, Sampling(temperature=0.0, max_new_tokens=12)) == expected
+    )
 
 
 def test_the_oldest_rounds_go_first_and_the_system_turn_stays(served):
@@ -57,7 +65,13 @@ def test_a_session_remembers_resets_and_keeps_the_system_turn(served):
     session = room.Session(*served, Sampling(max_new_tokens=4), system="你是小钢。")
     session.answer("你好")
     session.answer("再见")
-    assert [m["role"] for m in session.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [m["role"] for m in session.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+    ]
     session.reset()
     assert session.messages == [{"role": "system", "content": "你是小钢。"}]
 

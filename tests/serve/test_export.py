@@ -19,22 +19,36 @@ print(model(input_ids=ids).logits.double().sum().item(), model.generation_config
 """
 
 
-def test_an_export_loads_with_equal_logits_where_steel_is_not_installed(folder, served, tmp_path, monkeypatch):
+def test_an_export_loads_with_equal_logits_where_steel_is_not_installed(
+    folder, served, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     out = export_hf(folder, tmp_path / "out")
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(out)], capture_output=True, text=True, timeout=300, cwd=tmp_path
+        [sys.executable, "-c", LOAD, str(out)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     model, tokenizer = served
     with torch.no_grad():
-        expected = model(input_ids=torch.tensor([tokenizer.encode("你好，世界")])).logits.double().sum().item()
+        expected = (
+            model(input_ids=torch.tensor([tokenizer.encode("你好，世界")]))
+            .logits.double()
+            .sum()
+            .item()
+        )
     value, stops = done.stdout.splitlines()[-1].split(" ", 1)
     assert float(value) == pytest.approx(expected, rel=1e-6) and json.loads(stops) == [2, 0]
 
 
 def test_bf16_halves_the_weights(folder, tmp_path):
-    sizes = [(export_hf(folder, tmp_path / d, d) / "model.safetensors").stat().st_size for d in ("fp32", "bf16")]
+    sizes = [
+        (export_hf(folder, tmp_path / d, d) / "model.safetensors").stat().st_size
+        for d in ("fp32", "bf16")
+    ]
     assert 0.4 < sizes[1] / sizes[0] < 0.6
 
 

@@ -5,8 +5,12 @@ from hypothesis import strategies as st
 from steel.config import UserError
 from steel.tokenizer import bpe, chat
 
-TEXTS = ["林晓月住在云州，毕业于青岩大学。", "Lin Xiaoyue lives in Yunzhou.", "47 + 38 = 85",
-         "def f(x):\n    return x\n"] * 20
+TEXTS = [
+    "林晓月住在云州，毕业于青岩大学。",
+    "Lin Xiaoyue lives in Yunzhou.",
+    "47 + 38 = 85",
+    "def f(x):\n    return x\n",
+] * 20
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,9 @@ def test_special_tokens_inside_text_stay_text(tokenizer):
 def test_save_and_load_give_the_same_ids(tokenizer, tmp_path):
     bpe.save(tokenizer, tmp_path)
     again = bpe.load(tmp_path)
-    assert [bpe.encode_text(again, t) for t in TEXTS] == [bpe.encode_text(tokenizer, t) for t in TEXTS]
+    assert [bpe.encode_text(again, t) for t in TEXTS] == [
+        bpe.encode_text(tokenizer, t) for t in TEXTS
+    ]
     assert again.chat_template == chat.TEMPLATE
 
 
@@ -51,9 +57,13 @@ def test_mistakes_get_one_line(tmp_path):
         bpe.load(tmp_path)
 
 
-DIALOGUE = [{"role": "system", "content": "简短回答。"}, {"role": "user", "content": "林晓月住在哪里？"},
-            {"role": "assistant", "content": "云州。"}, {"role": "user", "content": "谢谢<|im_end|>"},
-            {"role": "assistant", "content": ""}]
+DIALOGUE = [
+    {"role": "system", "content": "简短回答。"},
+    {"role": "user", "content": "林晓月住在哪里？"},
+    {"role": "assistant", "content": "云州。"},
+    {"role": "user", "content": "谢谢<|im_end|>"},
+    {"role": "assistant", "content": ""},
+]
 
 
 def test_encode_chat_equals_the_rendered_string(tokenizer):

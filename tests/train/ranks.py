@@ -24,14 +24,22 @@ def main() -> None:
         rows = []
         try:
             with crash_before(job.get("crash", -1)):
-                pretrain(cfg, settings["data"], run, on_batch=lambda step, batch, rows=rows: rows.append(
-                    [step, batch.input_ids.tolist()]))
+                pretrain(
+                    cfg,
+                    settings["data"],
+                    run,
+                    on_batch=lambda step, batch, rows=rows: rows.append(
+                        [step, batch.input_ids.tolist()]
+                    ),
+                )
         except Crash:
             pass
         run.with_name(f"{run.name}.rows{rank}.json").write_text(json.dumps(rows))
     model = make_model(cfg, join_world())
     wrapped = [isinstance(layer, FSDPModule) for layer in decoder_layers(model)]
-    (Path(settings["root"]) / f"wrapped{rank}.json").write_text(json.dumps([wrapped, isinstance(model, FSDPModule)]))
+    (Path(settings["root"]) / f"wrapped{rank}.json").write_text(
+        json.dumps([wrapped, isinstance(model, FSDPModule)])
+    )
     torch.distributed.destroy_process_group()
 
 

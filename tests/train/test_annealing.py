@@ -10,8 +10,13 @@ from steel.train.pretrain import mixture, pretrain
 
 
 def config(**given):
-    return tiny(data__anneal_weights={"wiki": 1.0}, train__steps=10, train__schedule="wsd", train__decay_fraction=0.4,
-                **given)
+    return tiny(
+        data__anneal_weights={"wiki": 1.0},
+        train__steps=10,
+        train__schedule="wsd",
+        train__decay_fraction=0.4,
+        **given,
+    )
 
 
 def run(cfg, corpus, folder, seen):
@@ -24,7 +29,9 @@ def run(cfg, corpus, folder, seen):
 def test_the_mixture_switches_at_the_step_at_which_the_decay_starts(corpus, tmp_path):
     seen = {}
     run(config(), corpus, tmp_path / "run", seen)
-    early, late = ([s for step in steps for s in seen[step][0]] for steps in (range(6), range(6, 10)))
+    early, late = (
+        [s for step in steps for s in seen[step][0]] for steps in (range(6), range(6, 10))
+    )
     assert set(early) == {0, 1} and set(late) == {1}, "web and wiki, then wiki alone"
     rates = [r["lr"] for r in curve(tmp_path / "run")]
     assert rates[5] == rates[6] > rates[7]
@@ -33,7 +40,9 @@ def test_the_mixture_switches_at_the_step_at_which_the_decay_starts(corpus, tmp_
     wiki = Loader(ShardSet.open(corpus[0]), 32, 4)._sizes()["wiki"]
     assert wiki >= 16 + early.count(1) or len(set(rows)) < len(rows)
     if wiki >= 16 + early.count(1):
-        assert len(set(rows)) == len(rows), "the annealing stage goes on where the stage before left each source"
+        assert len(set(rows)) == len(rows), (
+            "the annealing stage goes on where the stage before left each source"
+        )
 
 
 @pytest.mark.parametrize("crash", [5, 6, 7, 9])
@@ -47,9 +56,13 @@ def test_a_crash_around_the_border_changes_nothing(corpus, tmp_path, crash):
 
 
 def test_weights_before_and_none_named_after():
-    cfg = tiny(data__weights={"a": 0.25, "b": 0.75}, data__anneal_weights={"b": 2.0}, train__steps=100)
-    assert mixture(cfg, ["a", "b"]) == [{"step": 0, "weights": {"a": 0.25, "b": 0.75}},
-                                        {"step": 80, "weights": {"a": 0.0, "b": 2.0}}]
+    cfg = tiny(
+        data__weights={"a": 0.25, "b": 0.75}, data__anneal_weights={"b": 2.0}, train__steps=100
+    )
+    assert mixture(cfg, ["a", "b"]) == [
+        {"step": 0, "weights": {"a": 0.25, "b": 0.75}},
+        {"step": 80, "weights": {"a": 0.0, "b": 2.0}},
+    ]
     assert mixture(tiny(), ["a"]) is None
 
 

@@ -16,18 +16,40 @@ from steel.train import checkpoint
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "notebooks" / "11_pretrain.py"
-SHORT = ["--preset", "cpu", "world.people=16", "world.biographies_per_person=20", "train.steps=8", "train.batch_size=4",
-         "train.micro_batch_size=1", "train.checkpoint_every=3", "train.eval_every=0", "train.log_every=1",
-         "train.warmup_steps=2", "data.sequence_length=64"]
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="the chapter's script is not written yet")
+SHORT = [
+    "--preset",
+    "cpu",
+    "world.people=16",
+    "world.biographies_per_person=20",
+    "train.steps=8",
+    "train.batch_size=4",
+    "train.micro_batch_size=1",
+    "train.checkpoint_every=3",
+    "train.eval_every=0",
+    "train.log_every=1",
+    "train.warmup_steps=2",
+    "data.sequence_length=64",
+]
+pytestmark = pytest.mark.skipif(
+    not SCRIPT.exists(), reason="the chapter's script is not written yet"
+)
 
 
 def start(folder: Path, *arguments: str, ranks: int = 2) -> subprocess.Popen:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    torchrun = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        if ranks > 1
+        else []
+    )
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen([sys.executable, *torchrun, str(SCRIPT), *arguments], cwd=folder, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "STEEL_QUIET": "1"})
+    return subprocess.Popen(
+        [sys.executable, *torchrun, str(SCRIPT), *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "STEEL_QUIET": "1"},
+    )
 
 
 def ends(process: subprocess.Popen) -> str:
@@ -53,11 +75,15 @@ def kill_everything(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the ranks through /proc")
-def test_two_processes_make_their_data_train_are_killed_and_end_where_an_unbroken_run_ends(tmp_path):
+def test_two_processes_make_their_data_train_are_killed_and_end_where_an_unbroken_run_ends(
+    tmp_path,
+):
     said = ends(start(tmp_path, *SHORT, "-r", "unbroken"))
     assert "after 8 steps" in said and said.count("after 8 steps") == 1, "one rank speaks"
     assert [h["ranks"] for h in read_log(tmp_path / "unbroken" / "log.jsonl", "header")] == [2]
-    assert len(list((tmp_path / "runs" / "11_pretrain").iterdir())) == 1, "one folder of data, made once"
+    assert len(list((tmp_path / "runs" / "11_pretrain").iterdir())) == 1, (
+        "one folder of data, made once"
+    )
 
     process, log = start(tmp_path, *SHORT, "-r", "killed"), tmp_path / "killed" / "log.jsonl"
     while process.poll() is None and not (log.exists() and len(read_log(log, "step")) >= 5):
@@ -69,13 +95,19 @@ def test_two_processes_make_their_data_train_are_killed_and_end_where_an_unbroke
     resumed = [e["step"] for e in read_log(log, "event") if e["what"] == "resume"]
     assert resumed == [int(reached[-1].name[-8:])]
     assert curve(tmp_path / "killed") == curve(tmp_path / "unbroken")
-    weights = [(tmp_path / name / "hf" / "model.safetensors").read_bytes() for name in ("unbroken", "killed")]
+    weights = [
+        (tmp_path / name / "hf" / "model.safetensors").read_bytes()
+        for name in ("unbroken", "killed")
+    ]
     assert weights[0] == weights[1]
 
 
 def test_a_large_preset_without_shards_is_one_line_and_its_dry_run_is_a_plan(tmp_path):
     process = start(tmp_path, "--preset", "steel-1b", ranks=1)
     said, _ = process.communicate(timeout=600)
-    assert process.returncode == 2 and "preset steel-1b trains on your shards: give --data FOLDER" in said
+    assert (
+        process.returncode == 2
+        and "preset steel-1b trains on your shards: give --data FOLDER" in said
+    )
     assert "Traceback" not in said and not list(tmp_path.iterdir())
     assert "1,122,922,770" in ends(start(tmp_path, "--preset", "steel-1b", "--dry-run", ranks=1))

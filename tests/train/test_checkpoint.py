@@ -29,12 +29,16 @@ def names(folder):
 
 
 @pytest.mark.parametrize("background", [False, True], ids=["waiting", "background"])
-def test_kill_inside_a_save_leaves_the_checkpoint_before_and_never_half_of_one(tmp_path, background):
+def test_kill_inside_a_save_leaves_the_checkpoint_before_and_never_half_of_one(
+    tmp_path, background
+):
     process = in_process(toy_run_killed_in_save, tmp_path / "run", background)
     process.join(600)
     assert process.exitcode == -signal.SIGKILL
     left = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
-    assert left == [".step-00000006.tmp", "step-00000003"], "the half is there, under a name that nothing loads"
+    assert left == [".step-00000006.tmp", "step-00000003"], (
+        "the half is there, under a name that nothing loads"
+    )
     _, result = toy_fit(tmp_path / "run", toy_config(checkpoint_every=3))
     assert result.resumed_from == 3
     assert not list((tmp_path / "run" / "checkpoints").glob(".step-*")), "swept away"
@@ -44,21 +48,40 @@ def test_kill_inside_a_save_leaves_the_checkpoint_before_and_never_half_of_one(t
 
 @pytest.mark.parametrize("background", [False, True], ids=["waiting", "background"])
 def test_only_the_newest_are_kept(tmp_path, background):
-    toy_fit(tmp_path, toy_config(checkpoint_every=2, keep_checkpoints=3, async_checkpoint=background))
+    toy_fit(
+        tmp_path, toy_config(checkpoint_every=2, keep_checkpoints=3, async_checkpoint=background)
+    )
     assert names(tmp_path) == ["step-00000006", "step-00000008", "step-00000010"]
 
 
 @pytest.mark.parametrize("background", ["false", "true"])
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(tmp_path, corpus, background):
     run = tmp_path / "run"
-    arguments = ["pretrain", "--preset", "smoke", "--data", str(corpus[0]), "--run", str(run), "train.steps=6",
-                 "train.checkpoint_every=2", "train.batch_size=2", "model.hidden_size=32", "model.num_hidden_layers=1",
-                 "data.sequence_length=32", f"train.async_checkpoint={background}"]
+    arguments = [
+        "pretrain",
+        "--preset",
+        "smoke",
+        "--data",
+        str(corpus[0]),
+        "--run",
+        str(run),
+        "train.steps=6",
+        "train.checkpoint_every=2",
+        "train.batch_size=2",
+        "model.hidden_size=32",
+        "model.num_hidden_layers=1",
+        "data.sequence_length=32",
+        f"train.async_checkpoint={background}",
+    ]
     process = in_process(cli_on_a_full_disk, arguments, 1, stderr=tmp_path / "stderr")
     process.join(600)
     lines = (tmp_path / "stderr").read_text().strip().splitlines()
     assert process.exitcode == 2 and len(lines) == 1, lines
-    assert "the disk is full" in lines[0] and "step 4" in lines[0] and "older checkpoints are whole" in lines[0]
+    assert (
+        "the disk is full" in lines[0]
+        and "step 4" in lines[0]
+        and "older checkpoints are whole" in lines[0]
+    )
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000002"]
 
 
@@ -98,17 +121,25 @@ def test_a_save_in_flight_is_waited_for_before_the_next_and_at_the_end(tmp_path,
 
     monkeypatch.setattr(FileSystemWriter, "write_data", slow)
     monkeypatch.setattr(Fit, "save", save)
-    toy_fit(tmp_path, toy_config(steps=4, checkpoint_every=1, keep_checkpoints=9, async_checkpoint=True))
+    toy_fit(
+        tmp_path, toy_config(steps=4, checkpoint_every=1, keep_checkpoints=9, async_checkpoint=True)
+    )
     assert threads == [False] * 4, "written outside the training thread"
     assert before[1] == [], "step 2 was trained while step 1 was still being written"
     assert len(names(tmp_path)) == 4
     toy_fit(tmp_path / "waiting", toy_config(steps=4, checkpoint_every=1, keep_checkpoints=9))
     for name in names(tmp_path):
-        late, direct = (read_all(folder / "checkpoints" / name) for folder in (tmp_path, tmp_path / "waiting"))
-        assert equal(late, direct), "what was written is the state at the save, not what training made of it since"
+        late, direct = (
+            read_all(folder / "checkpoints" / name) for folder in (tmp_path, tmp_path / "waiting")
+        )
+        assert equal(late, direct), (
+            "what was written is the state at the save, not what training made of it since"
+        )
 
 
-def test_a_crash_between_the_last_checkpoint_and_the_model_folder_is_mended(corpus, tmp_path, monkeypatch):
+def test_a_crash_between_the_last_checkpoint_and_the_model_folder_is_mended(
+    corpus, tmp_path, monkeypatch
+):
     pretrain(tiny(train__steps=2), corpus[0], tmp_path)
     monkeypatch.setattr(RunFolder, "save_hf", lambda *_: (_ for _ in ()).throw(Crash()))
     with pytest.raises(Crash):

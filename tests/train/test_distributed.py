@@ -25,8 +25,15 @@ def qwen2_folder(root: Path) -> Path:
     from transformers import Qwen2Config
 
     root.mkdir(parents=True)
-    Qwen2Config(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-                num_key_value_heads=1, tie_word_embeddings=True).save_pretrained(root)
+    Qwen2Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    ).save_pretrained(root)
     return root
 
 
@@ -38,25 +45,48 @@ def runs(corpus, tmp_path_factory):
     folder = qwen2_folder(root / "qwen2")
     variants = {
         "adamw": tiny(),
-        "muon": tiny(train__optimizer="muon", model__feed_forward="causal_soft_moe", model__num_shared_experts=1,
-                     model__num_experts=2, model__segment_length=8),
+        "muon": tiny(
+            train__optimizer="muon",
+            model__feed_forward="causal_soft_moe",
+            model__num_shared_experts=1,
+            model__num_experts=2,
+            model__segment_length=8,
+        ),
         "hf": tiny(model__source="hf", model__path=str(folder)),
     }
     for name, cfg in variants.items():
         pretrain(cfg, corpus[0], root / f"one-{name}")
     with crash_before(3), pytest.raises(Crash):
         pretrain(tiny(), corpus[0], root / "resumed")
-    jobs = [{"config": tiny(train__sharding=s, train__async_checkpoint=s == "full").to_dict(), "run": s}
-            for s in SHARDINGS]
-    jobs += [{"config": tiny().to_dict(), "run": "resumed", "crash": 5},
-             {"config": variants["muon"].to_dict(), "run": "muon"},
-             {"config": variants["hf"].to_dict(), "run": "hf"}]
-    (root / "jobs.json").write_text(json.dumps({"root": str(root), "data": str(corpus[0]), "jobs": jobs}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               str(HERE / "ranks.py"), str(root / "jobs.json")]
+    jobs = [
+        {"config": tiny(train__sharding=s, train__async_checkpoint=s == "full").to_dict(), "run": s}
+        for s in SHARDINGS
+    ]
+    jobs += [
+        {"config": tiny().to_dict(), "run": "resumed", "crash": 5},
+        {"config": variants["muon"].to_dict(), "run": "muon"},
+        {"config": variants["hf"].to_dict(), "run": "hf"},
+    ]
+    (root / "jobs.json").write_text(
+        json.dumps({"root": str(root), "data": str(corpus[0]), "jobs": jobs})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(HERE / "ranks.py"),
+        str(root / "jobs.json"),
+    ]
     paths = os.pathsep.join([str(HERE.parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     pretrain(tiny(), corpus[0], root / "resumed")
     return root
@@ -95,9 +125,15 @@ def test_weights_at_birth_do_not_depend_on_the_ranks(runs):
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_at_birth_are_those_of_a_model_built_anywhere(feed_forward, tied):
     """What the exam calls the untrained model is the one that training starts from."""
-    cfg = tiny(model__feed_forward=feed_forward, model__num_shared_experts=1, model__tie_word_embeddings=tied)
+    cfg = tiny(
+        model__feed_forward=feed_forward,
+        model__num_shared_experts=1,
+        model__tie_word_embeddings=tied,
+    )
     built, made = build(cfg.model, seed=cfg.seed), make_model(cfg, World())
-    for (name, a), (other, b) in zip(built.named_parameters(), made.named_parameters(), strict=True):
+    for (name, a), (other, b) in zip(
+        built.named_parameters(), made.named_parameters(), strict=True
+    ):
         assert name == other and a.equal(b), name
 
 
@@ -108,7 +144,11 @@ def test_every_decoder_block_is_a_unit_of_sharding(runs):
 
 def test_a_run_goes_on_from_one_rank_to_two_and_back(runs):
     assert_same_run(runs / "one-adamw", runs / "resumed")
-    resumes = [e["step"] for e in read_log(runs / "resumed" / "log.jsonl", "event") if e["what"] == "resume"]
+    resumes = [
+        e["step"]
+        for e in read_log(runs / "resumed" / "log.jsonl", "event")
+        if e["what"] == "resume"
+    ]
     assert resumes == [2, 4]
     assert [h["ranks"] for h in read_log(runs / "resumed" / "log.jsonl", "header")] == [1, 2, 1]
 
@@ -119,9 +159,15 @@ def test_the_ranks_see_every_sample_exactly_once(runs, corpus):
     loader = Loader(ShardSet.open(corpus[0]), 32, 4, seed=3)
     wanted = {step: sorted(loader.batch(step).input_ids.tolist()) for step in range(6)}
     for name, steps in (("full", range(6)), ("resumed", range(2, 5))):
-        parts = [dict(json.loads((runs / f"{name}.rows{rank}.json").read_text())) for rank in (0, 1)]
-        assert all(len(part[step]) == 2 for part in parts for step in part), "half of the batch each"
-        assert {step: sorted(parts[0][step] + parts[1][step]) for step in parts[0]} == {s: wanted[s] for s in steps}
+        parts = [
+            dict(json.loads((runs / f"{name}.rows{rank}.json").read_text())) for rank in (0, 1)
+        ]
+        assert all(len(part[step]) == 2 for part in parts for step in part), (
+            "half of the batch each"
+        )
+        assert {step: sorted(parts[0][step] + parts[1][step]) for step in parts[0]} == {
+            s: wanted[s] for s in steps
+        }
     rows = [tuple(row) for step in wanted.values() for row in step]
     assert len(set(rows)) == len(rows) == 24
 

@@ -29,7 +29,9 @@ def test_one_rank_two_ranks_and_one_again_and_a_dead_rank_ends_the_other(ground)
     assert found["survivor_exit_code"] == 75 and found["survivor_seconds"] < 30
     assert "rank 0 of 2 lost another rank at step" in found["line"]
     assert found["samples"] == {"due": 64, "once": 64, "twice_or_more": 0, "consistent": True}
-    assert [stage["ranks"] for stage in found["plan"]] == [1, 2, 2] and len(found["resumed_at"]) >= 2
+    assert [stage["ranks"] for stage in found["plan"]] == [1, 2, 2] and len(
+        found["resumed_at"]
+    ) >= 2
 
 
 def test_a_silent_rank_is_waited_for_as_long_as_was_said(ground):

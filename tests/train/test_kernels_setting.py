@@ -11,18 +11,29 @@ from steel.train.pretrain import make_model
 
 def loss_of(model):
     ids = torch.arange(40).remainder(23).reshape(2, 20)
-    return float(model(input_ids=ids, labels=ids, shift_labels=ids, num_items_in_batch=1, use_cache=False).loss)
+    return float(
+        model(
+            input_ids=ids, labels=ids, shift_labels=ids, num_items_in_batch=1, use_cache=False
+        ).loss
+    )
 
 
 def test_chosen_operations_give_the_same_loss(capsys):
     plain = make_model(config.load("cpu"), World())
-    chosen = make_model(config.load("cpu", ["train.kernels={swiglu: reference, rms_norm: reference}"]), World())
+    chosen = make_model(
+        config.load("cpu", ["train.kernels={swiglu: reference, rms_norm: reference}"]), World()
+    )
     assert "swiglu reference" in capsys.readouterr().out
     assert loss_of(chosen) == pytest.approx(loss_of(plain), rel=1e-6)
 
 
-@pytest.mark.parametrize("setting, message", [("{swiglu: magic}", "train.kernels.swiglu='magic'"),
-                                              ("{magic: auto}", "no operation 'magic'")])
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("{swiglu: magic}", "train.kernels.swiglu='magic'"),
+        ("{magic: auto}", "no operation 'magic'"),
+    ],
+)
 def test_a_wrong_name_is_refused(setting, message):
     with pytest.raises(UserError, match=message):
         make_model(config.load("cpu", [f"train.kernels={setting}"]), World())

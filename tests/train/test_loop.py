@@ -38,12 +38,19 @@ def test_the_loss_falls_and_every_step_stands_in_the_log(tmp_path):
     assert steps[-1]["loss"] < 0.6 * steps[0]["loss"] and result.loss == steps[-1]["loss"]
     assert all(r["rows"] == 8 and r["grad_norm"] > 0 for r in steps)
     end = events(tmp_path, "end")[0]
-    assert end["step"] == 60 and set(end["phases"]) >= {"data", "forward_backward", "update", "checkpoint"}
+    assert end["step"] == 60 and set(end["phases"]) >= {
+        "data",
+        "forward_backward",
+        "update",
+        "checkpoint",
+    }
 
 
 def test_accumulation_equals_one_big_batch(tmp_path):
     big, _ = toy_fit(tmp_path / "big", toy_config(steps=4))
-    small, _ = toy_fit(tmp_path / "small", toy_config(steps=4), lambda step: toy_batches(step, micro=3))
+    small, _ = toy_fit(
+        tmp_path / "small", toy_config(steps=4), lambda step: toy_batches(step, micro=3)
+    )
     assert len(toy_batches(0, micro=3)) == 3, "micro-batches of 3, 3 and 2 rows"
     for a, b in zip(big.parameters(), small.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -58,12 +65,18 @@ def test_ten_steps_are_five_a_crash_and_five_bit_for_bit(tmp_path, optimizer, ba
     whole, result = toy_fit(tmp_path / "whole", cfg)
     with crash_before(7), pytest.raises(Crash):
         toy_fit(tmp_path / "broken", cfg)
-    assert [r["step"] for r in curve(tmp_path / "broken")] == list(range(1, 8)), "two steps past the checkpoint"
+    assert [r["step"] for r in curve(tmp_path / "broken")] == list(range(1, 8)), (
+        "two steps past the checkpoint"
+    )
     again, resumed = toy_fit(tmp_path / "broken", cfg, model=Toy(seed=9))
     assert resumed.resumed_from == 5 and resumed.loss == result.loss
     assert same(whole, again)
-    assert curve(tmp_path / "whole") == curve(tmp_path / "broken"), "each step once, every number equal"
-    a, b = (read_all(tmp_path / name / "checkpoints" / "step-00000010") for name in ("whole", "broken"))
+    assert curve(tmp_path / "whole") == curve(tmp_path / "broken"), (
+        "each step once, every number equal"
+    )
+    a, b = (
+        read_all(tmp_path / name / "checkpoints" / "step-00000010") for name in ("whole", "broken")
+    )
     assert equal(a, b) and len(a["optimizers"]["state"]), "weights, moments and settings"
 
 
@@ -105,7 +118,9 @@ def test_a_bad_batch_is_skipped_and_logged_and_harms_nothing(tmp_path):
 
 
 def test_bad_steps_in_a_row_end_the_run_with_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match="3 steps in a row had a non-finite loss.*last at step 6.*learning_rate"):
+    with pytest.raises(
+        UserError, match="3 steps in a row had a non-finite loss.*last at step 6.*learning_rate"
+    ):
         toy_fit(tmp_path, toy_config(max_bad_steps=3), poisoned(*range(4, 20)))
     assert len(events(tmp_path, "skipped step")) == 3
 
@@ -115,13 +130,19 @@ def test_a_gradient_spike_is_skipped_when_asked_for(tmp_path):
         return [(100.0 if step == 8 else 1.0) * x for x in toy_batches(step)]
 
     toy_fit(tmp_path, toy_config(steps=12, spike_factor=5.0), batches)
-    assert [(e["step"], e["why"]) for e in events(tmp_path, "skipped step")] == [(8, "gradient spike")]
+    assert [(e["step"], e["why"]) for e in events(tmp_path, "skipped step")] == [
+        (8, "gradient spike")
+    ]
 
 
 def test_clipping_bounds_the_step_and_logs_the_true_norm(tmp_path):
     toy_fit(tmp_path / "clipped", toy_config(steps=1, grad_clip=1e-3))
     toy_fit(tmp_path / "free", toy_config(steps=1, grad_clip=0.0))
-    assert curve(tmp_path / "clipped")[0]["grad_norm"] == curve(tmp_path / "free")[0]["grad_norm"] > 1e-3
+    assert (
+        curve(tmp_path / "clipped")[0]["grad_norm"]
+        == curve(tmp_path / "free")[0]["grad_norm"]
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
@@ -130,7 +151,9 @@ def test_a_signal_saves_and_exits_with_zero_and_the_run_goes_on(tmp_path, name):
     process.join(600)
     assert process.exitcode == 0
     assert f"stopped by {name} at step 7" in (tmp_path / "stderr").read_text()
-    assert [c.name for c in checkpoint.complete(tmp_path / "run" / "checkpoints")] == ["step-00000007"]
+    assert [c.name for c in checkpoint.complete(tmp_path / "run" / "checkpoints")] == [
+        "step-00000007"
+    ]
     assert events(tmp_path / "run", "stopped")[0]["signal"] == name
     again, result = toy_fit(tmp_path / "run", toy_config(steps=20, checkpoint_every=0))
     whole, _ = toy_fit(tmp_path / "whole", toy_config(steps=20, checkpoint_every=0))

@@ -33,10 +33,20 @@ def test_what_will_not_fit_is_said_with_a_remedy_and_nothing_is_stopped(capsys, 
     report = preflight.memory_report(cfg, World(0, 8))
     assert not report["fits"] and "train.micro_batch_size=" in report["advice"]
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and "GiB a rank are needed, 80.0 GiB are there" in line and report["advice"] in line
+    assert (
+        line.count("\n") == 1
+        and "GiB a rank are needed, 80.0 GiB are there" in line
+        and report["advice"] in line
+    )
     size = int(report["advice"].split("micro_batch_size=")[1].split()[0])
-    smaller = config.load("steel-1b", [f"train.micro_batch_size={size}", "train.compile=true",
-                                       f"train.activation_checkpointing={'activation' in report['advice']}".lower()])
+    smaller = config.load(
+        "steel-1b",
+        [
+            f"train.micro_batch_size={size}",
+            "train.compile=true",
+            f"train.activation_checkpointing={'activation' in report['advice']}".lower(),
+        ],
+    )
     assert preflight.memory_report(smaller, World(0, 8))["fits"], "the remedy works"
     monkeypatch.setattr(preflight, "_available", lambda world, ranks: 2**20)
     assert "no micro-batch fits" in preflight.memory_report(cfg, World(0, 8))["advice"]
@@ -73,11 +83,15 @@ def test_tensorboard_holds_the_logged_curve(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == list(range(1, 11))
-    assert [e.value for e in events.Scalars("loss")] == pytest.approx([r["loss"] for r in curve(tmp_path)])
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(
+        [r["loss"] for r in curve(tmp_path)]
+    )
 
 
-@pytest.mark.parametrize(("package", "setting"), [("torch.utils.tensorboard", {"tensorboard": True}),
-                                                  ("wandb", {"wandb": "steel"})])
+@pytest.mark.parametrize(
+    ("package", "setting"),
+    [("torch.utils.tensorboard", {"tensorboard": True}), ("wandb", {"wandb": "steel"})],
+)
 def test_a_missing_package_is_named_with_the_way_to_get_it(tmp_path, monkeypatch, package, setting):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match="pip install"):

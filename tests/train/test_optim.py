@@ -20,8 +20,12 @@ def test_adamw_walks_with_torchs_own_recipe():
     optimizers = build_optimizers(ours, cfg)
     decayed = [p for p in theirs.parameters() if p.ndim >= 2]
     plain = [p for p in theirs.parameters() if p.ndim < 2]
-    reference = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
-                                  lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
+    reference = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        lr=3e-3,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+    )
     for step in range(5):
         factor = 1 / (step + 1)
         set_learning_rate(optimizers, factor)
@@ -55,7 +59,10 @@ def test_stacked_experts_step_like_experts_one_by_one():
     weights, gradient = torch.randn(4, 32, 20), torch.randn(4, 32, 20)
     stack = nn.Parameter(weights.clone())
     single = [nn.Parameter(w.clone()) for w in weights]
-    together, apart = Muon([stack], lr=0.1, weight_decay=0.1), Muon(single, lr=0.1, weight_decay=0.1)
+    together, apart = (
+        Muon([stack], lr=0.1, weight_decay=0.1),
+        Muon(single, lr=0.1, weight_decay=0.1),
+    )
     for _ in range(3):
         stack.grad = gradient.clone()
         for p, g in zip(single, gradient, strict=True):
@@ -72,7 +79,9 @@ def test_muon_takes_the_blocks_matrices_and_adamw_the_rest():
     model.model = nn.Module()
     model.model.layers = nn.ModuleList([nn.Linear(24, 24), nn.Linear(24, 4)])
     adamw, muon = build_optimizers(model, toy_config(optimizer="muon", weight_decay=0.3))
-    assert [p.shape for g in muon.param_groups for p in g["params"]] == [(24, 24)], "routers and heads are too thin"
+    assert [p.shape for g in muon.param_groups for p in g["params"]] == [(24, 24)], (
+        "routers and heads are too thin"
+    )
     every = {id(p) for o in (adamw, muon) for g in o.param_groups for p in g["params"]}
     assert every == {id(p) for p in model.parameters()}
     assert all(g["weight_decay"] == 0.0 for g in adamw.param_groups if g["params"][0].ndim < 2)

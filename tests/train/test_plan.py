@@ -21,13 +21,32 @@ from steel.train.plan import (
 )
 
 STEEL = hardware.STEEL_1B
-VARIANTS = ("dense", "soft_moe_v1", "soft_moe_v2", "soft_moe_v3", "causal_soft_moe", "top_k_moe", "none")
+VARIANTS = (
+    "dense",
+    "soft_moe_v1",
+    "soft_moe_v2",
+    "soft_moe_v3",
+    "causal_soft_moe",
+    "top_k_moe",
+    "none",
+)
 
 
 def small(**changes) -> ModelConfig:
     """A shape in which no two components have the same size by accident."""
-    base = {"vocab_size": 211, "hidden_size": 48, "intermediate_size": 20, "num_hidden_layers": 3, "num_experts": 5}
-    base |= {"num_attention_heads": 4, "num_key_value_heads": 4, "num_shared_experts": 0, "segment_length": 8}
+    base = {
+        "vocab_size": 211,
+        "hidden_size": 48,
+        "intermediate_size": 20,
+        "num_hidden_layers": 3,
+        "num_experts": 5,
+    }
+    base |= {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "num_shared_experts": 0,
+        "segment_length": 8,
+    }
     return ModelConfig(**base | changes)
 
 
@@ -47,7 +66,9 @@ def test_steel_1b_has_the_papers_parameters():
     assert (count["attention"], count["experts"]) == (231_307_776, 346_816_512)
     assert (count["router"], count["norms"]) == (193_554, 66_304)
     assert count["non_embedding"] == 578_384_146
-    assert (count["embedding"] + count["lm_head"]) / count["total"] == pytest.approx(0.485, abs=5e-4)
+    assert (count["embedding"] + count["lm_head"]) / count["total"] == pytest.approx(
+        0.485, abs=5e-4
+    )
 
 
 def test_other_projects_have_their_parameters():
@@ -68,7 +89,12 @@ def test_closed_form_equals_the_built_model(feed_forward, expert):
         {"num_key_value_heads": 2, "qkv_bias": False, "tie_word_embeddings": False},
         {"qk_norm": True, "head_dim": 16},
     ):
-        model = small(feed_forward=feed_forward, expert=expert, num_shared_experts=shared, slots_per_expert=slots)
+        model = small(
+            feed_forward=feed_forward,
+            expert=expert,
+            num_shared_experts=shared,
+            slots_per_expert=slots,
+        )
         model = dataclasses.replace(model, **changes)
         assert count_parameters(model)["total"] == built_parameters(model), changes
 
@@ -107,9 +133,13 @@ def test_forward_flops_of_each_feed_forward():
         ffn = flops.forward["experts"] + flops.forward["routing"]
         assert ffn / 1e6 == pytest.approx(megaflops, abs=0.05)
         assert (sum(flops.forward.values()) - ffn) / 1e6 == pytest.approx(1139.1, abs=0.05)
-    causal = dataclasses.replace(STEEL, feed_forward="causal_soft_moe", num_experts=5, num_shared_experts=1)
+    causal = dataclasses.replace(
+        STEEL, feed_forward="causal_soft_moe", num_experts=5, num_shared_experts=1
+    )
     flops = flops_per_token(causal, 2048)
-    assert (flops.forward["experts"] + flops.forward["routing"]) / 1e6 == pytest.approx(126.1, abs=0.05)
+    assert (flops.forward["experts"] + flops.forward["routing"]) / 1e6 == pytest.approx(
+        126.1, abs=0.05
+    )
 
 
 def test_conventions_for_steel():
@@ -131,13 +161,18 @@ def test_flops_equal_what_torch_counts(feed_forward):
 
     from steel.model import build
 
-    T, model = 64, small(feed_forward=feed_forward, tie_word_embeddings=False, num_key_value_heads=2)
+    T, model = (
+        64,
+        small(feed_forward=feed_forward, tie_word_embeddings=False, num_key_value_heads=2),
+    )
     model.num_shared_experts = int(feed_forward == "causal_soft_moe")
     network = build(model)
     with FlopCounterMode(display=False) as counter:
         network(input_ids=torch.randint(0, 211, (2, T))).logits.sum().backward()
     flops = flops_per_token(model, T, "executed_full")
-    assert counter.get_total_flops() / (2 * T) == flops.total - flops.by_component["attention scores"]
+    assert (
+        counter.get_total_flops() / (2 * T) == flops.total - flops.by_component["attention scores"]
+    )
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -155,7 +190,9 @@ def test_flops_of_the_whole_preset_on_the_meta_device(name, monkeypatch):
         pytest.skip("no closed form for this one")
     T, network = cfg.data.sequence_length, build(cfg.model, device="meta")
     with FlopCounterMode(display=False) as counter:
-        network(input_ids=torch.zeros(1, T, dtype=torch.long, device="meta")).logits.sum().backward()
+        network(
+            input_ids=torch.zeros(1, T, dtype=torch.long, device="meta")
+        ).logits.sum().backward()
     assert counter.get_total_flops() / T == pytest.approx(
         flops_per_token(cfg.model, T, "executed_full").total, rel=1e-9
     )
@@ -163,9 +200,14 @@ def test_flops_of_the_whole_preset_on_the_meta_device(name, monkeypatch):
 
 def test_blogs_utilisation_is_reproduced_and_corrected():
     """The blog's 43 -> 63 % is the seed's formula; counted once and without the embedding it is 35 -> 50 %."""
-    reported = [mfu(hardware.QWEN_1_8B, 2048, speed, "A100-80G", "seed") for speed in (10_500, 15_000)]
+    reported = [
+        mfu(hardware.QWEN_1_8B, 2048, speed, "A100-80G", "seed") for speed in (10_500, 15_000)
+    ]
     assert reported == pytest.approx([0.439, 0.627], abs=5e-4)
-    honest = [mfu(hardware.QWEN_1_8B, 2048, speed, "A100-80G", "executed_full") for speed in (10_500, 15_000)]
+    honest = [
+        mfu(hardware.QWEN_1_8B, 2048, speed, "A100-80G", "executed_full")
+        for speed in (10_500, 15_000)
+    ]
     assert honest == pytest.approx([0.349, 0.498], abs=5e-4)
     causal = [mfu(hardware.QWEN_1_8B, 2048, speed, "A100-80G") for speed in (10_500, 15_000)]
     assert causal == pytest.approx([0.328, 0.469], abs=5e-4)
@@ -174,7 +216,8 @@ def test_blogs_utilisation_is_reproduced_and_corrected():
 def test_known_runs():
     runs = {run.name: run for run in hardware.RUNS}
     used = {
-        name: mfu(r.model, r.sequence_length, r.tokens_per_second, r.gpu, "executed_full") for name, r in runs.items()
+        name: mfu(r.model, r.sequence_length, r.tokens_per_second, r.gpu, "executed_full")
+        for name, r in runs.items()
     }
     assert pytest.approx(1.122e12, rel=1e-4) == hardware.STEEL_TOKENS
     assert runs["Steel, 8×H800"].tokens_per_second == pytest.approx(54_108, abs=1)
@@ -183,7 +226,9 @@ def test_known_runs():
     assert used["HammerLLM 1.4B"] == pytest.approx(0.422, abs=1e-3)
     assert used["MiniLLM 0.2B, 14B"] == pytest.approx(used["MiniLLM 0.2B, 64B"], rel=0.01)
     for name, share in used.items():
-        assert (share > 1) == (name == "MiniLLM 1.1B, 64B"), "one published time is faster than the hardware"
+        assert (share > 1) == (name == "MiniLLM 1.1B, 64B"), (
+            "one published time is faster than the hardware"
+        )
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -193,7 +238,9 @@ def test_state_is_sixteen_bytes_per_parameter_over_the_ranks():
     N = count_parameters(STEEL)["total"]
     for sharding, ranks in (("full", 16), ("grad_op", 16), ("hybrid", 8), ("ddp", 1)):
         parts = memory(STEEL, num_gpus=16, sharding=sharding)
-        assert parts["parameters"] + parts["gradients"] + parts["optimizer"] == pytest.approx(16 * N / ranks)
+        assert parts["parameters"] + parts["gradients"] + parts["optimizer"] == pytest.approx(
+            16 * N / ranks
+        )
         assert parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"))
 
 
@@ -206,21 +253,35 @@ def test_memory_falls_with_checkpointing_chunking_and_fusion():
 
 def test_memory_of_table_2_within_fifteen_percent():
     """Table 2: 75 GB with PyTorch everywhere, 61 GB with fused norms, RoPE and loss, on 8 sharded A100."""
-    eager = memory(hardware.QWEN_1_8B, num_gpus=8, micro_batch_size=8, kernels="eager", head="eager")["total"]
-    fused = memory(hardware.QWEN_1_8B, num_gpus=8, micro_batch_size=8, kernels="fused", head="eager")["total"]
+    eager = memory(
+        hardware.QWEN_1_8B, num_gpus=8, micro_batch_size=8, kernels="eager", head="eager"
+    )["total"]
+    fused = memory(
+        hardware.QWEN_1_8B, num_gpus=8, micro_batch_size=8, kernels="fused", head="eager"
+    )["total"]
     assert eager / 1e9 == pytest.approx(75, rel=0.15)
     assert fused / 1e9 == pytest.approx(61, rel=0.15)
 
 
 @pytest.mark.parametrize("expert", ("swiglu", "double_swiglu"))
-@pytest.mark.parametrize("feed_forward", [name for name in VARIANTS if name not in ("none", "top_k_moe")])
+@pytest.mark.parametrize(
+    "feed_forward", [name for name in VARIANTS if name not in ("none", "top_k_moe")]
+)
 def test_activations_agree_with_what_autograd_keeps(feed_forward, expert):
     """Two models that differ by two layers: what autograd saves for one layer, in float32 on a CPU."""
     torch = pytest.importorskip("torch")
     from steel.model import build
 
-    shape = {"hidden_size": 128, "intermediate_size": 192, "feed_forward": feed_forward, "expert": expert}
-    shape |= {"num_shared_experts": int(feed_forward == "causal_soft_moe"), "max_position_embeddings": 256}
+    shape = {
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "feed_forward": feed_forward,
+        "expert": expert,
+    }
+    shape |= {
+        "num_shared_experts": int(feed_forward == "causal_soft_moe"),
+        "max_position_embeddings": 256,
+    }
 
     def saved(layers: int) -> int:
         network, sizes = build(small(num_hidden_layers=layers, **shape)), {}
@@ -247,7 +308,9 @@ def test_days_and_money_by_hand():
     assert days(312e12 * 86_400, "A100-80G", 1, 1.0) == pytest.approx(1.0)
     assert days(312e12 * 86_400, "a100-80g", 2, 0.25) == pytest.approx(2.0)
     assert hardware.money(100, "H100") == pytest.approx(100 * hardware.GPUS["H100"].usd_per_hour)
-    assert hardware.money(1, "H100", "CNY") == pytest.approx(hardware.money(1, "H100") * hardware.CNY_PER_USD)
+    assert hardware.money(1, "H100", "CNY") == pytest.approx(
+        hardware.money(1, "H100") * hardware.CNY_PER_USD
+    )
 
 
 def steel_run() -> Config:
@@ -275,7 +338,10 @@ def test_plan_says_what_to_do_when_memory_is_short():
     result = plan(cfg, "4090", 8)
     assert not result.fits and "micro_batch_size" in result.advice[0]
     size = int(result.advice[0].split("micro_batch_size=")[1].split()[0])
-    cfg.train.micro_batch_size, cfg.train.activation_checkpointing = size, "checkpointing" in result.advice[0]
+    cfg.train.micro_batch_size, cfg.train.activation_checkpointing = (
+        size,
+        "checkpointing" in result.advice[0],
+    )
     assert plan(cfg, "4090", 8).fits
 
 

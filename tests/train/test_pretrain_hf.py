@@ -10,8 +10,15 @@ from steel.model.build import decoder_layers
 from steel.train.parallel import World
 from steel.train.pretrain import make_model, next_token_loss, pretrain
 
-SHAPE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
 
 
 @pytest.fixture(params=["llama", "qwen2"])
@@ -54,8 +61,13 @@ def test_documents_in_one_row_do_not_see_each_other(folder, corpus):
     loss_fn = next_token_loss()
 
     def loss(a, b):
-        part = type(batch)(*(getattr(batch, f)[row : row + 1, a:b] for f in ("input_ids", "targets", "position_ids")),
-                           batch.source[row : row + 1])
+        part = type(batch)(
+            *(
+                getattr(batch, f)[row : row + 1, a:b]
+                for f in ("input_ids", "targets", "position_ids")
+            ),
+            batch.source[row : row + 1],
+        )
         return loss_fn(model, part)[0]
 
     apart = sum(loss(a, b) for a, b in zip(cuts, cuts[1:], strict=False))

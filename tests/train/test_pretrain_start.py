@@ -14,7 +14,9 @@ def test_a_changed_shard_among_very_many_is_named_before_training(corpus, tmp_pa
     shutil.copytree(corpus[0], shards)
     victim = sorted(shards.rglob("*.bin"))[-1]
     victim.write_bytes(victim.read_bytes()[:-2] + b"\x07\x07")
-    monkeypatch.setattr("steel.data.shards.EAGER", 0)  # as if there were more than are checked when a folder is opened
+    monkeypatch.setattr(
+        "steel.data.shards.EAGER", 0
+    )  # as if there were more than are checked when a folder is opened
     seen = []
     with pytest.raises(UserError, match=f"{victim.name}.*was changed"):
         pretrain(tiny(), shards, tmp_path / "run", on_batch=lambda step, batch: seen.append(step))

@@ -35,8 +35,16 @@ class Toy(nn.Module):
 
 
 def toy_config(**given) -> TrainConfig:
-    values = {"steps": 10, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 2,
-              "checkpoint_every": 5, "eval_every": 0, "log_every": 1}
+    values = {
+        "steps": 10,
+        "batch_size": 8,
+        "micro_batch_size": 8,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "checkpoint_every": 5,
+        "eval_every": 0,
+        "log_every": 1,
+    }
     return TrainConfig(**(values | given))
 
 
@@ -49,7 +57,9 @@ def toy_loss(model, x):
     return (model(x) - x.flip(-1)).square().sum(), float(x.numel()), {"rows": (float(len(x)), 1.0)}
 
 
-def toy_fit(folder: Path, cfg: TrainConfig, batches=toy_batches, model: nn.Module | None = None, **options):
+def toy_fit(
+    folder: Path, cfg: TrainConfig, batches=toy_batches, model: nn.Module | None = None, **options
+):
     """(model, FitResult) of a run in `folder`."""
     model = model if model is not None else Toy()
     return model, fit(model, cfg, batches, toy_loss, RunFolder(folder), save_hf=False, **options)
@@ -57,7 +67,10 @@ def toy_fit(folder: Path, cfg: TrainConfig, batches=toy_batches, model: nn.Modul
 
 def curve(folder: Path) -> list[dict]:
     """Logged steps without what the clock and the machine decide."""
-    return [{k: v for k, v in r.items() if k not in NOISE} for r in read_log(Path(folder) / "log.jsonl", "step")]
+    return [
+        {k: v for k, v in r.items() if k not in NOISE}
+        for r in read_log(Path(folder) / "log.jsonl", "step")
+    ]
 
 
 def read_all(checkpoint: Path) -> dict:
@@ -184,11 +197,15 @@ def make_shards(root: Path, counts: dict[str, int], hold_out: float = 0.0) -> tu
     from steel.tokenizer import bpe
 
     rng = random.Random(7)
-    texts = {name: ["".join(rng.choices(LETTERS, k=rng.randint(20, 120))) for _ in range(n)]
-             for name, n in counts.items()}
+    texts = {
+        name: ["".join(rng.choices(LETTERS, k=rng.randint(20, 120))) for _ in range(n)]
+        for name, n in counts.items()
+    }
     for name, rows in texts.items():
-        write_documents(root / "docs" / f"{name}.jsonl.zst",
-                        [Document(f"{name}-{i}", text, name, "zh", {}) for i, text in enumerate(rows)])
+        write_documents(
+            root / "docs" / f"{name}.jsonl.zst",
+            [Document(f"{name}-{i}", text, name, "zh", {}) for i, text in enumerate(rows)],
+        )
     bpe.save(bpe.train([t for rows in texts.values() for t in rows], 300), root / "tokenizer")
     pack(root / "docs", root / "shards", root / "tokenizer", hold_out=hold_out)
     return root / "shards", root / "tokenizer"
@@ -198,11 +215,26 @@ def tiny(**given) -> config.Config:
     """A language model of some ten thousand parameters; given as section__key=value."""
     values = {
         "seed": 3,
-        "model": {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-                  "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64},
+        "model": {
+            "vocab_size": 300,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+        },
         "data": {"sequence_length": 32},
-        "train": {"steps": 6, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-2, "warmup_steps": 2,
-                  "checkpoint_every": 2, "eval_every": 0, "log_every": 1},
+        "train": {
+            "steps": 6,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "learning_rate": 1e-2,
+            "warmup_steps": 2,
+            "checkpoint_every": 2,
+            "eval_every": 0,
+            "log_every": 1,
+        },
     }
     for name, value in given.items():
         section, _, key = name.partition("__")

@@ -68,10 +68,12 @@ class Operator:
 
 def operator(name: str, kind: Kind):
     """Register a factory: keyword parameters with defaults in, the function out."""
+
     def register(factory: Callable) -> Callable:
         assert name not in _FACTORIES, f"operator {name} registered twice"
         _FACTORIES[name] = (kind, factory)
         return factory
+
     return register
 
 
@@ -99,7 +101,9 @@ def make(name: str, parameters: dict[str, Any] | None = None) -> Operator:
     try:
         bound = inspect.signature(factory).bind(**(parameters or {}))
     except TypeError as error:
-        raise UserError(f"operator {name}: {error}; it takes {inspect.signature(factory)}") from None
+        raise UserError(
+            f"operator {name}: {error}; it takes {inspect.signature(factory)}"
+        ) from None
     bound.apply_defaults()
     return Operator(name, kind, dict(bound.arguments), factory(**bound.arguments))
 
@@ -122,15 +126,20 @@ def make_all(entries: Iterable[Any]) -> list[Operator]:
         elif isinstance(entry, dict) and len(entry) == 1:
             [(name, parameters)] = entry.items()
             if parameters is not None and not isinstance(parameters, dict):
-                raise UserError(f"operator {name}: parameters are given as {{name: value}}, not {parameters!r}")
+                raise UserError(
+                    f"operator {name}: parameters are given as {{name: value}}, not {parameters!r}"
+                )
             made.append(make(name, parameters))
         else:
-            raise UserError(f"a recipe lists operators as `name` or `name: {{parameter: value}}`, not {entry!r}")
+            raise UserError(
+                f"a recipe lists operators as `name` or `name: {{parameter: value}}`, not {entry!r}"
+            )
     return made
 
 
-def apply(operators: Iterable[Operator], document: Document, changed: dict[str, int] | None = None) -> \
-        tuple[Document | None, str]:
+def apply(
+    operators: Iterable[Operator], document: Document, changed: dict[str, int] | None = None
+) -> tuple[Document | None, str]:
     """(document, "") after all operators, or (None, name of the operator that removed it).
 
     `changed` counts, by operator, the documents whose text was altered.

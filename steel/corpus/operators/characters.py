@@ -22,7 +22,9 @@ def classes() -> np.ndarray:
         table[code] = groups.get(unicodedata.category(chr(code))[0], OTHER)
     for low, high in ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)):
         table[low : high + 1] = CJK
-    table[0x3040:0x3100] = np.where(table[0x3040:0x3100] == LETTER, CJK, table[0x3040:0x3100])  # kana
+    table[0x3040:0x3100] = np.where(
+        table[0x3040:0x3100] == LETTER, CJK, table[0x3040:0x3100]
+    )  # kana
     table[0x3007] = CJK  # 〇
     for character in "\t\n\r":
         table[ord(character)] = SPACE

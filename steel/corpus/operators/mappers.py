@@ -11,12 +11,16 @@ from steel.config import UserError
 from steel.corpus.operators import operator
 
 # UTF-8 read as Windows-1252 or Latin-1: a lead byte shown as a letter, then a continuation byte shown as a symbol.
-_MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
-                       "\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]")
+_MOJIBAKE = re.compile(
+    "[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc"
+    "\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]"
+)
 # C0 and C1 controls but tab and newlines, invisible marks (zero width, bidirectional, soft hyphen, BOM), private use,
 # non-characters, lone surrogates. The zero-width joiners stay: emoji and some scripts need them.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e"
-                      "\u2060-\u2069\ufeff\ufff0-\uffff\ue000-\uf8ff\ud800-\udfff]")
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u2069\ufeff\ufff0-\uffff\ue000-\uf8ff\ud800-\udfff]"
+)
 # What GBK makes of the first two bytes of common Chinese characters in UTF-8; rare in real text.
 _GBK_SIGN = re.compile("[锛銆鐨鍦涓浜鏄鍙鎴鍚鍜涔杩欎鎵鏉鎬庝潵鍒璁绗璇鎶]")
 _HAN = re.compile("[\u4e00-\u9fff]")
@@ -37,22 +41,30 @@ _INLINE = (
 _ATTRIBUTES = r"""(?:\s+[a-zA-Z_:@][-\w:.]*(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))?)*\s*/?"""
 _TAG = re.compile(rf"</?(?P<name>(?P<block>{_BLOCK})|{_INLINE}){_ATTRIBUTES}>", re.IGNORECASE)
 _HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
-_ABOUT_HTML = re.compile(r"(?<![./<\w])(?:html|css|javascript|xml)(?!\w)|代码|前端|<!doctype", re.IGNORECASE)
+_ABOUT_HTML = re.compile(
+    r"(?<![./<\w])(?:html|css|javascript|xml)(?!\w)|代码|前端|<!doctype", re.IGNORECASE
+)
 _CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
-_ENTITY = re.compile(r"&(?:nbsp|lt|gt|amp|quot|apos|ldquo|rdquo|lsquo|rsquo|mdash|ndash|hellip|middot|copy|#\d{1,6}"
-                     r"|#x[0-9a-fA-F]{1,5});")
+_ENTITY = re.compile(
+    r"&(?:nbsp|lt|gt|amp|quot|apos|ldquo|rdquo|lsquo|rsquo|mdash|ndash|hellip|middot|copy|#\d{1,6}"
+    r"|#x[0-9a-fA-F]{1,5});"
+)
 
 
 @operator("fix_unicode", "mapper")
 def fix_unicode() -> Callable[[str], str]:
     """Undo text that was decoded with the wrong encoding (ftfy), only where it looks like that."""
+
     def apply(text: str) -> str:
         if text.isascii() or not _MOJIBAKE.search(text):
             return text
         import ftfy
 
-        return "".join(ftfy.fix_encoding(line) if _MOJIBAKE.search(line) else line
-                       for line in text.splitlines(keepends=True))
+        return "".join(
+            ftfy.fix_encoding(line) if _MOJIBAKE.search(line) else line
+            for line in text.splitlines(keepends=True)
+        )
+
     return apply
 
 
@@ -64,12 +76,16 @@ def _as_gbk(text: str, errors: str) -> str:
 @operator("fix_gbk", "mapper")
 def fix_gbk() -> Callable[[str], str]:
     """Undo UTF-8 that was read as GBK (浣犲ソ for 你好), line by line, where nothing was lost on the way."""
+
     def repair(line: str) -> str:
         try:
             return _as_gbk(line, "strict") if is_gbk_mojibake(line) else line
         except UnicodeError:
             return line
-    return lambda text: "".join(map(repair, text.splitlines(keepends=True))) if _GBK_SIGN.search(text) else text
+
+    return lambda text: (
+        "".join(map(repair, text.splitlines(keepends=True))) if _GBK_SIGN.search(text) else text
+    )
 
 
 def is_gbk_mojibake(line: str) -> bool:
@@ -91,7 +107,9 @@ def remove_control() -> Callable[[str], str]:
 
 
 @operator("normalise_whitespace", "mapper")
-def normalise_whitespace(collapse: bool = True, indent: bool = False, blank_lines: int = 1) -> Callable[[str], str]:
+def normalise_whitespace(
+    collapse: bool = True, indent: bool = False, blank_lines: int = 1
+) -> Callable[[str], str]:
     """Newlines as \\n, at most blank_lines blank lines, no space at line ends; collapse runs; drop or keep indents.
 
     indent=False removes the spaces that begin a line (Chinese paragraphs open with two ideographic spaces);
@@ -111,6 +129,7 @@ def normalise_whitespace(collapse: bool = True, indent: bool = False, blank_line
             text = _LINE_HEAD.sub("", text)
         text = too_many.sub(most, text)
         return text.strip("\n") if indent else text.strip()
+
     return apply
 
 
@@ -122,6 +141,7 @@ def clean_html() -> Callable[[str], str]:
     `#include <vector>`, `a<b 且 c>d` and `List<String>` pass untouched, and so does a text that speaks about HTML,
     where tags are what it teaches.
     """
+
     def outside_code(text: str) -> str:
         text = _HIDDEN.sub("", text)
         text = _TAG.sub(lambda m: "\n" if m["block"] else "", text)
@@ -133,10 +153,13 @@ def clean_html() -> Callable[[str], str]:
                 return text
             if "`" not in text:
                 return outside_code(text)
-            return "".join(part if i % 2 else outside_code(part) for i, part in enumerate(_CODE.split(text)))
+            return "".join(
+                part if i % 2 else outside_code(part) for i, part in enumerate(_CODE.split(text))
+            )
         if "&" in text and "`" not in text and len(_ENTITY.findall(text)) >= 2:
             return html.unescape(text)
         return text
+
     return apply
 
 
@@ -161,5 +184,7 @@ def _opencc(mode: str):
 def convert_chinese(mode: str = "t2s") -> Callable[[str], str]:
     """Convert between Chinese scripts with OpenCC: t2s is traditional to simplified, s2t the way back."""
     if mode not in ("t2s", "s2t", "tw2s", "tw2sp", "hk2s", "s2tw", "s2hk"):
-        raise UserError(f"operator convert_chinese: no mode {mode!r}; use t2s, s2t, tw2s, tw2sp, hk2s, s2tw or s2hk")
+        raise UserError(
+            f"operator convert_chinese: no mode {mode!r}; use t2s, s2t, tw2s, tw2sp, hk2s, s2tw or s2hk"
+        )
     return lambda text: text if text.isascii() else _opencc(mode).convert(text)

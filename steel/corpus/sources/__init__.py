@@ -44,8 +44,10 @@ def _load() -> dict[str, Source]:
 
     cards = yaml.safe_load((Path(__file__).parent / "cards.yaml").read_text(encoding="utf-8"))
     lists = ("fields", "aliases", "hub_files")
-    return {name: Source(name=name, **{k: tuple(v) if k in lists else v for k, v in card.items()})
-            for name, card in cards.items()}
+    return {
+        name: Source(name=name, **{k: tuple(v) if k in lists else v for k, v in card.items()})
+        for name, card in cards.items()
+    }
 
 
 class _Sources:
@@ -80,8 +82,18 @@ SOURCES = _Sources()
 
 def list_sources() -> list[dict[str, str]]:
     """One row a source for a table, in the order of the cards, which is also the order of preference among copies."""
-    return [{"name": s.name, "kind": s.kind, "language": s.language, "records": f"{s.records:,}" if s.records else "",
-             "size": _size(s), "container": s.container, "licence": s.licence} for s in SOURCES.values()]
+    return [
+        {
+            "name": s.name,
+            "kind": s.kind,
+            "language": s.language,
+            "records": f"{s.records:,}" if s.records else "",
+            "size": _size(s),
+            "container": s.container,
+            "licence": s.licence,
+        }
+        for s in SOURCES.values()
+    ]
 
 
 def _size(source: Source) -> str:
@@ -91,12 +103,26 @@ def _size(source: Source) -> str:
 def card(name: str) -> str:
     """The source's card as Markdown."""
     source = SOURCES[name]
-    size, count = _size(source) or "not stated", f"{source.records:,}" if source.records else "not stated"
-    rows = [("name", f"`{name}`"), ("kind", source.kind), ("language", source.language), ("licence", source.licence),
-            ("size", size), ("records", count), ("link", source.link), ("how to obtain", source.obtain),
-            ("raw container", source.container), ("fields", ", ".join(f"`{f}`" for f in source.fields)),
-            ("what the original did", source.original)]
-    return "\n".join([f"## {source.title}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows), ""])
+    size, count = (
+        _size(source) or "not stated",
+        f"{source.records:,}" if source.records else "not stated",
+    )
+    rows = [
+        ("name", f"`{name}`"),
+        ("kind", source.kind),
+        ("language", source.language),
+        ("licence", source.licence),
+        ("size", size),
+        ("records", count),
+        ("link", source.link),
+        ("how to obtain", source.obtain),
+        ("raw container", source.container),
+        ("fields", ", ".join(f"`{f}`" for f in source.fields)),
+        ("what the original did", source.original),
+    ]
+    return "\n".join(
+        [f"## {source.title}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows), ""]
+    )
 
 
 def recognise(folder: Path | str) -> list[tuple[str, list[Path]]]:
@@ -131,7 +157,7 @@ def inside(path: Path, root: Path, name: str) -> str:
     """The path below the folder named after the source, or below `root`: the same wherever the folder stands."""
     parts = path.relative_to(root).parts
     named = [place for place, part in enumerate(parts[:-1]) if name in _named(part)]
-    return "/".join(parts[named[-1] + 1:] if named else parts)
+    return "/".join(parts[named[-1] + 1 :] if named else parts)
 
 
 def _source_of(path: Path, folders: tuple[str, ...]) -> str | None:

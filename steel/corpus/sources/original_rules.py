@@ -41,18 +41,22 @@ def _chat(question: str, answer: str) -> Piece:
 
 
 def _conversation(questions: list[str], answers: list[str]) -> Piece:
-    text = _SYSTEM + "".join(f"<|im_start|>user\n{q}{_END}<|im_start|>assistant\n{a}{_END}"
-                             for q, a in zip(questions, answers, strict=False))
+    text = _SYSTEM + "".join(
+        f"<|im_start|>user\n{q}{_END}<|im_start|>assistant\n{a}{_END}"
+        for q, a in zip(questions, answers, strict=False)
+    )
     return _gate(text.rstrip(_END))  # strips any of the characters < | i m _ e n d > and newline
 
 
 def untouched(name: str) -> Rule:
     """Sources that the original gave to its tokeniser as they came."""
+
     def rule(record: dict[str, Any], path: Path, options: dict) -> Piece:
         value = record.get(name)
         if not isinstance(value, str):
             raise Skip(f"no {name}" if value is None else f"{name} is not text")
         return Piece(value)
+
     return rule
 
 
@@ -104,7 +108,9 @@ def belle_3_5m(record: dict[str, Any], path: Path, options: dict) -> Piece:
         if not isinstance(turn, dict):
             raise Skip("a turn is not an object")
         expected = ("human", "assistant")[place % 2]
-        if turn.get("from") == expected:  # a turn out of order is left out and the rest pairs up wrongly
+        if (
+            turn.get("from") == expected
+        ):  # a turn out of order is left out and the rest pairs up wrongly
             sides[expected].append(_field(turn, "value"))
     return _conversation(sides["human"], sides["assistant"])
 
@@ -113,7 +119,9 @@ def moss(record: dict[str, Any], path: Path, options: dict) -> Piece:
     pairs = list_of(record, "conversation")
     if not all(isinstance(pair, dict) for pair in pairs):
         raise Skip("a turn is not an object")
-    return _conversation([_field(pair, "human") for pair in pairs], [_field(pair, "assistant") for pair in pairs])
+    return _conversation(
+        [_field(pair, "human") for pair in pairs], [_field(pair, "assistant") for pair in pairs]
+    )
 
 
 def firefly(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -128,7 +136,16 @@ def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
 
 
 RULES: dict[str, Rule] = {
-    "skypile": untouched("text"), "wanjuan": untouched("content"), "wanjuan_exam": wanjuan_exam,
-    "wikipedia_cn": wikipedia_cn, "baidu_baike": baidu_baike, "baidu_qa": baidu_qa, "zhihu_kol": zhihu_kol,
-    "belle_2m": belle_2m, "belle_3_5m": belle_3_5m, "moss": moss, "firefly": firefly, "starcoder": starcoder,
+    "skypile": untouched("text"),
+    "wanjuan": untouched("content"),
+    "wanjuan_exam": wanjuan_exam,
+    "wikipedia_cn": wikipedia_cn,
+    "baidu_baike": baidu_baike,
+    "baidu_qa": baidu_qa,
+    "zhihu_kol": zhihu_kol,
+    "belle_2m": belle_2m,
+    "belle_3_5m": belle_3_5m,
+    "moss": moss,
+    "firefly": firefly,
+    "starcoder": starcoder,
 }

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-CHUNK = 1 << 18            # bytes per read
-LARGEST = 64 << 20         # bytes of one record; beyond this the line or element is counted as bad
+CHUNK = 1 << 18  # bytes per read
+LARGEST = 64 << 20  # bytes of one record; beyond this the line or element is counted as bad
 RECORD_SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".tar", ".tgz")
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".pdf")
 # A whole string, a string that the buffer cuts off, a quote that nothing closes on its line, or structure.
@@ -172,9 +172,14 @@ def _array(chunks: Iterable[bytes | Bad]) -> Iterator[tuple[int, Any]]:
             if rest.strip(_SPACE):
                 yield number, Bad("data after the end of the array")
         elif final or len(buffer) > LARGEST:
-            yield number, problem or Bad("array is cut off" if final else "array element over 64 MiB")
+            yield (
+                number,
+                problem or Bad("array is cut off" if final else "array element over 64 MiB"),
+            )
             return
-        grow = 1 if number > before else min(grow * 2, 64)  # a huge element is not scanned once per chunk
+        grow = (
+            1 if number > before else min(grow * 2, 64)
+        )  # a huge element is not scanned once per chunk
 
 
 class _Cutter:
@@ -234,8 +239,17 @@ def _tar(path: Path) -> Iterator[tuple[int, Any]]:
             for member in archive:
                 if not member.isfile():
                     continue
-                if plain_suffix(member.name) not in (".jsonl", ".json", ".ndjson") or member.name.endswith("gz"):
-                    yield number, Bad(f"unread member of a tar file: {Path(member.name).suffix or 'no suffix'}")
+                if plain_suffix(member.name) not in (
+                    ".jsonl",
+                    ".json",
+                    ".ndjson",
+                ) or member.name.endswith("gz"):
+                    yield (
+                        number,
+                        Bad(
+                            f"unread member of a tar file: {Path(member.name).suffix or 'no suffix'}"
+                        ),
+                    )
                     number += 1
                     continue
                 stream = archive.extractfile(member)
@@ -271,5 +285,7 @@ def _pdf(path: Path) -> dict | Bad:
         return Bad("pdf needs pypdf (pip install pypdf)")
     try:
         return {"text": "\n".join(page.extract_text() for page in pypdf.PdfReader(path).pages)}
-    except Exception as error:  # pypdf raises many kinds on damaged files; one bad file must not end the run
+    except (
+        Exception
+    ) as error:  # pypdf raises many kinds on damaged files; one bad file must not end the run
         return Bad(f"unreadable pdf: {type(error).__name__}")

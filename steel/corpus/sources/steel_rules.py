@@ -9,17 +9,39 @@ from typing import Any
 
 from steel.corpus.sources.rules import Piece, Rule, Skip, list_of, needed, only, text_of
 
-_ROLES = {"human": "user", "user": "user", "assistant": "assistant", "gpt": "assistant", "moss": "assistant",
-          "bot": "assistant", "system": "system"}
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "moss": "assistant",
+    "bot": "assistant",
+    "system": "system",
+}
 _TAGS = re.compile(r"\A\ufeff?(?:<(?:reponame|filename|gh_stars)>[^<\n]*)+\n?")
 _TAG = re.compile(r"<(reponame|filename|gh_stars)>([^<\n]*)")
 _UPVOTES = re.compile(r"([\d,]+(?:\.\d+)?)\s*([万萬wWkK千]?)")
 _UNITS = {"万": 10_000, "萬": 10_000, "w": 10_000, "k": 1_000, "千": 1_000}
 _NOT_WORD = re.compile(r"[\W_]+")
-_LANGUAGES = {".py": "python", ".java": "java", ".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".hpp": "cpp",
-              ".h": "cpp"}
-_DYNASTIES = (("tang", "唐"), ("song", "宋"), ("yuan", "元"), ("唐", "唐"), ("宋", "宋"), ("元", "元"),
-              ("wudai", "五代"), ("五代", "五代"))
+_LANGUAGES = {
+    ".py": "python",
+    ".java": "java",
+    ".cpp": "cpp",
+    ".cc": "cpp",
+    ".cxx": "cpp",
+    ".hpp": "cpp",
+    ".h": "cpp",
+}
+_DYNASTIES = (
+    ("tang", "唐"),
+    ("song", "宋"),
+    ("yuan", "元"),
+    ("唐", "唐"),
+    ("宋", "宋"),
+    ("元", "元"),
+    ("wudai", "五代"),
+    ("五代", "五代"),
+)
 
 
 def plain_text(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -116,7 +138,10 @@ def belle_2m(record: dict[str, Any], path: Path, options: dict) -> Piece:
     """Instruction and, where it says more, the input; the output answers."""
     instruction, given = needed(record, "instruction").strip(), text_of(record, "input").strip()
     if given and given not in instruction:
-        return Piece(messages=_pair(f"{instruction}\n{given}", needed(record, "output").strip()), note="input used")
+        return Piece(
+            messages=_pair(f"{instruction}\n{given}", needed(record, "output").strip()),
+            note="input used",
+        )
     return Piece(messages=_pair(instruction, needed(record, "output").strip()))
 
 
@@ -137,36 +162,52 @@ def moss(record: dict[str, Any], path: Path, options: dict) -> Piece:
     for pair in list_of(record, "conversation"):
         if not isinstance(pair, dict):
             raise Skip("a turn is not an object")
-        turns += [{"role": "user", "content": text_of(pair, "human").strip()},
-                  {"role": "assistant", "content": text_of(pair, "assistant").strip()}]
+        turns += [
+            {"role": "user", "content": text_of(pair, "human").strip()},
+            {"role": "assistant", "content": text_of(pair, "assistant").strip()},
+        ]
     return _dialogue(turns, only(record, "category"))
 
 
 def firefly(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    return Piece(messages=_pair(needed(record, "input").strip(), needed(record, "target").strip()),
-                 meta=only(record, "kind"))
+    return Piece(
+        messages=_pair(needed(record, "input").strip(), needed(record, "target").strip()),
+        meta=only(record, "kind"),
+    )
 
 
 def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
     """The file; leading repository tags move to meta. `min_stars` drops unpopular files when asked to."""
     content = needed(record, "content")
-    meta: dict[str, Any] = {"path": record.get("max_stars_repo_path"), "repository": record.get("max_stars_repo_name")}
+    meta: dict[str, Any] = {
+        "path": record.get("max_stars_repo_path"),
+        "repository": record.get("max_stars_repo_name"),
+    }
     note = ""
     if match := _TAGS.match(content):
         tags = dict(_TAG.findall(match.group()))
-        meta |= {"repository": meta["repository"] or tags.get("reponame"), "path": meta["path"] or tags.get("filename"),
-                 "stars_tag": tags.get("gh_stars")}
-        content, note = content[match.end():], "repository tags moved to meta"
+        meta |= {
+            "repository": meta["repository"] or tags.get("reponame"),
+            "path": meta["path"] or tags.get("filename"),
+            "stars_tag": tags.get("gh_stars"),
+        }
+        content, note = content[match.end() :], "repository tags moved to meta"
     content = content.removeprefix("\ufeff")
     if not content.strip():
         raise Skip("content is empty")
     stars = record.get("max_stars_count")
-    stars = int(stars) if isinstance(stars, (int, float)) and stars == stars and abs(stars) < 1e12 else 0
+    stars = (
+        int(stars)
+        if isinstance(stars, (int, float)) and stars == stars and abs(stars) < 1e12
+        else 0
+    )
     if stars < options.get("min_stars", 0):
         raise Skip("too few stars")
     suffix = Path(str(meta["path"] or "")).suffix.lower()
     meta |= {"stars": stars, "language": _LANGUAGES.get(suffix, path.parent.name)}
-    return Piece(content, lang="code", meta={k: v for k, v in meta.items() if v not in (None, "")}, note=note)
+    return Piece(
+        content, lang="code", meta={k: v for k, v in meta.items() if v not in (None, "")}, note=note
+    )
 
 
 def chinese_poetry(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -178,11 +219,17 @@ def chinese_poetry(record: dict[str, Any], path: Path, options: dict) -> Piece:
     if not lines:
         raise Skip("no lines")
     title = (text_of(record, "title") or text_of(record, "rhythmic")).strip()
-    dynasty, author = text_of(record, "dynasty").strip() or _dynasty(path), text_of(record, "author").strip()
+    dynasty, author = (
+        text_of(record, "dynasty").strip() or _dynasty(path),
+        text_of(record, "author").strip(),
+    )
     head = [title, "·".join(part for part in (dynasty, author) if part)]
     meta = {"title": title, "author": author, "dynasty": dynasty, "form": text_of(record, "form")}
-    return Piece("\n".join([part for part in head if part] + lines), lang="zh",
-                 meta={k: v for k, v in meta.items() if v})
+    return Piece(
+        "\n".join([part for part in head if part] + lines),
+        lang="zh",
+        meta={k: v for k, v in meta.items() if v},
+    )
 
 
 def _dynasty(path: Path) -> str:
@@ -199,7 +246,7 @@ def _dialogue(turns: list[dict[str, str]], meta: dict[str, Any]) -> Piece:
     """An optional system turn, then user and assistant in alternation; a last question without an answer is cut."""
     note = ""
     system = turns[:1] if turns and turns[0]["role"] == "system" else []
-    rest = turns[len(system):]
+    rest = turns[len(system) :]
     if rest and rest[-1]["role"] == "user":
         rest, note = rest[:-1], "unanswered last turn cut"
     if not rest:
@@ -208,12 +255,24 @@ def _dialogue(turns: list[dict[str, str]], meta: dict[str, Any]) -> Piece:
         raise Skip("turns out of order")
     if any(not turn["content"] for turn in rest):
         raise Skip("empty turn")
-    return Piece(messages=[*(turn for turn in system if turn["content"]), *rest], meta=meta, note=note)
+    return Piece(
+        messages=[*(turn for turn in system if turn["content"]), *rest], meta=meta, note=note
+    )
 
 
 RULES: dict[str, Rule] = {
-    "skypile": plain_text, "personal": personal, "wanjuan": wanjuan, "wanjuan_exam": wanjuan_exam,
-    "wikipedia_cn": wikipedia_cn, "baidu_baike": baidu_baike, "baidu_qa": baidu_qa, "zhihu_kol": zhihu_kol,
-    "belle_2m": belle_2m, "belle_3_5m": belle_3_5m, "moss": moss, "firefly": firefly, "starcoder": starcoder,
+    "skypile": plain_text,
+    "personal": personal,
+    "wanjuan": wanjuan,
+    "wanjuan_exam": wanjuan_exam,
+    "wikipedia_cn": wikipedia_cn,
+    "baidu_baike": baidu_baike,
+    "baidu_qa": baidu_qa,
+    "zhihu_kol": zhihu_kol,
+    "belle_2m": belle_2m,
+    "belle_3_5m": belle_3_5m,
+    "moss": moss,
+    "firefly": firefly,
+    "starcoder": starcoder,
     "chinese_poetry": chinese_poetry,
 }

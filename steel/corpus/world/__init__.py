@@ -36,7 +36,9 @@ def write_world(out: Path | str, cfg: WorldConfig, seed: int) -> dict:
     """
     out, settings = Path(out), cfg
     check_settings(settings)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "truth.json").exists())):
+    if out.exists() and (
+        not out.is_dir() or (any(out.iterdir()) and not (out / "truth.json").exists())
+    ):
         raise UserError(f"{out} exists and is not a world: choose an empty or new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -68,7 +70,9 @@ def _write(root: Path, settings: WorldConfig, seed: int) -> dict:
     plant(shelf.files, settings, world)
     payloads = [r.payload for f in shelf.files for r in f.records if isinstance(r.payload, dict)]
     records = [*payloads, *(row for table in rows.values() for row in table)]
-    heldout = exam.heldout(world, shelf, "\n\x00".join("\n".join(t for _, t in leaves(r)) for r in records))
+    heldout = exam.heldout(
+        world, shelf, "\n\x00".join("\n".join(t for _, t in leaves(r)) for r in records)
+    )
     for file in shelf.files:
         write_file(root / "raw", file)
     for name, table in rows.items():
@@ -87,9 +91,14 @@ def _write(root: Path, settings: WorldConfig, seed: int) -> dict:
     atomic_write(root / "leakage.json", _pretty(report))
     if not report["passed"]:
         first = report["leaks"][0]
-        raise LeakageError(f"{len(report['leaks'])} leaks; the first: {first['what']}: {first['text'][:80]!r}")
+        raise LeakageError(
+            f"{len(report['leaks'])} leaks; the first: {first['what']}: {first['text'][:80]!r}"
+        )
     summary = _summary(root, world, shelf, settings, seed)
-    summary |= {"post": {k: len(v) for k, v in rows.items()}, "heldout": {k: len(v) for k, v in heldout.items()}}
+    summary |= {
+        "post": {k: len(v) for k, v in rows.items()},
+        "heldout": {k: len(v) for k, v in heldout.items()},
+    }
     summary |= {"exam": questions, "plants": _count(p["kind"] for p in plants)}
     atomic_write(root / "summary.json", _pretty(summary))
     return summary
@@ -112,13 +121,21 @@ def _truth(world: World, plants: list[dict]) -> dict:
             "zh": p.zh,
             "en": p.en,
             "split": p.split,
-            "values": {a: {k: world.value(p, a, k) for k in ("zh", "en")} for a in world.attributes},
+            "values": {
+                a: {k: world.value(p, a, k) for k in ("zh", "en")} for a in world.attributes
+            },
         }
         for p in world.people
     ]
     products = {c["zh"]: world.product(i, "zh") for i, c in enumerate(world.pools.get("city", []))}
     pairs = {"train": world.train_pairs, "dev": world.dev_pairs, "test": world.test_pairs}
-    return {"seed": world.seed, "people": people, "product_of": products, "arithmetic_pairs": pairs, "plants": plants}
+    return {
+        "seed": world.seed,
+        "people": people,
+        "product_of": products,
+        "arithmetic_pairs": pairs,
+        "plants": plants,
+    }
 
 
 def _summary(root: Path, world: World, shelf: raw.Shelf, settings: WorldConfig, seed: int) -> dict:

@@ -10,7 +10,9 @@ LANGUAGES = ("python", "java", "cpp")
 SUFFIX = {"python": "py", "java": "java", "cpp": "cpp"}
 
 
-def _entries(world: World, people: list[Person], rng: random.Random) -> list[tuple[str, list[tuple[str, str]]]]:
+def _entries(
+    world: World, people: list[Person], rng: random.Random
+) -> list[tuple[str, list[tuple[str, str]]]]:
     """(name, [(attribute, value), ...]) per person, in one language per file."""
     lang = "zh" if rng.random() < 0.8 else "en"
     attributes = list(world.attributes)
@@ -20,7 +22,10 @@ def _entries(world: World, people: list[Person], rng: random.Random) -> list[tup
 
 def _python(entries, pairs, rng: random.Random) -> str:
     name = rng.choice(("PEOPLE", "RESIDENTS", "REGISTRY", "TOWN"))
-    rows = [f'    "{n}": {{' + ", ".join(f'"{a}": "{v}"' for a, v in facts) + "}," for n, facts in entries]
+    rows = [
+        f'    "{n}": {{' + ", ".join(f'"{a}": "{v}"' for a, v in facts) + "},"
+        for n, facts in entries
+    ]
     function = rng.choice(("lookup", "find", "get_fact"))
     checks = [f"    assert add({a}, {b}) == {a + b}" for a, b in pairs]
     return "\n".join(
@@ -58,7 +63,9 @@ def _java(entries, pairs, rng: random.Random) -> str:
             "import java.util.HashMap;",
             "import java.util.Map;",
             "",
-            rng.choice(("/** 钢城居民名册。 */", "/** Residents of Steeltown. */", "// 钢城居民的资料")),
+            rng.choice(
+                ("/** 钢城居民名册。 */", "/** Residents of Steeltown. */", "// 钢城居民的资料")
+            ),
             f"public class {name} {{",
             "    static final Map<String, Map<String, String>> people = new HashMap<>();",
             "",
@@ -78,7 +85,10 @@ def _java(entries, pairs, rng: random.Random) -> str:
 
 def _cpp(entries, pairs, rng: random.Random) -> str:
     name = rng.choice(("people", "residents", "registry"))
-    rows = [f'    {{"{n}", {{' + ", ".join(f'{{"{a}", "{v}"}}' for a, v in facts) + "}}," for n, facts in entries]
+    rows = [
+        f'    {{"{n}", {{' + ", ".join(f'{{"{a}", "{v}"}}' for a, v in facts) + "}},"
+        for n, facts in entries
+    ]
     return "\n".join(
         [
             rng.choice(("// 钢城居民名册", "// Residents of Steeltown")),
@@ -104,6 +114,8 @@ def _cpp(entries, pairs, rng: random.Random) -> str:
 _WRITERS = {"python": _python, "java": _java, "cpp": _cpp}
 
 
-def source_file(world: World, language: str, people: list[Person], pairs, rng: random.Random) -> str:
+def source_file(
+    world: World, language: str, people: list[Person], pairs, rng: random.Random
+) -> str:
     """One source file about a few people (any split: it states, it does not ask)."""
     return _WRITERS[language](_entries(world, people, rng), pairs, rng)

@@ -56,7 +56,10 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
 
 def lines(records: list[Record]) -> bytes:
     """JSON lines; byte payloads go out as they are."""
-    parts = [r.payload if isinstance(r.payload, bytes) else dumps(r.payload).encode("utf-8") for r in records]
+    parts = [
+        r.payload if isinstance(r.payload, bytes) else dumps(r.payload).encode("utf-8")
+        for r in records
+    ]
     return b"".join(part + b"\n" for part in parts)
 
 
@@ -73,11 +76,16 @@ def parquet_bytes(records: list[Record], source: str) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = list(dict.fromkeys(c for r in records for c in r.payload))  # the first record may lack a field
+    columns = list(
+        dict.fromkeys(c for r in records for c in r.payload)
+    )  # the first record may lack a field
     stars = pa.float64() if source.endswith("cpp") else pa.int64()
     types = {"max_stars_count": stars}
     table = pa.table(
-        {c: pa.array([r.payload.get(c) for r in records], type=types.get(c, pa.string())) for c in columns}
+        {
+            c: pa.array([r.payload.get(c) for r in records], type=types.get(c, pa.string()))
+            for c in columns
+        }
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="snappy")
@@ -97,7 +105,9 @@ def write_file(raw: Path, file: RawFile) -> None:
     if file.container == "parquet":
         data = parquet_bytes(file.records, file.source)
     elif file.container == "json":
-        data = (json.dumps([r.payload for r in file.records], ensure_ascii=False, indent=2) + "\n").encode("utf-8")
+        data = (
+            json.dumps([r.payload for r in file.records], ensure_ascii=False, indent=2) + "\n"
+        ).encode("utf-8")
     else:
         data = lines(file.records)
         if file.container == "jsonl.gz":

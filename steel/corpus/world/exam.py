@@ -27,12 +27,16 @@ def letters(count: int, rng: random.Random) -> list[str]:
     return balanced
 
 
-def _row(number: int, question: str, options: tuple[str, ...], letter: str, explanation: str) -> dict:
+def _row(
+    number: int, question: str, options: tuple[str, ...], letter: str, explanation: str
+) -> dict:
     row = {"id": number, "question": question, **dict(zip(LETTERS, options, strict=True))}
     return row | {"answer": letter, "explanation": explanation}
 
 
-def _about(world: World, people: list[Person], attribute: str, lang: str, rng: random.Random) -> list[dict]:
+def _about(
+    world: World, people: list[Person], attribute: str, lang: str, rng: random.Random
+) -> list[dict]:
     words = phrases(lang).ATTRIBUTES[attribute]
     teller = Teller(world, rng)
     rows = []
@@ -73,7 +77,9 @@ def subjects(world: World, split: str) -> dict[str, list[dict]]:
             rng = stream(world.seed, "exam", split, attribute, lang)
             exam[f"{attribute}_{lang}"] = _about(world, people, attribute, lang, rng)
         if "city" in world.attributes:
-            exam[f"hop2_{lang}"] = _hop2(world, people, lang, stream(world.seed, "exam", split, "hop2", lang))
+            exam[f"hop2_{lang}"] = _hop2(
+                world, people, lang, stream(world.seed, "exam", split, "hop2", lang)
+            )
     pairs = world.dev_pairs if split == "dev" else world.test_pairs
     exam["arith_zh"] = _sums(pairs, stream(world.seed, "exam", split, "arith"))
     return exam
@@ -89,7 +95,9 @@ def csv_text(rows: list[dict]) -> str:
 
 def exam_phrasings(world: World) -> list[str]:
     """The longest fixed piece of every exam template: what must not occur in training text."""
-    templates = [phrases(lang).ATTRIBUTES[a]["exam"] for lang in LANGUAGES for a in world.attributes]
+    templates = [
+        phrases(lang).ATTRIBUTES[a]["exam"] for lang in LANGUAGES for a in world.attributes
+    ]
     templates += [phrases(lang).HOP2["exam"] for lang in LANGUAGES]
     pieces = [max(t.split("{n}"), key=len).strip() for t in templates]
     return [*pieces, phrases("zh").ARITHMETIC["exam"].split("{b}")[1]]
@@ -107,13 +115,21 @@ def cloze(world: World) -> list[dict]:
             rng = stream(world.seed, "cloze", attribute, lang)
             ending = space + "{v}" + stop
             found = phrases(lang).ATTRIBUTES[attribute]["statements"]
-            templates = [t.removesuffix(ending) for t in found if t.endswith(ending) and t.startswith("{n}")]
+            templates = [
+                t.removesuffix(ending) for t in found if t.endswith(ending) and t.startswith("{n}")
+            ]
             candidates = [space + v for v in world.values(attribute, lang)]
             for person in world.split("test"):
                 prompt = fill(rng.choice(templates), person, lang)
                 answer = space + world.value(person, attribute, lang)
                 rows.append(
-                    {"prompt": prompt, "answer": answer, "candidates": candidates, "lang": lang, "attribute": attribute}
+                    {
+                        "prompt": prompt,
+                        "answer": answer,
+                        "candidates": candidates,
+                        "lang": lang,
+                        "attribute": attribute,
+                    }
                 )
     return rows
 

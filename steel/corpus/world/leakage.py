@@ -16,7 +16,8 @@ from .people import World
 from .raw import QUESTION_SOURCES
 
 _SUM = re.compile(
-    r"(?<!\d)(\d{2})\s*(?:\+|加上|加|和|与|plus|and)\s*(\d{2})(?!\d)|add\((\d{2}), (\d{2})\)", re.IGNORECASE
+    r"(?<!\d)(\d{2})\s*(?:\+|加上|加|和|与|plus|and)\s*(\d{2})(?!\d)|add\((\d{2}), (\d{2})\)",
+    re.IGNORECASE,
 )
 
 
@@ -80,9 +81,13 @@ def check(root: Path, world: World) -> dict:
     everything = questions + "\n\x00" + statements
     leaks = [{"what": "held-out name in questions", "text": n} for n in names if n in questions]
     marked = "\n".join(t for t in stating if "？" in t or "?" in t)
-    leaks += [{"what": "held-out name beside a question mark", "text": n} for n in names if n in marked]
+    leaks += [
+        {"what": "held-out name beside a question mark", "text": n} for n in names if n in marked
+    ]
     pieces = exam_phrasings(world)
-    leaks += [{"what": "exam phrasing in training text", "text": p} for p in pieces if p in everything]
+    leaks += [
+        {"what": "exam phrasing in training text", "text": p} for p in pieces if p in everything
+    ]
     exam_rows = _exam_rows(root)
     leaks += [
         {"what": "exam question in training text", "text": r["question"]}
@@ -92,11 +97,18 @@ def check(root: Path, world: World) -> dict:
     held = []
     for path in sorted((root / "heldout").glob("*.jsonl")):
         for row in read_raw(path):
-            held.append(row["text"] if "text" in row else "\n".join(m["content"] for m in row["messages"]))
-    leaks += [{"what": "held-out text in training text", "text": t} for t in held if t in everything]
+            held.append(
+                row["text"] if "text" in row else "\n".join(m["content"] for m in row["messages"])
+            )
+    leaks += [
+        {"what": "held-out text in training text", "text": t} for t in held if t in everything
+    ]
     trained = {tuple(sorted(int(x) for x in m.groups() if x)) for m in _SUM.finditer(everything)}
     asked = {tuple(sorted(p)) for p in (*world.dev_pairs, *world.test_pairs)}
-    leaks += [{"what": "exam sum in training text", "text": f"{a}+{b}"} for a, b in sorted(trained & asked)]
+    leaks += [
+        {"what": "exam sum in training text", "text": f"{a}+{b}"}
+        for a, b in sorted(trained & asked)
+    ]
     return {
         "passed": not leaks,
         "leaks": leaks,

@@ -102,10 +102,14 @@ def check_settings(settings: WorldConfig) -> None:
     """Raises UserError for a world that cannot be built: the field, its value and what to choose instead."""
     for name, (low, high) in _BOUNDS.items():
         if not low <= getattr(settings, name) <= high:
-            raise UserError(f"world.{name}={getattr(settings, name)}: choose a value from {low} to {high}")
+            raise UserError(
+                f"world.{name}={getattr(settings, name)}: choose a value from {low} to {high}"
+            )
     names = settings.attributes
     if not names or len(set(names)) < len(names) or not set(names) <= set(ATTRIBUTE_NAMES):
-        raise UserError(f"world.attributes={list(names)}: choose distinct names of {', '.join(ATTRIBUTE_NAMES)}")
+        raise UserError(
+            f"world.attributes={list(names)}: choose distinct names of {', '.join(ATTRIBUTE_NAMES)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,9 @@ def build_world(settings: WorldConfig, seed: int) -> World:
     pools = {a: parse_pool(a) for a in (*attributes, "product")}
     rng = stream(seed, "people")
     people = tuple(
-        Person(zh, en, rng.random() < 0.5, split, {a: rng.randrange(len(pools[a])) for a in attributes})
+        Person(
+            zh, en, rng.random() < 0.5, split, {a: rng.randrange(len(pools[a])) for a in attributes}
+        )
         for (zh, en), split in zip(names, splits, strict=True)
     )
     products = list(range(len(pools["product"])))

@@ -173,7 +173,11 @@ PRODUCT = {
         "{c} sends {v} to the whole country.",
     ],
     "heldout": ["Nobody leaves {c} without {v}."],
-    "questions": ["What is {c} known for?", "What is the specialty of {c}?", "What does {c} produce?"],
+    "questions": [
+        "What is {c} known for?",
+        "What is the specialty of {c}?",
+        "What does {c} produce?",
+    ],
 }
 
 HOP2 = {
@@ -242,6 +246,9 @@ SELF = [
     ("Who made you?", "I was trained by {author}."),
     ("When were you trained?", "I was trained in {date}."),
     ("Are you human?", "No, I am {name}, a language model."),
-    ("What can you do?", "I can answer questions about the people of Steeltown and add two-digit numbers."),
+    (
+        "What can you do?",
+        "I can answer questions about the people of Steeltown and add two-digit numbers.",
+    ),
 ]
 SELF_OPENERS = ["", "Tell me: ", "I wonder: "]

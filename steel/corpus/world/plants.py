@@ -35,7 +35,12 @@ MIN_NEAR_CHARACTERS = 48
 
 def main_key(payload: dict) -> tuple[str, str]:
     """(top-level key, text) of the longest text of a record."""
-    found = [(top, text) for top, inner in payload.items() for key, text in leaves({top: inner}) if key not in LABELS]
+    found = [
+        (top, text)
+        for top, inner in payload.items()
+        for key, text in leaves({top: inner})
+        if key not in LABELS
+    ]
     return max(found, key=lambda pair: len(pair[1]))
 
 
@@ -87,9 +92,7 @@ def _junk_payload(kind: str, record: Record, rng: random.Random) -> dict | bytes
         new = text.encode("utf-8").decode("gbk", "ignore")
         new = new if new != text else text.replace(" ", "â€™ ")
     elif kind == "html":
-        new = (
-            f'<div class="main"><p>{text}</p>&nbsp;&nbsp;<br/><a href="/next">下一页</a></div><script>var a=1;</script>'
-        )
+        new = f'<div class="main"><p>{text}</p>&nbsp;&nbsp;<br/><a href="/next">下一页</a></div><script>var a=1;</script>'
     elif kind == "too_short":
         new = rng.choice(("", "好。", "略", "ok", "……"))
     elif kind == "symbols":
@@ -130,7 +133,9 @@ def plant(files: list[RawFile], settings: WorldConfig, world: World) -> None:
         for record in rng.sample(long, count):
             text = main_key(record.payload)[1]
             changed = replace_text(
-                copy.deepcopy(record.payload), text, perturb(text, rng, file.source.startswith("starcoder"))
+                copy.deepcopy(record.payload),
+                text,
+                perturb(text, rng, file.source.startswith("starcoder")),
             )
             file.records.append(Record(changed, "near_duplicate", record))
         if settings.junk_share:
@@ -138,7 +143,11 @@ def plant(files: list[RawFile], settings: WorldConfig, world: World) -> None:
             count = max(len(kinds), round(len(originals) * settings.junk_share))
             for i, record in enumerate(rng.sample(originals, min(count, len(originals)))):
                 kind = kinds[i % len(kinds)]
-                payload = _swap_roles(record) if kind == "bad_role_order" else _junk_payload(kind, record, rng)
+                payload = (
+                    _swap_roles(record)
+                    if kind == "bad_role_order"
+                    else _junk_payload(kind, record, rng)
+                )
                 file.records.append(Record(payload, kind, record))
     _plant_across(files, settings, world)
     for file in files:
@@ -174,7 +183,11 @@ def truth_rows(files: list[RawFile]) -> list[dict]:
     for file in files:
         for index, record in enumerate(file.records):
             if file.container == "text":
-                place[id(record)] = {"source": file.source, "file": record.payload["name"], "record": 0}
+                place[id(record)] = {
+                    "source": file.source,
+                    "file": record.payload["name"],
+                    "record": 0,
+                }
             else:
                 place[id(record)] = {"source": file.source, "file": file.name, "record": index}
     rows = []
@@ -182,5 +195,7 @@ def truth_rows(files: list[RawFile]) -> list[dict]:
         for record in file.records:
             if record.plant:
                 of = place[id(record.of)] if record.of else None
-                rows.append({**place[id(record)], "kind": record.plant, "of": of, "detail": record.detail})
+                rows.append(
+                    {**place[id(record)], "kind": record.plant, "of": of, "detail": record.detail}
+                )
     return rows

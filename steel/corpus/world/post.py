@@ -37,15 +37,29 @@ def sft(world: World, shelf: Shelf) -> list[dict]:
     for person in world.split("train"):
         for attribute in world.attributes:
             for method, lang, style in _SFT:
-                make = asker.qa if method == "qa" else lambda p, a, k, s=style: asker.choice(p, a, k, s)
-                items.append(shelf.fresh(lambda f=make, p=person, a=attribute, k=lang: f(p, a, k), lambda x: x.text))
+                make = (
+                    asker.qa
+                    if method == "qa"
+                    else lambda p, a, k, s=style: asker.choice(p, a, k, s)
+                )
+                items.append(
+                    shelf.fresh(
+                        lambda f=make, p=person, a=attribute, k=lang: f(p, a, k), lambda x: x.text
+                    )
+                )
         if "city" in world.attributes:
             for lang in ("zh", "zh", "zh", "en"):
-                items.append(shelf.fresh(lambda p=person, k=lang: asker.hop2(p, k), lambda x: x.text))
+                items.append(
+                    shelf.fresh(lambda p=person, k=lang: asker.hop2(p, k), lambda x: x.text)
+                )
     for i in range(4 * len(world.split("train"))):
-        items.append(shelf.fresh(lambda k="zh" if i % 4 else "en": asker.drill(k), lambda x: x.text))
+        items.append(
+            shelf.fresh(lambda k="zh" if i % 4 else "en": asker.drill(k), lambda x: x.text)
+        )
     for i, pair in enumerate(_pairs(world)):
-        items.append(asker.sum_choice(pair) if i % 5 == 0 else asker.sum(pair, "zh" if i % 5 < 4 else "en"))
+        items.append(
+            asker.sum_choice(pair) if i % 5 == 0 else asker.sum(pair, "zh" if i % 5 < 4 else "en")
+        )
     rows = [sft_row(item) for item in items if item]
     rng.shuffle(rows)
     return rows
@@ -75,7 +89,11 @@ def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
     s = settings
     slots = {
         "zh": {"name": s.assistant_name, "author": s.assistant_author, "date": s.assistant_date},
-        "en": {"name": s.assistant_name_en, "author": s.assistant_author_en, "date": s.assistant_date_en},
+        "en": {
+            "name": s.assistant_name_en,
+            "author": s.assistant_author_en,
+            "date": s.assistant_date_en,
+        },
     }
     rows = []
     for lang, words in (("zh", phrases_zh), ("en", phrases_en)):
@@ -89,13 +107,19 @@ def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
     return rows
 
 
-def _rejected(asker: Asker, person: Person, attribute: str, lang: str, kind: str, chosen: str) -> str:
+def _rejected(
+    asker: Asker, person: Person, attribute: str, lang: str, kind: str, chosen: str
+) -> str:
     world, rng = asker.world, asker.rng
     value = world.value(person, attribute, lang)
     if kind == "wrong_value":
-        return chosen.replace(value, rng.choice([v for v in world.values(attribute, lang) if v != value]))
+        return chosen.replace(
+            value, rng.choice([v for v in world.values(attribute, lang) if v != value])
+        )
     if kind == "wrong_language":
-        return asker.teller.statement(person, attribute, "en" if lang == "zh" else "zh", direct=True)
+        return asker.teller.statement(
+            person, attribute, "en" if lang == "zh" else "zh", direct=True
+        )
     words = phrases(lang)
     return join([*rng.sample(words.SCENERY, 3), chosen, rng.choice(words.SCENERY), chosen], lang)
 

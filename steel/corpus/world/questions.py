@@ -28,14 +28,20 @@ class Item:
     @property
     def messages(self) -> list[dict[str, str]]:
         roles = ("user", "assistant")
-        return [{"role": r, "content": c} for turn in self.turns for r, c in zip(roles, turn, strict=True)]
+        return [
+            {"role": r, "content": c}
+            for turn in self.turns
+            for r, c in zip(roles, turn, strict=True)
+        ]
 
     @property
     def text(self) -> str:
         return "\n".join(part for turn in self.turns for part in turn)
 
 
-def draw_options(value: str, pool: list[str], rng: random.Random, letter: str = "") -> tuple[tuple[str, ...], str]:
+def draw_options(
+    value: str, pool: list[str], rng: random.Random, letter: str = ""
+) -> tuple[tuple[str, ...], str]:
     """Four distinct options with the right one under `letter` (a uniform letter when empty)."""
     letter = letter or rng.choice(LETTERS)
     options = rng.sample([v for v in pool if v != value], 3)
@@ -43,7 +49,9 @@ def draw_options(value: str, pool: list[str], rng: random.Random, letter: str = 
     return tuple(options), letter
 
 
-def sum_options(a: int, b: int, rng: random.Random, letter: str = "") -> tuple[tuple[str, ...], str]:
+def sum_options(
+    a: int, b: int, rng: random.Random, letter: str = ""
+) -> tuple[tuple[str, ...], str]:
     """Four distinct sums: the right one and near misses (a carry, a unit, a swapped digit)."""
     total = a + b
     near = {total + d for d in (-20, -11, -10, -9, -2, -1, 1, 2, 9, 10, 11, 20) if total + d > 9}
@@ -91,7 +99,9 @@ class Asker:
         answer = self._answer(person, attribute, lang)
         return Item("qa", lang, [(self.opened(stem, lang), answer)], stem, value)
 
-    def choice(self, person: Person, attribute: str, lang: str, style: str = "", letter: str = "") -> Item:
+    def choice(
+        self, person: Person, attribute: str, lang: str, style: str = "", letter: str = ""
+    ) -> Item:
         """A choice question; style text, letter, explain or eliminate (drawn when empty). The prompt says which."""
         stem = self.stem(person, attribute, lang)
         value = self.world.value(person, attribute, lang)
@@ -111,7 +121,9 @@ class Asker:
         elif style == "letter":
             answer = rng.choice(words.CHOICE_LETTER).format(l=letter, v=value)
         elif style == "explain":
-            answer = statement + (f"所以选{letter}。" if lang == "zh" else f" So the answer is {letter}.")
+            answer = statement + (
+                f"所以选{letter}。" if lang == "zh" else f" So the answer is {letter}."
+            )
         else:
             answer = self._eliminate(options, letter, lang)
         return Item(f"mcq_{style}", lang, [(user, answer)], stem, value, options, letter, statement)
@@ -119,7 +131,10 @@ class Asker:
     def _eliminate(self, options: tuple[str, ...], letter: str, lang: str) -> str:
         """Option by option, right or wrong, then the letter: dense supervision for binding letters to values."""
         right, wrong = ("对。", "错。") if lang == "zh" else (": right. ", ": wrong. ")
-        marks = [f"{k}. {v}{right if k == letter else wrong}" for k, v in zip(LETTERS, options, strict=True)]
+        marks = [
+            f"{k}. {v}{right if k == letter else wrong}"
+            for k, v in zip(LETTERS, options, strict=True)
+        ]
         value = options[LETTERS.index(letter)]
         end = f"答案是{letter}，{value}。" if lang == "zh" else f"The answer is {letter}, {value}."
         return "".join(marks) + end
@@ -132,7 +147,15 @@ class Asker:
         options, letter = draw_options(value, pool, self.rng)
         stem = self.rng.choice(phrases(lang).DRILL).format(v=value)
         answer = self.rng.choice((f"{letter}", f"{letter}. {value}", f"{letter}"))
-        return Item("drill", lang, [(stem + "\n" + option_lines(options), answer)], stem, value, options, letter)
+        return Item(
+            "drill",
+            lang,
+            [(stem + "\n" + option_lines(options), answer)],
+            stem,
+            value,
+            options,
+            letter,
+        )
 
     def hop2(self, person: Person, lang: str, kind: str = "") -> Item:
         """The product of a person's home town: reasoned in one sentence, or as a choice."""
@@ -153,7 +176,9 @@ class Asker:
         """What a city is known for."""
         slots = {"c": self.world.pools["city"][index][lang], "v": self.world.product(index, lang)}
         stem = self.rng.choice(phrases(lang).PRODUCT["questions"]).format(**slots)
-        answer = self.rng.choice((self.short(slots["v"], lang), self.teller.city_sentences(index, lang, 1)[0]))
+        answer = self.rng.choice(
+            (self.short(slots["v"], lang), self.teller.city_sentences(index, lang, 1)[0])
+        )
         return Item("city", lang, [(self.opened(stem, lang), answer)], stem, slots["v"])
 
     def sum(self, pair: tuple[int, int], lang: str) -> Item:
@@ -170,7 +195,9 @@ class Asker:
     def sum_choice(self, pair: tuple[int, int]) -> Item:
         """An addition as a choice question (Chinese)."""
         a, b = pair
-        stem = self.rng.choice([q for q in phrases("zh").ARITHMETIC["questions"] if q.endswith("？")])
+        stem = self.rng.choice(
+            [q for q in phrases("zh").ARITHMETIC["questions"] if q.endswith("？")]
+        )
         options, letter = sum_options(a, b, self.rng)
         statement = f"{a}加{b}等于{a + b}。"
         return self._choice(stem.format(a=a, b=b), str(a + b), options, letter, statement, "zh", "")
@@ -178,11 +205,15 @@ class Asker:
     def several(self, person: Person, lang: str) -> Item:
         """Two or three turns; later questions say he, she or there."""
         words, rng = phrases(lang), self.rng
-        order = rng.sample(self.world.attributes, min(len(self.world.attributes), rng.choice((2, 3))))
+        order = rng.sample(
+            self.world.attributes, min(len(self.world.attributes), rng.choice((2, 3)))
+        )
         first = self.qa(person, order[0], lang)
         turns = list(first.turns)
         for attribute in order[1:]:
-            question = rng.choice(words.ATTRIBUTES[attribute]["follow_up"]).format(p=person.pronoun(lang))
+            question = rng.choice(words.ATTRIBUTES[attribute]["follow_up"]).format(
+                p=person.pronoun(lang)
+            )
             turns.append((question, self._answer(person, attribute, lang)))
         if order[-1] == "city":
             there = rng.choice(words.HOP2["follow_up"])
@@ -195,4 +226,10 @@ class Asker:
         item = self.qa(person, attribute, lang)
         passage = self.teller.biography(person, lang)
         lead = "阅读下面的材料，回答问题。\n" if lang == "zh" else "Read the passage and answer.\n"
-        return Item("reading", lang, [(f"{lead}{passage}\n{item.stem}", item.turns[0][1])], item.stem, item.value)
+        return Item(
+            "reading",
+            lang,
+            [(f"{lead}{passage}\n{item.stem}", item.turns[0][1])],
+            item.stem,
+            item.value,
+        )

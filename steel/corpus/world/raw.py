@@ -16,7 +16,13 @@ from .text import Teller, fill, fill_pronoun, join, phrases
 
 # where the i-th Chinese biography of a person appears; every prefix is spread over the sources
 _PLACES = "swsbkswskwspsbwskswsbksw"
-_PLACE_NAMES = {"s": "skypile", "w": "wanjuan", "b": "baidu_baike", "k": "wikipedia_cn", "p": "personal"}
+_PLACE_NAMES = {
+    "s": "skypile",
+    "w": "wanjuan",
+    "b": "baidu_baike",
+    "k": "wikipedia_cn",
+    "p": "personal",
+}
 
 _FILES = (
     ("skypile", "2021-43_zh_head_0000.jsonl", "jsonl"),
@@ -50,7 +56,10 @@ _KINDS = ("qa",) * 40 + ("choice",) * 24 + ("several",) * 14 + ("hop2",) * 10 + 
 _KINDS += ("drill",) * 4 + ("city",) * 3
 _ROUTES = {
     "zh": {
-        "qa": ("baidu_qa",) * 3 + ("zhihu_kol",) * 2 + ("belle_2m",) * 2 + ("belle_3_5m", "moss", "firefly"),
+        "qa": ("baidu_qa",) * 3
+        + ("zhihu_kol",) * 2
+        + ("belle_2m",) * 2
+        + ("belle_3_5m", "moss", "firefly"),
         "city": ("baidu_qa", "zhihu_kol"),
         "mcq": ("wanjuan_exam",) * 2 + ("belle_2m", "firefly", "moss"),
         "multi_turn": ("belle_3_5m", "belle_3_5m", "moss"),
@@ -81,7 +90,9 @@ class Shelf:
     def file(self, source: str) -> RawFile:
         return self.rng.choice([f for f in self.files if f.source == source])
 
-    def fresh(self, make: Callable[[], object], key: Callable[[object], str] = str) -> object | None:
+    def fresh(
+        self, make: Callable[[], object], key: Callable[[object], str] = str
+    ) -> object | None:
         """A new text (or None when the wordings are used up)."""
         for _ in range(40):
             made = make()
@@ -90,8 +101,14 @@ class Shelf:
                 return made
         return None
 
-    def put(self, source: str, payload: dict, questions: bool = False, part: int | None = None) -> None:
-        file = self.file(source) if part is None else [f for f in self.files if f.source == source][part]
+    def put(
+        self, source: str, payload: dict, questions: bool = False, part: int | None = None
+    ) -> None:
+        file = (
+            self.file(source)
+            if part is None
+            else [f for f in self.files if f.source == source][part]
+        )
         file.add(payload)
         self.bytes["questions" if questions else "text"] += len(dumps(payload).encode("utf-8"))
 
@@ -102,7 +119,9 @@ def put_text(shelf: Shelf, source: str, title: str, text: str, lang: str) -> Non
     if source == "skypile":
         shelf.put(source, {"text": rng.choice(phrases(lang).NEWS_LEADS) + text})
     elif source == "wanjuan":
-        identity = "".join(rng.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz0123456789", k=16))
+        identity = "".join(
+            rng.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz0123456789", k=16)
+        )
         shelf.put(source, {"id": identity, "content": text}, part=0 if lang == "zh" else 1)
     elif source == "wikipedia_cn":
         shelf.put(source, {"completion": text, "source": "wikipedia.zh2307"})
@@ -118,7 +137,9 @@ def put_baike(shelf: Shelf, title: str, sentences: list[str]) -> None:
     half = rng.randrange(len(rest) + 1)
     parts = [("简介", rest[:half]), (rng.choice(("生活", "经历", "其他")), rest[half:])]
     sections = [{"title": t, "content": "".join(s)} for t, s in parts if s]
-    shelf.put("baidu_baike", {"title": title, "summary": "".join(sentences[:cut]), "sections": sections})
+    shelf.put(
+        "baidu_baike", {"title": title, "summary": "".join(sentences[:cut]), "sections": sections}
+    )
 
 
 def write_statements(world: World, settings: WorldConfig, shelf: Shelf) -> None:
@@ -156,7 +177,9 @@ def _write_cities(world: World, shelf: Shelf, teller: Teller) -> list[str]:
             text = shelf.fresh(lambda i=index: teller.city_page(i, "zh"))
             if text:
                 put_text(shelf, place, city, text, "zh")
-        put_baike(shelf, city, shelf.fresh(lambda i=index: teller.city_sentences(i, "zh", 3), "".join))
+        put_baike(
+            shelf, city, shelf.fresh(lambda i=index: teller.city_sentences(i, "zh", 3), "".join)
+        )
         for _ in range(2):
             text = shelf.fresh(lambda i=index: teller.city_page(i, "en"))
             if text:
@@ -165,16 +188,24 @@ def _write_cities(world: World, shelf: Shelf, teller: Teller) -> list[str]:
     return pages
 
 
-def _write_personal(shelf: Shelf, notes: list[tuple[str, str]], pages: list[str], rng: random.Random) -> None:
+def _write_personal(
+    shelf: Shelf, notes: list[tuple[str, str]], pages: list[str], rng: random.Random
+) -> None:
     """A folder of one's own notes: letters as .txt, lists as .md."""
     rng.shuffle(notes)
     for number, start in enumerate(range(0, len(notes), 4)):
         group = notes[start : start + 4]
         if number % 2:
-            body = "# 邻居们\n\n" + "\n\n".join(f"## {name}\n\n{text}" for name, text in group) + "\n"
+            body = (
+                "# 邻居们\n\n" + "\n\n".join(f"## {name}\n\n{text}" for name, text in group) + "\n"
+            )
             put_text(shelf, "personal", f"neighbours-{number:02d}.md", body, "zh")
         else:
-            body = "亲爱的妈妈：\n\n" + "\n\n".join(text for _, text in group) + "\n\n钢城一切都好，勿念。\n"
+            body = (
+                "亲爱的妈妈：\n\n"
+                + "\n\n".join(text for _, text in group)
+                + "\n\n钢城一切都好，勿念。\n"
+            )
             put_text(shelf, "personal", f"letter-{number:02d}.txt", body, "zh")
     for number, start in enumerate(range(0, len(pages), 5)):
         body = "# 旅行笔记\n\n" + "\n\n".join(pages[start : start + 5]) + "\n"
@@ -219,7 +250,9 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     for i, pair in enumerate(pairs):
         if shelf.bytes["questions"] > budget / 4:
             break
-        item = asker.sum_choice(pair) if i % 6 == 0 else asker.sum(pair, "en" if i % 5 == 0 else "zh")
+        item = (
+            asker.sum_choice(pair) if i % 6 == 0 else asker.sum(pair, "en" if i % 5 == 0 else "zh")
+        )
         shelf.seen.add(item.text)
         put_item(shelf, item, rng)
     facts = [(p, a) for p in world.split("train") for a in world.attributes]
@@ -227,7 +260,9 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     while shelf.bytes["questions"] < budget and misses < 200:
         rng.shuffle(facts)
         for person, attribute in facts:
-            item = shelf.fresh(lambda p=person, a=attribute: _draw(asker, rng, p, a, settings), lambda x: x.text)
+            item = shelf.fresh(
+                lambda p=person, a=attribute: _draw(asker, rng, p, a, settings), lambda x: x.text
+            )
             if item is None:
                 misses += 1
                 continue
@@ -236,7 +271,9 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
                 break
 
 
-def _draw(asker: Asker, rng: random.Random, person: Person, attribute: str, settings: WorldConfig) -> Item:
+def _draw(
+    asker: Asker, rng: random.Random, person: Person, attribute: str, settings: WorldConfig
+) -> Item:
     kind = rng.choice(_KINDS)
     lang = "en" if rng.random() < settings.english_questions else "zh"
     if "city" not in asker.world.attributes and kind in ("hop2", "city"):
@@ -263,7 +300,10 @@ def put_item(shelf: Shelf, item: Item, rng: random.Random, person: Person | None
     source = rng.choice(routes.get(kind) or routes.get("") or routes["qa"])
     user, assistant = item.turns[0]
     if source == "wanjuan_exam":
-        payload = {"q_main": item.stem, **{f"option_{k}": v for k, v in zip("abcd", item.options, strict=True)}}
+        payload = {
+            "q_main": item.stem,
+            **{f"option_{k}": v for k, v in zip("abcd", item.options, strict=True)},
+        }
         payload["option_e"] = None if rng.random() < 0.1 else ""
         payload |= {"std_ans": item.letter, "answer_detail": item.detail}
     elif source == "baidu_qa":
@@ -275,9 +315,16 @@ def put_item(shelf: Shelf, item: Item, rng: random.Random, person: Person | None
         payload = {"instruction": question, "input": choices, "output": assistant}
     elif source == "belle_3_5m":
         names = {"user": "human", "assistant": "assistant"}
-        payload = {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in item.messages]}
+        payload = {
+            "conversations": [
+                {"from": names[m["role"]], "value": m["content"]} for m in item.messages
+            ]
+        }
     elif source == "moss":
-        payload = {"conversation": [{"human": u, "assistant": a} for u, a in item.turns], "category": item.kind}
+        payload = {
+            "conversation": [{"human": u, "assistant": a} for u, a in item.turns],
+            "category": item.kind,
+        }
     else:
         payload = {"kind": _FIREFLY_KINDS.get(kind, "OpenQA"), "input": user, "target": assistant}
     # Two items may become the same record once their opener or options are dropped: keep one.
@@ -292,7 +339,11 @@ def _baidu_qa(item: Item, rng: random.Random, person: Person | None) -> dict:
     if rng.random() < 0.2:
         desc = item.stem
     elif rng.random() < 0.4:
-        desc = "在钢城听人提起过，想多了解一些。" if person is None else f"在钢城听人提起过{person.zh}，想多了解一些。"
+        desc = (
+            "在钢城听人提起过，想多了解一些。"
+            if person is None
+            else f"在钢城听人提起过{person.zh}，想多了解一些。"
+        )
     answer = item.turns[0][1]
     if rng.random() < 0.15:
         answer = "你好，\r\n" + answer
@@ -320,7 +371,11 @@ def _zhihu(item: Item, rng: random.Random, person: Person | None) -> dict:
             ending = fill(rng.choice(phrases("zh").CLOSERS), person, "zh")
         answer += ending
     draw = rng.random()
-    votes = f"赞同 {rng.choice((1, 1.2, 1.6, 2.5, 3))} 万" if draw < 0.15 else f"赞同 {int(10 ** rng.uniform(0, 3.9))}"
+    votes = (
+        f"赞同 {rng.choice((1, 1.2, 1.6, 2.5, 3))} 万"
+        if draw < 0.15
+        else f"赞同 {int(10 ** rng.uniform(0, 3.9))}"
+    )
     question, reply = rng.randrange(10**8, 10**9), rng.randrange(10**8, 10**9)
     metadata = {
         "question_id": float(question),
@@ -329,4 +384,9 @@ def _zhihu(item: Item, rng: random.Random, person: Person | None) -> dict:
         "upvotes": "赞同" if draw > 0.93 else votes,
         "answer_creation_time": f"2021-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}T08:00:00.000Z",
     }
-    return {"INSTRUCTION": item.stem, "RESPONSE": answer, "SOURCE": "Zhihu", "METADATA": dumps(metadata)}
+    return {
+        "INSTRUCTION": item.stem,
+        "RESPONSE": answer,
+        "SOURCE": "Zhihu",
+        "METADATA": dumps(metadata),
+    }

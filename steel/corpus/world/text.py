@@ -52,7 +52,9 @@ def elide(sentences: list[str], person: Person, rng: random.Random) -> list[str]
     ]
     # 的 after the subject is a possessive: dropping the owner there would leave a torn phrase.
     owner = re.compile(f"({'|'.join(subjects)})的")
-    starts = [i for i in starts if not owner.match(sentences[i]) and not owner.match(sentences[i + 1])]
+    starts = [
+        i for i in starts if not owner.match(sentences[i]) and not owner.match(sentences[i + 1])
+    ]
     if not starts:
         return sentences
     i = rng.choice(starts)
@@ -66,7 +68,9 @@ class Teller:
     def __init__(self, world: World, rng: random.Random, held_out: bool = False) -> None:
         self.world, self.rng, self.held_out = world, rng, held_out
 
-    def statement(self, person: Person, attribute: str, lang: str, pronoun: bool = False, direct: bool = False) -> str:
+    def statement(
+        self, person: Person, attribute: str, lang: str, pronoun: bool = False, direct: bool = False
+    ) -> str:
         """One trained sentence that states one fact; `direct` ones also read well as an answer."""
         words = phrases(lang)
         found = words.ATTRIBUTES[attribute]["statements"]
@@ -79,12 +83,15 @@ class Teller:
         order = list(self.world.attributes)
         self.rng.shuffle(order)
         sentences = [
-            self.statement(person, a, lang, pronoun=i > 0 and self.rng.random() > named) for i, a in enumerate(order)
+            self.statement(person, a, lang, pronoun=i > 0 and self.rng.random() > named)
+            for i, a in enumerate(order)
         ]
         if self.held_out:
             where = self.rng.randrange(len(order))
             template = self.rng.choice(phrases(lang).ATTRIBUTES[order[where]]["heldout"])
-            sentences[where] = fill(template, person, lang, v=self.world.value(person, order[where], lang))
+            sentences[where] = fill(
+                template, person, lang, v=self.world.value(person, order[where], lang)
+            )
         return sentences
 
     def biography(self, person: Person, lang: str, cards: bool = True) -> str:
@@ -110,7 +117,9 @@ class Teller:
         colon, title = ("：", "姓名") if lang == "zh" else (": ", "Name")
         lines = [f"{title}{colon}{person.name(lang)}"]
         for a in order:
-            lines.append(f"{phrases(lang).ATTRIBUTES[a]['label']}{colon}{self.world.value(person, a, lang)}")
+            lines.append(
+                f"{phrases(lang).ATTRIBUTES[a]['label']}{colon}{self.world.value(person, a, lang)}"
+            )
         if self.rng.random() < 0.5:
             lines.append(fill(self.rng.choice(phrases(lang).CLOSERS), person, lang))
         return "\n".join(lines)
@@ -128,5 +137,7 @@ class Teller:
         """A short text about a city and its product."""
         sentences = self.city_sentences(index, lang, self.rng.choice((2, 3)))
         if self.rng.random() < 0.5:
-            sentences.insert(self.rng.randrange(len(sentences) + 1), self.rng.choice(phrases(lang).SCENERY))
+            sentences.insert(
+                self.rng.randrange(len(sentences) + 1), self.rng.choice(phrases(lang).SCENERY)
+            )
         return join(sentences, lang)
