@@ -292,7 +292,7 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # %%
 from pathlib import Path
 
-from steel import lifecycle
+from steel import life as lifecycle
 from steel.config import load, preset
 
 cfg = preset()
@@ -539,7 +539,7 @@ def base_model(cfg, run):
 # **00.3 Code.** A plan wants the inverse of `utilisation`: write `days(parameters, tokens, gpus, peak, share)`, the wall-clock days of a run at utilisation `share`, and refuse a share that no machine can reach.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from steel.check import check
+# from figures.check import check
 #
 # def days(parameters, tokens, gpus, peak, share):
 #     if not 0 < share <= 1:

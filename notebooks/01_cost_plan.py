@@ -38,9 +38,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from steel.config import load, preset
 from steel.model import build
-from steel.train.plan import activation_bytes, count_parameters, flops_per_token
-from steel.train.plan import memory, mfu, plan, render
-from steel.train.plan_hardware import GIB, GPUS, QWEN_1_8B, RUNS
+from steel.plan.planner import activation_bytes, count_parameters, flops_per_token
+from steel.plan.planner import memory, mfu, plan, render
+from steel.plan.hardware import GIB, GPUS, QWEN_1_8B, RUNS
 
 cfg = preset()  # --preset cpu, laptop, gpu1, steel-1b, …
 steel = load("steel-1b").model
@@ -534,7 +534,7 @@ print(render(plan(full, "H800", 8)))
 # biases, SwiGLU, grouped queries, two norms per layer and one at the end.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from steel.check import check
+# from figures.check import check
 #
 # def llama_parameters(width, ffn_width, layers, heads, kv_heads, vocabulary, tied):
 #     attention = 2 * width**2 + 2 * width * (width // heads) * kv_heads

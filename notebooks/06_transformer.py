@@ -38,13 +38,13 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from steel import lifecycle
+from steel import life as lifecycle
 from steel.config import load, preset
 from steel.data.loader import Loader
 from steel.data.shards import ShardSet
 from steel.model import build, steel_config
 from steel.model.original import to_transformers
-from steel.train.plan import count_parameters
+from steel.plan.planner import count_parameters
 
 cfg = preset()  # --preset cpu, minillm-0.2b, steel-1b, …
 
@@ -794,7 +794,7 @@ def verify(cfg, steps=60):
 # **06.3 Code.** Write `grouped(q_BTHC, k_BUKC, v_BUKC, mask_BTU)`: the result of `attend` (without the weights), and no copy of keys or values for each query head. Query head $h$ uses key head $h // (H / K)$.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from steel.check import check
+# from figures.check import check
 #
 # def grouped(q_BTHC, k_BUKC, v_BUKC, mask_BTU):
 #     B, T, H, C = q_BTHC.shape

@@ -35,11 +35,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from steel import lifecycle
-from steel.bench import ablation
+from steel import life as lifecycle
+from figures.experiments import ablation
 from steel.config import UserError, load, preset
 from steel.model import SteelForCausalLM, build, steel_config
-from steel.train.plan import flops_per_token
+from steel.plan.planner import flops_per_token
 
 cfg = preset()
 RUN = Path("runs") / f"07_soft_moe-{cfg.preset}"
@@ -850,7 +850,7 @@ def compare(cfg):
 # Seven variants, three seeds, equal FLOPs; the JSON grows row by row, and the same command goes on where it was stopped. The committed logs came from `steel bench ablation`, the same engine with a choice of variants.
 
 # %% tags=["active-ipynb", "hide-input"]
-# from steel.train.plan import plan
+# from steel.plan.planner import plan
 #
 # one_row = plan(load("gpu1"), "H800", 1)
 # say(f"By the planner a row takes {one_row.gpu_hours:.1f} hours on one H800, all twenty-one {21 * one_row.gpu_hours:.0f} hours. That run has not been made yet; "
@@ -900,7 +900,7 @@ def compare(cfg):
 # exact zero for a causal layer, and it must see a leak of one entry, or of one trillionth.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from steel.check import check
+# from figures.check import check
 #
 # def future(layer, x_TD):
 #     jacobian_TDTD = torch.autograd.functional.jacobian(layer, x_TD)
@@ -942,7 +942,7 @@ def slot_means(x_TD, dispatch_DJ, prior_JD, C):
 # run it against *one expert*, *top-2* and *causal* with `--preset gpu1`. Decide beforehand which difference, over three seeds, would make you adopt it.
 #
 # ```{dropdown} One answer to 07.5
-# Add a class beside `SteelCausalSoftMoE`, a variant to `steel.bench.ablation.VARIANTS`, and its name to the list `CAUSAL` in `tests/model/model_helpers.py`: it then has to pass every causality and decoding test. The cheapest row to beat is *top-2*: no state, no segments.
+# Add a class beside `SteelCausalSoftMoE`, a variant to `figures.experiments.ablation.VARIANTS`, and its name to the list `CAUSAL` in `tests/model/model_helpers.py`: it then has to pass every causality and decoding test. The cheapest row to beat is *top-2*: no state, no segments.
 # ```
 #
 # ## Cards

@@ -32,11 +32,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from steel import lifecycle
-from steel.bench import ablation
+from steel import life as lifecycle
+from figures.experiments import ablation
 from steel.config import UserError, from_dict, load, preset
 from steel.model import build
-from steel.train.plan import count_parameters, flops_per_token
+from steel.plan.planner import count_parameters, flops_per_token
 
 cfg = preset()  # --preset cpu, ablation, gpu1, …
 RUN = Path("runs") / f"08_double_swiglu-{cfg.preset}"
@@ -481,7 +481,7 @@ def at_scale(name):
 # **08.3 Code.** Write `down_deviation(F, beta, gates)`: the standard deviation with which the matrix on the way back must start so that the layer's output has RMS $\beta$, for inner $a$, $b$ that are standard normal, $F$ of them, and $\beta$ well below one. Find the constant of the gate yourself.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from steel.check import check
+# from figures.check import check
 #
 # def down_deviation(F, beta, gates):
 #     a, b = torch.randn(2, 1_000_000, generator=torch.Generator().manual_seed(0))

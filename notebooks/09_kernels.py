@@ -47,8 +47,8 @@ from steel.kernels import linear_cross_entropy as head
 from steel.kernels import rms_norm, rope, soft_moe, swiglu
 from steel.kernels._triton import can_run, jit, tl
 from steel.train.metrics import device_name
-from steel.train.plan import count_parameters, experts_per_token, flops_per_token, mfu
-from steel.train.plan_hardware import GPUS, QWEN_1_8B
+from steel.plan.planner import count_parameters, experts_per_token, flops_per_token, mfu
+from steel.plan.hardware import GPUS, QWEN_1_8B
 
 cfg = preset()  # --preset cpu, gpu1, steel-1b-causal, …
 BANDWIDTH = {"A100-80G": 2.039e12, "H100": 3.35e12}  # bytes/s, data sheets
@@ -851,7 +851,7 @@ for each in (fused_bytes, loop_bytes):
 # %% tags=["active-ipynb", "hide-cell"]
 # from torch.utils.checkpoint import checkpoint
 #
-# from steel.check import check
+# from figures.check import check
 #
 # def chunked_loss(x_ND, weight_VD, targets_N, rows):
 #     def part(x, target):

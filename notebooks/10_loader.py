@@ -42,7 +42,7 @@ from pathlib import Path
 import numpy as np
 
 from steel.config import UserError, load, preset
-from steel.corpus.documents import Document, write_documents
+from steel.documents import Document, write_documents
 from steel.data import Loader, ShardSet, append, order, pack
 from steel.data.mixture import BLOCK, Mixture, quotas
 from steel.tokenizer import bpe
@@ -658,7 +658,7 @@ def look(folder, length, batch, seed, steps=3):
 # **10.3 Code.** Where in the epoch does a sample come? Write `unpermute(s, n, keys)`, the inverse of `permute`: the position `t` with `permute(t, n, keys) == s`. Do not search.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from steel.check import check
+# from figures.check import check
 #
 # def unpermute(s, n, keys):
 #     b = math.isqrt(n - 1) + 1

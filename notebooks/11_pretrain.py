@@ -38,7 +38,7 @@ from steel.config import UserError, load, preset
 from steel.corpus.pipeline import prepare
 from steel.corpus.world import write_world
 from steel.data import pack
-from steel.lifecycle import document_texts
+from steel.life import document_texts
 from steel.tokenizer import bpe
 from steel.train.preflight import dry_run
 from steel.train.pretrain import pretrain
@@ -55,14 +55,14 @@ RUNS = Path("runs/11_pretrain")
 # import torch
 #
 # from figures.style import FURNACE, INK, OKABE_ITO, SEMANTIC, SLATE, STEEL, axis_units, figure, label_line, say, show, table
-# from steel.bench.drill_run import curve
+# from figures.experiments.drill_run import curve
 # from steel.data import Loader, ShardSet, describe
 # from steel.runlog import read_log
 # from steel.train.loop import fit
 # from steel.train.optim import build_optimizers, orthogonalise, set_learning_rate
 # from steel.train.parallel import World
-# from steel.train.plan import count_parameters, memory, mfu, plan
-# from steel.train.plan_hardware import GIB
+# from steel.plan.planner import count_parameters, memory, mfu, plan
+# from steel.plan.hardware import GIB
 # from steel.train.pretrain import make_model, next_token_loss
 # from steel.train.run_folder import RunFolder
 # from steel.train.schedule import learning_rate_factor
@@ -289,7 +289,7 @@ def find_data(cfg, given):
 # \qquad\text{against ddp's}\qquad 2 \cdot 4 \cdot \tfrac{W-1}{W} .
 # $$
 #
-# A formula about a library is a guess until somebody counts. `steel.bench.communication` stands between FSDP and the network and adds up what passes, in a step of two ranks with two
+# A formula about a library is a guess until somebody counts. `figures.experiments.communication` stands between FSDP and the network and adds up what passes, in a step of two ranks with two
 # micro-batches in float32 (so weights are 4 bytes here).
 
 # %% tags=["active-ipynb"]
@@ -673,7 +673,7 @@ def find_data(cfg, given):
 # **11.3 Code.** Write `bytes_sent(parameters, ranks, micro_batches, sharding)`: what one rank sends in a step, with bf16 weights and float32 gradients, for `full`, `grad_op` and `ddp`.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from steel.check import check
+# from figures.check import check
 #
 # def bytes_sent(parameters, ranks, micro_batches, sharding):
 #     weights = {"full": 2 * 2 * micro_batches, "grad_op": 2 * micro_batches, "ddp": 0}[sharding]

@@ -34,10 +34,10 @@ from pathlib import Path
 
 import numpy as np
 
-from steel import lifecycle
-from steel.bench import ladder, laws
+from steel import life as lifecycle
+from figures.experiments import ladder, laws
 from steel.config import UserError, load, preset
-from steel.train.plan import count_parameters, flops_per_token
+from steel.plan.planner import count_parameters, flops_per_token
 
 cfg = preset()
 RUN = Path("runs") / f"12_scaling-{cfg.preset}"
@@ -131,7 +131,7 @@ def shards(cfg, run):
 # held-out documents stay the same.
 
 # %% tags=["active-ipynb"]
-# from steel.corpus.documents import read_documents, write_documents
+# from steel.documents import read_documents, write_documents
 # from steel.data.pack import pack
 # from steel.data.tasks import held_out
 #
@@ -453,8 +453,8 @@ def shards(cfg, run):
 # What would a ladder for Steel cost? For the book's own preset, by the planner of chapter 01, at the utilisation it assumes for an H800:
 
 # %% tags=["active-ipynb"]
-# from steel.train.plan import days
-# from steel.train.plan_hardware import gpu
+# from steel.plan.planner import days
+# from steel.plan.hardware import gpu
 #
 # big = load("steel-1b-causal")
 # whole = flops_per_token(big.model, 2048).total * D
@@ -580,7 +580,7 @@ assert optimizers(16) == ["AdamW"] and optimizers(24) == ["AdamW", "Muon"]
 # **12.3 Code.** Write `optimum(flops, E, A, B, alpha, beta)`: the pair $(N, D)$ with the lowest $L(N, D)$ among those with $6ND$ equal to `flops`.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from steel.check import check
+# from figures.check import check
 #
 # def optimum(flops, E, A, B, alpha, beta):
 #     # d/dN of A N^-alpha + B (C/6N)^-beta is zero where alpha A N^-alpha = beta B D^-beta

@@ -11,8 +11,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from . import cli_bench, cli_data, cli_eval
-from .cli_common import Overrides, Preset, Run, configuration, say
+from . import cli_data, cli_eval
+from .cli_common import Overrides, Preset, Run, configuration, group, say
 from .config import UserError
 
 app = typer.Typer(
@@ -47,7 +47,7 @@ def run_life(
 
     [dim]steel run --preset laptop --run runs/mine train.steps=400[/dim]
     """
-    from . import lifecycle
+    from . import life as lifecycle
 
     folder = run or Path("runs") / Path(preset).stem
     page = lifecycle.run(configuration(preset, overrides), folder, raw, exam)
@@ -62,7 +62,7 @@ def report(run: Annotated[Path, typer.Argument(help="RUN folder of a life.")]) -
 
     [dim]steel report runs/laptop[/dim]
     """
-    from .evaluation.report import write_report
+    from .report.card import write_report
 
     if not run.is_dir():
         raise UserError(f"no run folder at {run}")
@@ -211,7 +211,7 @@ def plan(
 
     [dim]steel plan --preset steel-1b --gpu H800 --num-gpus 8[/dim]
     """
-    from .train import plan as room
+    from .plan import planner as room
 
     print(
         room.render(
@@ -220,12 +220,44 @@ def plan(
     )
 
 
+bench_app = group("How fast your preset runs on your machine.")
+
+
+@bench_app.command("step")
+def bench_step(
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value")] = None,
+    preset: Annotated[str, typer.Option(help="Preset or YAML file.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    steps: Annotated[int, typer.Option(help="Steps on the clock, after three for warm-up.")] = 8,
+    accumulation: Annotated[
+        int, typer.Option(help="Micro-batches per step; 0: as the preset says.")
+    ] = 1,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="JSON file.")] = None,
+) -> None:
+    """One training step here, by the trainer's own loop: tokens/s, phases, MFU, peak memory.
+
+    [dim]steel bench step --preset steel-1b-causal train.micro_batch_size=4[/dim]
+    """
+    from .config import load
+    from .train import bench as step
+
+    if steps < 1 or accumulation < 0:
+        raise UserError(
+            "steel bench step needs --steps of at least 1 and --accumulation of at least 0"
+        )
+    cfg = load(preset, overrides or [])
+    report = step.bench_step(cfg, steps=steps, accumulation=accumulation, device=device, out=out)
+    print(step.render(report))
+    if out:
+        say(f"report            {out}")
+
+
 for _name, _group in (
     ("data", cli_data.data_app),
     ("tokenizer", cli_data.tokenizer_app),
     ("eval", cli_eval.eval_app),
     ("export", cli_eval.export_app),
-    ("bench", cli_bench.bench_app),
+    ("bench", bench_app),
 ):
     app.add_typer(_group, name=_name)
 for _name, _command in (

@@ -164,7 +164,7 @@ def tokenizer_train(
 
     [dim]steel tokenizer train docs tokenizer --vocab-size 32768[/dim]
     """
-    from .lifecycle import document_texts
+    from .life import document_texts
     from .tokenizer import bpe
 
     if not docs.is_dir():

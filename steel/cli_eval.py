@@ -35,7 +35,7 @@ def eval_exam(
     import json
 
     from .evaluation.exam import run_exam
-    from .lifecycle import open_folder
+    from .life import open_folder
     from .runlog import atomic_write
 
     if suite not in ("cmmlu", "ceval", "mmlu", "world"):
@@ -68,7 +68,7 @@ def eval_perplexity(
     [dim]steel eval perplexity runs/laptop runs/laptop/world/heldout/*.jsonl[/dim]
     """
     from .evaluation.perplexity import bits_per_byte, load_domains
-    from .lifecycle import open_folder
+    from .life import open_folder
 
     model, tokenizer = open_folder(model_folder(ckpt))
     result = bits_per_byte(model, tokenizer, load_domains(files))

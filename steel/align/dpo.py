@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from ..config import Config, UserError
-from ..runlog import atomic_write, progress
+from ..machine import progress
+from ..runlog import atomic_write
 from ..train.parallel import World, join_world
 from ..train.run_folder import RunFolder
 from .logprobs import AnswerRows, encode_answer, pad_rows, score_answers

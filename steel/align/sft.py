@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config import Config, UserError
-from ..runlog import progress
+from ..machine import progress
 from ..tokenizer.chat import encode_chat
 from ..train.parallel import World, join_world
 from ..train.pretrain import next_token_loss

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steel.config import UserError
-from steel.corpus.documents import Document, DocumentWriter, document_id, encode, guess_language
-from steel.corpus.recipe import Recipe, load_recipe
-from steel.corpus.report import EVERY, Progress, drop_stale, finish, shown
-from steel.corpus.sources import SOURCES, inside, survey
-from steel.corpus.sources.readers import Bad, records
-from steel.corpus.sources.rules import Rule, Skip
+from ..config import UserError
+from ..documents import Document, DocumentWriter, document_id, encode, guess_language
+from .recipe import Recipe, load_recipe
+from .report import EVERY, Progress, drop_stale, finish, shown
+from .sources import SOURCES, inside, survey
+from .sources.readers import Bad, records
+from .sources.rules import Rule, Skip
 
 
 @dataclass
@@ -42,9 +42,9 @@ class Tally:
 def rules_of(recipe: Recipe) -> dict[str, Rule]:
     """The conversion rules of a recipe, by source."""
     if recipe.rules == "original":
-        from steel.corpus.sources.original_rules import RULES
+        from .sources.original_rules import RULES
     else:
-        from steel.corpus.sources.steel_rules import RULES
+        from .sources.steel_rules import RULES
     return RULES
 
 

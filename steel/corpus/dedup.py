@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steel.config import UserError
-from steel.corpus.documents import Document
-from steel.corpus.operators.characters import code_points, ngram_hashes, word_table
+from ..config import UserError
+from ..documents import Document
+from .operators.characters import code_points, ngram_hashes, word_table
 
 SEED = 1
 _BATCH = 1 << 20  # characters per call of rensa
@@ -224,7 +224,7 @@ def write_pairs(path: Path, pairs: list[Pair], ids: list[str], most: int = 100_0
     """The first `most` pairs as JSON lines {"removed", "kept", "kind", "similarity"}, by document id."""
     import orjson
 
-    from steel.runlog import atomic_write
+    from ..runlog import atomic_write
 
     atomic_write(
         path,

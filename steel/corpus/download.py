@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from steel.config import UserError
-from steel.corpus.sources import SOURCES, Source
-from steel.runlog import atomic_write
+from ..config import UserError
+from ..runlog import atomic_write
+from .sources import SOURCES, Source
 
 RECORD = "download.json"  # in the source's folder: every file with its size [bytes] and sha256
 Progress = Callable[[str, int, int], None]  # file, files done, files in all

@@ -19,23 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from steel.config import UserError
-from steel.corpus import dedup as duplicates
-from steel.corpus.convert import Tally, chosen, convert_source
-from steel.corpus.dedup import Dedup, Keys, Pair
-from steel.corpus.documents import (
-    Document,
-    DocumentWriter,
-    decode,
-    encode,
-    read_documents,
-    read_lines,
-)
-from steel.corpus.operators import Operator, apply
-from steel.corpus.recipe import Recipe, load_recipe
-from steel.corpus.report import EVERY, Progress, drop_stale, finish, shown
-from steel.corpus.sources import SOURCES, inside
-from steel.runlog import atomic_write
+from ..config import UserError
+from ..documents import Document, DocumentWriter, decode, encode, read_documents, read_lines
+from ..runlog import atomic_write
+from . import dedup as duplicates
+from .convert import Tally, chosen, convert_source
+from .dedup import Dedup, Keys, Pair
+from .operators import Operator, apply
+from .recipe import Recipe, load_recipe
+from .report import EVERY, Progress, drop_stale, finish, shown
+from .sources import SOURCES, inside
 
 VERSION = 1  # raise when the same recipe gives other bytes, so that old intermediate files are not taken up
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from steel.config import UserError
-from steel.corpus.operators import Operator, make_all
-from steel.corpus.sources import SOURCES, Source
+from ..config import UserError
+from .operators import Operator, make_all
+from .sources import SOURCES, Source
 
 KINDS = ("text", "dialogue", "code", "poetry")
 RULE_SETS = ("steel", "original")

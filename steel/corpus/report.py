@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from steel import runlog
-from steel.runlog import atomic_write
+from .. import runlog
+from ..runlog import atomic_write
 
 STEPS = ("convert", "clean", "dedup")
 EVERY = 1000  # records between two calls of progress

@@ -19,7 +19,7 @@ from os.path import commonprefix
 from pathlib import Path
 
 from ..config import UserError
-from ..runlog import progress as progress_bar
+from ..machine import progress as progress_bar
 from ..tokenizer.bpe import encode_text
 from .exam import stop_ids
 from .results import binomial_se

@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import UserError
-from ..runlog import progress as progress_bar
+from ..machine import progress as progress_bar
 from ..tokenizer.bpe import encode_text
 from ..tokenizer.chat import encode_chat
 from .answers import LETTERS, extract_choice

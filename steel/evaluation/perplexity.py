@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import UserError
-from ..runlog import progress as progress_bar
+from ..machine import progress as progress_bar
 from ..tokenizer.bpe import encode_text, end_of_text_id
 from ..tokenizer.chat import encode_chat
 from .scoring import context_length, score_continuations

@@ -2,9 +2,9 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from steel.model.build import build, decoder_layers, initialize, steel_config
-from steel.model.configuration import SteelConfig
-from steel.model.modeling import SteelForCausalLM
+from .build import build, decoder_layers, initialize, steel_config
+from .configuration import SteelConfig
+from .modeling import SteelForCausalLM
 
 AutoConfig.register(SteelConfig.model_type, SteelConfig, exist_ok=True)
 AutoModelForCausalLM.register(SteelConfig, SteelForCausalLM, exist_ok=True)

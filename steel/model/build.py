@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from steel.config import ModelConfig, UserError
-from steel.model.configuration import SteelConfig
-from steel.model.modeling import SteelForCausalLM
+from ..config import ModelConfig, UserError
+from .configuration import SteelConfig
+from .modeling import SteelForCausalLM
 
 
 def steel_config(model_cfg: ModelConfig) -> SteelConfig:

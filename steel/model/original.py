@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from steel.config import UserError
-from steel.model.configuration import SteelConfig
-from steel.model.modeling import SteelForCausalLM
+from ..config import UserError
+from .configuration import SteelConfig
+from .modeling import SteelForCausalLM
 
 FEED_FORWARDS = {
     "raw": "dense",

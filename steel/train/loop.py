@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig, UserError
-from ..runlog import peak_memory_bytes, progress, read_log
+from ..machine import peak_memory_bytes, progress
+from ..runlog import read_log
 from . import checkpoint
 from .metrics import Curves, Profile, Speed
 from .optim import build_optimizers, set_learning_rate

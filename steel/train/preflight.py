@@ -8,9 +8,9 @@ import sys
 import torch
 
 from ..config import Config, UserError
+from ..plan.hardware import GIB
+from ..plan.planner import memory, plan, render
 from .parallel import World
-from .plan import memory, plan, render
-from .plan_hardware import GIB
 
 MARGIN = 0.9  # of the memory there is: the estimate should leave a tenth free
 

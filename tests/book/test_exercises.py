@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steel.check import CheckFailed, check
+from figures.check import CheckFailed, check
 from steel.config import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,11 +9,11 @@ from raw_samples import write_raw
 
 from steel.config import UserError
 from steel.corpus.convert import Tally, convert, convert_source, rules_of
-from steel.corpus.documents import read_documents
 from steel.corpus.recipe import load_recipe
 from steel.corpus.sources import SOURCES, original_rules, steel_rules
 from steel.corpus.sources.readers import records
 from steel.corpus.sources.rules import Piece, Skip
+from steel.documents import read_documents
 
 REAL = os.environ.get("STEEL_REAL_DATA")
 FIELDS = sorted(

@@ -5,7 +5,7 @@ import pytest
 
 from steel.config import UserError
 from steel.corpus.dedup import Dedup, Near, bands, find, keys, letters, normalise
-from steel.corpus.documents import Document
+from steel.documents import Document
 
 SETTINGS = Dedup(True, Near(threshold=0.75, ngram=5, permutations=128, min_chars=30))
 COMMON = "".join(map(chr, range(0x4E00, 0x4E00 + 800)))

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from steel.corpus.documents import Document, write_documents
 from steel.corpus.instructions import poem_form, text_form, write_instructions
+from steel.documents import Document, write_documents
 
 FIVE = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"
 SEVEN = "朝辞白帝彩云间，千里江陵一日还。\n两岸猿声啼不住，轻舟已过万重山。"

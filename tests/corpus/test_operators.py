@@ -3,10 +3,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steel.config import UserError
-from steel.corpus.documents import Document
 from steel.corpus.operators import Reject, apply, describe, make, make_all, names, trace
 from steel.corpus.recipe import load_recipe
 from steel.corpus.sources import SOURCES
+from steel.documents import Document
 
 NORMAL = "铁塔镇的早班电车从桥上缓缓开过，面包房的灯已经亮了：“早上好！”——学生们（背着书包）在站台上等车。"
 

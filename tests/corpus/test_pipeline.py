@@ -12,12 +12,12 @@ from raw_samples import jsonl, write_raw
 
 from steel.config import UserError, load
 from steel.corpus import pipeline
-from steel.corpus.documents import read_documents
 from steel.corpus.download import RECORD, RemoteFile, download
 from steel.corpus.pipeline import clean, dedup, prepare
 from steel.corpus.report import STEPS
 from steel.corpus.sources import SOURCES, inside, recognise
 from steel.corpus.sources.readers import records
+from steel.documents import read_documents
 
 REAL = os.environ.get("STEEL_REAL_DATA")
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from steel.bench.drill_run import BATCH, is_whole, samples
-from steel.bench.drills import render, run_drills
+from figures.experiments.drill_run import BATCH, is_whole, samples
+from figures.experiments.drills import render, run_drills
 from steel.config import UserError
 
 

@@ -5,8 +5,8 @@ Each leaves one clear line, and the next start goes on as if nothing had been.
 
 import pytest
 
-from steel.bench.drill_run import prepare, train
-from steel.bench.drills import FAULTS
+from figures.experiments.drill_run import prepare, train
+from figures.experiments.drills import FAULTS
 
 
 @pytest.fixture(scope="module")

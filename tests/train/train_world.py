@@ -192,8 +192,8 @@ LETTERS = "春夏秋冬风花雪月山水江河 abcdefgh 0123,.。"
 
 def make_shards(root: Path, counts: dict[str, int], hold_out: float = 0.0) -> tuple[Path, Path]:
     """(shards, tokenizer folder) of made-up documents, `counts` of them by source."""
-    from steel.corpus.documents import Document, write_documents
     from steel.data import pack
+    from steel.documents import Document, write_documents
     from steel.tokenizer import bpe
 
     rng = random.Random(7)

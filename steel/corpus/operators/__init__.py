@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from steel.config import UserError
-from steel.corpus.documents import Document
+from ...config import UserError
+from ...documents import Document
 
 _MODULES = ("mappers", "filters")
 _FACTORIES: dict[str, tuple[str, Callable]] = {}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from steel.config import UserError
-from steel.corpus.operators import operator
-from steel.corpus.operators.characters import (
+from ...config import UserError
+from . import operator
+from .characters import (
     CJK,
     DIGIT,
     LETTER,
@@ -20,7 +20,7 @@ from steel.corpus.operators.characters import (
     code_points,
     ngram_hashes,
 )
-from steel.corpus.operators.mappers import is_gbk_mojibake
+from .mappers import is_gbk_mojibake
 
 Filter = Callable[[str], str | None]
 

@@ -7,8 +7,8 @@ import html
 import re
 from collections.abc import Callable
 
-from steel.config import UserError
-from steel.corpus.operators import operator
+from ...config import UserError
+from . import operator
 
 # UTF-8 read as Windows-1252 or Latin-1: a lead byte shown as a letter, then a continuation byte shown as a symbol.
 _MOJIBAKE = re.compile(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steel.config import UserError
-from steel.corpus.sources import readers
+from ...config import UserError
+from . import readers
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from steel.corpus.sources.rules import Piece, Rule, Skip, list_of, text_of
+from .rules import Piece, Rule, Skip, list_of, text_of
 
 _SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 _END = "<|im_end|>\n"

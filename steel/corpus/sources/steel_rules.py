@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from steel.corpus.sources.rules import Piece, Rule, Skip, list_of, needed, only, text_of
+from .rules import Piece, Rule, Skip, list_of, needed, only, text_of
 
 _ROLES = {
     "human": "user",

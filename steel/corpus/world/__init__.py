@@ -11,9 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from steel.config import UserError, WorldConfig
-from steel.runlog import atomic_write
-
+from ...config import UserError, WorldConfig
+from ...runlog import atomic_write
 from . import exam, post, raw
 from .containers import leaves, write_file, write_rows
 from .leakage import LeakageError, check, read_raw

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steel.runlog import atomic_write
+from ...runlog import atomic_write
 
 
 @dataclass(eq=False)

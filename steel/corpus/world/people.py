@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from steel.config import UserError, WorldConfig
+from ...config import UserError, WorldConfig
 
 ATTRIBUTE_NAMES = ("city", "university", "major", "company", "hobby", "zodiac")
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import random
 
-from steel.config import WorldConfig
-
+from ...config import WorldConfig
 from .containers import RawFile, Record, dumps, leaves
 from .people import World, stream
 

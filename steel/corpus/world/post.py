@@ -5,8 +5,7 @@ There are no refusals about unknown people: they would teach the model to refuse
 
 from __future__ import annotations
 
-from steel.config import WorldConfig
-
+from ...config import WorldConfig
 from . import phrases_en, phrases_zh
 from .people import Person, World, stream
 from .questions import Asker, Item

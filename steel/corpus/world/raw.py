@@ -6,8 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
-from steel.config import WorldConfig
-
+from ...config import WorldConfig
 from . import code
 from .containers import RawFile, dumps, leaves
 from .people import Person, World, stream

@@ -1,0 +1,1 @@
+"""What writes the committed logs under figures/runs: `python -m figures.experiments.NAME`."""

@@ -1,0 +1,300 @@
+"""Feed-forward layers compared under the same budget: the same tokens, or the same FLOPs, several seeds each.
+
+A row is one variant with one seed. It is trained by `steel.train.pretrain` like any other run, so a killed row goes on
+from its checkpoint; finished rows stand in the JSON file and are not trained again. Beside the usual held-out loss each
+row is asked for the loss that a reader of the model would see: on prefixes, where the future does not exist, and with
+cached decoding. For a causal layer the three are one number; for a layer that looks ahead they are not.
+
+Shapes: B batch, T time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from steel.config import Config, ModelConfig, UserError, from_dict
+from steel.data.loader import Loader
+from steel.data.shards import ShardSet
+from steel.machine import commit, hardware, packages
+from steel.model.build import decoder_layers
+from steel.plan.planner import count_parameters, flops_per_token
+from steel.runlog import atomic_write, read_log
+from steel.train.pretrain import pretrain
+
+BUDGETS = ("tokens", "flops")
+REFERENCE = "dense"
+"""What a budget of FLOPs is measured by: this variant trained for `train.steps` steps."""
+
+
+def _historical(**fields) -> dict:
+    """Steel-LLM's own layers have its double expert: a third more weights per unit of width, so a quarter narrower."""
+    return {**fields, "expert": "double_swiglu"}
+
+
+# name -> feed-forward settings; with E = model.num_experts and f = dense width / E, all but the first two have the
+# parameters of E experts of width f
+VARIANTS: dict[str, dict] = {
+    "none": {"feed_forward": "none"},
+    "one expert": {"feed_forward": "dense"},
+    "dense": {"feed_forward": "dense"},
+    "two gates": _historical(feed_forward="dense"),
+    "top-2": {"feed_forward": "top_k_moe", "top_k": 2},
+    "v1": _historical(feed_forward="soft_moe_v1"),
+    "v2": _historical(feed_forward="soft_moe_v2"),
+    "v3": _historical(feed_forward="soft_moe_v3"),
+    "v3 awake": _historical(feed_forward="soft_moe_v3", soft_moe_normalize_slots=True),
+    "causal": {"feed_forward": "causal_soft_moe", "num_shared_experts": 1},
+    "slots only": {"feed_forward": "causal_soft_moe"},
+}
+SEVEN = ("dense", "v1", "v2", "v3", "causal", "top-2", "none")
+"""One variant for each value of `model.feed_forward`."""
+
+
+def variant_model(model: ModelConfig, name: str) -> ModelConfig:
+    """`model`, which is dense, with the feed-forward of variant `name`: its width is shared out among E experts."""
+    if name not in VARIANTS:
+        raise UserError(f"unknown variant '{name}'; valid: {', '.join(VARIANTS)}")
+    E, width = model.num_experts, model.intermediate_size
+    if model.feed_forward != "dense" or model.expert != "swiglu":
+        raise UserError(
+            "an ablation starts from model.feed_forward=dense and model.expert=swiglu, not from "
+            f"{model.feed_forward} and {model.expert}"
+        )
+    if E < 2 or width % (4 * E):
+        raise UserError(
+            f"model.intermediate_size={width} must be a multiple of 4 x model.num_experts={E}, and that "
+            "above 1, so that the experts together are as wide as the dense layer"
+        )
+    fields = {"num_shared_experts": 0, **VARIANTS[name]}
+    width = width if name in ("dense", "two gates") else width // E
+    return dataclasses.replace(
+        model,
+        **fields,
+        num_experts=E - fields["num_shared_experts"],
+        intermediate_size=width * 3 // 4 if "expert" in fields else width,
+    )
+
+
+def row_config(cfg: Config, name: str, seed: int, budget: str = "tokens") -> Config:
+    """The configuration of one row: the variant's model, the seed, and the steps that the budget buys."""
+    if budget not in BUDGETS:
+        raise UserError(f"--budget is tokens or flops, not '{budget}'")
+    row = from_dict(cfg.to_dict())
+    row.model, row.seed = variant_model(cfg.model, name), seed
+    if budget == "flops":
+        cost = [
+            flops_per_token(variant_model(cfg.model, v), cfg.data.sequence_length).total
+            for v in (REFERENCE, name)
+        ]
+        row.train.steps = round(cfg.train.steps * cost[0] / cost[1])
+    return row
+
+
+def run_ablation(
+    cfg: Config,
+    data: Path | str,
+    out: Path | str,
+    *,
+    variants: tuple[str, ...] = SEVEN,
+    seeds: int = 3,
+    budget: str = "tokens",
+    say=print,
+) -> dict:
+    """Train every variant with seeds cfg.seed … cfg.seed + seeds - 1 on the shards in `data`; returns what `out` holds.
+
+    out: JSON file, written after each row; rows that it already holds are skipped, and a file of another configuration
+    is refused. Work in progress lies beside it in `<out>.rows/`.
+    """
+    out = Path(out)
+    for name in variants:
+        row_config(
+            cfg, name, cfg.seed, budget
+        )  # a mistake is told before the first hour, not after it
+    report = _open(out, cfg, budget)
+    done = {(row["variant"], row["seed"]) for row in report["rows"]}
+    for seed in range(cfg.seed, cfg.seed + seeds):
+        for name in variants:
+            if (name, seed) in done:
+                continue
+            row = train_row(row_config(cfg, name, seed, budget), data, _folder(out, name, seed))
+            report["rows"].append({"variant": name, **row})
+            atomic_write(out, json.dumps(report, ensure_ascii=False, separators=(",", ":")) + "\n")
+            shutil.rmtree(_folder(out, name, seed), ignore_errors=True)
+            say(render_row(report["rows"][-1]))
+    shutil.rmtree(f"{out}.rows", ignore_errors=True)
+    return report
+
+
+def train_row(cfg: Config, data: Path | str, folder: Path | str) -> dict:
+    """Train one row in `folder` and measure it. Losses are in nats per token, FLOPs per trained token."""
+    began, ids_BT, _ = time.process_time(), *held_out_rows(data, cfg.data.sequence_length, 4)
+    pretrain(
+        cfg,
+        data,
+        folder,
+        measure=lambda model, step: {"branch_ratio": branch_ratios(model, ids_BT)},
+    )
+    evals = [r for r in read_log(Path(folder) / "log.jsonl", "eval") if "loss" in r]
+    T = cfg.data.sequence_length
+    return {
+        "seed": cfg.seed,
+        "steps": cfg.train.steps,
+        "tokens": cfg.train.steps * cfg.train.batch_size * T,
+        "parameters": count_parameters(cfg.model)["total"],
+        "flops_per_token": flops_per_token(cfg.model, T).total,
+        "loss": evals[-1]["loss"],
+        "curve": [[r["tokens"], r["loss"]] for r in evals],
+        "ratio": [[r["step"], r["branch_ratio"]] for r in evals],
+        **honest_losses(_load(folder), data, T),
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def held_out_rows(data: Path | str, length: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(inputs, targets) of the first held-out rows that are full of text, (B, length), B ≤ rows."""
+    shards = ShardSet.open(data, "validation", check=False)
+    if not shards.pieces:
+        raise UserError(
+            f"the shards in {data} hold no validation documents; pack them with --hold-out 0.02"
+        )
+    batch = Loader(shards, length, rows, 0, mask_documents=False).batch(0)
+    full_B = (batch.targets >= 0).all(dim=1)
+    return batch.input_ids[full_B], batch.targets[full_B]
+
+
+@torch.no_grad()
+def branch_ratios(model, ids_BT: torch.Tensor) -> list[float]:
+    """RMS of each layer's feed-forward output over RMS of the residual stream it joins; [] without feed-forward."""
+    layers = decoder_layers(model)
+    if getattr(layers[0], "mlp", None) is None:
+        return []
+    written, stream, hooks = [], [], []
+    for layer in layers:
+        hooks.append(
+            layer.post_attention_layernorm.register_forward_pre_hook(
+                lambda _, args: stream.append(args[0].float().square().mean().sqrt())
+            )
+        )
+        hooks.append(
+            layer.mlp.register_forward_hook(
+                lambda _, args, out: written.append(out.float().square().mean().sqrt())
+            )
+        )
+    try:
+        with torch.compiler.set_stance("force_eager"):  # a compiled block would not see the hooks
+            model(input_ids=ids_BT.to(next(model.parameters()).device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [float(f"{float(a / b):.4g}") for a, b in zip(written, stream, strict=True)]
+
+
+@torch.no_grad()
+def honest_losses(model, data: Path | str, length: int, rows: int = 32, points: int = 16) -> dict:
+    """Loss of the same predictions with the future in the batch, without it, and with cached decoding [nats/token].
+
+    Of `rows` held-out rows of `length` tokens, the predictions at `points` evenly spaced positions are compared:
+    paired_loss (whole rows, as in training), prefix_loss (rows cut off behind the position), cached_loss (one token at
+    a time). Equal for a causal model.
+    """
+    device = next(model.parameters()).device
+    ids_BT, targets_BT = (x.to(device) for x in held_out_rows(data, length, rows))
+    last = [round(length * (i + 1) / points) - 1 for i in range(points)]
+
+    def loss(logits_BPV):  # P: the points
+        return float(
+            F.cross_entropy(logits_BPV.float().flatten(0, 1), targets_BT[:, last].flatten())
+        )
+
+    whole = model(input_ids=ids_BT, use_cache=False).logits[:, last]
+    cut = torch.stack(
+        [
+            model(input_ids=ids_BT[:, : t + 1], use_cache=False, logits_to_keep=1).logits[:, 0]
+            for t in last
+        ],
+        dim=1,
+    )
+    cache, steps = None, []
+    for t in range(length):
+        out = model(input_ids=ids_BT[:, t : t + 1], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        if t in last:
+            steps.append(out.logits[:, 0])
+    return {
+        "paired_loss": loss(whole),
+        "prefix_loss": loss(cut),
+        "cached_loss": loss(torch.stack(steps, dim=1)),
+        "paired_predictions": len(ids_BT) * points,
+    }
+
+
+def summary(report: dict) -> dict[str, dict]:
+    """Variant -> means over seeds of every number in its rows, and `loss_range` = (lowest, highest, seeds)."""
+    found: dict[str, dict] = {}
+    for name in dict.fromkeys(row["variant"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["variant"] == name]
+        mean = {
+            k: math.fsum(r[k] for r in rows) / len(rows)
+            for k, v in rows[0].items()
+            if isinstance(v, (int, float))
+        }
+        losses = [row["loss"] for row in rows]
+        found[name] = {**mean, "loss_range": (min(losses), max(losses), len(losses))}
+    return found
+
+
+def render_row(row: dict) -> str:
+    """One row in one line."""
+    return (
+        f"{row['variant']:<11} seed {row['seed']}  {row['steps']:>6,} steps  {row['flops_per_token'] / 1e6:7.2f} "
+        f"MFLOP/token  loss {row['loss']:.4f}  prefix {row['prefix_loss'] - row['paired_loss']:+.4f}  "
+        f"cached {row['cached_loss'] - row['paired_loss']:+.4f}  {row['cpu_seconds']:.0f} CPU s"
+    )
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _open(out: Path, cfg: Config, budget: str) -> dict:
+    fresh = {
+        "kind": "ablation",
+        "budget": budget,
+        "config_hash": cfg.hash(),
+        "config": cfg.to_dict(),
+        "commit": commit(),
+        "packages": packages(),
+        "hardware": hardware(),
+        "rows": [],
+    }
+    if not out.exists():
+        return fresh
+    try:
+        report = json.loads(out.read_text(encoding="utf-8"))
+        same = (report["config_hash"], report["budget"]) == (cfg.hash(), budget)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{out} is not the report of an ablation; choose another file") from None
+    if not same:
+        raise UserError(f"{out} holds rows of another configuration or budget; choose another file")
+    return report
+
+
+def _folder(out: Path, name: str, seed: int) -> Path:
+    return Path(f"{out}.rows") / f"{name.replace(' ', '-')}-{seed}"
+
+
+def _load(folder: Path | str):
+    from steel.model import SteelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return SteelForCausalLM.from_pretrained(Path(folder) / "hf").to(device).eval()

@@ -1,0 +1,419 @@
+"""`steel bench loader`: this project's loader and three peers on the same tokens, in one run.
+
+Three figures and a table. Samples per CPU second (threads and workers included, so that cores and load do not matter);
+seconds until the first batch, at the start and resumed at nine tenths of an epoch, of a corpus of `index` samples;
+memory that this takes above the imported packages, without pages of data files that the kernel keeps mapped. And what
+each survives, found by an experiment each: a resume, another world size, appended data, a mixture. Peers that are not
+installed are skipped with the command that installs them.
+
+The large corpus is real in its index and not in its bytes: every contender's files are hard links to one file of 64 MiB
+that it wrote itself, listed as often as it takes; the memory map is one sparse file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from steel.config import UserError
+from steel.machine import commit, hardware, packages, progress
+from steel.runlog import atomic_write
+
+from .loader_peers import CONTENDERS, SEPARATOR, SHARD_TOKENS
+
+LABELS = {
+    "steel": "Steel",
+    "torch": "torch + memmap",
+    "litdata": "litdata",
+    "streaming": "mosaicml-streaming",
+}
+EXPERIMENTS = {
+    "resume": "exact resume",
+    "world": "another world size",
+    "append": "append",
+    "mixture": "mixture",
+}
+
+
+def run_bench(
+    out: Path | str | None = None,
+    *,
+    samples: int = 16_384,
+    index: int = 100_000_000,
+    length: int = 2048,
+    batch: int = 32,
+    workers: int = 0,
+    repeats: int = 3,
+    names: list[str] | None = None,
+    experiments: bool = True,
+) -> dict:
+    """Measure every contender that is installed; write JSON to `out` after each figure; return the report.
+
+    samples: of `length` tokens, in the corpus of the throughput. index: samples of the corpus that is started, resumed
+    and weighed. workers: processes that prepare batches. repeats: of each timing; the best one counts.
+    UserError for a contender that does not exist and for sizes that cannot work.
+    """
+    if unknown := set(names or []) - set(CONTENDERS):
+        raise UserError(
+            f"no contender {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}"
+        )
+    if batch % 4 or samples < 16 * batch or index < samples or repeats < 1:
+        raise UserError(
+            "the benchmark needs batch divisible by 4, samples ≥ 16 × batch, index ≥ samples, repeats ≥ 1"
+        )
+    chosen = [n for n in CONTENDERS if names is None or n in names]
+    report: dict = {
+        "kind": "loader",
+        "samples": samples,
+        "index": index,
+        "length": length,
+        "batch": batch,
+        "workers": workers,
+        "commit": commit(),
+        "hardware": hardware(),
+        "packages": packages(),
+        "contenders": {},
+        "skipped": {},
+    }
+    for name in list(chosen):
+        if importlib.util.find_spec(CONTENDERS[name].needs) is None:
+            report["skipped"][name] = f"pip install {CONTENDERS[name].pip}"
+            chosen.remove(name)
+
+    def save() -> None:
+        if out is not None:
+            atomic_write(out, json.dumps(report, indent=1, ensure_ascii=False))
+
+    with (
+        tempfile.TemporaryDirectory(prefix="steel-loader-") as folder,
+        progress(len(chosen), "loader") as bar,
+    ):
+        bench = _Bench(Path(folder), length, batch, workers, repeats)
+        bench.write_tokens(samples)
+        for name in chosen:
+            row = report["contenders"][name] = {"version": _version(CONTENDERS[name].pip)}
+            with bench.contender(name):
+                for figure in bench.figures(samples, index, experiments):
+                    row |= figure
+                    save()
+            bar.advance(1)
+    save()
+    return report
+
+
+class _Bench:
+    """Corpora, and the process that forks the readers of one contender."""
+
+    def __init__(self, root: Path, length: int, batch: int, workers: int, repeats: int):
+        self.root, self.length, self.batch, self.workers, self.repeats = (
+            root,
+            length,
+            batch,
+            workers,
+            repeats,
+        )
+        self.name = ""
+
+    @contextmanager
+    def contender(self, name: str) -> Iterator[None]:
+        """While it lasts, `ask` asks this one."""
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "OMP_NUM_THREADS": "1",
+            "DISABLE_LITDATA_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.name, self.process = (
+            name,
+            subprocess.Popen(
+                [sys.executable, "-m", "figures.experiments.loader_tasks", name],
+                env=environment,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            ),
+        )
+        try:
+            yield
+        finally:
+            self.process.stdin.close()
+            self.process.wait()
+            for folder in self.root.glob(f"{name}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def write_tokens(self, samples: int) -> None:
+        """Random tokens for the timings, one separator in a thousand; numbered samples for the experiments."""
+        rng = np.random.default_rng(0)
+        tokens_NL = rng.integers(1, 150_000, (samples, self.length + 1), dtype=np.int32)
+        tokens_NL[rng.random(tokens_NL.shape, dtype=np.float32) < 1e-3] = SEPARATOR
+        np.savez(self.root / "tokens.npz", a=tokens_NL)
+        np.savez(self.root / "one.npz", a=tokens_NL[: SHARD_TOKENS // (self.length + 1)])
+        for file, parts in (
+            ("numbered", {"a": (0, 1024)}),
+            ("more", {"a": (1024, 1280)}),
+            ("mixed", {"a": (0, 1024), "b": (4096, 5120)}),
+        ):
+            np.savez(
+                self.root / f"{file}.npz",
+                **{
+                    k: np.repeat(np.arange(*span)[:, None] + 1, 17, axis=1)
+                    for k, span in parts.items()
+                },
+            )
+
+    def ask(
+        self,
+        task: str,
+        corpus: str,
+        arguments: dict | None = None,
+        reader: dict | None = None,
+        **size: int,
+    ) -> dict:
+        """One task in a fresh process."""
+        return self.ask_ranks(task, corpus, arguments, [reader or {}], **size)[0]
+
+    def ask_ranks(
+        self,
+        task: str,
+        corpus: str,
+        arguments: dict | None,
+        readers: list[dict],
+        length: int = 0,
+        batch: int = 0,
+    ) -> list[dict]:
+        """The same task in one process per rank, at the same time."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        requests = []
+        for rank, reader in enumerate(readers):
+            # the names under which torch, litdata and mosaicml-streaming look for their place
+            place = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "GLOBAL_RANK": rank,
+                "WORLD_SIZE": len(readers),
+                "LOCAL_WORLD_SIZE": len(readers),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+            requests.append(
+                {
+                    "name": self.name,
+                    "task": task,
+                    "folder": str(self.root / f"{self.name}-{corpus}"),
+                    "length": length or self.length,
+                    "batch": batch or self.batch,
+                    "reader": reader,
+                    "arguments": arguments or {},
+                    "environment": {k: str(v) for k, v in place.items()},
+                }
+            )
+        try:
+            self.process.stdin.write(json.dumps(requests) + "\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):
+            return [{"error": f"the process that runs {self.name} died"}] * len(readers)
+
+    def write(
+        self, corpus: str, tokens: str, part: int = 0, count: int | None = None, **size: int
+    ) -> int:
+        """Have the contender store tokens; raises RuntimeError when it cannot, for then there is nothing to measure."""
+        arguments = {"tokens": str(self.root / f"{tokens}.npz"), "part": part, "samples": count}
+        if "error" in (found := self.ask("write", corpus, arguments, **size)):
+            raise RuntimeError(f"{self.name} could not write its corpus: {found['error']}")
+        return found["samples"]
+
+    def best(self, task: str, corpus: str, arguments: dict, reader: dict, repeats: int) -> dict:
+        """The run that took the fewest CPU seconds: what disturbs a run only makes it slower."""
+        runs = [self.ask(task, corpus, arguments, reader) for _ in range(repeats)]
+        return next((r for r in runs if "error" in r), None) or min(runs, key=lambda r: r["cpu_s"])
+
+    def figures(self, samples: int, index: int, experiments: bool):
+        """Every figure of one contender, one after the other."""
+        self.write("tokens", "tokens")
+        steps = samples // self.batch - 12  # less a warm-up, and what workers prepare ahead
+        for figure, positions in (("tokens", False), ("tokens_and_positions", True)):
+            reader = {"positions": positions, "workers": self.workers}
+            yield {
+                figure: self.best("throughput", "tokens", {"steps": steps}, reader, self.repeats)
+            }
+        yield {"index_samples": self.write("index", "one", count=index)}
+        few = self.repeats if index < 10**7 else 1  # the peers take long there, and far apart
+        yield {"start": self.best("start", "index", {}, {}, few)}
+        position = index * 9 // 10 // self.batch * self.batch
+        deep = self.ask("deep_state", "index", {"position": position})
+        yield {
+            "resume": deep
+            if "error" in deep
+            else self.best("start", "index", {"state": deep["state"]}, {}, few)
+            | {"position": position}
+        }
+        if experiments:
+            yield {"survives": self.experiments()}
+
+    # -- experiments: 1,024 numbered samples of 16 tokens, 32 a step, stopped after 16 steps ---------------------------
+
+    def experiments(self) -> dict:
+        small = {"length": 16, "batch": 32}
+        self.write("numbered", "numbered", **small)
+        self.write("mixed", "mixed", **small)
+        whole = self.ask("order", "numbered", {"save_at": 16}, **small)
+        found = {"resume": _failed(whole), "append": _failed(whole)}
+        if "error" not in whole:
+            rest = self.ask("order", "numbered", {"state": whole["state"]}, **small)
+            found["resume"] = _failed(rest) or _verdict(
+                whole["ids"][:512] + rest["ids"], range(1, 1025), whole["ids"][512:] == rest["ids"]
+            )
+        found["world"] = self._other_world(small)
+        if "error" not in whole:
+            self.write("numbered", "more", part=1, **small)
+            rest = self.ask("order", "numbered", {"state": whole["state"]}, **small)
+            found["append"] = _failed(rest) or _verdict(
+                whole["ids"][:512] + rest["ids"], range(1, 1281)
+            )
+        found["mixture"] = self._mixture(small)
+        return {key: found[key] for key in EXPERIMENTS}
+
+    def _other_world(self, small: dict) -> dict:
+        """Two ranks read half of the epoch, four read the rest."""
+
+        def place(world: int) -> list[dict]:
+            return [{"rank": r, "world": world} for r in range(world)]
+
+        half = self.ask_ranks("order", "numbered", {"take": 16, "save_at": 16}, place(2), **small)
+        if failed := next(filter(None, map(_failed, half)), None):
+            return failed
+        state = {"state": half[0]["state"]}
+        rest = self.ask_ranks("order", "numbered", state, place(4), **small)
+        if failed := next(filter(None, map(_failed, rest)), None):
+            return failed
+        return _verdict([i for part in half + rest for i in part["ids"]], range(1, 1025))
+
+    def _mixture(self, small: dict) -> dict:
+        """Two sources 3 : 1; half an epoch, then on, unbroken and resumed."""
+        mixed = {"mixture": {"a": 3, "b": 1}}
+        whole = self.ask("order", "mixed", {"save_at": 16, "take": 32}, mixed, **small)
+        if "error" in whole:
+            return _failed(whole)
+        rest = self.ask("order", "mixed", {"state": whole["state"], "take": 16}, mixed, **small)
+        if "error" in rest:
+            return _failed(rest)
+        ids = whole["ids"][:512] + rest["ids"]
+        share = sum(i < 4096 for i in ids) / max(len(ids), 1)
+        again = sum(n - 1 for n in Counter(ids).values())
+        same = rest["ids"] == whole["ids"][512:1024]
+        why = f"share {share:.3f} for 0.750; {again:,} of {len(ids):,} draws are repeats though no source is used up"
+        if not same:
+            why += "; the resumed run draws other samples than the unbroken one"
+        return {
+            "survives": same and abs(share - 0.75) < 0.02 and not again,
+            "share": share,
+            "repeats": again,
+            "same": same,
+            "why": why,
+        }
+
+
+def _failed(answer: dict) -> dict:
+    """The verdict of an experiment that a contender refused, or nothing."""
+    return {"survives": False, "why": answer["error"]} if "error" in answer else {}
+
+
+def _verdict(ids: list[int], due: range, same: bool | None = None) -> dict:
+    """Was every sample seen exactly once, and, if asked, in the order of the run that was never broken?"""
+    seen = Counter(ids)
+    counts = {
+        "due": len(due),
+        "once": sum(seen[i] == 1 for i in due),
+        "never": sum(seen[i] == 0 for i in due),
+        "again": sum(seen[i] > 1 for i in due),
+    }
+    why = f"{counts['once']:,} of {counts['due']:,} exactly once, {counts['never']:,} never, {counts['again']:,} again"
+    if same is not None:
+        why += ", in the same order" if same else ", in another order"
+    return {"survives": counts["once"] == len(due) and same is not False, **counts, "why": why}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def render(report: dict) -> str:
+    """The report as two tables in plain text."""
+    rows = [["", "samples/CPU s", "with positions", "start s", "resume s", "memory MB"]]
+    for name, row in report["contenders"].items():
+        rows.append(
+            [
+                LABELS[name],
+                *(
+                    _cell(row.get(k), "samples_per_cpu_s", 1, ",.0f")
+                    for k in ("tokens", "tokens_and_positions")
+                ),
+                *(_cell(row.get(k), "cpu_s", 1, ".3f") for k in ("start", "resume")),
+                _cell(
+                    max(
+                        (row.get(k) or {} for k in ("start", "resume")),
+                        key=lambda figure: figure.get("memory_bytes", -1),
+                    ),
+                    "memory_bytes",
+                    1e6,
+                    ",.0f",
+                ),
+            ]
+        )
+    lines = _table(rows)
+    lines.append(f"start, resume: CPU seconds to the first batch, at {report['index']:,} samples")
+    rows = [["survives", *EXPERIMENTS.values()]]
+    for name, row in report["contenders"].items():
+        if "survives" in row:
+            rows.append(
+                [
+                    LABELS[name],
+                    *("yes" if row["survives"][k]["survives"] else "no" for k in EXPERIMENTS),
+                ]
+            )
+    lines += ["", *_table(rows)] if len(rows) > 1 else []
+    for name, row in report["contenders"].items():
+        lines += [
+            f"{LABELS[name]}, {EXPERIMENTS[k]}: {v['why']}"
+            for k, v in row.get("survives", {}).items()
+            if not v["survives"]
+        ]
+    lines += [
+        f"{LABELS[name]} is not installed: {command}" for name, command in report["skipped"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _cell(figure: dict | None, key: str, unit: float, form: str) -> str:
+    return "–" if not figure or key not in figure else format(figure[key] / unit, form)
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        )
+        for r in rows
+    ]

@@ -1,0 +1,378 @@
+"""The paper's Table 2 again, on one GPU, with peers: what each fusion buys, as rows that must agree before they rank.
+
+    steel bench table2 --out table2.json                     the table alone, at most 8 minutes
+    steel bench table2 --device cpu --out table2-cpu.json    the same paths at toy size, at most a minute
+    python -m figures.experiments.table2 --all --out FOLDER          everything that a GPU is wanted for, in one command:
+        FOLDER/kernels.json   every kernel on the device, in each type, beside fp64
+        FOLDER/table2.json    this table
+        FOLDER/step.json      one training step of the recommended preset, by the trainer's own code
+
+The GPU needs torch, triton, transformers, numpy and pyyaml; Liger-Kernel and cut-cross-entropy join where they are
+installed (`pip install --no-deps --target peers liger-kernel`, then PYTHONPATH=peers). No network, no data: tokens
+are drawn from a Zipf law.
+
+Each row trains the same weights on the same tokens (micro-batch 8 of 2,048, bf16, fp32 master weights), 4 steps
+for warm-up and 10 on the clock. Before, a copy with two layers must give the loss, the gradients and twelve
+training steps of the model's own code in fp32; a row that does not is printed, with the reason, and not ranked. Results
+are written after every row; the same command goes on where it was cut off. One GPU has no communication: a run on
+eight is slower by what FSDP does not hide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from steel.config import UserError
+from steel.runlog import atomic_write
+
+from .table2_rows import BY_ID, LENGTH, MICRO_BATCH, ROWS, TOY_LENGTH, TOY_MICRO_BATCH, Row
+
+SCHEMA = 1
+DONE = ("ok", "refused", "skipped")
+GRACE = 20.0  # seconds that a row may overrun the whole budget before it is stopped
+
+
+def table2(
+    out: Path | str,
+    *,
+    device: str = "auto",
+    budget: float = 460.0,
+    rows: list[str] | None = None,
+    micro_batch: int = 0,
+    fresh: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> dict:
+    """Measure the rows whose ids start with one of `rows` (all by default) into the JSON file `out`; return the report.
+
+    device: auto, cuda or cpu (toy sizes, no speeds worth quoting). budget: seconds for all rows. micro_batch:
+    sequences, 0 for the table's own. fresh: measure again what `out` holds already. Raises UserError for a device that
+    is not there and for rows that do not exist.
+    """
+    out, say = Path(out), say or (lambda line: None)
+    settings = _settings(device, budget, micro_batch)
+    wanted = [row for row in ROWS if not rows or any(row.id.startswith(prefix) for prefix in rows)]
+    if not wanted:
+        raise UserError(f"no row starts with {' or '.join(rows)}; rows: {', '.join(BY_ID)}")
+    report = _previous(out, settings) if not fresh else None
+    report = report or {
+        "kind": "table2",
+        "schema": SCHEMA,
+        "toy": settings["toy"],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": False,
+        "seconds": 0.0,
+        "device": {},
+        "settings": settings,
+        "rows": [],
+        "micro": {},
+        "drift": None,
+    }
+    report["settings"] = settings
+    records = {record["id"]: record for record in report["rows"]}
+    for row in wanted:
+        if records.get(row.id, {}).get("status") not in DONE:
+            records[row.id] = {**_about(row), "status": "pending", "reason": "", "ranked": False}
+    pending = [row.id for row in wanted if records[row.id]["status"] == "pending"]
+    began, before = time.time(), report["seconds"]
+    while pending and time.time() - began < budget - settings["reserve_s"]:
+        left = _one_process(
+            pending,
+            settings | {"deadline": began + budget},
+            report,
+            records,
+            lambda: _write(out, report, records, before + time.time() - began),
+            say,
+        )
+        if left == pending:  # it did not even start: the reason is in the first row's record
+            break
+        pending = left
+    _write(out, report, records, before + time.time() - began)
+    return report
+
+
+def _settings(device: str, budget: float, micro_batch: int) -> dict:
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cuda", "cpu"):
+        raise UserError(f"--device {device}: choose auto, cuda or cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; --device cpu runs the toy")
+    toy = device == "cpu"
+    return {
+        "device": device,
+        "toy": toy,
+        "dtype": "fp32" if toy else "bf16",
+        "budget_s": budget,
+        "seed": 1,
+        "micro_batch": micro_batch or (TOY_MICRO_BATCH if toy else MICRO_BATCH),
+        "sequence_length": TOY_LENGTH if toy else LENGTH,
+        "warmup": 1 if toy else 4,
+        "steps": 3 if toy else 10,
+        "learning_rate": 3e-4,
+        "reserve_s": 0.0 if toy else 15.0,
+    }
+
+
+def _about(row: Row) -> dict:
+    return {
+        "id": row.id,
+        "group": row.group,
+        "title": row.title,
+        "shape": row.shape,
+        "engine": row.engine,
+        "base": row.base,
+        "pieces": row.pieces,
+        "published": row.published,
+    }
+
+
+def _previous(out: Path, settings: dict) -> dict | None:
+    """The report that `out` holds, if it was measured with the same settings."""
+    if not out.is_file():
+        return None
+    try:
+        report = json.loads(out.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(
+            f"{out} is not a report of this benchmark; choose another file, or --fresh"
+        ) from None
+    same = {k for k in settings if k not in ("budget_s", "reserve_s")}
+    fits = report.get("schema") == SCHEMA and all(
+        report["settings"].get(k) == settings[k] for k in same
+    )
+    return report if fits else None
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def _one_process(
+    pending: list[str], settings: dict, report: dict, records: dict, write, say
+) -> list[str]:
+    """Run a measuring process over `pending` until it ends or has to be stopped; returns what is left to do."""
+    left, code, current, said = list(pending), None, None, ""
+    for what, record in _messages(settings | {"rows": pending}):
+        if what == "device":
+            report["device"] = {**report["device"], **record}
+        elif what == "start":
+            current = record["id"]
+        elif what == "row":
+            report["micro"] |= record.pop("micro", {})
+            records[record["id"]] |= record
+            left.remove(record["id"])
+            current = None
+            write()
+            say(_line(records[record["id"]]))
+        elif what == "end":
+            code, said = record["code"], record["said"]
+    if current is None and code and left == pending:
+        current, said = left[0], f"the measuring process did not start: {said}"
+    if current is not None:  # it began and did not end
+        status = {OVERRUN: "timeout", CUT: "pending"}.get(said, "failed")
+        records[current] |= {
+            "status": status,
+            "reason": f"exit code {code}: {said}" if status == "failed" else said,
+        }
+        left.remove(current)
+        write()
+        say(_line(records[current]))
+    return left if code else []
+
+
+OVERRUN, CUT = "it took longer than its limit", "the budget ended before it did"
+
+
+def _messages(settings: dict) -> Iterator[tuple[str, dict]]:
+    """What the measuring process reports, and ("end", {code, said}) when it is gone; a row that overruns ends it."""
+    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "figures.experiments.table2_measure", json.dumps(settings)]
+    last = settings["deadline"] + GRACE
+    limit, lines, stopped = last, queue.Queue(), ""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
+        threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True).start()
+        try:
+            while (line := lines.get(timeout=max(0.1, limit - time.time()))) is not None:
+                what, _, text = line.partition(" ")
+                if not what.startswith("@"):
+                    continue
+                record = json.loads(text)
+                limit = (
+                    min(time.time() + BY_ID[record["id"]].seconds, last)
+                    if what == "@start"
+                    else last
+                )
+                yield what[1:], record
+        except queue.Empty:
+            stopped = OVERRUN if limit < last else CUT
+        finally:
+            if process.poll() is None and (stopped or sys.exc_info()[0]):
+                process.kill()
+            code = process.wait()
+        errors.seek(0)
+        said = [line.strip() for line in errors.read().splitlines() if line.strip()]
+    yield "end", {"code": code, "said": stopped or (said[-1][:200] if said else "")}
+
+
+def _forward(stream, lines: queue.Queue) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _write(out: Path, report: dict, records: dict, seconds: float) -> None:
+    """Ranks and ratios over what is there, then the file."""
+    order = {row.id: i for i, row in enumerate(ROWS)}
+    report["rows"] = sorted(records.values(), key=lambda record: order[record["id"]])
+    for record in report["rows"]:
+        record["ranked"] = record["status"] == "ok" and record["engine"] != "micro"
+    for record in report["rows"]:
+        base = records.get(record["base"])
+        both = record["ranked"] and base is not None and base["ranked"]
+        record["versus_base"] = round(_rate(record) / _rate(base), 4) if both else None
+    again = records.get("A.again", {})
+    report["drift"] = again.get("versus_base")
+    report["complete"] = all(record["status"] != "pending" for record in report["rows"])
+    report["seconds"] = round(seconds, 1)
+    atomic_write(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def _rate(record: dict) -> float:
+    return record["tokens_per_s"]["accumulation_8"]
+
+
+# -- to read -----------------------------------------------------------------------------------------------------------
+
+
+def _line(record: dict) -> str:
+    """One row in one line."""
+    head = f"{record['id']:<18}{record['title'][:46]:<47}"
+    if record["status"] not in ("ok", "refused"):
+        return f"{head}{record['status']}: {record['reason']}"
+    if record["engine"] == "micro":
+        return f"{head}{record['seconds']:.0f} s"
+    share = record["mfu"]["executed_causal"]
+    mfu = share["peak"] if share["peak"] is not None else share["measured"]
+    memory = record["memory_bytes"]["allocated"] or record["memory_bytes"]["reserved"]
+    times = f"{record['versus_base']:.2f}x " if record.get("versus_base") else ""
+    refused = f"  NOT RANKED: {record['reason']}" if record["status"] == "refused" else ""
+    said = f"{_rate(record):>10,.0f} tokens/s  MFU {mfu:5.1%}  {memory / 2**30:5.1f} GiB"
+    return f"{head}{said}  {times}{refused}".rstrip()
+
+
+def render(report: dict) -> str:
+    """The table as text: every row, then what was not reached."""
+    device = report["device"]
+    lines = [
+        f"table 2 on {device.get('name', '?')}, {report['seconds']:.0f} s"
+        + (" (toy sizes: the speeds mean nothing)" if report["toy"] else "")
+    ]
+    if device.get("matmul_flops"):
+        over = "the vendor's peak" if device.get("peak_flops") else "that rate"
+        lines.append(
+            f"matrix products reach {device['matmul_flops'] / 1e12:.2f} TFLOP/s here; MFU counts executed "
+            f"causal FLOPs over {over}"
+        )
+    lines += [_line(record) for record in report["rows"] if record["status"] != "pending"]
+    if left := [record["id"] for record in report["rows"] if record["status"] == "pending"]:
+        lines.append(
+            f"not reached within the budget: {', '.join(left)}; the same command goes on from here"
+        )
+    return "\n".join(lines)
+
+
+# -- everything at once ------------------------------------------------------------------------------------------------
+
+
+def everything(out: Path, device: str, budget: float, say: Callable[[str], None]) -> int:
+    """Kernels on the device, the table, one step of the trainer; each in processes of its own, with a limit of its own.
+
+    Returns 0, or 1 when a kernel is wrong, no row could be ranked or the step failed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    end = time.time() + budget
+    kernels = _module(
+        "table2_kernels", ["--device", device, "--out", str(out / "kernels.json")], 0.25 * budget
+    )
+    say("kernels: all agree" if kernels == 0 else "kernels: SOMETHING IS WRONG, see kernels.json")
+    for_step = 0.17 * budget
+    report = table2(
+        out / "table2.json", device=device, budget=max(30.0, end - time.time() - for_step), say=say
+    )
+    say(render(report))
+    step = _module(
+        "step",
+        ["--device", device, "--out", str(out / "step.json")],
+        max(for_step, end - time.time()),
+    )
+    return int(bool(kernels or step or not any(record["ranked"] for record in report["rows"])))
+
+
+def _module(name: str, arguments: list[str], seconds: float) -> int:
+    """Run a module of this package; its exit code, 124 when it takes longer than `seconds`."""
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", f"{__package__}.{name}", *arguments], timeout=seconds
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return 124
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of this module; `steel bench table2` is the same without --all."""
+    parser = argparse.ArgumentParser(
+        prog="python -m figures.experiments.table2", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; with --all a folder")
+    parser.add_argument("--all", action="store_true", help="kernels, table and step, into a folder")
+    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
+    parser.add_argument(
+        "--budget", type=float, default=None, help="seconds for all (460; with --all 570)"
+    )
+    parser.add_argument(
+        "--rows", nargs="*", help="only rows whose id starts with one of these, for instance A B.on"
+    )
+    parser.add_argument("--micro-batch", type=int, default=0, help="sequences; 0: 8")
+    parser.add_argument("--fresh", action="store_true", help="measure again what the file holds")
+    args = parser.parse_args(argv)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        if args.all:
+            return everything(args.out, args.device, args.budget or 570.0, say)
+        out = args.out if args.out.suffix == ".json" else args.out / "table2.json"
+        report = table2(
+            out,
+            device=args.device,
+            budget=args.budget or 460.0,
+            rows=args.rows,
+            micro_batch=args.micro_batch,
+            fresh=args.fresh,
+            say=say,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    say(render(report))
+    return int(not any(record["ranked"] for record in report["rows"]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,168 @@
+"""Every kernel on the device it is for, in every type and at the run's sizes, beside the fp64 reference.
+
+    python -m figures.experiments.table2_kernels --out kernels.json
+
+The interpreter and the compiler have seen these kernels already (tests/kernels); this is what only a GPU can say.
+Without one, the references are checked against themselves in fp64. Exit code 1 when something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from steel.kernels import OPERATIONS, Sizes, attention, select
+from steel.runlog import atomic_write
+from steel.train.device import describe
+
+REAL = {
+    "width": 1792,
+    "expert_width": 448,
+    "vocabulary": 151_936,
+    "slots": 5,
+    "segment": 64,
+    "experts": 6,
+    "top_k": 2,
+    "tokens": 1021,
+}
+CASES = {
+    "small": Sizes(),
+    "32x56": Sizes(heads=32, key_heads=32, head_dim=56, **REAL),
+    "28x64": Sizes(heads=28, key_heads=28, head_dim=64, **REAL),
+    "14x128": Sizes(heads=14, key_heads=14, head_dim=128, **REAL),
+    "grouped": Sizes(heads=16, key_heads=4, head_dim=128, **REAL),
+}
+TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def check(
+    device: torch.device, say: Callable[[str], None], save: Callable[[list[dict]], None]
+) -> list[dict]:
+    """{operation, name, case, dtype, compiled, error, seconds, status, note} for every combination; status ok | wrong |
+    not run. A failure may leave the GPU unusable; then all that follow fail, and say so. `save` gets what is there
+    after every operation."""
+    cuda = device.type == "cuda"
+    records = []
+    for op in (op for op in OPERATIONS if op != "attention"):
+        name = "torch" if op == "experts" else "triton" if cuda else "reference"
+        for case, sizes in CASES.items() if cuda else [("small", Sizes())]:
+            # fp16 once: no preset computes in it
+            for dtype in (
+                TYPES[:1]
+                if not cuda
+                else TYPES
+                if case == "small"
+                else (torch.float32, torch.bfloat16)
+            ):
+                records.append(_one(op, name, case, sizes, device, dtype, compiled=False))
+        if cuda and name == "triton":
+            records.append(_one(op, name, "small", Sizes(), device, torch.bfloat16, compiled=True))
+        mine = [record["status"] for record in records if record["operation"] == op]
+        say(f"{op:<22}{name:<11}{mine.count('ok')} of {len(mine)} agree")
+        save(records)
+    records += _documents(device) if cuda else []
+    save(records)
+    return records
+
+
+def _one(op: str, name: str, case: str, sizes: Sizes, device, dtype, compiled: bool) -> dict:
+    record = {
+        "operation": op,
+        "name": name,
+        "case": case,
+        "dtype": str(dtype).removeprefix("torch."),
+        "compiled": compiled,
+        "error": None,
+        "seconds": None,
+        "status": "ok",
+        "note": "",
+    }
+    began = time.monotonic()
+    try:
+        function = select.implementation(op, name, device)
+        if compiled:  # the operator must survive the compiler: one graph, no break
+            wrap = lambda f: torch.compile(f, fullgraph=True)  # noqa: E731
+            function = (
+                type(function)(*map(wrap, function))
+                if isinstance(function, tuple)
+                else wrap(function)
+            )
+        record["error"] = select.verify(op, function, device, dtype, sizes)
+    except Exception as error:  # noqa: BLE001 - each failure is a result
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [
+            type(error).__name__
+        ]
+        # PyTorch's grouped product is made for some types only; of our own kernels every failure counts.
+        optional = name == "torch" and not lines[0].startswith("it differs")
+        record |= {
+            "status": "not run" if optional else "wrong",
+            "note": f"{type(error).__name__}: {lines[0][:200]}",
+        }
+    record["seconds"] = round(time.monotonic() - began, 2)
+    return record
+
+
+def _documents(device) -> list[dict]:
+    """Attention at the training shape, plain and with documents: every candidate, its error and its time."""
+    records = []
+    for heads, width in ((32, 56), (14, 128)):
+        sizes = Sizes(
+            heads=heads, key_heads=heads, head_dim=width, batch=2, length=2048, documents=True
+        )
+        for documents in (False, True):
+            for name in attention.DOCUMENTS if documents else attention.PLAIN:
+                trial = attention.try_one(name, sizes, device, torch.bfloat16, documents)
+                # A candidate that cannot run here is no failure; the reference must.
+                wrong = trial.note.startswith("wrong") or (trial.note and name == "reference")
+                records.append(
+                    {
+                        "operation": "attention",
+                        "name": name,
+                        "case": f"{heads}x{width}" + (" documents" if documents else ""),
+                        "dtype": "bfloat16",
+                        "compiled": False,
+                        "error": trial.error,
+                        "seconds": None,
+                        "note": trial.note,
+                        "status": "wrong" if wrong else "not run" if trial.note else "ok",
+                    }
+                )
+    return records
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; 0 when nothing is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m figures.experiments.table2_kernels", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    cuda = torch.cuda.is_available() if args.device == "auto" else args.device == "cuda"
+    device = torch.device("cuda" if cuda else "cpu")
+    facts = describe(device)
+
+    def save(records: list[dict]) -> None:
+        passed = not any(record["status"] == "wrong" for record in records)
+        report = {"kind": "kernels", "device": facts, "passed": passed, "checks": records}
+        atomic_write(args.out, json.dumps(report, indent=1) + "\n")
+
+    records = check(device, lambda line: print(line, flush=True), save)
+    wrong = [record for record in records if record["status"] == "wrong"]
+    for record in wrong:
+        print(
+            f"WRONG {record['operation']} {record['name']} {record['case']} {record['dtype']}: {record['note']}"
+        )
+    print(
+        f"{sum(record['status'] == 'ok' for record in records)} of {len(records)} checks agree, {len(wrong)} do not"
+    )
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,240 @@
+"""Operations by themselves, at the sizes of the 1 B model: attention by head width, the head, the fused operations.
+
+Shapes: B batch, T time, N tokens, D width, H heads, C head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from steel.kernels import Sizes, attention, select
+from steel.kernels.examples import EXAMPLES, normal
+from steel.kernels.linear_cross_entropy import in_chunks, linear_cross_entropy
+
+# Passes over memory that the operation cannot do without, forward and backward, in elements per token; `w` the width.
+FLOOR = {
+    "rms_norm": lambda s: 8 * s.width,
+    "rope": lambda s: 4 * (s.heads + 2 * s.key_heads) * s.head_dim,
+    "swiglu": lambda s: 8 * s.expert_width,
+    "soft_moe": lambda s: 6 * s.width,
+}
+
+
+def run(id: str, bench) -> dict[str, list[dict]]:
+    """{"attention" | "head" | "operations": records} for the row D.<that>."""
+    what = id.removeprefix("D.")
+    return {what: {"attention": _attention, "head": _head, "operations": _operations}[what](bench)}
+
+
+def _milliseconds(device: torch.device, function: Callable[[], object], repeats: int = 9) -> float:
+    """Median time of a call, after three for warm-up; the device's queue is empty before and after."""
+    times = []
+    for step in range(3 + repeats):
+        _wait(device)
+        began = time.perf_counter()
+        function()
+        _wait(device)
+        if step >= 3:
+            times.append(time.perf_counter() - began)
+    return round(1e3 * sorted(times)[len(times) // 2], 4)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _said(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:140] if lines else ''}"
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+def _attention(bench) -> list[dict]:
+    """Every candidate of the start-up probe at three head widths of the same total width, plain and with documents."""
+    B, T = bench.settings["micro_batch"], bench.length
+    records = []
+    for heads, width in ((2, 16),) if bench.toy else ((32, 56), (14, 128), (28, 64)):
+        for documents in (False, True):
+            sizes = Sizes(
+                heads=heads, key_heads=heads, head_dim=width, batch=B, length=T, documents=documents
+            )
+            for name in attention.DOCUMENTS if documents else attention.PLAIN:
+                trial = attention.try_one(name, sizes, bench.device, bench.dtype, documents)
+                flops = (
+                    3 * 2 * B * heads * T * T * width
+                )  # causal half; the backward pass twice the forward
+                rate = (
+                    None
+                    if documents or not trial.milliseconds
+                    else flops / trial.milliseconds / 1e9
+                )
+                records.append(
+                    {
+                        "head_dim": width,
+                        "heads": heads,
+                        "documents": documents,
+                        "name": name,
+                        "ms": trial.milliseconds,
+                        "error": trial.error,
+                        "tflops": rate,
+                        "note": trial.note,
+                    }
+                )
+    return records
+
+
+# -- the head ----------------------------------------------------------------------------------------------------------
+
+
+def _head(bench) -> list[dict]:
+    """Projection and loss, forward and backward, by everything that can do it; errors of the gradients beside fp32."""
+    N, D, V = (
+        (128, 64, 512)
+        if bench.toy
+        else (bench.settings["micro_batch"] * bench.length, 1792, 151_936)
+    )
+    x = normal(bench.device, N, D).to(bench.dtype).requires_grad_()
+    weight = (normal(bench.device, V, D) / D**0.5).to(bench.dtype).requires_grad_()
+    targets = (torch.arange(N, device=bench.device) * 7919) % V
+    with torch.no_grad():
+        exact = in_chunks(
+            x.detach().float(),
+            weight.detach().float(),
+            targets,
+            0.0,
+            max(1, N // 32),
+            "reference",
+            True,
+            True,
+        )[2:]
+    return [
+        _one_head(bench, name, function, (x, weight), targets, exact)
+        for name, function in _heads(bench).items()
+    ]
+
+
+def _heads(bench) -> dict[str, Callable]:
+    """name -> function(x, weight, targets) -> summed loss; what is missing here raises when it is called."""
+    cuda = bench.device.type == "cuda"
+    how = "triton" if cuda else "reference"
+
+    def eager(x, weight, targets):
+        return F.cross_entropy(F.linear(x, weight).float(), targets, reduction="sum")
+
+    def liger(x, weight, targets, **options):
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as fused
+
+        return fused(x, weight, targets, reduction="sum", **options)
+
+    def cce(x, weight, targets):
+        from cut_cross_entropy import linear_cross_entropy as cut
+
+        return cut(x, weight, targets, reduction="sum")
+
+    compiled = torch.compile(eager, backend=bench.backend)
+    chunks = {
+        f"ours_{n}": lambda x, w, t, n=n: linear_cross_entropy(x, w, t, implementation=how, rows=n)
+        for n in (1024, 2048, 4096, 8192)
+    }
+    return {
+        **chunks,
+        "eager": eager,
+        "compile": compiled,
+        "liger": liger,
+        "liger_fp32": lambda x, w, t: liger(x, w, t, accum_dtype=torch.float32),
+        "cce": cce,
+    }
+
+
+def _one_head(bench, name: str, function: Callable, inputs: tuple, targets, exact) -> dict:
+    record = {"name": name, "ms": None, "memory_bytes": None, "error": None, "note": ""}
+    cuda = bench.device.type == "cuda"
+
+    def step():
+        return torch.autograd.grad(function(*inputs, targets), inputs)
+
+    try:
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        found = step()
+        record["error"] = max(
+            float((a.float() - b.float()).norm() / b.float().norm())
+            for a, b in zip(found, exact, strict=True)
+        )
+        del found
+        record["ms"] = _milliseconds(bench.device, step, 5)
+        record["memory_bytes"] = torch.cuda.max_memory_allocated() - before if cuda else None
+    except Exception as error:  # noqa: BLE001 - a candidate that cannot run here is a result
+        record["note"] = _said(error)
+    return record
+
+
+# -- the fused operations ----------------------------------------------------------------------------------------------
+
+
+def _operations(bench) -> list[dict]:
+    """Reference, Triton, compiler and Liger on 16,384 tokens; rate over the bytes that no implementation can avoid."""
+    sizes = (
+        Sizes()
+        if bench.toy
+        else Sizes(
+            width=1792,
+            expert_width=3584,
+            vocabulary=151_936,
+            heads=32,
+            key_heads=32,
+            head_dim=56,
+            slots=5,
+            segment=64,
+            experts=6,
+            top_k=2,
+            tokens=bench.settings["micro_batch"] * bench.length,
+        )
+    )
+    records = []
+    for op in (*FLOOR, "experts"):
+        inputs, call = EXAMPLES[op](bench.device, sizes)
+        inputs = [t.to(bench.dtype).requires_grad_() for t in inputs]
+        for name in (
+            ("reference", "torch")
+            if op == "experts"
+            else ("reference", "triton", "compile", "liger")
+        ):
+            if name == "compile" and bench.device.type != "cuda":
+                continue  # a compiler for the CPU would take longer than all the rest
+            record = {
+                "operation": op,
+                "name": name,
+                "ms": None,
+                "gb_per_s": None,
+                "error": None,
+                "note": "",
+            }
+            records.append(record)
+            try:
+                function = select.implementation(op, name, bench.device)
+                record["error"] = select.verify(op, function, bench.device, bench.dtype)
+                record["ms"] = _milliseconds(
+                    bench.device, lambda f=function, i=inputs, c=call: _step(f, i, c)
+                )
+                if op in FLOOR:
+                    moved = FLOOR[op](sizes) * sizes.tokens * inputs[0].element_size()
+                    record["gb_per_s"] = round(moved / record["ms"] / 1e6, 1)
+            except Exception as error:  # noqa: BLE001
+                record["note"] = _said(error)
+    return records
+
+
+def _step(function: Callable, inputs: list[torch.Tensor], call: Callable) -> None:
+    out = call(function, *inputs)
+    out = out if isinstance(out, (tuple, list)) else [out]
+    torch.autograd.grad(out, inputs, [torch.ones_like(o) for o in out])

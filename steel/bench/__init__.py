@@ -1,1 +1,0 @@
-"""Benchmarks and drills: what the project claims about speed and safety, measured again."""

@@ -1,0 +1,156 @@
+"""The ablation engine: budgets are what they say, rows resume, and the honest losses part where a layer looks ahead."""
+
+import json
+import random
+import string
+
+import pytest
+import torch
+
+from figures.experiments import ablation
+from steel.config import UserError, from_dict
+from steel.data import pack
+from steel.documents import Document, write_documents
+from steel.model.build import build
+from steel.plan.planner import count_parameters, flops_per_token
+from steel.tokenizer import bpe
+
+
+def config(**train):
+    return from_dict(
+        {
+            "seed": 3,
+            "data": {"sequence_length": 32, "mask_documents": False},
+            "model": {
+                "vocab_size": 300,
+                "hidden_size": 24,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_experts": 4,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "segment_length": 4,
+                "max_position_embeddings": 32,
+            },
+            "train": {
+                "steps": 6,
+                "batch_size": 4,
+                "micro_batch_size": 4,
+                "eval_every": 3,
+                "checkpoint_every": 3,
+                **train,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("ablation"), random.Random(0)
+    texts = ["".join(rng.choices(string.ascii_lowercase + " ", k=200)) for _ in range(60)]
+    write_documents(
+        folder / "docs" / "web.jsonl.zst",
+        [Document(str(i), t, "web", "en", {}) for i, t in enumerate(texts)],
+    )
+    bpe.save(bpe.train(texts, 300), folder / "tokenizer")
+    pack(folder / "docs", folder / "shards", folder / "tokenizer", hold_out=0.2, progress=False)
+    return folder / "shards"
+
+
+def test_variants_have_the_parameters_of_the_dense_layer():
+    model = config().model
+    experts = {
+        n: count_parameters(ablation.variant_model(model, n))["experts"] for n in ablation.VARIANTS
+    }
+    full = experts["dense"]
+    assert experts["none"] == 0 and experts["one expert"] == full // model.num_experts
+    assert all(experts[n] == full for n in ablation.VARIANTS if n not in ("none", "one expert"))
+    for name in ablation.VARIANTS:
+        variant = ablation.variant_model(model, name)
+        assert (
+            sum(p.numel() for p in build(variant, "meta").parameters())
+            == count_parameters(variant)["total"]
+        )
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_a_budget_of_flops_is_spent_to_within_a_step(name):
+    cfg = config(steps=400)
+    row, dense = (ablation.row_config(cfg, n, 1, "flops") for n in (name, "dense"))
+    work = [r.train.steps * flops_per_token(r.model, 32).total for r in (row, dense)]
+    assert (
+        abs(work[0] - work[1]) <= flops_per_token(row.model, 32).total and dense.train.steps == 400
+    )
+    assert ablation.row_config(cfg, name, 1, "tokens").train.steps == 400
+
+
+def test_rows_are_written_one_by_one_and_not_trained_twice(shards, tmp_path, monkeypatch):
+    out, trained = tmp_path / "rows.json", []
+    train_row = ablation.train_row
+
+    def dies_at_the_third(cfg, *rest):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append((cfg.model.feed_forward, cfg.seed))
+        return train_row(cfg, *rest)
+
+    monkeypatch.setattr(ablation, "train_row", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.run_ablation(
+            config(), shards, out, variants=("dense", "causal"), seeds=2, say=lambda _: None
+        )
+    before = json.loads(out.read_text())["rows"]
+    assert [(r["variant"], r["seed"]) for r in before] == [("dense", 3), ("causal", 3)]
+    monkeypatch.setattr(ablation, "train_row", train_row)
+    report = ablation.run_ablation(
+        config(), shards, out, variants=("dense", "causal"), seeds=2, say=lambda _: None
+    )
+    assert (
+        report["rows"][:2] == before
+        and len(report["rows"]) == 4
+        and json.loads(out.read_text()) == report
+    )
+    assert list(tmp_path.iterdir()) == [out], "work in progress was left behind"
+    dense = report["rows"][0]
+    assert [t for t, _ in dense["curve"]] == [0, 3 * 4 * 32, 6 * 4 * 32] and dense["curve"][-1][
+        1
+    ] == dense["loss"]
+    assert [step for step, _ in dense["ratio"]] == [0, 3, 6] and all(
+        len(r) == 2 for _, r in dense["ratio"]
+    )
+    assert ablation.summary(report)["dense"]["loss_range"][2] == 2
+    with pytest.raises(UserError, match="another configuration"):
+        ablation.run_ablation(config(steps=7), shards, out)
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_the_three_losses_agree_for_causal_layers_only(name, shards):
+    model = build(ablation.variant_model(config().model, name), dtype=torch.float64, seed=1).eval()
+    with torch.no_grad():  # a dead layer cannot look ahead: wake it
+        for layer in model.model.layers:
+            for p in layer.mlp.parameters() if layer.mlp is not None else ():
+                p.normal_(std=0.5)
+    found = ablation.honest_losses(model, shards, 32, rows=4, points=4)
+    gaps = [abs(found[k] - found["paired_loss"]) for k in ("prefix_loss", "cached_loss")]
+    if name in ("v2", "v3", "v3 awake"):
+        assert min(gaps) > 1e-4
+    else:
+        assert max(gaps) < 1e-6  # the losses themselves are taken in float32
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"intermediate_size": 50}, "multiple of"),
+        ({"num_experts": 1}, "above 1"),
+        ({"feed_forward": "none"}, "dense"),
+    ],
+)
+def test_a_preset_that_cannot_be_shared_out_is_refused(change, word, shards, tmp_path):
+    values = config().to_dict()
+    values["model"] |= change
+    with pytest.raises(UserError, match=word):
+        ablation.run_ablation(from_dict(values), shards, tmp_path / "x.json")
+    with pytest.raises(UserError, match="unknown variant 'v4'"):
+        ablation.run_ablation(config(), shards, tmp_path / "x.json", variants=("v4",))
+    assert not list(tmp_path.iterdir())
