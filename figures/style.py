@@ -65,20 +65,23 @@ MAX_BYTES = 80_000
 
 _CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei",
         "Microsoft YaHei", "PingFang SC", "SimHei")  # fmt: skip
+OWN_CJK = "Steel CJK"  # a family name of our own: a system font of the same name must not win
 
 
 def cjk_font() -> str | None:
-    """Register and name a font that holds Chinese: the one of ``mplfonts`` (the same bytes on every
-    machine) if that package is installed, else an installed one, else None."""
+    """Family name of a font that holds Chinese: the file of ``mplfonts``, the same on every machine,
+    if that package is installed, else an installed font, else None."""
+    known = {f.name for f in font_manager.fontManager.ttflist}
+    if OWN_CJK in known:
+        return OWN_CJK
     spec = importlib.util.find_spec("mplfonts")
     if spec and spec.submodule_search_locations:
         path = Path(spec.submodule_search_locations[0]) / "fonts" / "NotoSansCJKsc-Regular.otf"
         if path.exists():
-            if not any(Path(f.fname) == path for f in font_manager.fontManager.ttflist):
-                font_manager.fontManager.addfont(path)
-            return font_manager.FontProperties(fname=path).get_name()
-    installed = {f.name for f in font_manager.fontManager.ttflist}
-    return next((name for name in _CJK if name in installed), None)
+            entry = font_manager.FontEntry(fname=str(path), name=OWN_CJK)
+            font_manager.fontManager.ttflist.append(entry)
+            return OWN_CJK
+    return next((name for name in _CJK if name in known), None)
 
 
 def use() -> None:

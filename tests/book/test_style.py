@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
 
 from figures import make, style
 
@@ -29,6 +30,17 @@ def test_text_is_drawn_as_paths_with_chinese_glyphs(recwarn):
         "no font with Chinese: install the extra 'book'"
     )
     assert svg.count("<use") > 20
+
+
+def test_a_system_font_of_the_same_name_changes_nothing(monkeypatch):
+    """Distributions ship their own "Noto Sans CJK SC", with other outlines: fonts are taken by file."""
+    before = style.to_svg(drawing())
+    other = font_manager.findfont("DejaVu Serif")
+    rivals = [font_manager.FontEntry(fname=other, name=name) for name in style._CJK]
+    ours = [f for f in font_manager.fontManager.ttflist if f.name != style.OWN_CJK]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*rivals, *ours])
+    font_manager.fontManager._findfont_cached.cache_clear()
+    assert style.to_svg(drawing()) == before
 
 
 def test_alt_text_is_demanded_and_escaped():
@@ -82,7 +94,7 @@ def test_page_script_and_style_know_the_house_colours():
 
 @pytest.mark.parametrize("name", make.drawable())
 def test_committed_figures_are_what_their_code_draws(name):
-    if style.cjk_font() != "Noto Sans CJK SC":
+    if style.cjk_font() != style.OWN_CJK:
         pytest.skip("needs the font of mplfonts, as the committed figures have it")
     for file, svg in make.render(name).items():
         assert (make.TARGET / file).read_text(encoding="utf-8") == svg, "run: make figures"
