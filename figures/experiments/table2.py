@@ -2,7 +2,7 @@
 
     steel bench table2 --out table2.json                     the table alone, at most 8 minutes
     steel bench table2 --device cpu --out table2-cpu.json    the same paths at toy size, at most a minute
-    python -m figures.experiments.table2 --all --out FOLDER          everything that a GPU is wanted for, in one command:
+    python -m figures.experiments.table2 --all --out FOLDER  everything that a GPU is wanted for, in one command:
         FOLDER/kernels.json   every kernel on the device, in each type, beside fp64
         FOLDER/table2.json    this table
         FOLDER/step.json      one training step of the recommended preset, by the trainer's own code

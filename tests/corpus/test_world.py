@@ -95,7 +95,7 @@ def test_the_layout_is_complete(written):
     sources = {
         str(p.parent.relative_to(out / "raw")) for p in (out / "raw").rglob("*") if p.is_file()
     }
-    expected = "skypile wanjuan wanjuan_exam wikipedia_cn baidu_baike baidu_qa zhihu_kol belle_2m belle_3_5m moss firefly"
+    expected = "skypile wanjuan wanjuan_exam wikipedia_cn baidu_baike baidu_qa zhihu_kol belle_2m belle_3_5m moss firefly"  # noqa: E501
     assert sources == {
         *expected.split(),
         *(f"starcoder/{x}" for x in ("python", "java", "cpp")),

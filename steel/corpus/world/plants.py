@@ -91,7 +91,7 @@ def _junk_payload(kind: str, record: Record, rng: random.Random) -> dict | bytes
         new = text.encode("utf-8").decode("gbk", "ignore")
         new = new if new != text else text.replace(" ", "â€™ ")
     elif kind == "html":
-        new = f'<div class="main"><p>{text}</p>&nbsp;&nbsp;<br/><a href="/next">下一页</a></div><script>var a=1;</script>'
+        new = f'<div class="main"><p>{text}</p>&nbsp;&nbsp;<br/><a href="/next">下一页</a></div><script>var a=1;</script>'  # noqa: E501
     elif kind == "too_short":
         new = rng.choice(("", "好。", "略", "ok", "……"))
     elif kind == "symbols":
