@@ -9,12 +9,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from steel.config import UserError, WorldConfig
+from steel.config import UserError, WorldConfig, load
 from steel.corpus.world import LeakageError, build_world, check, write_world
 from steel.corpus.world.containers import leaves
 from steel.corpus.world.plants import LABELS
@@ -80,6 +81,32 @@ def test_same_seed_same_bytes_other_seed_other_bytes(written, tmp_path):
     )
 
 
+def content(path):
+    """What a file says, whatever the version of the compressor or of the Parquet writer."""
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        types = [[field.name, str(field.type)] for field in table.schema]
+        return json.dumps([types, table.to_pylist()]).encode()
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        return gzip.decompress(data)
+    return zstandard.ZstdDecompressor().decompress(data) if path.suffix == ".zst" else data
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"), [("smoke", "672e29c3ac4fb41e"), ("cpu", "656cca55cfa96844")]
+)
+def test_the_world_of_a_preset_stays_as_it_is(tmp_path, preset, expected):
+    """Committed runs tell of these worlds: a change of a world is wanted, and they run again."""
+    cfg = load(preset)
+    write_world(tmp_path / "world", cfg.world, cfg.seed)
+    digest = hashlib.sha256()
+    for path in sorted((tmp_path / "world").rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(tmp_path).as_posix().encode() + b"\0" + content(path))
+    assert digest.hexdigest()[:16] == expected
+
+
 def test_bytes_do_not_depend_on_the_process(written, tmp_path):
     program = (
         "from steel.config import WorldConfig; from steel.corpus.world import write_world; "
@@ -95,7 +122,8 @@ def test_the_layout_is_complete(written):
     sources = {
         str(p.parent.relative_to(out / "raw")) for p in (out / "raw").rglob("*") if p.is_file()
     }
-    expected = "skypile wanjuan wanjuan_exam wikipedia_cn baidu_baike baidu_qa zhihu_kol belle_2m belle_3_5m moss firefly"  # noqa: E501
+    expected = "skypile wanjuan wanjuan_exam wikipedia_cn baidu_baike baidu_qa zhihu_kol belle_2m "
+    expected += "belle_3_5m moss firefly"
     assert sources == {
         *expected.split(),
         *(f"starcoder/{x}" for x in ("python", "java", "cpp")),
@@ -392,6 +420,33 @@ def test_a_folder_that_is_not_a_world_is_never_replaced(tmp_path):
     with pytest.raises(UserError, match="not a world"):
         write_world(tmp_path / "thesis", CONFIG, SEED)
     assert (tmp_path / "thesis/chapter.txt").read_text() == "mine"
+
+
+def test_a_folder_of_ones_own_with_a_file_of_that_name_is_never_replaced(tmp_path):
+    for name in ("truth.json", "thesis.tex"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="not a world"):
+        write_world(tmp_path, CONFIG, SEED)
+    assert {p.name for p in tmp_path.iterdir()} == {"truth.json", "thesis.tex"}
+
+
+def test_the_old_world_stays_until_the_new_one_has_its_name(tmp_path, monkeypatch):
+    out, small = tmp_path / "world", WorldConfig(people=12, biographies_per_person=4)
+    write_world(out, small, SEED)
+    before, rename = hashes(out), Path.rename
+
+    def stopped(source, target):
+        if (Path(source) / "truth.json").exists() and source != out and target == out:
+            monkeypatch.undo()
+            raise OSError("the disk says no")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(OSError, match="disk says no"):
+        write_world(out, small, SEED + 1)
+    assert hashes(out) == before and [p.name for p in tmp_path.iterdir()] == ["world"]
+    write_world(out, small, SEED + 1)
+    assert hashes(out) != before and [p.name for p in tmp_path.iterdir()] == ["world"]
 
 
 @pytest.mark.parametrize("attributes", [["hobby"], ["zodiac", "hobby", "major"], ["city"]])

@@ -21,6 +21,16 @@ from .plants import LABELS, plant, truth_rows
 
 _HAN, _LATIN = re.compile("[\u4e00-\u9fff]"), re.compile("[A-Za-z]")
 
+ENTRIES = {
+    "raw",
+    "post",
+    "exam",
+    "heldout",
+    "truth.json",
+    "leakage.json",
+    "summary.json",
+}  # of a world's folder
+
 __all__ = ["LeakageError", "Person", "World", "build_world", "check", "read_raw", "write_world"]
 
 
@@ -35,22 +45,38 @@ def write_world(out: Path | str, cfg: WorldConfig, seed: int) -> dict:
     """
     out, settings = Path(out), cfg
     check_settings(settings)
-    if out.exists() and (
-        not out.is_dir() or (any(out.iterdir()) and not (out / "truth.json").exists())
-    ):
+    if out.exists() and not _replaceable(out):
         raise UserError(f"{out} exists and is not a world: choose an empty or new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         summary = _write(work, settings, seed)
         work.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        work.replace(out)
+        _put(work, out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
     return summary
+
+
+def _replaceable(out: Path) -> bool:
+    """An empty folder, or a whole world with nothing of anybody else beside it."""
+    names = {entry.name for entry in out.iterdir()} if out.is_dir() else {""}
+    return not names or names == ENTRIES
+
+
+def _put(work: Path, out: Path) -> None:
+    """Gives `work` the name `out`; an older world goes only when the new one stands in its place."""
+    old = Path(f"{work}.old")
+    if out.exists():
+        out.rename(old)
+    try:
+        work.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(root: Path, settings: WorldConfig, seed: int) -> dict:
