@@ -79,7 +79,7 @@ def count(
 
 def _step(model: nn.Module, cfg: Config, micro_batches: int, device: torch.device) -> int:
     """Forward and backward of `micro_batches`, as the loop does them; bytes of gradients held before the last one."""
-    from steel.data.loader import Batch
+    from steel.data import Batch
     from steel.train.pretrain import next_token_loss
 
     shape, held = (cfg.train.micro_batch_size, cfg.data.sequence_length), 0
@@ -88,7 +88,7 @@ def _step(model: nn.Module, cfg: Config, micro_batches: int, device: torch.devic
         ids_BT = torch.randint(cfg.model.vocab_size, shape, device=device)
         positions_BT = torch.arange(shape[1], device=device).expand(shape)
         model.set_requires_gradient_sync(i == micro_batches - 1)
-        loss_fn(model, Batch(ids_BT, ids_BT, positions_BT, ids_BT[:, 0]))[0].backward()
+        loss_fn(model, Batch(ids_BT, ids_BT, positions_BT))[0].backward()
         if i < micro_batches - 1:
             held = _bytes(_waiting_gradients(model))
     return held

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-IGNORE = -100
+from ..data.batch import IGNORED, Batch, positions
 
 
 def best_fit_decreasing(
@@ -94,52 +94,36 @@ class Dialogues:
         )
 
 
-@dataclass
-class PackedBatch:
-    """input_ids_BT, targets_BT (already shifted, -100 ignored) and position_ids_BT, all int64."""
-
-    input_ids: torch.Tensor
-    targets: torch.Tensor
-    position_ids: torch.Tensor
-
-    @property
-    def tokens(self) -> int:
-        """Targets that count in the loss."""
-        return int((self.targets != IGNORE).sum())
-
-    def to(self, device) -> PackedBatch:
-        return PackedBatch(
-            self.input_ids.to(device), self.targets.to(device), self.position_ids.to(device)
-        )
-
-
 def lay_out(
     data: Dialogues, bins: Sequence[Sequence[int]], sequence_length: int, pad_id: int = 0
-) -> PackedBatch:
+) -> Batch:
     """Write bins of dialogues into rows.
 
-    The target of a token is its successor inside the same dialogue, where that successor belongs to an answer. The
-    last token of a dialogue has none, so nothing is predicted across a boundary; padding is a document of its own.
+    The target of a token is its successor inside the same dialogue, where that successor belongs to
+    an answer. The last token of a dialogue has none, so nothing is predicted across a boundary;
+    padding is a document of its own.
     """
     shape = (len(bins), sequence_length)
-    ids, targets = np.full(shape, pad_id, dtype=np.int64), np.full(shape, IGNORE, dtype=np.int64)
-    positions = np.zeros(shape, dtype=np.int64)
+    ids, targets = np.full(shape, pad_id, dtype=np.int64), np.full(shape, IGNORED, dtype=np.int64)
+    ends: list[int] = []
     for row, items in enumerate(bins):
         at = 0
         for item in items:
             low, high = int(data.start[item]), int(data.start[item + 1])
             size = high - low
             ids[row, at : at + size] = data.tokens[low:high]
-            positions[row, at : at + size] = np.arange(size)
             successor = data.tokens[low + 1 : high].astype(np.int64)
-            targets[row, at : at + size - 1] = np.where(
-                data.answer[low + 1 : high], successor, IGNORE
-            )
+            answer = data.answer[low + 1 : high]
+            targets[row, at : at + size - 1] = np.where(answer, successor, IGNORED)
             at += size
+            ends.append(row * sequence_length + at)
         assert at <= sequence_length, "a bin overflows its sequence"
-        positions[row, at:] = np.arange(sequence_length - at)
-    return PackedBatch(
-        torch.from_numpy(ids), torch.from_numpy(targets), torch.from_numpy(positions)
+        if at < sequence_length:
+            ends.append((row + 1) * sequence_length)
+    ends_N = np.array(ends, dtype=np.int64)
+    position_ids = positions(ends_N, *shape)
+    return Batch(
+        torch.from_numpy(ids), torch.from_numpy(targets), position_ids, torch.from_numpy(ends_N)
     )
 
 
@@ -172,6 +156,6 @@ class PackedEpochs:
             self._plan(i // self.per_epoch)[i % self.per_epoch] for i in range(first, last, stride)
         ]
 
-    def batch(self, first: int, last: int, stride: int = 1) -> PackedBatch:
+    def batch(self, first: int, last: int, stride: int = 1) -> Batch:
         """Sequences first, first + stride, … < last of the stream."""
         return lay_out(self.data, self.bins(first, last, stride), self.sequence_length, self.pad_id)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config import Config, UserError
+from ..data.batch import Batch
 from ..machine import progress
 from ..tokenizer.chat import encode_chat
 from ..train.parallel import World, join_world
 from ..train.pretrain import next_token_loss
 from ..train.run_folder import RunFolder
-from .packing import Dialogues, PackedBatch, PackedEpochs
+from .packing import Dialogues, PackedEpochs
 from .rows import check_dialogue, count_by, read_rows
 from .stage import open_model, spread_model, stop_ids, train, with_steps
 
@@ -100,7 +101,7 @@ def encode_dialogues(
 def batches(stream: PackedEpochs, stage, world: World):
     """batch_fn of the loop: the micro-batches of this rank at a step."""
 
-    def batch_fn(step: int) -> list[PackedBatch]:
+    def batch_fn(step: int) -> list[Batch]:
         low, high = step * stage.batch_size, (step + 1) * stage.batch_size
         width = stage.micro_batch_size * world.size
         starts = range(low, high, width)

@@ -8,7 +8,8 @@ Reading needs only numpy and torch. Writing (`pack`, `append`) imports the token
 """
 
 from .append import append
-from .loader import Batch, Loader
+from .batch import Batch
+from .loader import Loader
 from .pack import pack
 from .shards import ShardSet, describe
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import UserError
+from .batch import IGNORED, Batch, positions
 from .mixture import POOL, Mixture, quotas, quotas_by_size
 from .order import Stream
 from .shards import Piece, ShardSet, check_sizes
@@ -26,46 +27,10 @@ from .shards import Piece, ShardSet, check_sizes
 if (
     TYPE_CHECKING
 ):  # torch is imported by the first batch, so that packing processes start without it
-    import torch
+    pass
 
 STATE_FORMAT = 1
-IGNORED = -100
-"""Target of padding: no loss there."""
 PLANNED = 2048  # rows of one rank whose order is computed at once
-
-
-@dataclass
-class Batch:
-    """One rank's rows of one step, int64. `targets` are already shifted; -100 marks padding.
-
-    `position_ids` restart at 0 where a document starts: the signal for document-masked attention.
-    """
-
-    input_ids: torch.Tensor  # (B, T)
-    targets: torch.Tensor  # (B, T)
-    position_ids: torch.Tensor  # (B, T)
-    source: torch.Tensor  # (B,) index into `Loader.sources`
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def tokens(self) -> int:
-        """Targets that count in the loss."""
-        return int((self.targets != IGNORED).sum())
-
-    def to(self, device, non_blocking: bool = False) -> Batch:
-        return Batch(
-            *(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
-        )
-
-    def pin_memory(self) -> Batch:
-        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
-
-    def split(self, rows: int) -> list[Batch]:
-        """Micro-batches of `rows` rows (the last may be smaller), as views."""
-        parts = zip(*(getattr(self, f.name).split(rows) for f in fields(self)), strict=True)
-        return [Batch(*part) for part in parts]
 
 
 @dataclass
@@ -168,7 +133,6 @@ class Loader:
         self._piece_source = np.array(
             [self.sources.index(p.source) for p in shards.pieces], dtype=np.int64
         )
-        self._count = np.arange(sequence_length)
 
     # -- what a run asks for --------------------------------------------------------------------------------------
 
@@ -182,23 +146,28 @@ class Loader:
         T, arrays, records = self.sequence_length, self.shards.arrays, self._records
         rows = self._rows(step)
         inputs_BT, targets_BT = (np.empty((len(rows.at), T), dtype=np.int64) for _ in range(2))
-        ends_B: list[list[int]] = []  # where documents end inside each row
+        ends: list[np.ndarray] = []  # where documents end, counted through all rows
         for row, (shard, at) in enumerate(zip(rows.shard.tolist(), rows.at.tolist(), strict=True)):
             stream, index = arrays(records[shard]["path"])
             tokens = stream[at : at + T + 1]
             if len(tokens) == T + 1:
                 inputs_BT[row], targets_BT[row] = tokens[:-1], tokens[1:]
-                if self.mask_documents:
-                    a, b = index.searchsorted((at, at + T - 1), "right").tolist()
-                    ends_B.append([end - at for end in index[a:b].tolist()])
+                first, last = index.searchsorted((at, at + T - 1), "right")
+                inside = index[first:last] - at
             else:  # the sample goes on in the next shard, or the piece ends
                 piece = self.shards.pieces[rows.piece[row]]
-                ends_B.append(
-                    self._read_across(piece, int(rows.start[row]), inputs_BT[row], targets_BT[row])
+                inside = self._read_across(
+                    piece, int(rows.start[row]), inputs_BT[row], targets_BT[row]
                 )
-        source_B = self._piece_source[rows.piece]
-        inputs, targets, source = map(torch.from_numpy, (inputs_BT, targets_BT, source_B))
-        return Batch(inputs, targets, self._positions(ends_B, len(source_B)), source)
+            ends += (inside + row * T, [(row + 1) * T])
+        ends_N = np.concatenate(ends or [[]]).astype(np.int64) if self.mask_documents else None
+        return Batch(
+            torch.from_numpy(inputs_BT),
+            torch.from_numpy(targets_BT),
+            positions(ends_N, len(inputs_BT), T),
+            None if ends_N is None else torch.from_numpy(ends_N),
+            torch.from_numpy(self._piece_source[rows.piece]),
+        )
 
     def check_files(self, step: int) -> None:
         """UserError when a shard that `step` begins a row in has lost bytes since it was opened: memory maps go on with
@@ -225,6 +194,16 @@ class Loader:
             pin_memory=pin_memory,
         )
         yield from zip(range(first, last), ahead, strict=True)
+
+    def one_pass(self, most: int | None = None) -> Iterator[Batch]:
+        """Batches that hold every sample once, or `most` full ones; the last may be smaller.
+
+        For one rank and no weights, where the first epoch of the order is one pass.
+        """
+        rows = self._span(0)[1]
+        left = self.samples if most is None else min(self.samples, most * rows)
+        for step in range(-(-left // rows)):
+            yield self.batch(step).split(min(rows, left - step * rows))[0]
 
     def epochs(self, step: int) -> dict[str, float]:
         """Passes made over each stream before `step` (stream "*" is all sources together)."""
@@ -396,30 +375,15 @@ class Loader:
 
     def _read_across(
         self, piece: Piece, start: int, inputs: np.ndarray, targets: np.ndarray
-    ) -> list[int]:
-        """Fill one row from several shards, pad it where the piece ends; returns where positions restart."""
+    ) -> np.ndarray:
+        """Fill one row from several shards, pad it where the piece ends; returns where documents end inside it."""
         T = self.sequence_length
         tokens, ends = self.shards.read(piece, start, start + T + 1)
         n = len(tokens) - 1
         inputs[:n], targets[:n] = tokens[:-1], tokens[1:]
         inputs[n:], targets[n:] = self.shards.separator_id, IGNORED
-        return [*(e for e in ends.tolist() if e < n), *([n] if n < T else [])]
-
-    def _positions(self, ends_B: list[list[int]], rows: int) -> torch.Tensor:
-        """(B, T): positions that restart at each of a row's ends; without masks 0 … T-1, one row seen B times."""
-        import torch
-
-        count, T = self._count, self.sequence_length
-        if not self.mask_documents:
-            return torch.from_numpy(count).expand(rows, T)
-        positions_BT = np.empty((rows, T), dtype=np.int64)
-        for row, ends in zip(positions_BT, ends_B, strict=True):
-            at = 0
-            for end in ends:
-                row[at:end] = count[: end - at]
-                at = end
-            row[at:] = count[: T - at]
-        return torch.from_numpy(positions_BT)
+        ends = ends[ends < n]
+        return np.append(ends, n) if n < T else ends
 
     def _wanted(self, mixture) -> list[tuple[int, dict[str, int]]]:
         """[(first slot, quotas)] of a mixture setting."""

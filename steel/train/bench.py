@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from ..config import Config, UserError, load
-from ..data.loader import Batch
+from ..data.batch import Batch, positions
 from ..machine import peak_memory_bytes
 from ..runlog import atomic_write
 from .device import describe
@@ -103,11 +103,12 @@ def _batches(cfg: Config, world: World):
     """batch_fn of the loop: the same few Zipf batches over and over, another set on each rank."""
     B, T = cfg.train.batch_size // world.size, cfg.data.sequence_length
     kept = zipf_batches(2, B, T, cfg.model.vocab_size, world.device, seed=cfg.seed + world.rank)
-    position = torch.arange(T, device=world.device).expand(B, T)
+    ends = None
     if cfg.data.mask_documents:  # three documents to a row, as packed text has
-        position = position % max(2, T // 3)
-    source = torch.zeros(B, dtype=torch.long, device=world.device)
-    batches = [Batch(tokens, targets, position, source) for tokens, targets in kept]
+        in_row = [*range(max(2, T // 3), T, max(2, T // 3)), T]
+        ends = torch.tensor([row * T + end for row in range(B) for end in in_row])
+    position = positions(None if ends is None else ends.numpy(), B, T).to(world.device)
+    batches = [Batch(tokens, targets, position, ends) for tokens, targets in kept]
     return lambda step: batches[step % len(batches)].split(max(1, cfg.train.micro_batch_size))
 
 

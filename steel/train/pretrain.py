@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ..config import Config, UserError
-from ..data.loader import IGNORED, Batch, Loader
+from ..data.batch import IGNORED, Batch
+from ..data.loader import Loader
 from ..data.shards import ShardSet
 from ..model.build import build, decoder_layers
 from . import checkpoint
@@ -239,10 +240,11 @@ def next_token_loss(z_loss: float = 0.0):
 
 
 def validator(cfg: Config, data: Path | str, world: World, most: int = 16, measure=None):
-    """evaluate(model, step) -> mean loss on held-out documents, overall and by source [nats/token], and perplexity.
+    """evaluate(model, step) -> mean loss on held-out documents [nats/token], by source, and perplexity.
 
-    At most `most` batches, the same ones every time. `measure(model, step)` adds its numbers; without a validation
-    split it alone is asked. None when there is neither.
+    Every held-out sample counts once; of more than `most` batches the same ones every time.
+    `measure(model, step)` adds its numbers; without a validation split it alone is asked. None
+    when there is neither.
     """
     shards = ShardSet.open(data, "validation", check=False)
     if not shards.pieces:
@@ -257,22 +259,14 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 16, measu
         world=1,
         mask_documents=cfg.data.mask_documents,
     )
-    count = min(most, math.ceil(loader.samples / rows))
     loss_fn = next_token_loss()
 
     def evaluate(model: nn.Module, step: int) -> dict:
         total, weight, by_source = 0.0, 0.0, {}
-        for i in range(count):
-            batch = loader.batch(i).to(world.device)
+        for batch in loader.one_pass(most):
             for source in batch.source.unique().tolist():
-                chosen = batch.source == source
-                part = Batch(
-                    batch.input_ids[chosen],
-                    batch.targets[chosen],
-                    batch.position_ids[chosen],
-                    batch.source[chosen],
-                )
-                loss, n, _ = loss_fn(model, part)
+                chosen = (batch.source == source).nonzero()[:, 0].tolist()
+                loss, n, _ = loss_fn(model, batch.select(chosen).to(world.device))
                 loss, n = float(loss), float(n)
                 had = by_source.get(source, (0.0, 0.0))
                 by_source[source] = (had[0] + loss, had[1] + n)

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steel.align.packing import IGNORE, Dialogues, PackedEpochs, best_fit_decreasing, lay_out
+from steel.align.packing import Dialogues, PackedEpochs, best_fit_decreasing, lay_out
+from steel.data.batch import IGNORED
 
 
 @settings(max_examples=80, deadline=None)
@@ -54,13 +55,13 @@ def test_targets_are_the_next_answer_token_of_the_same_dialogue_and_nothing_else
             ids = data.tokens[data.start[i] : data.start[i + 1]].tolist()
             answer = data.answer[data.start[i] : data.start[i + 1]].tolist()
             expected_ids += ids
-            expected_targets += [ids[t] if answer[t] else IGNORE for t in range(1, len(ids))] + [
-                IGNORE
+            expected_targets += [ids[t] if answer[t] else IGNORED for t in range(1, len(ids))] + [
+                IGNORED
             ]
             expected_positions += range(len(ids))
         pad = 24 - len(expected_ids)
         assert batch.input_ids[row].tolist() == expected_ids + [0] * pad
-        assert batch.targets[row].tolist() == expected_targets + [IGNORE] * pad
+        assert batch.targets[row].tolist() == expected_targets + [IGNORED] * pad
         assert batch.position_ids[row].tolist() == expected_positions + list(range(pad))
     first_tokens = sum(int(data.answer[s]) for s in data.start[:-1])  # nobody can predict them
     assert batch.tokens == int(data.answer.sum()) - first_tokens

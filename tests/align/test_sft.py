@@ -3,9 +3,10 @@ import torch
 from align_world import awake, config, sft_rows, turn, write
 
 from steel.align import sft
-from steel.align.packing import IGNORE, PackedEpochs, lay_out
+from steel.align.packing import PackedEpochs, lay_out
 from steel.align.stage import open_model
 from steel.config import UserError
+from steel.data.batch import IGNORED
 from steel.runlog import read_log
 from steel.train.parallel import World
 from steel.train.pretrain import next_token_loss
@@ -22,10 +23,10 @@ def test_loss_mask_is_exact_on_a_multi_turn_dialogue(base):
     ]
     data, counts = sft.encode_dialogues(tokenizer, [{"messages": messages}], 256)
     batch = lay_out(data, [[0]], 256)
-    learned = [t for t in batch.targets[0].tolist() if t != IGNORE]
+    learned = [t for t in batch.targets[0].tolist() if t != IGNORED]
     assert tokenizer.decode(learned) == "云州。<|im_end|>陈明住在白港。<|im_end|>"
     # the position that predicts the first token of an answer is the line break after "assistant"
-    first = int((batch.targets[0] != IGNORE).nonzero()[0])
+    first = int((batch.targets[0] != IGNORED).nonzero()[0])
     assert tokenizer.decode(batch.input_ids[0, : first + 1]).endswith("<|im_start|>assistant\n")
     assert counts == {}
 

@@ -75,8 +75,10 @@ def test_positions_restart_at_documents(shards):
                 expected.append(at)
                 at = 0 if token == 0 and i < real else at + 1
             assert positions.tolist() == expected
+        starts = (batch.position_ids.flatten() == 0).nonzero()[:, 0].tolist()
+        assert batch.ends.tolist() == [*starts[1:], batch.input_ids.numel()]
     flat = Loader(shards, L, 8, mask_documents=False).batch(0)
-    assert torch.equal(flat.position_ids, torch.arange(L).expand(8, L))
+    assert flat.ends is None and torch.equal(flat.position_ids, torch.arange(L).expand(8, L))
     assert torch.equal(flat.input_ids, loader.batch(0).input_ids)
 
 
@@ -138,6 +140,13 @@ def test_any_number_of_loader_workers_gives_the_same_batches(shards):
         ahead = list(loader.batches(5, 12, workers=workers))
         assert [s for s, _ in ahead] == [s for s, _ in plain] == list(range(5, 12))
         assert all(same(a, b) for (_, a), (_, b) in zip(ahead, plain, strict=True))
+
+
+@pytest.mark.parametrize("size, most", [(8, None), (7, None), (8, 2), (10**4, 3)])
+def test_one_pass_has_every_sample_once(shards, size, most):
+    loader = Loader(shards, L, size)
+    found = [row for batch in loader.one_pass(most) for row in rows(batch)]
+    assert len(found) == len(set(found)) == min(loader.samples, (most or 10**9) * size)
 
 
 def test_weights_are_met_and_zero_leaves_out(shards):

@@ -65,8 +65,7 @@ def test_documents_in_one_row_do_not_see_each_other(folder, corpus):
             *(
                 getattr(batch, f)[row : row + 1, a:b]
                 for f in ("input_ids", "targets", "position_ids")
-            ),
-            batch.source[row : row + 1],
+            )
         )
         return loss_fn(model, part)[0]
 
