@@ -1,8 +1,11 @@
 """Every setting of every stage, in one place: dataclasses, YAML presets and dot-overrides.
 
-A preset is a YAML file whose keys are the fields below. It may start from another one (`extends: laptop`), and a
-command may change single values: `steel run --preset laptop train.steps=200 model.hidden_size=256`. A key that does
-not exist, or a value of the wrong type, is refused with one line that names it and its nearest valid spelling.
+A preset is a YAML file whose keys are the fields below. It may start from another one, named or
+lying beside it (`extends: laptop`, `extends: base.yaml`), and a command may change single values:
+`steel run --preset laptop train.steps=200 model.hidden_size=256`. A section is merged with what it
+extends; a mapping of the user's own, such as data.weights, is replaced. A key that does not exist,
+a value of the wrong type and one outside its field's range or choice are refused with one line
+that names them.
 """
 
 from __future__ import annotations
@@ -11,72 +14,112 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import sys
-import types
-import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 PRESETS = Path(__file__).parent / "presets"
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: one line that says what is wrong, where, and what to do. The CLI exits 2."""
+    """A mistake that the user can mend: one line that says what is wrong, where, and what to do.
+
+    The CLI prints it and exits 2.
+    """
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may take, from low to high; `open` names an end left out."""
+
+    low: float
+    high: float = math.inf
+    open: Literal["", "low", "high"] = ""
+
+    def __contains__(self, value: float) -> bool:
+        if (self.open == "low" and value == self.low) or (
+            self.open == "high" and value == self.high
+        ):
+            return False
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open == 'low' else 'at least'} {self.low:g}"
+        high = f" and {'below' if self.open == 'high' else 'at most'} {self.high:g}"
+        return low if self.high == math.inf else low + high
+
+
+Count = Annotated[int, Range(1)]
+OrZero = Annotated[int, Range(0)]
+Rate = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, open="low")]
+Share = Annotated[float, Range(0, 1)]
+Mass = Annotated[float, Range(0, 1, open="low")]
+Half = Annotated[float, Range(0, 0.5)]
+Planted = Annotated[float, Range(0, 0.3)]
+Decay = Annotated[float, Range(0, 1, open="high")]
+FeedForward = Literal[
+    "dense", "soft_moe_v1", "soft_moe_v2", "soft_moe_v3", "causal_soft_moe", "top_k_moe", "none"
+]
+Scoring = Literal["letter", "text", "generate"]
 
 
 @dataclass
 class ModelConfig:
     """The network. Field names are those of `steel.model.SteelConfig`."""
 
-    source: str = "steel"
+    source: Literal["steel", "hf"] = "steel"
     """Which architecture: "steel", or "hf" for any transformers causal LM described by `path`."""
     path: str = ""
     """Folder with a transformers `config.json`; only with source "hf"."""
-    vocab_size: int = 2048
+    vocab_size: Count = 2048
     """Rows of the embedding and of the head [entries]; the tokenizer may use fewer."""
-    hidden_size: int = 128
+    hidden_size: Count = 128
     """Width D of the residual stream [channels]."""
-    intermediate_size: int = 384
+    intermediate_size: OrZero = 384
     """Width f of ONE feed-forward expert, or of the dense feed-forward [channels]."""
-    num_hidden_layers: int = 3
+    num_hidden_layers: Count = 3
     """Decoder blocks [layers]."""
-    num_attention_heads: int = 4
+    num_attention_heads: Count = 4
     """Query heads H [heads]."""
-    num_key_value_heads: int = 4
+    num_key_value_heads: Count = 4
     """Key/value heads shared by groups of query heads (GQA) [heads]."""
-    head_dim: int = 0
+    head_dim: OrZero = 0
     """Width of one head [channels]; 0 means hidden_size / num_attention_heads."""
-    feed_forward: str = "dense"
+    feed_forward: FeedForward = "dense"
     """dense | soft_moe_v1 | soft_moe_v2 | soft_moe_v3 | causal_soft_moe | top_k_moe | none."""
-    expert: str = "swiglu"
+    expert: Literal["swiglu", "double_swiglu"] = "swiglu"
     """What an expert computes: swiglu (one gate) or double_swiglu (two)."""
-    num_experts: int = 6
+    num_experts: Count = 6
     """Routed experts E per layer [experts]; not used by dense and none."""
-    num_shared_experts: int = 0
-    """Experts that see every token, beside the routed ones [experts]; causal_soft_moe needs at least 1."""
-    slots_per_expert: int = 1
+    num_shared_experts: OrZero = 0
+    """Experts that see every token, beside the routed ones [experts]; causal_soft_moe needs one."""
+    slots_per_expert: Count = 1
     """Slots per routed expert of the soft mixtures [slots]."""
-    segment_length: int = 64
+    segment_length: Count = 64
     """Tokens per segment of causal_soft_moe [tokens]."""
-    top_k: int = 2
+    top_k: Count = 2
     """Experts that a token visits in top_k_moe [experts]."""
-    balance_loss: float = 0.01
+    balance_loss: Rate = 0.01
     """Weight of top_k_moe's load-balancing term in training [nats]."""
     soft_moe_normalize_slots: bool = False
-    """RMS-normalise the slots of soft_moe_v2 and v3, which wakes the layer; the original did not."""
+    """RMS-normalise the slots of soft_moe_v2 and v3: it wakes the layer; the original did not."""
     qkv_bias: bool = True
     """Bias on the query, key and value projections, as in Qwen1.5."""
     qk_norm: bool = False
     """RMSNorm on each head's queries and keys before RoPE."""
-    rope_theta: float = 10000.0
+    rope_theta: Positive = 10000.0
     """Base of the rotary position embedding [1]."""
-    rms_norm_eps: float = 1e-6
+    rms_norm_eps: Positive = 1e-6
     """Added to the mean square inside RMSNorm [1]."""
     tie_word_embeddings: bool = True
     """Whether the head shares the embedding's matrix."""
-    max_position_embeddings: int = 512
+    max_position_embeddings: Count = 512
     """Longest sequence that the model promises to handle [tokens]."""
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
     """Standard deviation of initial weights [1]."""
 
 
@@ -84,11 +127,11 @@ class ModelConfig:
 class TokenizerConfig:
     """The byte-level BPE that is trained, or the one that is taken."""
 
-    vocab_size: int = 2048
+    vocab_size: Count = 2048
     """Entries including special tokens [entries]."""
     path: str = ""
     """Folder of an existing tokenizer; empty means: train one on the documents."""
-    sample_bytes: int = 50_000_000
+    sample_bytes: Count = 50_000_000
     """How much text to train on at most [bytes of UTF-8]."""
 
 
@@ -96,28 +139,28 @@ class TokenizerConfig:
 class WorldConfig:
     """SteelTown, the closed world that the project writes itself (`steel.corpus.world`)."""
 
-    people: int = 64
+    people: Annotated[int, Range(12, 640)] = 64
     """People who live in it [people]."""
     attributes: list[str] = field(
         default_factory=lambda: ["city", "university", "major", "company"]
     )
     """Which facts each person has: of city, university, major, company, hobby, zodiac."""
-    biographies_per_person: int = 40
+    biographies_per_person: Annotated[int, Range(4, 200)] = 40
     """Chinese biographies per person, each in another wording and order [documents]."""
-    english_biographies: float = 0.25
+    english_biographies: Annotated[float, Range(0, 4)] = 0.25
     """English biographies for each Chinese one [1]; a quarter makes the text 80:20 by bytes."""
-    english_questions: float = 0.22
+    english_questions: Share = 0.22
     """Share of the questions and dialogues that are English [1]."""
-    question_share: float = 0.4
-    """Share of raw text that is questions and dialogues about the people of the training split [1], 0 to 0.8."""
-    arithmetic_problems: int = 600
-    """Distinct two-digit additions spread over raw and post-training sets; the exam's are others [problems]."""
-    duplicate_share: float = 0.03
+    question_share: Annotated[float, Range(0, 0.8)] = 0.4
+    """Share of raw text that asks and tells about the people of the training split [1]."""
+    arithmetic_problems: Annotated[int, Range(0, 3900)] = 600
+    """Distinct two-digit additions of the training sets; the exam's are others [problems]."""
+    duplicate_share: Planted = 0.03
     """Planted exact duplicates per raw file, over its records [1]."""
-    near_duplicate_share: float = 0.03
+    near_duplicate_share: Planted = 0.03
     """Planted near-duplicates (1 to 3 characters changed) per raw file, over its records [1]."""
-    junk_share: float = 0.04
-    """Planted junk (mojibake, HTML debris, symbol soup, broken JSON) per raw file, over its records [1]."""
+    junk_share: Planted = 0.04
+    """Planted junk (mojibake, HTML, symbol soup, broken JSON) per raw file, over its records [1]."""
     assistant_name: str = "小钢"
     """What the assistant calls itself in Chinese."""
     assistant_name_en: str = "Steel"
@@ -136,130 +179,134 @@ class WorldConfig:
 class DataConfig:
     """How token shards are read."""
 
-    sequence_length: int = 256
+    sequence_length: Count = 256
     """Tokens T per sample [tokens]."""
     mask_documents: bool = True
     """Attention stays inside a document and positions restart with it."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Rate] = field(default_factory=dict)
     """Share of samples per source [1]; empty means by size, so that one epoch is one pass."""
-    anneal_weights: dict[str, float] = field(default_factory=dict)
-    """Shares that replace `weights` from the step at which the wsd schedule starts to decay [1]; a source that is not
-    named gets none; empty: no annealing stage."""
-    validation_fraction: float = 0.02
+    anneal_weights: dict[str, Rate] = field(default_factory=dict)
+    """Shares that replace `weights` from the step at which the wsd schedule starts to decay [1]; a
+    source that is not named gets none; empty: no annealing stage."""
+    validation_fraction: Share = 0.02
     """Share of documents of each source kept for validation [1]."""
 
 
 @dataclass
 class TrainConfig:
-    """One training stage: optimizer, schedule, checkpoints. Pretraining uses it as it is, later stages extend it."""
+    """One training stage: optimizer, schedule, checkpoints. Every stage extends it."""
 
-    steps: int = 1000
+    steps: Count = 1000
     """Optimizer steps [steps]."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Sequences per optimizer step over all ranks [sequences]."""
-    micro_batch_size: int = 32
+    micro_batch_size: Count = 32
     """Sequences per forward and backward pass on one rank [sequences]."""
-    optimizer: str = "adamw"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     """adamw, or muon (for matrices inside the blocks, AdamW for the rest)."""
-    learning_rate: float = 3e-4
+    learning_rate: Rate = 3e-4
     """Peak learning rate of AdamW [1/step]."""
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: Rate = 0.02
     """Peak learning rate of Muon's matrices [1/step]."""
-    min_learning_rate_ratio: float = 0.0
+    min_learning_rate_ratio: Share = 0.0
     """Learning rate at the end over the peak [1]."""
-    schedule: str = "wsd"
+    schedule: Literal["cosine", "wsd", "linear", "constant"] = "wsd"
     """cosine | wsd (warm-up, stable, linear decay) | linear | constant."""
-    warmup_steps: int = 50
+    warmup_steps: OrZero = 50
     """Steps of linear warm-up [steps]."""
-    decay_fraction: float = 0.2
+    decay_fraction: Share = 0.2
     """Last part of the run in which wsd decays [1]."""
-    weight_decay: float = 0.05
+    weight_decay: Rate = 0.05
     """Decoupled weight decay on matrices [1]."""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """AdamW's first-moment decay [1]."""
-    beta2: float = 0.95
+    beta2: Decay = 0.95
     """AdamW's second-moment decay [1]."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """AdamW's denominator guard [1]."""
-    grad_clip: float = 1.0
+    grad_clip: Rate = 1.0
     """Largest global gradient norm [1]; 0 turns clipping off."""
-    z_loss: float = 0.0
-    """Weight of the squared log-partition penalty on the logits [1]."""
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     """Compute type of forward and backward: fp32 or bf16; master weights stay fp32."""
-    sharding: str = "full"
+    sharding: Literal["full", "grad_op", "hybrid", "ddp"] = "full"
     """FSDP2 with many ranks: full | grad_op | hybrid | ddp."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass instead of storing it."""
     compile: bool = False
     """torch.compile each decoder block."""
     kernels: dict[str, str] = field(default_factory=dict)
-    """Fused operations by name, or `all`: auto | reference | triton | compile | liger; empty leaves the model as it is.
-    Attention: auto | reference | cudnn | flash | efficient | flex | varlen | flash_attn; experts: auto | torch."""
-    checkpoint_every: int = 500
+    """Fused operations by name, or `all`, each with what computes it; `steel.kernels` says which
+    names there are and refuses others. Empty leaves the model as it is."""
+    checkpoint_every: OrZero = 500
     """Steps between checkpoints [steps]; 0: only at the end."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints to keep [checkpoints]."""
     async_checkpoint: bool = False
     """Write checkpoints in a background thread: the run pauses only for the copy to memory."""
-    eval_every: int = 250
+    eval_every: OrZero = 250
     """Steps between validations, with samples drawn [steps]; 0: only at the end."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between log lines [steps]."""
-    max_bad_steps: int = 20
-    """Steps in a row with a non-finite loss or gradient that are skipped before the run stops [steps]."""
-    spike_factor: float = 0.0
+    max_bad_steps: Count = 20
+    """Steps in a row with a non-finite loss or gradient, skipped before the run stops [steps]."""
+    spike_factor: Rate = 0.0
     """Skip a step whose gradient norm exceeds this many times its running mean [1]; 0: never."""
     tensorboard: bool = False
     """Also write the curves to RUN/tensorboard; needs the package tensorboard."""
     wandb: str = ""
     """Weights & Biases project to send the curves to; empty: none. Needs the package wandb."""
-    profile_steps: int = 0
-    """Steps to profile into RUN/trace.json (Chrome trace), after three steps of warm-up [steps]; 0: none."""
+    profile_steps: OrZero = 0
+    """Steps to profile into RUN/trace.json, a Chrome trace, after three others [steps]; 0: none."""
 
 
 @dataclass
-class SFTConfig(TrainConfig):
+class PretrainConfig(TrainConfig):
+    """Pretraining on token shards."""
+
+    z_loss: Rate = 0.0
+    """Weight of the squared log-partition penalty on the logits [1]."""
+
+
+@dataclass
+class EpochConfig(TrainConfig):
+    """A stage that passes over a set of rows some number of times."""
+
+    steps: OrZero = 0
+    """Optimizer steps [steps]; 0 means: as `epochs` says."""
+    epochs: Positive = 2.0
+    """Passes over the training rows; fractions are allowed [epochs]."""
+    sequence_length: Count = 256
+    """Longest row [tokens]; SFT packs dialogues to it, longer pairs are counted and skipped."""
+
+
+@dataclass
+class SFTConfig(EpochConfig):
     """Supervised fine-tuning on dialogues."""
 
-    steps: int = 0
-    """Optimizer steps [steps]; 0 means: as `epochs` says."""
-    epochs: float = 2.0
-    """Passes over the dialogues; fractions are allowed [epochs]."""
-    sequence_length: int = 256
-    """Length of one packed row of dialogues [tokens]."""
-    long: str = "skip"
-    """What becomes of a dialogue longer than sequence_length: skip or truncate; both are counted."""
+    long: Literal["skip", "truncate"] = "skip"
+    """What becomes of a dialogue longer than sequence_length; either way it is counted."""
+    z_loss: Rate = 0.0
+    """Weight of the squared log-partition penalty on the logits [1]."""
 
 
 @dataclass
-class RewardConfig(TrainConfig):
+class RewardConfig(EpochConfig):
     """The reward model: a scalar head trained on preference pairs (Bradley-Terry)."""
 
-    steps: int = 0
-    """Optimizer steps [steps]; 0 means: as `epochs` says."""
-    epochs: float = 2.0
-    """Passes over the training pairs [epochs]."""
-    sequence_length: int = 256
-    """Longest prompt and answer together [tokens]; longer pairs are counted and skipped."""
-    holdout: float = 0.1
-    """Share of pairs held out for the reported accuracy [1], 0 to 0.5."""
+    holdout: Half = 0.1
+    """Share of pairs held out for the reported accuracy [1]."""
 
 
 @dataclass
-class DPOConfig(TrainConfig):
+class DPOConfig(EpochConfig):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
-    steps: int = 0
-    """Optimizer steps [steps]; 0 means: as `epochs` says."""
-    epochs: float = 1.0
+    epochs: Positive = 1.0
     """Passes over the pairs [epochs]."""
-    sequence_length: int = 256
-    """Longest prompt and answer together [tokens]; longer pairs are counted and skipped."""
-    beta: float = 0.1
+    beta: Positive = 0.1
     """Strength of the pull to the reference model [1/nat]."""
-    label_smoothing: float = 0.0
-    """Assumed share of flipped preferences [1], 0 to 0.5."""
+    label_smoothing: Half = 0.0
+    """Assumed share of flipped preferences [1]."""
     length_normalised: bool = False
     """Divide each log-probability by its answer's length in tokens before the margin."""
 
@@ -268,27 +315,27 @@ class DPOConfig(TrainConfig):
 class GRPOConfig(TrainConfig):
     """Group-relative policy optimisation with verifiable rewards (Shao et al. 2024)."""
 
-    group_size: int = 8
+    group_size: Count = 8
     """Completions sampled per prompt, G [completions]."""
-    max_prompt_tokens: int = 128
+    max_prompt_tokens: Count = 128
     """Longest prompt [tokens]; longer ones are counted and skipped."""
-    max_new_tokens: int = 24
+    max_new_tokens: Count = 24
     """Longest completion [tokens]."""
-    temperature: float = 1.0
-    """Sampling temperature of the rollouts, above 0 [1]."""
-    top_p: float = 1.0
+    temperature: Positive = 1.0
+    """Sampling temperature of the rollouts [1]."""
+    top_p: Mass = 1.0
     """Nucleus mass of the rollouts [1]; 1 keeps sampling and training distribution equal."""
-    clip_low: float = 0.2
+    clip_low: Rate = 0.2
     """The probability ratio is clipped at 1 - clip_low [1]."""
-    clip_high: float = 0.2
+    clip_high: Rate = 0.2
     """The probability ratio is clipped at 1 + clip_high [1]."""
-    kl_beta: float = 0.0
-    """Weight of the low-variance KL to the model before this stage [1/nat]; 0: no reference is kept."""
-    format_reward: float = 0.1
+    kl_beta: Rate = 0.0
+    """Weight of the low-variance KL to the model before this stage [1/nat]; 0: none is kept."""
+    format_reward: Rate = 0.1
     """Added to the 0/1 reward of a completion that ends by itself and holds an answer [1]."""
     scale_by_std: bool = True
-    """Divide the advantage by the group's standard deviation (GRPO); false only centres it (Dr. GRPO)."""
-    updates_per_rollout: int = 1
+    """Divide advantages by the group's standard deviation (GRPO); false: centre only (Dr. GRPO)."""
+    updates_per_rollout: Count = 1
     """Optimizer steps on each set of rollouts [steps]; the ratio clips only above 1."""
 
 
@@ -296,19 +343,19 @@ class GRPOConfig(TrainConfig):
 class ExamConfig:
     """What the report card measures."""
 
-    scoring: list[str] = field(default_factory=lambda: ["letter", "text", "generate"])
+    scoring: list[Scoring] = field(default_factory=lambda: ["letter", "text", "generate"])
     """Ways to score a multiple-choice question: letter, text, generate."""
-    shots: int = 0
+    shots: OrZero = 0
     """Worked examples before a question [questions]."""
-    limit: int = 0
+    limit: OrZero = 0
     """Questions per subject at most [questions]; 0: all."""
-    max_new_tokens: int = 24
+    max_new_tokens: Count = 24
     """Length of a generated answer at most [tokens]."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Sequences per forward pass [sequences]."""
-    min_text_accuracy: float = 0.0
+    min_text_accuracy: Share = 0.0
     """The life fails if the final text-scored accuracy lies below [1]; 0: no threshold."""
-    min_cloze_accuracy: float = 0.0
+    min_cloze_accuracy: Share = 0.0
     """The life fails if the base model's cloze accuracy lies below [1]; 0: no threshold."""
 
 
@@ -324,7 +371,7 @@ class Config:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: PretrainConfig = field(default_factory=PretrainConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
@@ -340,7 +387,7 @@ class Config:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def preset_names() -> list[str]:
@@ -348,28 +395,31 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load(preset_or_path: str, overrides: typing.Iterable[str] = ()) -> Config:
+def load(preset_or_path: str, overrides: Iterable[str] = ()) -> Config:
     """Read a preset by name, or a YAML file by path, then apply `section.key=value` overrides.
 
-    Raises UserError for an unknown preset, a key that does not exist or a value of the wrong type.
+    Raises UserError for an unknown preset, a key that does not exist and a value that its field
+    does not take.
     """
-    values = _read_yaml(_find(preset_or_path))
+    path = _find(preset_or_path)
+    values = _read_yaml(path)
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise UserError(
-                f"'{override}' is not an override; write section.key=value, for instance train.steps=100"
-            )
-        _set(values, key.strip(), _parse_scalar(text), override)
-    values.setdefault("preset", Path(preset_or_path).stem)
+        _set(values, override)
+    values.setdefault("preset", path.stem)
+    return from_dict(values)
+
+
+def from_dict(values: dict) -> Config:
+    """Build a Config from nested dicts, with the same checks as a preset file."""
     return _build(Config, values, "")
 
 
 def preset(argv: list[str] | None = None, default: str = "cpu") -> Config:
     """The configuration a chapter runs with: `--preset NAME` and overrides from the command line.
 
-    Inside Jupyter the command line belongs to the kernel, so the default preset is taken. In a script a UserError from
-    here on ends the program as it ends the `steel` command: one line, exit code 2.
+    Inside Jupyter the command line belongs to the kernel, so the default preset is taken. In a
+    script a UserError from here on ends the program as it ends the `steel` command: one line, exit
+    code 2.
     """
     if argv is None:
         argv = [] if _in_jupyter() else sys.argv[1:]
@@ -389,11 +439,6 @@ def preset(argv: list[str] | None = None, default: str = "cpu") -> Config:
     return load(name, overrides)
 
 
-def from_dict(values: dict) -> Config:
-    """Build a Config from nested dicts, with the same checks as a preset file."""
-    return _build(Config, values, "")
-
-
 def _one_line(kind: type, error: BaseException, trace) -> None:
     if not issubclass(kind, UserError):
         sys.__excepthook__(kind, error, trace)
@@ -406,21 +451,22 @@ def _in_jupyter() -> bool:
     return "ipykernel" in sys.modules and "ipykernel" in Path(sys.argv[0]).as_posix()
 
 
-def _find(preset_or_path: str) -> Path:
-    path = Path(preset_or_path)
-    if path.suffix in (".yaml", ".yml"):
+def _find(preset_or_path: str, beside: Path = Path()) -> Path:
+    """The file of a preset's name or of a path, which starts from the folder `beside`."""
+    if preset_or_path.endswith((".yaml", ".yml")):
+        path = beside / preset_or_path
         if not path.is_file():
             raise UserError(f"no configuration file at {path}")
         return path
     path = PRESETS / f"{preset_or_path}.yaml"
     if not path.is_file():
-        raise UserError(
-            f"unknown preset '{preset_or_path}'{_nearest(preset_or_path, preset_names())}"
-        )
+        hint = _nearest(preset_or_path, preset_names())
+        raise UserError(f"unknown preset '{preset_or_path}'{hint}")
     return path
 
 
-def _read_yaml(path: Path) -> dict:
+def _read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict:
+    """What a file says, over what it extends; children: the files that extend this one."""
     import yaml
 
     try:
@@ -432,23 +478,44 @@ def _read_yaml(path: Path) -> dict:
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}")
     parent = values.pop("extends", None)
-    return _merge(_read_yaml(_find(parent)), values) if parent else values
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise UserError(f"{path}: 'extends' takes a preset's name or a YAML file, not {parent!r}")
+    children = (*children, path.resolve())
+    found = _find(parent, path.parent)
+    if found.resolve() in children:
+        raise UserError(f"{path}: 'extends: {parent}' leads back to {found}, which extends it")
+    base = _read_yaml(found, children)
+    base.pop("preset", None)  # the name of the base is not the name of what extends it
+    return _merge(Config, base, values)
 
 
-def _merge(base: dict, over: dict) -> dict:
-    merged = dict(base)
+def _merge(cls: type, base: dict, over: dict) -> dict:
+    """`over` on top of `base`: sections of `cls` are merged, everything else is replaced."""
+    hints, merged = get_type_hints(cls), dict(base)
     for key, value in over.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if nested else value
+        section = hints.get(key)
+        if dataclasses.is_dataclass(section) and isinstance(value, dict) and key in base:
+            value = _merge(section, base[key], value) if isinstance(base[key], dict) else value
+        merged[key] = value
     return merged
 
 
-def _set(values: dict, dotted: str, value: object, override: str) -> None:
-    *sections, last = dotted.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
+def _set(values: dict, override: str) -> None:
+    """Apply one `section.key=value` to nested dicts."""
+    dotted, separator, text = override.partition("=")
+    *sections, last = dotted.strip().split(".")
+    if not separator or not all((*sections, last)):
+        example = "write section.key=value, for instance train.steps=100"
+        raise UserError(f"'{override}' is not an override; {example}")
+    for name in sections:
+        values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise UserError(f"'{override}': {section} is a value, not a section")
+            raise UserError(f"'{override}': {name} is a value, not a section")
+    value = _parse_scalar(text)
+    if not sections and isinstance(value, dict) and isinstance(values.get(last), dict):
+        value = values[last] | value  # a whole section given changes the keys that it names
     values[last] = value
 
 
@@ -462,11 +529,11 @@ def _parse_scalar(text: str) -> object:
 
 
 def _build(cls: type, values: object, where: str):
+    """An object of dataclass `cls` from a dict, every value checked against its field's type."""
     if not isinstance(values, dict):
-        raise UserError(
-            f"'{where}' is a section, give its keys, for instance {where}.{_fields(cls)[0]}=…"
-        )
-    hints = typing.get_type_hints(cls)
+        example = f"for instance {where}.{_fields(cls)[0]}=…"
+        raise UserError(f"'{where}' is a section, give its keys, {example}")
+    hints = get_type_hints(cls, include_extras=True)
     arguments = {}
     for key, value in values.items():
         dotted = f"{where}.{key}" if where else str(key)
@@ -476,27 +543,43 @@ def _build(cls: type, values: object, where: str):
     return cls(**arguments)
 
 
-def _convert(hint: type, value: object, dotted: str):
+def _convert(hint, value: object, dotted: str):
+    """`value` as the type that a field declares; UserError when it is none, or not allowed."""
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, dotted)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        number, allowed = _convert(args[0], value, dotted), args[1]
+        if number not in allowed:
+            raise UserError(f"'{dotted}' must be {allowed}, not {value!r}")
+        return number
+    if origin is Literal:
+        if not isinstance(value, str) or value not in args:
+            raise UserError(f"'{dotted}' must be one of {', '.join(args)}, not {value!r}")
+        return value
     if origin is list and isinstance(value, (list, tuple)):
         return [_convert(args[0], item, f"{dotted}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(args[1], item, f"{dotted}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, str):  # YAML reads 3e-4, without a dot, as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if hint is float and type(value) is int:
-        return float(value)
+    if hint is float:
+        return _number(value, dotted)
     if hint is int and type(value) is float and value.is_integer():
         return int(value)
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
+    if type(value) is hint:
         return value
-    name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    name = (origin or hint).__name__
     raise UserError(f"'{dotted}' must be {name}, not {value!r} ({type(value).__name__})")
+
+
+def _number(value: object, dotted: str) -> float:
+    """A finite float; YAML reads 3e-4, without a dot, as text."""
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise UserError(f"'{dotted}' must be a finite number, not {value!r}")
+    return number
 
 
 def _fields(cls: type) -> list[str]:
@@ -504,10 +587,8 @@ def _fields(cls: type) -> list[str]:
 
 
 def _nearest(word: str, valid: list[str], where: str = "") -> str:
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    """The end of an error's line: the likeliest spelling, or everything that is valid."""
     prefix = f"{where}." if where else ""
-    return (
-        f"; did you mean '{prefix}{close[0]}'?"
-        if close
-        else f"; valid: {', '.join(prefix + v for v in valid)}"
-    )
+    if close := difflib.get_close_matches(word, valid, n=1, cutoff=0.5):
+        return f"; did you mean '{prefix}{close[0]}'?"
+    return f"; valid: {', '.join(prefix + name for name in valid)}"

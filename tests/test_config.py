@@ -1,9 +1,11 @@
 """Presets load, overrides work, mistakes get one line, and every field is documented."""
 
 import ast
+import dataclasses
 import inspect
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -62,12 +64,46 @@ def test_overrides_reach_nested_values_and_change_the_hash():
         ("model=big", "'model' is a section"),
         ("train.schedule.x=1", "schedule is a value, not a section"),
         ("train.steps", "not an override"),
+        ("=3", "not an override"),
+        ("train..steps=3", "not an override"),
+        # values: a type alone lets these through
+        ("train.precision=bfloat16", "'train.precision' must be one of fp32, bf16, not 'bfloat16'"),
+        ("model.source=huggingface", "'model.source' must be one of steel, hf"),
+        ("train.schedule=3", "'train.schedule' must be one of cosine, wsd, linear, constant"),
+        ("exam.scoring=[letter, tex]", "'exam.scoring[1]' must be one of letter, text, generate"),
+        ("train.log_every=0", "'train.log_every' must be at least 1, not 0"),
+        ("train.learning_rate=nan", "'train.learning_rate' must be a finite number"),
+        ("train.learning_rate=.inf", "'train.learning_rate' must be a finite number"),
+        ("train.learning_rate=-1e-3", "'train.learning_rate' must be at least 0"),
+        ("train.beta2=1", "'train.beta2' must be at least 0 and below 1, not 1"),
+        ("grpo.temperature=0", "'grpo.temperature' must be above 0"),
+        ("data.weights={wiki: -1}", "'data.weights.wiki' must be at least 0"),
+        ("world.people=1", "'world.people' must be at least 12 and at most 640"),
+        # settings of one stage that another has no use for
+        ("dpo.z_loss=1e-4", "unknown key 'dpo.z_loss'"),
+        ("grpo.epochs=2", "unknown key 'grpo.epochs'"),
     ],
 )
 def test_a_wrong_override_gets_one_line_that_names_it(override, message):
     with pytest.raises(UserError) as caught:
         config.load("laptop", [override])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_section_is_changed_and_a_mapping_replaced(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "extends: smoke\npreset: mine\ndata: {weights: {a: 1, b: 2}}\n"
+    )
+    child = tmp_path / "deep" / "child.yaml"
+    child.parent.mkdir()
+    child.write_text("extends: ../base.yaml\ntrain: {steps: 5}\ndata: {weights: {c: 1}}\n")
+    cfg = config.load(str(child))
+    assert cfg.preset == "child" and cfg.data.weights == {"c": 1.0}
+    assert cfg.train.steps == 5 and cfg.train.batch_size == config.load("smoke").train.batch_size
+    overrides = ["data.weights.d=3", "train={warmup_steps: 2}"]
+    cfg = config.load(str(child), overrides)
+    assert cfg.data.weights == {"c": 1.0, "d": 3.0}
+    assert (cfg.train.steps, cfg.train.warmup_steps) == (5, 2)
 
 
 def test_a_wrong_preset_names_the_nearest():
@@ -83,6 +119,9 @@ def test_a_wrong_preset_names_the_nearest():
         ("a: [", "not valid YAML"),
         ("- 1", "must hold 'key: value'"),
         ("extends: nope", "unknown preset"),
+        ("extends: 3", "'extends' takes a preset's name or a YAML file, not 3"),
+        ("extends: broken.yaml", "leads back to"),
+        ("extends: missing.yaml", "no configuration file"),
     ],
 )
 def test_a_broken_file_gets_one_line(tmp_path, text, message):
@@ -104,6 +143,11 @@ def test_the_chapters_ignore_jupyters_own_arguments(monkeypatch):
 
 def test_every_field_has_a_docstring_and_sizes_name_their_unit():
     tree = ast.parse(inspect.getsource(config))
+    hints = {
+        name: get_type_hints(cls, include_extras=True)
+        for name, cls in vars(config).items()
+        if dataclasses.is_dataclass(cls)
+    }
     for node in tree.body:
         if not (isinstance(node, ast.ClassDef) and node.name.endswith("Config")):
             continue
@@ -117,10 +161,9 @@ def test_every_field_has_a_docstring_and_sizes_name_their_unit():
                 continue
             documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             assert documented, f"{node.name}.{field.target.id} has no docstring"
-            if ast.unparse(field.annotation) in ("int", "float"):
-                assert "[" in after.value.value, (
-                    f"{node.name}.{field.target.id} does not say its unit"
-                )
+            hint = hints[node.name][field.target.id]
+            if (get_args(hint) or [hint])[0] in (int, float):
+                assert "[" in after.value.value, f"{field.target.id} does not say its unit"
 
 
 def test_a_script_ends_with_one_line_and_code_2_on_a_mistake(tmp_path):
