@@ -478,7 +478,7 @@ def logits_before(model, ids_BT):
 # - **Prefix only**: the row is cut off behind the position. Same weights, same prediction, but the future is not there to be read.
 # - **Cached**: one token at a time, as a chat does it.
 #
-# For a causal model the three are one number. `honest_losses` in `steel/bench/ablation.py` computes them; here are the models from above, after their few seconds of training.
+# For a causal model the three are one number. `honest_losses` in `figures/experiments/ablation.py` computes them; here are the models from above, after their few seconds of training.
 
 # %% tags=["active-ipynb", "hide-input"]
 # table(["held-out loss, same predictions (nats/token)", "teacher-forced", "prefix only", "cached"],
@@ -847,7 +847,7 @@ def compare(cfg):
 # python notebooks/07_soft_moe.py --preset gpu1
 # ```
 #
-# Seven variants, three seeds, equal FLOPs; the JSON grows row by row, and the same command goes on where it was stopped. The committed logs came from `steel bench ablation`, the same engine with a choice of variants.
+# Seven variants, three seeds, equal FLOPs; the JSON grows row by row, and the same command goes on where it was stopped. The committed logs came from `python -m figures.experiments.ablation`, the same engine with a choice of variants.
 
 # %% tags=["active-ipynb", "hide-input"]
 # from steel.plan.planner import plan

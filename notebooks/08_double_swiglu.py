@@ -429,7 +429,7 @@ def at_scale(name):
 # `steel-1b-causal` keeps both gates so that it remains Steel's model with one thing changed, the mixture. For a model of your own, `model.expert=swiglu` with the width of the table is the plain choice: it is what Llama and Qwen have, it converts to their
 # formats, and other people's learning rates fit it.
 #
-# The script of this chapter runs the comparison at any preset, on shards of yours; the same engine stands behind `steel bench ablation --variants "dense,two gates"`. Nobody has run it at a billion parameters, the original's author included, who named this as what he regretted. If you do, the log belongs here.
+# The script of this chapter runs the comparison at any preset, on shards of yours; the same engine stands behind `python -m figures.experiments.ablation --variants "dense,two gates"`. Nobody has run it at a billion parameters, the original's author included, who named this as what he regretted. If you do, the log belongs here.
 #
 # ```text
 # python notebooks/08_double_swiglu.py --preset ablation

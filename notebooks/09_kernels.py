@@ -763,7 +763,7 @@ print(f"together {total / sum(after.values()):22.2f} ×")
 # estimates on a GPU of your own, in about eight minutes:
 #
 # ```text
-# steel bench table2 --out figures/runs/table2-h100.json
+# python -m figures.experiments.table2 --out figures/runs/table2-h100.json
 # ```
 #
 # It trains the same weights on the same tokens with each switch alone, with all, with all but one, beside Liger, `torch.compile` and two other
@@ -896,7 +896,7 @@ print(f"accuracy before 4 of 4, read after the backward pass {int((logits.argmax
 # when a saved tensor is unpacked; a store through a pointer does not. `steel.kernels` overwrites a buffer of its own.
 
 # %% [markdown]
-# **09.5 Open, one GPU hour.** Run `steel bench table2` on the GPU you have. Predict each row first from `pieces` and the data sheet of your card, write the prediction down, then compare. Where do you miss by more than a third,
+# **09.5 Open, one GPU hour.** Run `python -m figures.experiments.table2` on the GPU you have. Predict each row first from `pieces` and the data sheet of your card, write the prediction down, then compare. Where do you miss by more than a third,
 # and is it the bytes or the nine tenths that were wrong?
 #
 # ## Cards

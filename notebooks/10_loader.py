@@ -551,12 +551,12 @@ def count(root, name, before, appends, steps, size):
 #
 # ## Others
 #
-# How do the loaders that people use compare? One command, `steel bench loader`, gives all of them the same tokens: a plain PyTorch `DataLoader` over a memory map with a NumPy permutation,
+# How do the loaders that people use compare? One command, `python -m figures.experiments.loader`, gives all of them the same tokens: a plain PyTorch `DataLoader` over a memory map with a NumPy permutation,
 # litdata {cite:p}`litdata2023` with its loader for tokens, and MosaicML's streaming {cite:p}`mosaicstreaming2022`. The figures are CPU seconds, so that a busy machine does not decide; the large corpus has a hundred
 # million samples in its index, and files that are links to one.
 
 # %% tags=["active-ipynb", "hide-input"]
-# bench = json.loads((ROOT / "figures" / "runs" / "loader.json").read_text())
+# bench = {r["name"]: r for r in json.loads((ROOT / "figures" / "runs" / "loader.json").read_text())["rows"]}
 # label = {"steel": "Steel", "torch": "torch, memory map", "litdata": "litdata", "streaming": "mosaicml-streaming"}
 # def show_cell(row, key, form, unit=1.0, figures=("start", "resume")):
 #     values = [row[f][key] / unit for f in figures if key in row.get(f, {})]
@@ -564,13 +564,13 @@ def count(root, name, before, appends, steps, size):
 # table(["", "version", "samples per CPU s", "with document positions", "start (CPU s)", "resume (CPU s)", "memory (MB)"],
 #       [[label[k], row["version"], show_cell(row, "samples_per_cpu_s", ",.0f", figures=("tokens",)), show_cell(row, "samples_per_cpu_s", ",.0f", figures=("tokens_and_positions",)),
 #         show_cell(row, "cpu_s", ".2f", figures=("start",)), show_cell(row, "cpu_s", ".2f", figures=("resume",)), show_cell(row, "memory_bytes", ",.0f", 1e6)]
-#        for k, row in bench["contenders"].items()])
+#        for k, row in bench.items()])
 
 # %% tags=["active-ipynb", "hide-input"]
 # tests = {"resume": "exact resume", "world": "2 → 4 ranks", "append": "append", "mixture": "mixture, resumed"}
 # table(["survives", *tests.values()],
-#       [[label[k], *("yes" if row["survives"][t]["survives"] else "no" for t in tests)] for k, row in bench["contenders"].items()], "lcccc")
-# for k, row in bench["contenders"].items():
+#       [[label[k], *("yes" if row["survives"][t]["survives"] else "no" for t in tests)] for k, row in bench.items()], "lcccc")
+# for k, row in bench.items():
 #     for t in tests:
 #         if not row["survives"][t]["survives"]:
 #             say(f"*{label[k]}, {tests[t]}:* {row['survives'][t]['why']}.")

@@ -633,7 +633,7 @@ def find_data(cfg, given):
 # script names the checkpoint to resume from in its source code, so that picking a whole one was left to its author's care.
 # ```
 #
-# How do we know? `steel bench drills` breaks a small run again and again and compares it with one that nobody touched. This is the committed report of the long version:
+# How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched. This is the committed report of the long version:
 
 # %% tags=["active-ipynb", "hide-input"]
 # drills = json.loads((LOGS / "drills.json").read_text(encoding="utf-8"))

@@ -121,8 +121,8 @@ def shards(cfg, run):
 
 # %% tags=["active-ipynb"]
 # data = shards(cfg, RUN)
-# ledger = ladder.Ledger(RUN / "ladder", cfg, data)
-# town = sum(ledger.content["header"]["data"]["sources"].values())
+# ledger = ladder.open_ledger(RUN / "ladder", cfg, data)
+# town = sum(ledger.content["data"]["sources"].values())
 # say(f"The town holds **{town:,}** training tokens; the target will read {goal.tokens:,}, "
 #     f"{goal.tokens / town:.2f} of a pass.")
 
@@ -446,7 +446,7 @@ def shards(cfg, run):
 # The same engine stands behind one command. Widths come from the preset, a killed ladder goes on with the same command, and the forecast lies in `ladder.json` before the target starts:
 #
 # ```text
-# steel bench ladder --preset gpu1 --data shards --out runs/ladder
+# python -m figures.experiments.ladder --preset gpu1 --data shards --out runs/ladder
 # python notebooks/12_scaling.py --preset gpu1       # shards in runs/12_scaling-gpu1/shards
 # ```
 #

@@ -1,1 +1,56 @@
-"""What writes the committed logs under figures/runs: `python -m figures.experiments.NAME`."""
+"""What writes the committed logs under figures/runs: `python -m figures.experiments.NAME --help`.
+
+ablation  feed-forwards under one budget       ladder   small models forecast a larger one (laws: the fits)
+table2    the paper's table on one GPU         loader   this loader and its peers
+drills    a run that is broken on purpose      communication   bytes between FSDP ranks
+
+`ledger` is the JSON file that all of them write and go on from, `processes` runs what needs a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+
+from steel.config import UserError
+
+
+def command(function) -> None:
+    """`function` as a command line: parameters are options, one named `overrides` takes the rest; exits with its code.
+
+    A GPU box has no typer. A user's mistake is one line and exit code 2.
+    """
+    module = Path(inspect.getfile(function)).stem
+    parser = argparse.ArgumentParser(
+        prog=f"python -m figures.experiments.{module}",
+        description=inspect.getdoc(function),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        default, kind = parameter.default, parameter.annotation
+        option = "--" + name.replace("_", "-")
+        if name == "overrides":
+            parser.add_argument(name, nargs="*", metavar="section.key=value")
+        elif kind is bool:
+            parser.add_argument(option, default=default, action=argparse.BooleanOptionalAction)
+        elif default is parameter.empty:
+            parser.add_argument(option, type=kind, required=True)
+        else:
+            parser.add_argument(option, type=kind, default=default)
+    try:
+        raise SystemExit(function(**vars(parser.parse_args())) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def numbers(name: str, text: str, kind: type) -> list:
+    """The numbers of an option such as 192,256,384; an empty text gives none."""
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(
+            f"--{name} takes {kind.__name__} numbers with commas, not '{text}'"
+        ) from None

@@ -11,23 +11,22 @@ Shapes: B batch, T time, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from steel.config import Config, ModelConfig, UserError, from_dict
+from steel.config import Config, ModelConfig, UserError, from_dict, load
 from steel.data.loader import Loader
 from steel.data.shards import ShardSet
-from steel.machine import commit, hardware, packages
 from steel.model.build import decoder_layers
 from steel.plan.planner import count_parameters, flops_per_token
-from steel.runlog import atomic_write, read_log
-from steel.train.pretrain import pretrain
+
+from . import command
+from .ledger import Ledger
+from .runs import train_run
 
 BUDGETS = ("tokens", "flops")
 REFERENCE = "dense"
@@ -113,36 +112,32 @@ def run_ablation(
     out: JSON file, written after each row; rows that it already holds are skipped, and a file of another configuration
     is refused. Work in progress lies beside it in `<out>.rows/`.
     """
-    out = Path(out)
-    for name in variants:
-        row_config(
-            cfg, name, cfg.seed, budget
-        )  # a mistake is told before the first hour, not after it
-    report = _open(out, cfg, budget)
-    done = {(row["variant"], row["seed"]) for row in report["rows"]}
-    for seed in range(cfg.seed, cfg.seed + seeds):
-        for name in variants:
-            if (name, seed) in done:
-                continue
-            row = train_row(row_config(cfg, name, seed, budget), data, _folder(out, name, seed))
-            report["rows"].append({"variant": name, **row})
-            atomic_write(out, json.dumps(report, ensure_ascii=False, separators=(",", ":")) + "\n")
-            shutil.rmtree(_folder(out, name, seed), ignore_errors=True)
-            say(render_row(report["rows"][-1]))
+    for name in variants:  # a mistake is told before the first hour, not after it
+        row_config(cfg, name, cfg.seed, budget)
+    same = {"budget": budget, "config_hash": cfg.hash(), "config": cfg.to_dict()}
+    ledger = Ledger(out, "ablation", same)
+
+    def work(key: dict) -> dict:
+        folder = Path(f"{out}.rows") / f"{key['variant'].replace(' ', '-')}-{key['seed']}"
+        row = train_row(row_config(cfg, key["variant"], key["seed"], budget), data, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        say(render_row({**key, **row}))
+        return row
+
+    seeds = range(cfg.seed, cfg.seed + seeds)
+    ledger.fill([{"variant": name, "seed": seed} for seed in seeds for name in variants], work)
     shutil.rmtree(f"{out}.rows", ignore_errors=True)
-    return report
+    return ledger.content
 
 
 def train_row(cfg: Config, data: Path | str, folder: Path | str) -> dict:
     """Train one row in `folder` and measure it. Losses are in nats per token, FLOPs per trained token."""
-    began, ids_BT, _ = time.process_time(), *held_out_rows(data, cfg.data.sequence_length, 4)
-    pretrain(
-        cfg,
-        data,
-        folder,
-        measure=lambda model, step: {"branch_ratio": branch_ratios(model, ids_BT)},
-    )
-    evals = [r for r in read_log(Path(folder) / "log.jsonl", "eval") if "loss" in r]
+    ids_BT, _ = held_out_rows(data, cfg.data.sequence_length, 4)
+
+    def measure(model, step: int) -> dict:
+        return {"branch_ratio": branch_ratios(model, ids_BT)}
+
+    done = train_run(cfg, data, folder, measure=measure)
     T = cfg.data.sequence_length
     return {
         "seed": cfg.seed,
@@ -150,11 +145,11 @@ def train_row(cfg: Config, data: Path | str, folder: Path | str) -> dict:
         "tokens": cfg.train.steps * cfg.train.batch_size * T,
         "parameters": count_parameters(cfg.model)["total"],
         "flops_per_token": flops_per_token(cfg.model, T).total,
-        "loss": evals[-1]["loss"],
-        "curve": [[r["tokens"], r["loss"]] for r in evals],
-        "ratio": [[r["step"], r["branch_ratio"]] for r in evals],
+        "loss": done.score["loss"],
+        "curve": [[r["tokens"], r["loss"]] for r in done.evals],
+        "ratio": [[r["step"], r["branch_ratio"]] for r in done.evals],
         **honest_losses(_load(folder), data, T),
-        "cpu_seconds": round(time.process_time() - began, 1),
+        "cpu_seconds": done.cpu_seconds,
     }
 
 
@@ -263,38 +258,31 @@ def render_row(row: dict) -> str:
     )
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-def _open(out: Path, cfg: Config, budget: str) -> dict:
-    fresh = {
-        "kind": "ablation",
-        "budget": budget,
-        "config_hash": cfg.hash(),
-        "config": cfg.to_dict(),
-        "commit": commit(),
-        "packages": packages(),
-        "hardware": hardware(),
-        "rows": [],
-    }
-    if not out.exists():
-        return fresh
-    try:
-        report = json.loads(out.read_text(encoding="utf-8"))
-        same = (report["config_hash"], report["budget"]) == (cfg.hash(), budget)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{out} is not the report of an ablation; choose another file") from None
-    if not same:
-        raise UserError(f"{out} holds rows of another configuration or budget; choose another file")
-    return report
-
-
-def _folder(out: Path, name: str, seed: int) -> Path:
-    return Path(f"{out}.rows") / f"{name.replace(' ', '-')}-{seed}"
-
-
 def _load(folder: Path | str):
     from steel.model import SteelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return SteelForCausalLM.from_pretrained(Path(folder) / "hf").to(device).eval()
+
+
+def main(
+    data: Path,
+    out: Path,
+    overrides: list[str],
+    preset: str = "ablation",
+    variants: str = "",
+    seeds: int = 3,
+    budget: str = "flops",
+) -> None:
+    """Compare feed-forward layers under one budget; the same command goes on where it stopped.
+
+    data: token shards with a validation split. out: JSON file, written after each row. variants: names with commas;
+    by default one for each feed-forward. budget: tokens, or flops: as many as dense uses.
+    """
+    names = tuple(name.strip() for name in variants.split(",")) if variants else SEVEN
+    run_ablation(load(preset, overrides), data, out, variants=names, seeds=seeds, budget=budget)
+    print(f"report  {out}")
+
+
+if __name__ == "__main__":
+    command(main)

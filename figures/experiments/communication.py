@@ -7,21 +7,21 @@ Random tokens, no data, one step after a first one that is not counted. Works on
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from steel.config import Config, UserError, load
-from steel.machine import commit, hardware, packages
 from steel.plan.planner import count_parameters
-from steel.runlog import atomic_write
+
+from . import command
+from .ledger import Ledger
 
 SHARDINGS = ("full", "grad_op", "hybrid", "ddp")
 KINDS = {
@@ -149,36 +149,20 @@ def _counted() -> Iterator[dict[str, int]]:
             setattr(dist, name, function)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Count on every rank; rank 0 writes and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="cpu")
-    parser.add_argument("--micro-batches", type=int, default=2)
-    parser.add_argument("--out", default="")
-    given, overrides = parser.parse_known_args(argv)
-    cfg = load(given.preset, overrides)
-    shardings = count(cfg, given.micro_batches)
-    found = {
-        "kind": "communication",
-        "preset": given.preset,
-        "overrides": overrides,
-        "commit": commit(),
-        "packages": packages(),
-        "hardware": hardware(),
-        "ranks": dist.get_world_size(),
-        "parameters": count_parameters(cfg.model)["total"],
-        "micro_batches": given.micro_batches,
-        "shardings": shardings,
-    }
+def main(
+    overrides: list[str], preset: str = "cpu", micro_batches: int = 2, out: Path = None
+) -> None:
+    """Count, in one step, the bytes that each way of sharding sends; every rank counts, rank 0 writes and prints."""
+    cfg = load(preset, overrides)
+    shardings = count(cfg, micro_batches)
     if dist.get_rank() == 0:
-        if given.out:
-            atomic_write(given.out, json.dumps(found, indent=1))
-        print(json.dumps(found))
+        same = {"preset": preset, "overrides": overrides, "micro_batches": micro_batches}
+        ledger = Ledger(out, "communication", same, fresh=True)
+        parameters = count_parameters(cfg.model)["total"]
+        ledger.write(ranks=dist.get_world_size(), parameters=parameters, shardings=shardings)
+        print(json.dumps(ledger.content))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"steel: {error}")
+    command(main)

@@ -28,13 +28,12 @@ from .drill_run import (
     begin,
     curve,
     events,
-    finish,
     on_disk,
     samples,
-    start,
     steps_done,
     train,
 )
+from .processes import finish, start
 
 TOLERANCE = 2e-5
 """Largest relative difference of losses between world sizes: sums in another order, nothing else."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
-import socket
 import sys
 import threading
 import time
@@ -20,10 +18,11 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from steel.config import Config, UserError, from_dict
 from steel.runlog import read_log
+
+from .processes import finish, free_port, start
 
 NOISE = ("time_s", "tokens_per_s", "peak_memory_bytes")
 """What the clock and the machine decide; everything else in the log must be equal."""
@@ -111,38 +110,7 @@ def write_texts(path: Path, rng: random.Random, count: int) -> list[str]:
     return texts
 
 
-# -- processes ---------------------------------------------------------------------------------------------------------
-
-
-def start(target, *arguments, errors: Path | None = None):
-    """target(*arguments) in a process of its own; standard error to the file `errors`.
-
-    The fork server has torch loaded, so a start takes milliseconds, not seconds.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "steel.train.pretrain", "steel.data.pack"])
-    main, sys.modules["__main__"] = (
-        sys.modules["__main__"],
-        ModuleType("__main__"),
-    )  # not to be run again there
-    try:
-        process = context.Process(target=_quietly, args=(target, arguments, errors))
-        process.start()
-    finally:
-        sys.modules["__main__"] = main
-    return process
-
-
-def _quietly(target, arguments: tuple, errors: Path | None) -> None:
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    os.environ.update(STEEL_QUIET="1", TOKENIZERS_PARALLELISM="false")
-    disable_progress_bar()
-    torch.set_num_threads(1)
-    if errors is not None:
-        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
-    target(*arguments)
+# -- processes ---------------------------------------------------------------------------------------
 
 
 def train(
@@ -185,20 +153,6 @@ def begin(
         )
         for rank, kill in enumerate(kills)
     ]
-
-
-def finish(processes: list) -> list:
-    """Wait for all of them."""
-    for process in processes:
-        process.join()
-    return processes
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _train(

@@ -19,10 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from steel.config import Config, UserError
-from steel.machine import commit, hardware, packages, progress
-from steel.runlog import atomic_write
+from steel.machine import progress
 
-from . import drill_faults
+from . import command, drill_faults
 from .drill_run import (
     BATCH,
     Kill,
@@ -31,14 +30,14 @@ from .drill_run import (
     begin,
     curve,
     events,
-    finish,
     on_disk,
     prepare,
     samples,
-    start,
     steps_done,
     train,
 )
+from .ledger import Ledger
+from .processes import finish, start
 
 FAULTS = {
     "ranks": drill_faults.another_world,
@@ -76,21 +75,13 @@ def run_drills(
         raise UserError(f"no drill is called '{name}'; there are {', '.join(FAULTS)}")
     with _folder(out) as root:
         began = time.monotonic()
-        report = {
-            "kind": "drills",
-            "seed": seed,
-            "background": background,
-            "steps": steps,
-            "commit": commit(),
-            "packages": packages(),
-            "hardware": hardware(),
-            **_kill_drill(root / "kills", seed, background, steps, kills, appends),
-            "faults": _fault_drills(root / "faults", seed, background, faults),
-        }
-        report["passed"] = report["passed"] and all(f["passed"] for f in report["faults"].values())
-        report["seconds"] = round(time.monotonic() - began, 1)
-        if out is not None:
-            atomic_write(root / "drills.json", json.dumps(report, indent=1, ensure_ascii=False))
+        same = {"seed": seed, "background": background, "steps": steps}
+        ledger = Ledger(root / "drills.json" if out is not None else None, "drills", same)
+        ledger.write(**_kill_drill(root / "kills", seed, background, steps, kills, appends))
+        ledger.write(faults=_fault_drills(root / "faults", seed, background, faults))
+        report = ledger.content
+        passed = report["passed"] and all(f["passed"] for f in report["faults"].values())
+        ledger.write(passed=passed, seconds=round(time.monotonic() - began, 1))
         return report
 
 
@@ -289,3 +280,28 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {
         p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
     }
+
+
+def main(
+    kills: int = 10,
+    steps: int = 60,
+    appends: int = 1,
+    faults: bool = True,
+    seed: int = 1,
+    background: bool = True,
+    out: Path = None,
+) -> int:
+    """Break a tiny run on purpose, resume it, compare it with an unbroken one: exit 0 only when nothing differs.
+
+    kills: how often. steps: length of the run. appends: how often data are added meanwhile. faults: also a dead rank,
+    a full disk, a damaged shard, a bad batch, SIGTERM. out: folder for the runs and drills.json.
+    """
+    chosen = None if faults else []
+    options = {"seed": seed, "background": background, "steps": steps, "appends": appends}
+    report = run_drills(out, kills=kills, faults=chosen, **options)
+    print(render(report))
+    return int(not report["passed"])
+
+
+if __name__ == "__main__":
+    command(main)

@@ -2,7 +2,7 @@
 
     rungs = [rung(cfg, width, tokens_per_parameter=10) for width in (24, 32, 40, 48, 64)]
     rows = climb(cfg, shards, out, rungs)             every rung through steel.train.pretrain, one row each
-    run_ladder(cfg, shards, out, widths=[…], target=96)   the whole experiment, as `steel bench ladder` does it
+    run_ladder(cfg, shards, out, widths=[…], target=96)   the whole experiment, as the command does it
 
 Models of a family differ in width alone: layers, head width, the ratio of feed-forward to width, batch, vocabulary and
 data stay. Each has a schedule of its own that ends at its last token, with the same share of warm-up and decay; a loss
@@ -14,19 +14,17 @@ a crash goes on with the next row, or inside one from its checkpoint.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from steel.config import Config, ModelConfig, UserError
-from steel.machine import commit, hardware, packages
+from steel.config import Config, ModelConfig, UserError, load
 from steel.plan.planner import count_parameters, flops_per_token
-from steel.runlog import atomic_write, read_log
 
-from . import laws
+from . import command, laws, numbers
+from .ledger import Ledger
+from .runs import train_run
 
 FRACTIONS = (0.25, 1 / 3, 5 / 12, 0.5, 2 / 3)
 """Widths of the rungs over the target's, where none are given."""
@@ -128,102 +126,41 @@ def train_rung(
     keep: leave the model and its checkpoints in `folder`, not the log alone. Raises UserError for shards without a
     validation split, on which every rung is judged.
     """
-    from steel.train.pretrain import pretrain
-
     own, folder = config_of(cfg, one), Path(folder)
-    began, worked = time.perf_counter(), time.process_time()
-    pretrain(own, data, folder)
-    wall, cpu = time.perf_counter() - began, time.process_time() - worked
-    log = read_log(folder / "log.jsonl")
-    scores = [r for r in log if r["kind"] == "eval" and r["step"] == own.train.steps]
-    if not scores:
-        raise UserError(f"{data} holds no validation documents; pack it with hold_out above 0")
+    done = train_run(own, data, folder)
     if not keep:
         for name in ("checkpoints", "hf"):
             shutil.rmtree(folder / name, ignore_errors=True)
-    steps = [r for r in log if r["kind"] == "step"]
-    corpus = next(r["corpus_tokens"] for r in log if r["kind"] == "header")
     count = count_parameters(own.model)
     return {
         "name": one.name,
         **asdict(one),
         "parameters": {name: count[name] for name in COUNTS},
         "steps": own.train.steps,
-        "loss": scores[-1]["loss"],
-        "by_source": scores[-1]["by_source"],
-        "train_loss": steps[-1]["loss"],
+        "loss": done.score["loss"],
+        "by_source": done.score["by_source"],
+        "train_loss": done.steps[-1]["loss"],
         "flops": work(cfg, one),
-        "epochs": round(one.tokens / corpus, 4),
-        "seconds": round(wall, 1),
-        "cpu_seconds": round(cpu, 1),
+        "epochs": round(one.tokens / done.header["corpus_tokens"], 4),
+        "seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
         "config_hash": own.hash(),
-        "curve": {key: [round(r[key], 4) for r in steps] for key in ("tokens", "loss")},
+        "curve": {key: [round(r[key], 4) for r in done.steps] for key in ("tokens", "loss")},
     }
 
 
-class Ledger:
-    """OUT/ladder.json: header, rows, forecast, result. Opening a file of another experiment is refused."""
+def open_ledger(out: Path | str, cfg: Config, data: Path | str) -> Ledger:
+    """OUT/ladder.json for this configuration and these shards: rows, forecast, result."""
+    from steel.data.shards import read_manifest
 
-    def __init__(self, out: Path | str, cfg: Config, data: Path | str):
-        from steel.data.shards import read_manifest
-
-        self.out, self.path = Path(out), Path(out) / "ladder.json"
-        manifest = read_manifest(Path(data))
-        header = {
-            "preset": cfg.preset,
-            "config": cfg.to_dict(),
-            "config_hash": cfg.hash(),
-            "data": {
-                "tokens": manifest["tokens"],
-                "bytes": manifest["bytes"],
-                "documents": manifest["documents"],
-                "vocab_size": manifest["vocab_size"],
-                "sources": _train_tokens(manifest),
-                "hash": manifest["generations"][-1]["hash"],
-            },
-        }
-        self.content = {"kind": "ladder", "header": header, "rows": []}
-        if self.path.exists():
-            self.content = json.loads(self.path.read_text(encoding="utf-8"))
-            found = self.content["header"]
-            if (found["config_hash"], found["data"]["hash"]) != (
-                header["config_hash"],
-                header["data"]["hash"],
-            ):
-                raise UserError(
-                    f"{self.path} holds a ladder with another configuration or other data; use another "
-                    "folder"
-                )
-        self.content["header"] |= {
-            "commit": commit(),
-            "packages": packages(),
-            "hardware": hardware(),
-        }
-
-    @property
-    def rows(self) -> list[dict]:
-        """Rows so far, in the order in which they were trained."""
-        return self.content["rows"]
-
-    def row(self, one: Rung) -> dict | None:
-        """The row of a rung, or None."""
-        return next((row for row in self.rows if row["name"] == one.name), None)
-
-    def add(self, row: dict) -> None:
-        """Append a row and write the file."""
-        self.rows.append(row)
-        self.write()
-
-    def write(self, **more) -> None:
-        """Write the file whole, with `more` at its top level."""
-        self.content |= more
-        lines = {key: json.dumps(value, ensure_ascii=False) for key, value in self.content.items()}
-        lines["rows"] = (
-            "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in self.rows) + "\n]"
-        )
-        atomic_write(
-            self.path, "{" + ",\n".join(f'"{key}": {line}' for key, line in lines.items()) + "}\n"
-        )
+    manifest = read_manifest(Path(data))
+    names = ("tokens", "bytes", "documents", "vocab_size")
+    corpus = {name: manifest[name] for name in names} | {
+        "sources": _train_tokens(manifest),
+        "hash": manifest["generations"][-1]["hash"],
+    }
+    same = {"config_hash": cfg.hash(), "config": cfg.to_dict(), "data": corpus}
+    return Ledger(Path(out) / "ladder.json", "ladder", same)
 
 
 def climb(
@@ -238,15 +175,13 @@ def climb(
 
     say(row): called with every row, a finished one included.
     """
-    ledger = ledger or Ledger(out, cfg, data)
-    for one in rungs:
-        row = ledger.row(one)
-        if row is None:
-            row = train_rung(cfg, data, ledger.out / one.name, one)
-            ledger.add(row)
-        if say is not None:
-            say(row)
-    return [ledger.row(one) for one in rungs]
+    ledger = ledger or open_ledger(out, cfg, data)
+    by_name = {one.name: one for one in rungs}
+
+    def work(key: dict) -> dict:
+        return train_rung(cfg, data, Path(out) / key["name"], by_name[key["name"]])
+
+    return ledger.fill([{"name": name} for name in by_name], work, say)
 
 
 def run_ladder(
@@ -270,7 +205,7 @@ def run_ladder(
     and fourth rung, which L(N, D) needs. rates: factors on the learning rates, tried with both optimizers at the
     smallest, a middle and the target width for `rate_steps` steps.
     """
-    ledger, target = Ledger(out, cfg, data), target or cfg.model.hidden_size
+    ledger, target = open_ledger(out, cfg, data), target or cfg.model.hidden_size
     widths = sorted(widths or default_widths(cfg.model))
     if len(set(widths)) < 4 or target <= widths[-1]:
         raise UserError(
@@ -283,7 +218,7 @@ def run_ladder(
     extra = [replace(one, seed=one.seed + 1 + i) for i in range(repeats) for one in base[:2]]
     rows = climb(cfg, data, out, base + extra, say, ledger)
     goal = rung(cfg, target, tokens_per_parameter)
-    if ledger.row(goal) is None:
+    if ledger.find(name=goal.name) is None:
         ledger.write(
             forecast=predict(rows, count_parameters(model_at(cfg.model, target)), work(cfg, goal))
         )
@@ -372,3 +307,42 @@ def _train_tokens(manifest: dict) -> dict[str, int]:
         if shard["split"] == "train":
             tokens[shard["source"]] = tokens.get(shard["source"], 0) + shard["tokens"]
     return tokens
+
+
+def main(
+    data: Path,
+    out: Path,
+    overrides: list[str],
+    preset: str = "gpu1",
+    widths: str = "",
+    target: int = 0,
+    tokens_per_parameter: float = 20.0,
+    repeats: int = 2,
+    others: str = "",
+    rates: str = "",
+    rate_steps: int = 0,
+) -> None:
+    """Train a ladder of small models, forecast a larger one, train it too, and tell the forecast's error.
+
+    data: token shards with a validation split. out: folder for the runs and ladder.json. widths: of the rungs, as
+    192,256,384. others: further tokens per parameter, as 10,40. rates: factors on the rates to try, as 0.5,1,2.
+    The rest as in `run_ladder`.
+    """
+    content = run_ladder(
+        load(preset, overrides),
+        data,
+        out,
+        widths=numbers("widths", widths, int) or None,
+        target=target,
+        tokens_per_parameter=tokens_per_parameter,
+        repeats=repeats,
+        others=numbers("others", others, float),
+        rates=numbers("rates", rates, float),
+        rate_steps=rate_steps,
+    )
+    print(render(content))
+    print(f"report            {out / 'ladder.json'}")
+
+
+if __name__ == "__main__":
+    command(main)

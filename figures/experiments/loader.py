@@ -1,4 +1,4 @@
-"""`steel bench loader`: this project's loader and three peers on the same tokens, in one run.
+"""This project's loader and three peers on the same tokens, in one run.
 
 Three figures and a table. Samples per CPU second (threads and workers included, so that cores and load do not matter);
 seconds until the first batch, at the start and resumed at nine tenths of an epoch, of a corpus of `index` samples;
@@ -13,12 +13,7 @@ that it wrote itself, listed as often as it takes; the memory map is one sparse 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -29,10 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from steel.config import UserError
-from steel.machine import commit, hardware, packages, progress
-from steel.runlog import atomic_write
+from steel.machine import progress
 
+from . import command, loader_tasks
+from .ledger import Ledger
 from .loader_peers import CONTENDERS, SEPARATOR, SHARD_TOKENS
+from .processes import free_port, talking
 
 LABELS = {
     "steel": "Steel",
@@ -62,6 +59,8 @@ def run_bench(
 ) -> dict:
     """Measure every contender that is installed; write JSON to `out` after each figure; return the report.
 
+    The same call goes on where it stopped.
+
     samples: of `length` tokens, in the corpus of the throughput. index: samples of the corpus that is started, resumed
     and weighed. workers: processes that prepare batches. repeats: of each timing; the best one counts.
     UserError for a contender that does not exist and for sizes that cannot work.
@@ -75,28 +74,17 @@ def run_bench(
             "the benchmark needs batch divisible by 4, samples ≥ 16 × batch, index ≥ samples, repeats ≥ 1"
         )
     chosen = [n for n in CONTENDERS if names is None or n in names]
-    report: dict = {
-        "kind": "loader",
+    same = {
         "samples": samples,
         "index": index,
         "length": length,
         "batch": batch,
         "workers": workers,
-        "commit": commit(),
-        "hardware": hardware(),
-        "packages": packages(),
-        "contenders": {},
-        "skipped": {},
     }
-    for name in list(chosen):
-        if importlib.util.find_spec(CONTENDERS[name].needs) is None:
-            report["skipped"][name] = f"pip install {CONTENDERS[name].pip}"
-            chosen.remove(name)
-
-    def save() -> None:
-        if out is not None:
-            atomic_write(out, json.dumps(report, indent=1, ensure_ascii=False))
-
+    ledger = Ledger(out, "loader", same)
+    absent = [n for n in chosen if importlib.util.find_spec(CONTENDERS[n].needs) is None]
+    ledger.content["skipped"] = {n: f"pip install {CONTENDERS[n].pip}" for n in absent}
+    chosen = [n for n in chosen if n not in absent]
     with (
         tempfile.TemporaryDirectory(prefix="steel-loader-") as folder,
         progress(len(chosen), "loader") as bar,
@@ -104,14 +92,14 @@ def run_bench(
         bench = _Bench(Path(folder), length, batch, workers, repeats)
         bench.write_tokens(samples)
         for name in chosen:
-            row = report["contenders"][name] = {"version": _version(CONTENDERS[name].pip)}
+            row = ledger.find(name=name) or ledger.add({"name": name})
+            row["version"] = _version(CONTENDERS[name].pip)
             with bench.contender(name):
-                for figure in bench.figures(samples, index, experiments):
+                for figure in bench.figures(samples, index, experiments, done=set(row)):
                     row |= figure
-                    save()
+                    ledger.write()
             bar.advance(1)
-    save()
-    return report
+    return ledger.content
 
 
 class _Bench:
@@ -130,30 +118,11 @@ class _Bench:
     @contextmanager
     def contender(self, name: str) -> Iterator[None]:
         """While it lasts, `ask` asks this one."""
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            "OMP_NUM_THREADS": "1",
-            "DISABLE_LITDATA_TELEMETRY": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        self.name, self.process = (
-            name,
-            subprocess.Popen(
-                [sys.executable, "-m", "figures.experiments.loader_tasks", name],
-                env=environment,
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            ),
-        )
-        try:
+        with talking(loader_tasks.serve, name) as (self.pipe, _):
+            self.name = name
             yield
-        finally:
-            self.process.stdin.close()
-            self.process.wait()
-            for folder in self.root.glob(f"{name}-*"):
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.root.glob(f"{name}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def write_tokens(self, samples: int) -> None:
         """Random tokens for the timings, one separator in a thousand; numbered samples for the experiments."""
@@ -196,9 +165,7 @@ class _Bench:
         batch: int = 0,
     ) -> list[dict]:
         """The same task in one process per rank, at the same time."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         requests = []
         for rank, reader in enumerate(readers):
             # the names under which torch, litdata and mosaicml-streaming look for their place
@@ -224,10 +191,9 @@ class _Bench:
                 }
             )
         try:
-            self.process.stdin.write(json.dumps(requests) + "\n")
-            self.process.stdin.flush()
-            return json.loads(self.process.stdout.readline())
-        except (OSError, ValueError):
+            self.pipe.send(requests)
+            return self.pipe.recv()
+        except (OSError, EOFError):
             return [{"error": f"the process that runs {self.name} died"}] * len(readers)
 
     def write(
@@ -244,28 +210,36 @@ class _Bench:
         runs = [self.ask(task, corpus, arguments, reader) for _ in range(repeats)]
         return next((r for r in runs if "error" in r), None) or min(runs, key=lambda r: r["cpu_s"])
 
-    def figures(self, samples: int, index: int, experiments: bool):
-        """Every figure of one contender, one after the other."""
-        self.write("tokens", "tokens")
+    def figures(self, samples: int, index: int, experiments: bool, done: set[str]):
+        """Every figure of one contender, one after the other, but those that are done."""
         steps = samples // self.batch - 12  # less a warm-up, and what workers prepare ahead
-        for figure, positions in (("tokens", False), ("tokens_and_positions", True)):
-            reader = {"positions": positions, "workers": self.workers}
-            yield {
-                figure: self.best("throughput", "tokens", {"steps": steps}, reader, self.repeats)
-            }
-        yield {"index_samples": self.write("index", "one", count=index)}
-        few = self.repeats if index < 10**7 else 1  # the peers take long there, and far apart
-        yield {"start": self.best("start", "index", {}, {}, few)}
         position = index * 9 // 10 // self.batch * self.batch
-        deep = self.ask("deep_state", "index", {"position": position})
-        yield {
-            "resume": deep
-            if "error" in deep
-            else self.best("start", "index", {"state": deep["state"]}, {}, few)
-            | {"position": position}
+        few = self.repeats if index < 10**7 else 1  # the peers take long there, and far apart
+        if not done >= {"tokens", "tokens_and_positions"}:
+            self.write("tokens", "tokens")
+        if not done >= {"index_samples", "start", "resume"}:
+            yield {"index_samples": self.write("index", "one", count=index)}
+        measure = {
+            "tokens": lambda: self._throughput(steps, positions=False),
+            "tokens_and_positions": lambda: self._throughput(steps, positions=True),
+            "start": lambda: self.best("start", "index", {}, {}, few),
+            "resume": lambda: self._resumed(position, few),
+            "survives": self.experiments,
         }
-        if experiments:
-            yield {"survives": self.experiments()}
+        for name in measure if experiments else list(measure)[:-1]:
+            if name not in done:
+                yield {name: measure[name]()}
+
+    def _throughput(self, steps: int, positions: bool) -> dict:
+        reader = {"positions": positions, "workers": self.workers}
+        return self.best("throughput", "tokens", {"steps": steps}, reader, self.repeats)
+
+    def _resumed(self, position: int, repeats: int) -> dict:
+        deep = self.ask("deep_state", "index", {"position": position})
+        if "error" in deep:
+            return deep
+        found = self.best("start", "index", {"state": deep["state"]}, {}, repeats)
+        return found | {"position": position}
 
     # -- experiments: 1,024 numbered samples of 16 tokens, 32 a step, stopped after 16 steps ---------------------------
 
@@ -360,7 +334,7 @@ def _version(package: str) -> str:
 def render(report: dict) -> str:
     """The report as two tables in plain text."""
     rows = [["", "samples/CPU s", "with positions", "start s", "resume s", "memory MB"]]
-    for name, row in report["contenders"].items():
+    for name, row in ((row["name"], row) for row in report["rows"]):
         rows.append(
             [
                 LABELS[name],
@@ -383,7 +357,7 @@ def render(report: dict) -> str:
     lines = _table(rows)
     lines.append(f"start, resume: CPU seconds to the first batch, at {report['index']:,} samples")
     rows = [["survives", *EXPERIMENTS.values()]]
-    for name, row in report["contenders"].items():
+    for name, row in ((row["name"], row) for row in report["rows"]):
         if "survives" in row:
             rows.append(
                 [
@@ -392,7 +366,7 @@ def render(report: dict) -> str:
                 ]
             )
     lines += ["", *_table(rows)] if len(rows) > 1 else []
-    for name, row in report["contenders"].items():
+    for name, row in ((row["name"], row) for row in report["rows"]):
         lines += [
             f"{LABELS[name]}, {EXPERIMENTS[k]}: {v['why']}"
             for k, v in row.get("survives", {}).items()
@@ -417,3 +391,29 @@ def _table(rows: list[list[str]]) -> list[str]:
         )
         for r in rows
     ]
+
+
+def main(
+    samples: int = 16_384,
+    index: int = 100_000_000,
+    length: int = 2048,
+    batch: int = 32,
+    workers: int = 0,
+    repeats: int = 3,
+    only: str = "",
+    experiments: bool = True,
+    out: Path = None,
+) -> None:
+    """The same tokens through this project's loader and its peers: speed, start, memory, what each survives.
+
+    only: contenders, as steel,torch,litdata,streaming. experiments: find out what each survives. The rest as in
+    `run_bench`.
+    """
+    sizes = {"samples": samples, "index": index, "length": length, "batch": batch}
+    names = [name.strip() for name in only.split(",")] if only else None
+    more = {"names": names, "experiments": experiments}
+    print(render(run_bench(out, **sizes, workers=workers, repeats=repeats, **more)))
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,9 +1,7 @@
 """The tasks of the loader benchmark, each in a process of its own, so that nothing warms up for another.
 
-    python -m figures.experiments.loader_tasks steel
-
-imports one contender's packages, then reads lines of JSON, one list of requests each. Every request of a list runs in a
-forked process, all of them at the same time; the answers come back as one line of JSON.
+`serve` imports one contender's packages, then answers lists of requests that come through a pipe. Every request of a
+list runs in a forked process, all of them at the same time.
 """
 
 from __future__ import annotations
@@ -18,8 +16,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from steel.config import UserError
 
 from .loader_peers import CONTENDERS, Reader
 
@@ -105,12 +101,10 @@ def answer(request: dict) -> dict:
         return {"error": f"{type(error).__name__}: {lines[0] if lines else ''}"}
 
 
-def _listen(pipes: dict[int, int]) -> list[str]:
-    """What the children write, {pipe: process}, with their peak memory added while it is measured from outside."""
-    texts, first = (
-        dict.fromkeys(pipes, b""),
-        {pipe: _memory(child) for pipe, child in pipes.items()},
-    )
+def _listen(pipes: dict[int, int]) -> list[dict]:
+    """What the children answer, {pipe: process}, and `memory_bytes`, their peak as it is measured from outside."""
+    texts = dict.fromkeys(pipes, b"")
+    first = {pipe: _memory(child) for pipe, child in pipes.items()}
     peak, open_pipes = dict(first), set(pipes)
     while open_pipes:
         ready = select.select(list(open_pipes), [], [], 0.005)[0]
@@ -123,12 +117,9 @@ def _listen(pipes: dict[int, int]) -> list[str]:
                 open_pipes.discard(pipe)
                 os.close(pipe)
                 os.waitpid(pipes[pipe], 0)
-    return [
-        text[:1] + f'"memory_bytes": {peak[pipe] - first[pipe]}, '.encode() + text[1:]
-        if text
-        else b""
-        for pipe, text in texts.items()
-    ]
+    died = {"error": "the process died"}
+    answers = {pipe: json.loads(text) if text else died for pipe, text in texts.items()}
+    return [{"memory_bytes": peak[p] - first[p], **found} for p, found in answers.items()]
 
 
 def _memory(process: int) -> int:
@@ -142,33 +133,28 @@ def _memory(process: int) -> int:
     )
 
 
-def serve(name: str) -> None:
-    """Answer until the input ends."""
+def serve(pipe, name: str) -> None:
+    """Answer lists of requests until the pipe is closed."""
+    os.environ |= {"DISABLE_LITDATA_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     import torch
 
     torch.set_num_threads(1)
     for module in CONTENDERS[name].modules:
         importlib.import_module(module)
-    out, sys.stdout = sys.stdout, sys.stderr  # contenders may print
-    for line in sys.stdin:
-        pipes: dict[int, int] = {}
-        for request in json.loads(line):
+    sys.stdout = sys.stderr  # contenders may print
+    while True:
+        try:
+            requests = pipe.recv()
+        except EOFError:
+            return
+        children: dict[int, int] = {}
+        for request in requests:
             read, write_end = os.pipe()
             if (child := os.fork()) == 0:
                 os.close(read)
-                with os.fdopen(write_end, "w") as pipe:
-                    pipe.write(json.dumps(answer(request)))
+                with os.fdopen(write_end, "w") as out:
+                    out.write(json.dumps(answer(request)))
                 os._exit(0)  # some contenders leave threads behind that nobody stops
             os.close(write_end)
-            pipes[read] = child
-        found = [
-            json.loads(text) if text else {"error": "the process died"} for text in _listen(pipes)
-        ]
-        out.write(json.dumps(found) + "\n")
-        out.flush()
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in CONTENDERS:
-        raise UserError(f"name a contender: {', '.join(CONTENDERS)}")
-    serve(sys.argv[1])
+            children[read] = child
+        pipe.send(_listen(children))

@@ -1,8 +1,8 @@
 """The paper's Table 2 again, on one GPU, with peers: what each fusion buys, as rows that must agree before they rank.
 
-    steel bench table2 --out table2.json                     the table alone, at most 8 minutes
-    steel bench table2 --device cpu --out table2-cpu.json    the same paths at toy size, at most a minute
-    python -m figures.experiments.table2 --all --out FOLDER  everything that a GPU is wanted for, in one command:
+    python -m figures.experiments.table2 --out table2.json    the table alone, at most 8 minutes
+    … --device cpu --out table2-cpu.json    the same paths at toy size, at most a minute
+    … --all --out FOLDER    everything that a GPU is wanted for, in one command:
         FOLDER/kernels.json   every kernel on the device, in each type, beside fp64
         FOLDER/table2.json    this table
         FOLDER/step.json      one training step of the recommended preset, by the trainer's own code
@@ -20,22 +20,19 @@ eight is slower by what FSDP does not hide.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import queue
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from steel.config import UserError
-from steel.runlog import atomic_write
 
+from . import command, table2_measure
+from .ledger import Ledger
+from .processes import last_words, talking
 from .table2_rows import BY_ID, LENGTH, MICRO_BATCH, ROWS, TOY_LENGTH, TOY_MICRO_BATCH, Row
 
 SCHEMA = 1
@@ -64,20 +61,12 @@ def table2(
     wanted = [row for row in ROWS if not rows or any(row.id.startswith(prefix) for prefix in rows)]
     if not wanted:
         raise UserError(f"no row starts with {' or '.join(rows)}; rows: {', '.join(BY_ID)}")
-    report = _previous(out, settings) if not fresh else None
-    report = report or {
-        "kind": "table2",
-        "schema": SCHEMA,
-        "toy": settings["toy"],
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "complete": False,
-        "seconds": 0.0,
-        "device": {},
-        "settings": settings,
-        "rows": [],
-        "micro": {},
-        "drift": None,
-    }
+    same = {k: v for k, v in settings.items() if k not in ("budget_s", "reserve_s")}
+    ledger = Ledger(out, "table2", {"schema": SCHEMA, "toy": settings["toy"], "same": same}, fresh)
+    report = ledger.content
+    report.setdefault("created", datetime.now(UTC).isoformat(timespec="seconds"))
+    for key, value in (("seconds", 0.0), ("device", {}), ("micro", {}), ("drift", None)):
+        report.setdefault(key, value)
     report["settings"] = settings
     records = {record["id"]: record for record in report["rows"]}
     for row in wanted:
@@ -91,13 +80,13 @@ def table2(
             settings | {"deadline": began + budget},
             report,
             records,
-            lambda: _write(out, report, records, before + time.time() - began),
+            lambda: _write(ledger, records, before + time.time() - began),
             say,
         )
         if left == pending:  # it did not even start: the reason is in the first row's record
             break
         pending = left
-    _write(out, report, records, before + time.time() - began)
+    _write(ledger, records, before + time.time() - began)
     return report
 
 
@@ -137,23 +126,6 @@ def _about(row: Row) -> dict:
         "pieces": row.pieces,
         "published": row.published,
     }
-
-
-def _previous(out: Path, settings: dict) -> dict | None:
-    """The report that `out` holds, if it was measured with the same settings."""
-    if not out.is_file():
-        return None
-    try:
-        report = json.loads(out.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(
-            f"{out} is not a report of this benchmark; choose another file, or --fresh"
-        ) from None
-    same = {k for k in settings if k not in ("budget_s", "reserve_s")}
-    fits = report.get("schema") == SCHEMA and all(
-        report["settings"].get(k) == settings[k] for k in same
-    )
-    return report if fits else None
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -196,47 +168,31 @@ OVERRUN, CUT = "it took longer than its limit", "the budget ended before it did"
 
 
 def _messages(settings: dict) -> Iterator[tuple[str, dict]]:
-    """What the measuring process reports, and ("end", {code, said}) when it is gone; a row that overruns ends it."""
-    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "figures.experiments.table2_measure", json.dumps(settings)]
+    """What the measuring process says, and ("end", {code, said}) when it is gone; a row that overruns ends it."""
     last = settings["deadline"] + GRACE
-    limit, lines, stopped = last, queue.Queue(), ""
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
-        threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True).start()
-        try:
-            while (line := lines.get(timeout=max(0.1, limit - time.time()))) is not None:
-                what, _, text = line.partition(" ")
-                if not what.startswith("@"):
-                    continue
-                record = json.loads(text)
-                limit = (
-                    min(time.time() + BY_ID[record["id"]].seconds, last)
-                    if what == "@start"
-                    else last
-                )
-                yield what[1:], record
-        except queue.Empty:
-            stopped = OVERRUN if limit < last else CUT
-        finally:
-            if process.poll() is None and (stopped or sys.exc_info()[0]):
-                process.kill()
-            code = process.wait()
-        errors.seek(0)
-        said = [line.strip() for line in errors.read().splitlines() if line.strip()]
-    yield "end", {"code": code, "said": stopped or (said[-1][:200] if said else "")}
+    limit, stopped = last, ""
+    with tempfile.TemporaryDirectory() as folder:
+        errors = Path(folder) / "errors"
+        with talking(table2_measure.run, settings, errors=errors) as (pipe, process):
+            while not stopped:
+                if not pipe.poll(max(0.1, limit - time.time())):
+                    stopped = OVERRUN if limit < last else CUT
+                    break
+                try:
+                    what, record = pipe.recv()
+                except EOFError:
+                    break
+                limit = last
+                if what == "start":
+                    limit = min(time.time() + BY_ID[record["id"]].seconds, last)
+                yield what, record
+        said = stopped or last_words(errors)
+        yield "end", {"code": process.exitcode, "said": said}
 
 
-def _forward(stream, lines: queue.Queue) -> None:
-    for line in stream:
-        lines.put(line)
-    lines.put(None)
-
-
-def _write(out: Path, report: dict, records: dict, seconds: float) -> None:
+def _write(ledger: Ledger, records: dict, seconds: float) -> None:
     """Ranks and ratios over what is there, then the file."""
+    report = ledger.content
     order = {row.id: i for i, row in enumerate(ROWS)}
     report["rows"] = sorted(records.values(), key=lambda record: order[record["id"]])
     for record in report["rows"]:
@@ -247,9 +203,8 @@ def _write(out: Path, report: dict, records: dict, seconds: float) -> None:
         record["versus_base"] = round(_rate(record) / _rate(base), 4) if both else None
     again = records.get("A.again", {})
     report["drift"] = again.get("versus_base")
-    report["complete"] = all(record["status"] != "pending" for record in report["rows"])
-    report["seconds"] = round(seconds, 1)
-    atomic_write(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    complete = all(record["status"] != "pending" for record in report["rows"])
+    ledger.write(complete=complete, seconds=round(seconds, 1))
 
 
 def _rate(record: dict) -> float:
@@ -307,7 +262,9 @@ def everything(out: Path, device: str, budget: float, say: Callable[[str], None]
     out.mkdir(parents=True, exist_ok=True)
     end = time.time() + budget
     kernels = _module(
-        "table2_kernels", ["--device", device, "--out", str(out / "kernels.json")], 0.25 * budget
+        f"{__package__}.table2_kernels",
+        ["--device", device, "--out", str(out / "kernels.json")],
+        0.25 * budget,
     )
     say("kernels: all agree" if kernels == 0 else "kernels: SOMETHING IS WRONG, see kernels.json")
     for_step = 0.17 * budget
@@ -316,7 +273,7 @@ def everything(out: Path, device: str, budget: float, say: Callable[[str], None]
     )
     say(render(report))
     step = _module(
-        "step",
+        "steel.train.bench",
         ["--device", device, "--out", str(out / "step.json")],
         max(for_step, end - time.time()),
     )
@@ -324,55 +281,44 @@ def everything(out: Path, device: str, budget: float, say: Callable[[str], None]
 
 
 def _module(name: str, arguments: list[str], seconds: float) -> int:
-    """Run a module of this package; its exit code, 124 when it takes longer than `seconds`."""
+    """Run a module; its exit code, 124 when it takes longer than `seconds`."""
     try:
-        return subprocess.run(
-            [sys.executable, "-m", f"{__package__}.{name}", *arguments], timeout=seconds
-        ).returncode
+        return subprocess.run([sys.executable, "-m", name, *arguments], timeout=seconds).returncode
     except subprocess.TimeoutExpired:
         return 124
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line of this module; `steel bench table2` is the same without --all."""
-    parser = argparse.ArgumentParser(
-        prog="python -m figures.experiments.table2", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--out", type=Path, required=True, help="JSON file; with --all a folder")
-    parser.add_argument("--all", action="store_true", help="kernels, table and step, into a folder")
-    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
-    parser.add_argument(
-        "--budget", type=float, default=None, help="seconds for all (460; with --all 570)"
-    )
-    parser.add_argument(
-        "--rows", nargs="*", help="only rows whose id starts with one of these, for instance A B.on"
-    )
-    parser.add_argument("--micro-batch", type=int, default=0, help="sequences; 0: 8")
-    parser.add_argument("--fresh", action="store_true", help="measure again what the file holds")
-    args = parser.parse_args(argv)
+def main(
+    out: Path,
+    device: str = "auto",
+    all: bool = False,
+    budget: float = 0.0,
+    rows: str = "",
+    micro_batch: int = 0,
+    fresh: bool = False,
+) -> int:
+    """The paper's Table 2 on one GPU; a row whose loss or gradients differ is printed, not ranked.
+
+    out: JSON file; with --all a folder. device: auto, cuda or cpu (toy sizes). budget: seconds for all (460; with --all
+    570). rows: only those whose id starts with one of these, as A,B.on. micro_batch: sequences; 0: 8. fresh: measure
+    again what the file holds.
+    """
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    try:
-        if args.all:
-            return everything(args.out, args.device, args.budget or 570.0, say)
-        out = args.out if args.out.suffix == ".json" else args.out / "table2.json"
-        report = table2(
-            out,
-            device=args.device,
-            budget=args.budget or 460.0,
-            rows=args.rows,
-            micro_batch=args.micro_batch,
-            fresh=args.fresh,
-            say=say,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if all:
+        return everything(out, device, budget or 570.0, say)
+    out = out if out.suffix == ".json" else out / "table2.json"
+    options = {
+        "rows": rows.split(",") if rows else None,
+        "micro_batch": micro_batch,
+        "fresh": fresh,
+    }
+    report = table2(out, device=device, budget=budget or 460.0, say=say, **options)
     say(render(report))
     return int(not any(record["ranked"] for record in report["rows"]))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command(main)

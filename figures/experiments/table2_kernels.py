@@ -8,7 +8,6 @@ Without one, the references are checked against themselves in fp64. Exit code 1 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -19,6 +18,8 @@ import torch
 from steel.kernels import OPERATIONS, Sizes, attention, select
 from steel.runlog import atomic_write
 from steel.train.device import describe
+
+from . import command
 
 REAL = {
     "width": 1792,
@@ -135,34 +136,25 @@ def _documents(device) -> list[dict]:
     return records
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; 0 when nothing is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m figures.experiments.table2_kernels", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(argv)
-    cuda = torch.cuda.is_available() if args.device == "auto" else args.device == "cuda"
+def main(out: Path, device: str = "auto") -> int:
+    """Every kernel beside its fp64 reference, in each type; 0 when nothing is wrong. device: auto, cuda or cpu."""
+    cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     device = torch.device("cuda" if cuda else "cpu")
     facts = describe(device)
 
     def save(records: list[dict]) -> None:
         passed = not any(record["status"] == "wrong" for record in records)
         report = {"kind": "kernels", "device": facts, "passed": passed, "checks": records}
-        atomic_write(args.out, json.dumps(report, indent=1) + "\n")
+        atomic_write(out, json.dumps(report, indent=1) + "\n")
 
     records = check(device, lambda line: print(line, flush=True), save)
     wrong = [record for record in records if record["status"] == "wrong"]
-    for record in wrong:
-        print(
-            f"WRONG {record['operation']} {record['name']} {record['case']} {record['dtype']}: {record['note']}"
-        )
-    print(
-        f"{sum(record['status'] == 'ok' for record in records)} of {len(records)} checks agree, {len(wrong)} do not"
-    )
+    for r in wrong:
+        print(f"WRONG {r['operation']} {r['name']} {r['case']} {r['dtype']}: {r['note']}")
+    good = sum(record["status"] == "ok" for record in records)
+    print(f"{good} of {len(records)} checks agree, {len(wrong)} do not")
     return int(bool(wrong))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command(main)

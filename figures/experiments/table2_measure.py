@@ -1,20 +1,16 @@
-"""One process of `steel bench table2`: builds, checks and times rows, and prints each result as a line of JSON.
-
-    python -m figures.experiments.table2_measure '{"rows": ["A.eager"], "device": "cuda", …}'
+"""One process of `table2`: builds, checks and times rows, and says each result through a pipe.
 
 A process of its own, because a row may run out of memory, hang or take the GPU's context with it; the parent (`table2`)
-then starts another for the rows that are left. Lines that start with @ are for the parent.
+then starts another for the rows that are left.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import math
 import os
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -411,8 +407,13 @@ def measure(bench: Bench, row: Row) -> dict:
         batch //= 2
 
 
-def run(settings: dict, say) -> None:
-    """Measure the rows that settings["rows"] names until settings["deadline"] (of time.time())."""
+def run(pipe, settings: dict) -> None:
+    """Measure the rows that settings["rows"] names until settings["deadline"] (of time.time()); say it to the pipe."""
+
+    def say(what: str, record: dict) -> None:
+        pipe.send((what, record))
+
+    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_OFFLINE="1")
     bench = Bench(settings)
     say("device", bench.facts)
     for id in settings["rows"]:
@@ -432,17 +433,3 @@ def run(settings: dict, say) -> None:
         bench.free()
     if bench.device.type == "cuda":
         say("device", {"clocks_end": clocks()})
-
-
-def main() -> None:
-    """Settings come as JSON in the first argument."""
-    settings = json.loads(sys.argv[1])
-    out = os.fdopen(
-        os.dup(1), "w", buffering=1
-    )  # what libraries print goes to stderr, results alone to stdout
-    os.dup2(2, 1)
-    run(settings, lambda what, record: out.write(f"@{what} {json.dumps(record)}\n"))
-
-
-if __name__ == "__main__":
-    main()

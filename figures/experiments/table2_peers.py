@@ -1,4 +1,4 @@
-"""The peers of `steel bench table2` on the dense twin: transformers, Liger-Kernel, and two styles of stack.
+"""The peers of `table2` on the dense twin: transformers, Liger-Kernel, and two styles of stack.
 
 The twin is Qwen2's architecture, which Steel's dense form is too; weights are carried over, so losses and gradients can
 be compared number by number. The two stacks imitate how nanochat and torchtitan arrange such a model (what is

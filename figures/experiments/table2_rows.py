@@ -1,4 +1,4 @@
-"""The rows of `steel bench table2`: which model, which implementation of each piece, in which order.
+"""The rows of `table2`: which model, which implementation of each piece, in which order.
 
 Every row names what it compares itself with (`base`). Rows of one shape start from the same weights and see the same
 tokens, so their losses must agree; rows of different shapes are variants, compared by speed alone.

@@ -1,4 +1,4 @@
-"""Steel in all the ways that `steel bench table2` compares, and what every row shares: data, optimizer, precision.
+"""Steel in all the ways that `table2` compares, and what every row shares: data, optimizer, precision.
 
 All rows compute as one rank does under FSDP2: parameters and activations in bf16, a master copy and AdamW's moments in
 fp32.

@@ -66,6 +66,8 @@ def test_script_is_valid_python_without_screen_cells(source):
     path = ROOT / "notebooks" / f"{source.stem}.py"
     text = path.read_text(encoding="utf-8")
     compile(text, path.name, "exec")
-    assert not re.search(r"^(?:from|import) (?:figures|matplotlib|IPython)", text, re.M), (
+    assert not re.search(
+        r"^(?:from|import) (?:figures\.style|figures\.make|matplotlib|IPython)", text, re.M
+    ), (
         "a cell that draws lacks the tag active-ipynb: the exported script must run without matplotlib"
     )

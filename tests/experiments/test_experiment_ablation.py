@@ -119,7 +119,7 @@ def test_rows_are_written_one_by_one_and_not_trained_twice(shards, tmp_path, mon
         len(r) == 2 for _, r in dense["ratio"]
     )
     assert ablation.summary(report)["dense"]["loss_range"][2] == 2
-    with pytest.raises(UserError, match="another configuration"):
+    with pytest.raises(UserError, match="another config"):
         ablation.run_ablation(config(steps=7), shards, out)
 
 

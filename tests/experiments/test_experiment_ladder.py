@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from figures.experiments import ladder, laws
+from figures.experiments import command, ladder, laws
 from steel.config import UserError, from_dict, load
 from steel.model import build
 from steel.plan.planner import count_parameters
@@ -231,19 +231,17 @@ def test_what_cannot_be_a_ladder_is_refused(shards, tmp_path):
             [ladder.Rung(8, 128, optimizer="adamw")],
         )
     ladder.climb(cfg, data, out, [ladder.Rung(8, 128, optimizer="adamw")])
-    with pytest.raises(UserError, match="another configuration"):
+    with pytest.raises(UserError, match="another config"):
         ladder.climb(tiny(learning_rate=2e-2), data, out, [])
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
-    from steel.cli import main
-
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatch):
     for arguments, word in (
         (["--data", f"{tmp_path}/none"], "manifest"),
         (["--data", "x", "--widths", "8,x"], "--widths"),
     ):
+        monkeypatch.setattr("sys.argv", ["ladder", "--out", f"{tmp_path}/out", *arguments])
         with pytest.raises(SystemExit) as stop:
-            main(["bench", "ladder", "--out", f"{tmp_path}/out", *arguments])
+            command(ladder.main)
         error = capsys.readouterr().err
         assert stop.value.code == 2 and word in error and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()

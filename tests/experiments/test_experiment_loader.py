@@ -19,12 +19,13 @@ def report(tmp_path_factory):
         out, samples=512, index=5000, length=64, repeats=1, names=["steel", "torch", *absent]
     )
     assert json.loads(out.read_text()) == json.loads(json.dumps(found))
+    found["by_name"] = {row["name"]: row for row in found["rows"]}
     return found
 
 
 def test_every_figure_is_measured(report):
     for name in ("steel", "torch"):
-        row = report["contenders"][name]
+        row = report["by_name"][name]
         assert row["index_samples"] >= 5000 and row["resume"]["position"] == 4480
         for figure in ("tokens", "tokens_and_positions"):
             assert row[figure]["samples"] == 4 * 32 and row[figure]["samples_per_cpu_s"] > 0
@@ -39,18 +40,18 @@ def test_every_figure_is_measured(report):
 def test_this_loader_survives_all_and_a_permutation_neither_an_append_nor_a_mixture(report):
     verdicts = {
         name: {k: v["survives"] for k, v in row["survives"].items()}
-        for name, row in report["contenders"].items()
+        for name, row in report["by_name"].items()
     }
     assert all(verdicts["steel"].values())
     assert verdicts["torch"] == {"resume": True, "world": True, "append": False, "mixture": False}
-    assert report["contenders"]["steel"]["survives"]["append"]["once"] == 1280
-    lost = report["contenders"]["torch"]["survives"]["append"]
+    assert report["by_name"]["steel"]["survives"]["append"]["once"] == 1280
+    lost = report["by_name"]["torch"]["survives"]["append"]
     assert lost["never"] > 0 and lost["again"] > 0
 
 
 def test_rendering_names_every_contender_and_the_command_for_an_absent_one(report):
     text = loader.render(report)
-    for name in report["contenders"]:
+    for name in report["by_name"]:
         assert loader.LABELS[name] in text
     for name, command in report["skipped"].items():
         assert f"{loader.LABELS[name]} is not installed: {command}" in text and command.startswith(
