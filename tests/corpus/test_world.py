@@ -18,7 +18,7 @@ import zstandard
 from steel.config import UserError, WorldConfig, load
 from steel.corpus.world import LeakageError, build_world, check, write_world
 from steel.corpus.world.containers import leaves
-from steel.corpus.world.plants import LABELS
+from steel.corpus.world.plants import labels
 
 SEED = 7
 CONFIG = WorldConfig(
@@ -177,7 +177,7 @@ def truth(out):
 
 
 def text_of(record):
-    return "\n".join(t for key, t in leaves(parsed(record)) if key not in LABELS)
+    return "\n".join(t for key, t in leaves(parsed(record)) if key not in labels())
 
 
 def locate(out, place):

@@ -1,6 +1,8 @@
-"""SteelTown, the closed world: fictional people whose facts fill every raw source format, with a held-out exam.
+"""SteelTown, the closed world: fictional people whose facts fill every raw source format, and an exam.
 
-`write_world(out, cfg.world, seed)` writes the whole world from one seed, byte-identically, and checks it for leaks.
+`write_world(out, cfg.world, seed)` writes the whole world from one seed, byte-identically, and checks
+it for leaks. Its words are data: town.yaml (names, values), zh.yaml and en.yaml (sentences),
+sources.yaml (raw formats, routes) and code.yaml (source files).
 """
 
 from __future__ import annotations
@@ -9,48 +11,41 @@ import json
 import re
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from ...config import UserError, WorldConfig
 from ...runlog import atomic_write
 from . import exam, post, raw
-from .containers import leaves, write_file, write_rows
-from .leakage import LeakageError, check, read_raw
+from .containers import text_of, write_file, write_rows
+from .leakage import LeakageError, check
 from .people import Person, World, build_world, check_settings, stream
-from .plants import LABELS, plant, truth_rows
+from .plants import labels, plant, truth_rows
 
 _HAN, _LATIN = re.compile("[\u4e00-\u9fff]"), re.compile("[A-Za-z]")
+_ROOMS = ("raw", "post", "exam", "heldout")
+_FILES = ("truth.json", "leakage.json", "summary.json")
 
-ENTRIES = {
-    "raw",
-    "post",
-    "exam",
-    "heldout",
-    "truth.json",
-    "leakage.json",
-    "summary.json",
-}  # of a world's folder
-
-__all__ = ["LeakageError", "Person", "World", "build_world", "check", "read_raw", "write_world"]
+__all__ = ["LeakageError", "Person", "World", "build_world", "check", "write_world"]
 
 
 def write_world(out: Path | str, cfg: WorldConfig, seed: int) -> dict:
     """Writes raw/, post/, exam/, heldout/, truth.json, leakage.json and summary.json under `out`.
 
-    `cfg` is a WorldConfig. Returns the summary (counts, bytes, shares). The folder appears whole or not at all: it is
-    written beside `out` and renamed. An older world at `out` is replaced.
+    Returns the summary (counts, bytes, shares). The folder appears whole or not at all: it is written
+    beside `out` and renamed; an older world at `out` goes when the new one stands in its place.
 
-    Raises UserError for a configuration that cannot be built or an `out` that holds something else, LeakageError when
-    training text knows the exam.
+    Raises UserError for a configuration that cannot be built or an `out` that holds something else,
+    LeakageError when training text knows the exam.
     """
-    out, settings = Path(out), cfg
-    check_settings(settings)
+    out = Path(out)
+    check_settings(cfg)
     if out.exists() and not _replaceable(out):
         raise UserError(f"{out} exists and is not a world: choose an empty or new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        summary = _write(work, settings, seed)
+        summary = _write(work, cfg, seed)
         work.chmod(0o755)
         _put(work, out)
     except BaseException:
@@ -62,7 +57,7 @@ def write_world(out: Path | str, cfg: WorldConfig, seed: int) -> dict:
 def _replaceable(out: Path) -> bool:
     """An empty folder, or a whole world with nothing of anybody else beside it."""
     names = {entry.name for entry in out.iterdir()} if out.is_dir() else {""}
-    return not names or names == ENTRIES
+    return not names or names == {*_ROOMS, *_FILES}
 
 
 def _put(work: Path, out: Path) -> None:
@@ -79,31 +74,28 @@ def _put(work: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(root: Path, settings: WorldConfig, seed: int) -> dict:
-    world = build_world(settings, seed)
-    shelf = raw.Shelf(stream(seed, "shelf"))
-    raw.write_statements(world, settings, shelf)
-    raw.write_code(world, settings, shelf)
-    raw.write_questions(world, settings, shelf)
+def _write(root: Path, cfg: WorldConfig, seed: int) -> dict:
+    """Writes the world under `root`; returns its summary."""
+    world, shelf = build_world(cfg, seed), raw.Shelf(stream(seed, "shelf"))
+    raw.write_statements(world, cfg, shelf)
+    raw.write_code(world, shelf)
+    raw.write_questions(world, cfg, shelf)
     rows = {
         "sft": post.sft(world, shelf),
         "multi_turn": post.multi_turn(world, shelf),
-        "self_cognition": post.self_cognition(world, settings),
+        "self_cognition": post.self_cognition(world, cfg),
         "preference": post.preference(world),
         "rl": post.reinforcement(world),
     }
-    plant(shelf.files, settings, world)
-    payloads = [r.payload for f in shelf.files for r in f.records if isinstance(r.payload, dict)]
-    records = [*payloads, *(row for table in rows.values() for row in table)]
-    heldout = exam.heldout(
-        world, shelf, "\n\x00".join("\n".join(t for _, t in leaves(r)) for r in records)
-    )
+    plant(shelf.files, cfg, world)
     for file in shelf.files:
         write_file(root / "raw", file)
-    for name, table in rows.items():
-        write_rows(root / "post" / f"{name}.jsonl", table)
-    for name, table in heldout.items():
-        write_rows(root / "heldout" / f"{name}.jsonl", table)
+    records = [r.payload for f in shelf.files for r in f.records if isinstance(r.payload, dict)]
+    records += [row for table in rows.values() for row in table]
+    heldout = exam.heldout(world, shelf, "\n\x00".join(map(text_of, records)))
+    for room, tables in (("post", rows), ("heldout", heldout)):
+        for name, table in tables.items():
+            write_rows(root / room / f"{name}.jsonl", table)
     questions = {}
     for split in ("dev", "test"):
         for subject, table in exam.subjects(world, split).items():
@@ -111,76 +103,54 @@ def _write(root: Path, settings: WorldConfig, seed: int) -> dict:
             questions[f"{split}/{subject}"] = len(table)
     write_rows(root / "exam" / "cloze.jsonl", exam.cloze(world))
     plants = truth_rows(shelf.files)
-    atomic_write(root / "truth.json", _pretty(_truth(world, plants)))
+    _write_json(root / "truth.json", _truth(world, plants))
     report = check(root, world)
-    atomic_write(root / "leakage.json", _pretty(report))
-    if not report["passed"]:
-        first = report["leaks"][0]
-        raise LeakageError(
-            f"{len(report['leaks'])} leaks; the first: {first['what']}: {first['text'][:80]!r}"
-        )
-    summary = _summary(root, world, shelf, settings, seed)
-    summary |= {
-        "post": {k: len(v) for k, v in rows.items()},
-        "heldout": {k: len(v) for k, v in heldout.items()},
-    }
-    summary |= {"exam": questions, "plants": _count(p["kind"] for p in plants)}
-    atomic_write(root / "summary.json", _pretty(summary))
+    _write_json(root / "leakage.json", report)
+    if leaks := report["leaks"]:
+        first = f"{leaks[0]['what']}: {leaks[0]['text'][:80]!r}"
+        raise LeakageError(f"{len(leaks)} leaks; the first: {first}")
+    summary = _summary(world, shelf)
+    summary["post"] = {name: len(table) for name, table in rows.items()}
+    summary["heldout"] = {name: len(table) for name, table in heldout.items()}
+    summary["exam"] = questions
+    summary["plants"] = dict(sorted(Counter(p["kind"] for p in plants).items()))
+    _write_json(root / "summary.json", summary)
     return summary
 
 
-def _pretty(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-
-
-def _count(items) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item in items:
-        counts[item] = counts.get(item, 0) + 1
-    return dict(sorted(counts.items()))
+def _write_json(path: Path, value: dict) -> None:
+    atomic_write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def _truth(world: World, plants: list[dict]) -> dict:
-    people = [
-        {
-            "zh": p.zh,
-            "en": p.en,
-            "split": p.split,
-            "values": {
-                a: {k: world.value(p, a, k) for k in ("zh", "en")} for a in world.attributes
-            },
-        }
-        for p in world.people
-    ]
+    people = []
+    for p in world.people:
+        values = {a: {k: world.value(p, a, k) for k in ("zh", "en")} for a in world.attributes}
+        people.append({"zh": p.zh, "en": p.en, "split": p.split, "values": values})
     products = {c["zh"]: world.product(i, "zh") for i, c in enumerate(world.pools.get("city", []))}
     pairs = {"train": world.train_pairs, "dev": world.dev_pairs, "test": world.test_pairs}
-    return {
-        "seed": world.seed,
-        "people": people,
-        "product_of": products,
-        "arithmetic_pairs": pairs,
-        "plants": plants,
-    }
+    truth = {"seed": world.seed, "people": people, "product_of": products}
+    return truth | {"arithmetic_pairs": pairs, "plants": plants}
 
 
-def _summary(root: Path, world: World, shelf: raw.Shelf, settings: WorldConfig, seed: int) -> dict:
-    """Records and characters per source, and the shares the mixture aims at (of UTF-8 bytes before plants)."""
+def _summary(world: World, shelf: raw.Shelf) -> dict:
+    """Records and characters per source, and the shares of UTF-8 bytes, before plants, to aim at."""
     sources: dict[str, dict[str, int]] = {}
     for file in shelf.files:
         entry = sources.setdefault(file.source, {"records": 0, "plants": 0})
         entry["records"] += len(file.records)
         entry["plants"] += sum(bool(r.plant) for r in file.records)
+    text = "".join(
+        text_of(record.payload, labels())
+        for file in shelf.files
+        if not file.source.startswith("starcoder")
+        for record in file.records
+        if not record.plant
+    )
+    han, latin = len(_HAN.findall(text)), len(_LATIN.findall(text))
     total = sum(shelf.bytes.values())
-    han = latin = 0
-    for file in shelf.files:
-        if not file.source.startswith("starcoder"):
-            for record in file.records:
-                if not record.plant:
-                    text = "".join(t for key, t in leaves(record.payload) if key not in LABELS)
-                    han += len(_HAN.findall(text))
-                    latin += len(_LATIN.findall(text))
     return {
-        "seed": seed,
+        "seed": world.seed,
         "people": {s: len(world.split(s)) for s in ("train", "dev", "test")},
         "facts": len(world.people) * len(world.attributes),
         "sources": sources,

@@ -1,5 +1,4 @@
-"""The original containers of every source, written byte-identically: JSON lines (plain, gzip, zstd), JSON array,
-parquet, plain files."""
+"""The original containers of every source, written so that equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +14,8 @@ from ...runlog import atomic_write
 
 @dataclass(eq=False)
 class Record:
-    """One raw record. `payload` is a dict, or bytes for a line that is not JSON; a plant names its kind and origin."""
+    """One raw record. `payload` is a dict, or the bytes of a line that is not JSON; a plant names its
+    kind and origin."""
 
     payload: dict | bytes
     plant: str = ""
@@ -31,11 +31,6 @@ class RawFile:
     name: str
     container: str
     records: list[Record] = field(default_factory=list)
-
-    def add(self, payload: dict) -> Record:
-        record = Record(payload)
-        self.records.append(record)
-        return record
 
 
 def dumps(value: object) -> str:
@@ -54,41 +49,24 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield from leaves(inner, key)
 
 
-def lines(records: list[Record]) -> bytes:
-    """JSON lines; byte payloads go out as they are."""
-    parts = [
-        r.payload if isinstance(r.payload, bytes) else dumps(r.payload).encode("utf-8")
-        for r in records
-    ]
-    return b"".join(part + b"\n" for part in parts)
+def text_of(record: object, without: tuple[str, ...] = ()) -> str:
+    """All strings of a record, a line each, but those under the keys in `without`."""
+    return "\n".join(text for key, text in leaves(record) if key not in without)
 
 
-def gzip_bytes(data: bytes) -> bytes:
-    """gzip without a time stamp or file name, so that equal input gives equal bytes."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
-        file.write(data)
-    return buffer.getvalue()
-
-
-def parquet_bytes(records: list[Record], source: str) -> bytes:
+def parquet_bytes(payloads: list[dict], source: str) -> bytes:
     """One parquet file with the source's columns; a missing key becomes null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = list(
-        dict.fromkeys(c for r in records for c in r.payload)
-    )  # the first record may lack a field
-    stars = pa.float64() if source.endswith("cpp") else pa.int64()
-    types = {"max_stars_count": stars}
-    table = pa.table(
-        {
-            c: pa.array([r.payload.get(c) for r in records], type=types.get(c, pa.string()))
-            for c in columns
-        }
-    )
+    # C++ stores its stars as floats, as the original does; the first record may lack a field.
+    types = {"max_stars_count": pa.float64() if source.endswith("cpp") else pa.int64()}
+    columns = {
+        name: pa.array([row.get(name) for row in payloads], type=types.get(name, pa.string()))
+        for name in dict.fromkeys(key for row in payloads for key in row)
+    }
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="snappy")
+    pq.write_table(pa.table(columns), buffer, compression="snappy")
     return buffer.getvalue()
 
 
@@ -97,21 +75,20 @@ def write_file(raw: Path, file: RawFile) -> None:
 
     Raises ModuleNotFoundError when pyarrow or zstandard is missing.
     """
-    folder = raw / file.source
+    folder, payloads = raw / file.source, [r.payload for r in file.records]
     if file.container == "text":
-        for record in file.records:
-            atomic_write(folder / record.payload["name"], record.payload["text"])
+        for note in payloads:
+            atomic_write(folder / note["name"], note["text"])
         return
     if file.container == "parquet":
-        data = parquet_bytes(file.records, file.source)
+        data = parquet_bytes(payloads, file.source)
     elif file.container == "json":
-        data = (
-            json.dumps([r.payload for r in file.records], ensure_ascii=False, indent=2) + "\n"
-        ).encode("utf-8")
+        data = (json.dumps(payloads, ensure_ascii=False, indent=2) + "\n").encode()
     else:
-        data = lines(file.records)
+        lines = (p if isinstance(p, bytes) else dumps(p).encode() for p in payloads)
+        data = b"".join(line + b"\n" for line in lines)
         if file.container == "jsonl.gz":
-            data = gzip_bytes(data)
+            data = gzip.compress(data, mtime=0)
         elif file.container == "jsonl.zst":
             import zstandard
 

@@ -1,35 +1,25 @@
 """Planted defects with a ground truth: exact and near duplicates, and junk of many kinds.
 
-The truth names every plant by (source, file, record), where `record` counts from 0 in the file as written (lines of
-JSON lines, elements of a JSON array, rows of parquet; 0 for a plain file).
+The truth names every plant by (source, file, record), where `record` counts from 0 in the file as
+written (lines of JSON lines, elements of a JSON array, rows of parquet; 0 for a plain file).
 """
 
 from __future__ import annotations
 
-import copy
 import random
 
 from ...config import WorldConfig
 from .containers import RawFile, Record, dumps, leaves
-from .people import World, stream
+from .people import World, stream, table
 
-# keys that hold identifiers and labels, not text
-LABELS = {
-    "METADATA",
-    "SOURCE",
-    "id",
-    "qid",
-    "category",
-    "kind",
-    "from",
-    "name",
-    "max_stars_repo_path",
-    "max_stars_repo_name",
-}
-DUPLICATES = ("exact_duplicate", "near_duplicate")
 _JUNK = ("mojibake", "html", "too_short", "symbols", "repetition", "missing_field", "wrong_type")
 _LINE_JUNK = ("broken_json", "bad_utf8")
 MIN_NEAR_CHARACTERS = 48
+
+
+def labels() -> tuple[str, ...]:
+    """The keys of records that hold identifiers and labels, not text."""
+    return tuple(table("sources")["labels"])
 
 
 def main_key(payload: dict) -> tuple[str, str]:
@@ -37,14 +27,14 @@ def main_key(payload: dict) -> tuple[str, str]:
     found = [
         (top, text)
         for top, inner in payload.items()
-        for key, text in leaves({top: inner})
-        if key not in LABELS
+        for key, text in leaves(inner, top)
+        if key not in labels()
     ]
     return max(found, key=lambda pair: len(pair[1]))
 
 
 def replace_text(value, old: str, new: str):
-    """The same JSON value with every string equal to `old` replaced."""
+    """A copy of a JSON value with every string equal to `old` replaced."""
     if isinstance(value, str):
         return new if value == old else value
     if isinstance(value, dict):
@@ -55,47 +45,46 @@ def replace_text(value, old: str, new: str):
 
 
 def perturb(text: str, rng: random.Random, code: bool = False) -> str:
-    """Changes a few characters outside names and values: one punctuation mark, sometimes a short tail."""
+    """Changes a few characters outside names and values: one mark, sometimes a short tail."""
+    words = table("sources")["near_duplicate"]
+    tails, swap = words["tails"], words["marks"]
     if code:
-        comment = "#" if "def " in text else "//"
-        return f"{text}{comment} {rng.choice(('end', 'eof', 'mirror', 'v2'))}\n"
-    chinese = any("\u4e00" <= c <= "\u9fff" for c in text)
-    swap = {"。": "！", "，": "、", "？": "！", ".": "!", ",": ";", "?": "!", "：": "——"}
+        return f"{text}{'#' if 'def ' in text else '//'} {rng.choice(tails['code'])}\n"
+    lang = "zh" if any("\u4e00" <= c <= "\u9fff" for c in text) else "en"
     marks = [i for i, c in enumerate(text) if c in swap]
-    tail = rng.choice(("（完）", "（转）", "") if chinese else (" (end)", " (reprint)", ""))
-    if len(text) < 80 and marks:
-        tail = ""  # in a short text a tail would be more than a few characters' worth of change
+    tail = rng.choice(tails[lang])
     if not marks:
-        return text + (tail or ("（完）" if chinese else " (end)"))
+        return text + (tail or tails[lang][0])
+    if len(text) < 80:
+        tail = ""  # in a short text a tail would be more than a few characters' worth of change
     i = rng.choice(marks)
     return text[:i] + swap[text[i]] + text[i + 1 :] + tail
 
 
-def _junk_payload(kind: str, record: Record, rng: random.Random) -> dict | bytes:
-    payload = copy.deepcopy(record.payload)
+def junk(kind: str, payload: dict, rng: random.Random) -> dict | bytes:
+    """A spoiled copy of a record; bytes where it is no longer a JSON line."""
     top, text = main_key(payload)
+    line, words = dumps(payload), table("sources")["junk"]
     if kind == "broken_json":
-        line = dumps(payload)
-        return line[: rng.randrange(len(line) // 2, len(line) - 2)].encode("utf-8")
+        return line[: rng.randrange(len(line) // 2, len(line) - 2)].encode()
     if kind == "bad_utf8":
-        line = dumps(payload).encode("utf-8")
-        middle = len(line) // 2
-        return line[:middle] + b"\xff\xfe\x80" + line[middle:]
+        data = line.encode()
+        return data[: len(data) // 2] + b"\xff\xfe\x80" + data[len(data) // 2 :]
     if kind == "missing_field":
-        del payload[top]
-        return payload
+        return {k: v for k, v in payload.items() if k != top}
     if kind == "wrong_type":
-        payload[top] = rng.choice((None, 12345, {"text": text}, [text]))
-        return payload
+        return payload | {top: rng.choice((None, 12345, {"text": text}, [text]))}
+    if kind == "bad_role_order":
+        return payload | {"conversations": payload["conversations"][::-1]}
     if kind == "mojibake":
-        new = text.encode("utf-8").decode("gbk", "ignore")
+        new = text.encode().decode("gbk", "ignore")
         new = new if new != text else text.replace(" ", "â€™ ")
     elif kind == "html":
-        new = f'<div class="main"><p>{text}</p>&nbsp;&nbsp;<br/><a href="/next">下一页</a></div><script>var a=1;</script>'  # noqa: E501
+        new = words["html"].format(text=text)
     elif kind == "too_short":
-        new = rng.choice(("", "好。", "略", "ok", "……"))
+        new = rng.choice(words["too_short"])
     elif kind == "symbols":
-        new = "".join(rng.choices("★◆●■▲※→←↑↓┃━│═╋☆◇○□△@#%^&*~", k=rng.randrange(40, 120)))
+        new = "".join(rng.choices(words["symbols"], k=rng.randrange(40, 120)))
     else:
         new = text[:30] * rng.randrange(12, 30)
     return replace_text(payload, text, new)
@@ -109,63 +98,36 @@ def _junk_kinds(file: RawFile) -> tuple[str, ...]:
     return _JUNK + _LINE_JUNK + (("bad_role_order",) if file.source == "belle_3_5m" else ())
 
 
-def _swap_roles(record: Record) -> dict:
-    payload = copy.deepcopy(record.payload)
-    payload["conversations"] = payload["conversations"][::-1]
-    return payload
-
-
 def plant(files: list[RawFile], settings: WorldConfig, world: World) -> None:
     """Adds the plants to every file and shuffles its records (plain files keep their order)."""
     for file in files:
         rng = stream(world.seed, "plants", file.source, file.name)
-        originals = list(file.records)
-        if file.container == "text":
-            _plant_files(file, rng)
-            continue
-        count = round(len(originals) * settings.duplicate_share)
-        for record in rng.sample(originals, count):
-            copied = copy.deepcopy(record.payload)
-            file.records.append(Record(copied, "exact_duplicate", record))
-        long = [r for r in originals if len(main_key(r.payload)[1]) >= MIN_NEAR_CHARACTERS]
-        count = min(len(long), round(len(originals) * settings.near_duplicate_share))
-        for record in rng.sample(long, count):
-            text = main_key(record.payload)[1]
-            changed = replace_text(
-                copy.deepcopy(record.payload),
-                text,
-                perturb(text, rng, file.source.startswith("starcoder")),
-            )
-            file.records.append(Record(changed, "near_duplicate", record))
-        if settings.junk_share:
-            kinds = _junk_kinds(file)
-            count = max(len(kinds), round(len(originals) * settings.junk_share))
-            for i, record in enumerate(rng.sample(originals, min(count, len(originals)))):
-                kind = kinds[i % len(kinds)]
-                payload = (
-                    _swap_roles(record)
-                    if kind == "bad_role_order"
-                    else _junk_payload(kind, record, rng)
-                )
-                file.records.append(Record(payload, kind, record))
-    _plant_across(files, settings, world)
+        (_plant_notes if file.container == "text" else _plant_records)(file, settings, rng)
+    _plant_across(files, settings, stream(world.seed, "plants", "across"))
     for file in files:
         if file.container != "text":
             stream(world.seed, "shuffle", file.source, file.name).shuffle(file.records)
 
 
-def _plant_across(files: list[RawFile], settings: WorldConfig, world: World) -> None:
-    """Exact duplicates of SkyPile texts inside WanJuan: what only a cross-source pass finds."""
-    rng = stream(world.seed, "plants", "across")
-    web = [r for f in files if f.source == "skypile" for r in f.records if not r.plant]
-    target = next(f for f in files if f.source == "wanjuan")
-    for record in rng.sample(web, round(len(web) * settings.duplicate_share / 3)):
-        identity = "".join(rng.choices("abcdefghijkmnpqrstuvwxyz0123456789", k=16))
-        payload = {"id": identity, "content": record.payload["text"]}
-        target.records.append(Record(payload, "exact_duplicate", record, "across sources"))
+def _plant_records(file: RawFile, settings: WorldConfig, rng: random.Random) -> None:
+    originals, code = list(file.records), file.source.startswith("starcoder")
+    for record in rng.sample(originals, round(len(originals) * settings.duplicate_share)):
+        file.records.append(Record(record.payload, "exact_duplicate", record))
+    long = [r for r in originals if len(main_key(r.payload)[1]) >= MIN_NEAR_CHARACTERS]
+    count = min(len(long), round(len(originals) * settings.near_duplicate_share))
+    for record in rng.sample(long, count):
+        text = main_key(record.payload)[1]
+        changed = replace_text(record.payload, text, perturb(text, rng, code))
+        file.records.append(Record(changed, "near_duplicate", record))
+    if settings.junk_share:
+        kinds = _junk_kinds(file)
+        count = max(len(kinds), round(len(originals) * settings.junk_share))
+        for i, record in enumerate(rng.sample(originals, min(count, len(originals)))):
+            kind = kinds[i % len(kinds)]
+            file.records.append(Record(junk(kind, record.payload, rng), kind, record))
 
 
-def _plant_files(file: RawFile, rng: random.Random) -> None:
+def _plant_notes(file: RawFile, settings: WorldConfig, rng: random.Random) -> None:
     """One copied note and one empty note in the personal folder."""
     if not file.records:
         return
@@ -176,25 +138,28 @@ def _plant_files(file: RawFile, rng: random.Random) -> None:
     file.records.append(Record({"name": "empty.txt", "text": ""}, "too_short"))
 
 
+def _plant_across(files: list[RawFile], settings: WorldConfig, rng: random.Random) -> None:
+    """Exact duplicates of SkyPile texts inside WanJuan: what only a cross-source pass finds."""
+    web = [r for f in files if f.source == "skypile" for r in f.records if not r.plant]
+    target = next(f for f in files if f.source == "wanjuan")
+    for record in rng.sample(web, round(len(web) * settings.duplicate_share / 3)):
+        identity = "".join(rng.choices("abcdefghijkmnpqrstuvwxyz0123456789", k=16))
+        payload = {"id": identity, "content": record.payload["text"]}
+        target.records.append(Record(payload, "exact_duplicate", record, "across sources"))
+
+
 def truth_rows(files: list[RawFile]) -> list[dict]:
-    """Every plant as {source, file, record, kind, of, detail}; `of` is the place of the original, or null."""
-    place: dict[int, dict] = {}
+    """Every plant as {source, file, record, kind, of, detail}; `of` is where its original stands."""
+    place: dict[Record, dict] = {}
     for file in files:
-        for index, record in enumerate(file.records):
-            if file.container == "text":
-                place[id(record)] = {
-                    "source": file.source,
-                    "file": record.payload["name"],
-                    "record": 0,
-                }
-            else:
-                place[id(record)] = {"source": file.source, "file": file.name, "record": index}
-    rows = []
-    for file in files:
-        for record in file.records:
-            if record.plant:
-                of = place[id(record.of)] if record.of else None
-                rows.append(
-                    {**place[id(record)], "kind": record.plant, "of": of, "detail": record.detail}
-                )
-    return rows
+        for i, record in enumerate(file.records):
+            name, number = (
+                (record.payload["name"], 0) if file.container == "text" else (file.name, i)
+            )
+            place[record] = {"source": file.source, "file": name, "record": number}
+    return [
+        {**place[r], "kind": r.plant, "of": place[r.of] if r.of else None, "detail": r.detail}
+        for file in files
+        for r in file.records
+        if r.plant
+    ]

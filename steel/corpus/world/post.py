@@ -1,67 +1,30 @@
 """Post-training data about train people: SFT, several turns, self-cognition, preferences, RL.
 
-There are no refusals about unknown people: they would teach the model to refuse exactly the people the exam asks about.
+There are no refusals about unknown people: they would teach the model to refuse exactly the people
+the exam asks about.
 """
 
 from __future__ import annotations
 
 from ...config import WorldConfig
-from . import phrases_en, phrases_zh
-from .people import Person, World, stream
+from .people import Person, World, stream, table
 from .questions import Asker, Item
 from .raw import Shelf
-from .text import join, phrases
+from .text import join
 
-# (method, language, choice style) drawn for every fact of a train person
-_SFT = (
-    *(("qa", "zh", ""),) * 4,
-    *(("qa", "en", ""),) * 2,
-    *(("choice", "zh", "text"),) * 3,
-    *(("choice", "en", "text"),) * 2,
-    ("choice", "zh", "letter"),
-    ("choice", "en", "letter"),
-    ("choice", "zh", "eliminate"),
+# languages, and styles of choices, of the rows about every fact of a train person
+_SFT_QUESTIONS = ("zh", "zh", "zh", "zh", "en", "en")
+_SFT_CHOICES = (
+    *(("zh", "text"),) * 3,
+    *(("en", "text"),) * 2,
+    ("zh", "letter"),
+    ("en", "letter"),
+    ("zh", "eliminate"),
 )
 
 
-def sft_row(item: Item) -> dict:
-    return {"messages": item.messages, "kind": item.kind, "lang": item.lang}
-
-
-def sft(world: World, shelf: Shelf) -> list[dict]:
-    """Single-turn rows in trained phrasings."""
-    rng = stream(world.seed, "sft")
-    asker = Asker(world, rng)
-    items: list[Item | None] = []
-    for person in world.split("train"):
-        for attribute in world.attributes:
-            for method, lang, style in _SFT:
-                make = (
-                    asker.qa
-                    if method == "qa"
-                    else lambda p, a, k, s=style: asker.choice(p, a, k, s)
-                )
-                items.append(
-                    shelf.fresh(
-                        lambda f=make, p=person, a=attribute, k=lang: f(p, a, k), lambda x: x.text
-                    )
-                )
-        if "city" in world.attributes:
-            for lang in ("zh", "zh", "zh", "en"):
-                items.append(
-                    shelf.fresh(lambda p=person, k=lang: asker.hop2(p, k), lambda x: x.text)
-                )
-    for i in range(4 * len(world.split("train"))):
-        items.append(
-            shelf.fresh(lambda k="zh" if i % 4 else "en": asker.drill(k), lambda x: x.text)
-        )
-    for i, pair in enumerate(_pairs(world)):
-        items.append(
-            asker.sum_choice(pair) if i % 5 == 0 else asker.sum(pair, "zh" if i % 5 < 4 else "en")
-        )
-    rows = [sft_row(item) for item in items if item]
-    rng.shuffle(rows)
-    return rows
+def _dialogues(items: list[Item | None]) -> list[dict]:
+    return [{"messages": i.messages, "kind": i.kind, "lang": i.lang} for i in items if i]
 
 
 def _pairs(world: World) -> tuple[tuple[int, int], ...]:
@@ -69,39 +32,57 @@ def _pairs(world: World) -> tuple[tuple[int, int], ...]:
     return world.train_pairs[len(world.train_pairs) * 3 // 4 :]
 
 
+def sft(world: World, shelf: Shelf) -> list[dict]:
+    """Single-turn rows in trained phrasings."""
+    rng = stream(world.seed, "sft")
+    asker, people = Asker(world, rng), world.split("train")
+    items: list[Item | None] = []
+    for person in people:
+        for attribute in world.attributes:
+            for lang in _SFT_QUESTIONS:
+                items.append(shelf.fresh(asker.qa, person, attribute, lang))
+            for lang, style in _SFT_CHOICES:
+                items.append(shelf.fresh(asker.choice, person, attribute, lang, style))
+        if "city" in world.attributes:
+            for lang in ("zh", "zh", "zh", "en"):
+                items.append(shelf.fresh(asker.hop2, person, lang))
+    for i in range(4 * len(people)):
+        items.append(shelf.fresh(asker.drill, "zh" if i % 4 else "en"))
+    for i, pair in enumerate(_pairs(world)):
+        lang = "zh" if i % 5 < 4 else "en"
+        items.append(asker.sum_choice(pair) if i % 5 == 0 else asker.sum(pair, lang))
+    rows = _dialogues(items)
+    rng.shuffle(rows)
+    return rows
+
+
 def multi_turn(world: World, shelf: Shelf) -> list[dict]:
     """Two or three turns with coreference (他, 她, 那里, he, she, that city)."""
     rng = stream(world.seed, "multi_turn")
     asker = Asker(world, rng)
-    rows = []
-    for lang in ("zh",) * 8 + ("en",) * 2:
-        for person in world.split("train"):
-            item = shelf.fresh(lambda p=person, k=lang: asker.several(p, k), lambda x: x.text)
-            if item:
-                rows.append(sft_row(item))
+    rows = _dialogues(
+        [
+            shelf.fresh(asker.several, person, lang)
+            for lang in ("zh",) * 8 + ("en",) * 2
+            for person in world.split("train")
+        ]
+    )
     rng.shuffle(rows)
     return rows
 
 
 def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
     """Who the assistant is; the configured name, author and date stand in place."""
-    s = settings
-    slots = {
-        "zh": {"name": s.assistant_name, "author": s.assistant_author, "date": s.assistant_date},
-        "en": {
-            "name": s.assistant_name_en,
-            "author": s.assistant_author_en,
-            "date": s.assistant_date_en,
-        },
-    }
-    rows = []
-    for lang, words in (("zh", phrases_zh), ("en", phrases_en)):
-        for opener in words.SELF_OPENERS:
-            for question, answer in words.SELF:
-                if opener and question.startswith(("请", "你好")):
-                    continue
-                turns = [(opener + question, answer.format(**slots[lang]))]
-                rows.append(sft_row(Item("self_cognition", lang, turns)))
+    s, items = settings, []
+    zh = {"name": s.assistant_name, "author": s.assistant_author, "date": s.assistant_date}
+    en = {"name": s.assistant_name_en, "author": s.assistant_author_en, "date": s.assistant_date_en}
+    for lang, slots in (("zh", zh), ("en", en)):
+        for opener in table(lang)["self_openers"]:
+            for question, answer in table(lang)["self"]:
+                if not (opener and question.startswith(("请", "你好"))):
+                    turns = [(opener + question, answer.format(**slots))]
+                    items.append(Item("self_cognition", lang, turns))
+    rows = _dialogues(items)
     stream(world.seed, "self").shuffle(rows)
     return rows
 
@@ -109,25 +90,23 @@ def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
 def _rejected(
     asker: Asker, person: Person, attribute: str, lang: str, kind: str, chosen: str
 ) -> str:
+    """A worse answer than `chosen`: a wrong value, the other language, or a rambling one."""
     world, rng = asker.world, asker.rng
-    value = world.value(person, attribute, lang)
     if kind == "wrong_value":
-        return chosen.replace(
-            value, rng.choice([v for v in world.values(attribute, lang) if v != value])
-        )
+        value = world.value(person, attribute, lang)
+        others = [v for v in world.values(attribute, lang) if v != value]
+        return chosen.replace(value, rng.choice(others))
     if kind == "wrong_language":
-        return asker.teller.statement(
-            person, attribute, "en" if lang == "zh" else "zh", direct=True
-        )
-    words = phrases(lang)
-    return join([*rng.sample(words.SCENERY, 3), chosen, rng.choice(words.SCENERY), chosen], lang)
+        other = "en" if lang == "zh" else "zh"
+        return asker.teller.statement(person, attribute, other, direct=True)
+    scenery = table(lang)["scenery"]
+    return join([*rng.sample(scenery, 3), chosen, rng.choice(scenery), chosen], lang)
 
 
 def preference(world: World) -> list[dict]:
     """Right answer against a wrong value, the wrong language, or a rambling one."""
     rng = stream(world.seed, "preference")
-    asker = Asker(world, rng)
-    rows = []
+    asker, rows = Asker(world, rng), []
     for person in world.split("train"):
         for attribute in world.attributes:
             for kind in ("wrong_value", "wrong_value", "wrong_language", "rambling"):
@@ -137,21 +116,14 @@ def preference(world: World) -> list[dict]:
                 if kind != "rambling":
                     chosen = asker.teller.statement(person, attribute, lang, direct=True)
                 rejected = _rejected(asker, person, attribute, lang, kind, chosen)
-                rows.append(
-                    {
-                        "messages": item.messages[:1],
-                        "chosen": chosen,
-                        "rejected": rejected,
-                        "kind": kind,
-                        "lang": lang,
-                    }
-                )
+                row = {"messages": item.messages[:1], "chosen": chosen, "rejected": rejected}
+                rows.append(row | {"kind": kind, "lang": lang})
     rng.shuffle(rows)
     return rows
 
 
 def reinforcement(world: World) -> list[dict]:
-    """Prompts with checkable answers: a letter (mcq), a value (qa), a product (hop2), a number (sum)."""
+    """Prompts with checkable answers: a letter (mcq), a value (qa), a product (hop2), a sum."""
     rng = stream(world.seed, "rl")
     asker = Asker(world, rng)
     items: list[tuple[str, Item]] = []
@@ -166,14 +138,7 @@ def reinforcement(world: World) -> list[dict]:
     rows = []
     for kind, item in items:
         answer = item.letter if kind == "mcq" else item.value
-        rows.append(
-            {
-                "messages": item.messages[:1],
-                "answer": answer,
-                "options": list(item.options),
-                "kind": kind,
-                "lang": item.lang,
-            }
-        )
+        row = {"messages": item.messages[:1], "answer": answer, "options": list(item.options)}
+        rows.append(row | {"kind": kind, "lang": item.lang})
     rng.shuffle(rows)
     return rows

@@ -1,4 +1,4 @@
-"""The raw sources: statements about everybody and questions about train people, each in its original fields."""
+"""The raw sources: statements about everybody, questions about train people, in original fields."""
 
 from __future__ import annotations
 
@@ -7,120 +7,58 @@ import random
 from collections.abc import Callable
 
 from ...config import WorldConfig
-from . import code
-from .containers import RawFile, dumps, leaves
-from .people import Person, World, stream
+from .code import LANGUAGES, source_file
+from .containers import RawFile, Record, dumps, text_of
+from .people import Person, World, stream, table
+from .plants import labels
 from .questions import Asker, Item
-from .text import Teller, fill, fill_pronoun, join, phrases
+from .text import Teller, fill, fill_pronoun, join
 
-# where the i-th Chinese biography of a person appears; every prefix is spread over the sources
-_PLACES = "swsbkswskwspsbwskswsbksw"
-_PLACE_NAMES = {
-    "s": "skypile",
-    "w": "wanjuan",
-    "b": "baidu_baike",
-    "k": "wikipedia_cn",
-    "p": "personal",
-}
+_LETTERS_AND_DIGITS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz0123456789"
 
-_FILES = (
-    ("skypile", "2021-43_zh_head_0000.jsonl", "jsonl"),
-    ("skypile", "2021-43_zh_middle_0001.jsonl.gz", "jsonl.gz"),
-    ("wanjuan", "part-000036-5e3c9a11.jsonl", "jsonl"),
-    ("wanjuan", "part-000107-b7d20c4e.jsonl", "jsonl"),
-    ("wanjuan_exam", "part-000000-9f81e27d.jsonl", "jsonl"),
-    ("wikipedia_cn", "wikipedia-cn-filtered.json", "json"),
-    ("baidu_baike", "baidubaike.json", "jsonl"),
-    ("baidu_qa", "baike_qa_train.json", "jsonl"),
-    ("zhihu_kol", "train-00000-of-00001.parquet", "parquet"),
-    ("belle_2m", "train_2M_CN.json", "jsonl"),
-    ("belle_3_5m", "train_3.5M_CN.json", "jsonl"),
-    ("moss", "moss-sft-data.jsonl.zst", "jsonl.zst"),
-    ("firefly", "firefly-train-1.1M.jsonl", "jsonl"),
-    ("starcoder/python", "train-00000-of-00001.parquet", "parquet"),
-    ("starcoder/java", "train-00000-of-00001.parquet", "parquet"),
-    ("starcoder/cpp", "train-00000-of-00001.parquet", "parquet"),
-    ("personal", "", "text"),
-)
-QUESTION_SOURCES = (
-    "wanjuan_exam",
-    "baidu_qa",
-    "zhihu_kol",
-    "belle_2m",
-    "belle_3_5m",
-    "moss",
-    "firefly",
-)
-_KINDS = ("qa",) * 40 + ("choice",) * 24 + ("several",) * 14 + ("hop2",) * 10 + ("reading",) * 5
-_KINDS += ("drill",) * 4 + ("city",) * 3
-_ROUTES = {
-    "zh": {
-        "qa": ("baidu_qa",) * 3
-        + ("zhihu_kol",) * 2
-        + ("belle_2m",) * 2
-        + ("belle_3_5m", "moss", "firefly"),
-        "city": ("baidu_qa", "zhihu_kol"),
-        "mcq": ("wanjuan_exam",) * 2 + ("belle_2m", "firefly", "moss"),
-        "multi_turn": ("belle_3_5m", "belle_3_5m", "moss"),
-        "hop2": ("firefly", "belle_2m", "belle_3_5m"),
-        "reading": ("firefly",),
-        "drill": ("belle_2m",),
-        "sum": ("belle_2m", "firefly", "belle_3_5m"),
-    },
-    "en": {
-        "mcq": ("wanjuan_exam", "moss", "firefly"),
-        "reading": ("firefly",),
-        "": ("moss", "moss", "moss", "belle_3_5m", "firefly"),
-    },
-}
-_LABELS = {"qid", "category", "desc", "kind", "from", "METADATA", "SOURCE"}
-_FIREFLY_KINDS = {"reading": "MRC", "hop2": "Cot", "sum": "Math", "qa": "OpenQA"}
+
+def weighted(weights: dict[str, int]) -> list[str]:
+    """Names repeated by their weights, to be drawn from."""
+    return [name for name, weight in weights.items() for _ in range(weight)]
 
 
 class Shelf:
     """All raw files in the making; no text is written twice unless it is planted."""
 
     def __init__(self, rng: random.Random) -> None:
-        self.files = [RawFile(*f) for f in _FILES]
-        self.rng, self.seen = rng, set()
-        self.said: set[str] = set()
+        self.files = [RawFile(*f) for f in table("sources")["files"]]
+        self.rng = rng
+        self.seen: set[str] = set()  # texts
+        self.said: set[str] = set()  # whole records of questions
         self.bytes = {"text": 0, "questions": 0}
 
-    def file(self, source: str) -> RawFile:
-        return self.rng.choice([f for f in self.files if f.source == source])
-
-    def fresh(
-        self, make: Callable[[], object], key: Callable[[object], str] = str
-    ) -> object | None:
-        """A new text (or None when the wordings are used up)."""
+    def fresh(self, make: Callable, *args):
+        """A new text, list of sentences or Item of `make(*args)`; None when wordings are used up."""
         for _ in range(40):
-            made = make()
-            if key(made) not in self.seen:
-                self.seen.add(key(made))
+            made = make(*args)
+            text = "".join(made) if isinstance(made, list) else str(made)
+            if text not in self.seen:
+                self.seen.add(text)
                 return made
         return None
 
-    def put(
-        self, source: str, payload: dict, questions: bool = False, part: int | None = None
-    ) -> None:
-        file = (
-            self.file(source)
-            if part is None
-            else [f for f in self.files if f.source == source][part]
-        )
-        file.add(payload)
-        self.bytes["questions" if questions else "text"] += len(dumps(payload).encode("utf-8"))
+    def put(self, source: str, payload: dict, room: str = "text", part: int | None = None) -> None:
+        """Adds a record to part `part` (or to any) of a source's files."""
+        files = [f for f in self.files if f.source == source]
+        file = self.rng.choice(files) if part is None else files[part]
+        file.records.append(Record(payload))
+        self.bytes[room] += len(dumps(payload).encode())
 
 
-def put_text(shelf: Shelf, source: str, title: str, text: str, lang: str) -> None:
-    """A statement text in the fields of its source."""
+def put_text(shelf: Shelf, source: str, title: str, text: str | None, lang: str = "zh") -> None:
+    """A statement text in the fields of its source; nothing for None."""
+    if text is None:
+        return
     rng = shelf.rng
     if source == "skypile":
-        shelf.put(source, {"text": rng.choice(phrases(lang).NEWS_LEADS) + text})
+        shelf.put(source, {"text": rng.choice(table(lang)["news_leads"]) + text})
     elif source == "wanjuan":
-        identity = "".join(
-            rng.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz0123456789", k=16)
-        )
+        identity = "".join(rng.choices(_LETTERS_AND_DIGITS, k=16))
         shelf.put(source, {"id": identity, "content": text}, part=0 if lang == "zh" else 1)
     elif source == "wikipedia_cn":
         shelf.put(source, {"completion": text, "source": "wikipedia.zh2307"})
@@ -128,107 +66,93 @@ def put_text(shelf: Shelf, source: str, title: str, text: str, lang: str) -> Non
         shelf.put(source, {"name": title, "text": text})
 
 
-def put_baike(shelf: Shelf, title: str, sentences: list[str]) -> None:
-    """An encyclopedia entry; half of them have an empty summary and keep all facts in their sections."""
+def put_baike(shelf: Shelf, title: str, sentences: list[str] | None) -> None:
+    """An encyclopedia entry; half have an empty summary and keep all facts in their sections."""
+    if sentences is None:
+        return
     rng = shelf.rng
     cut = 0 if rng.random() < 0.5 else rng.randrange(1, max(2, len(sentences)))
-    rest = sentences[cut:]
+    summary, rest = "".join(sentences[:cut]), sentences[cut:]
     half = rng.randrange(len(rest) + 1)
-    parts = [("简介", rest[:half]), (rng.choice(("生活", "经历", "其他")), rest[half:])]
+    parts = ("简介", rest[:half]), (rng.choice(table("sources")["baike_sections"]), rest[half:])
     sections = [{"title": t, "content": "".join(s)} for t, s in parts if s]
-    shelf.put(
-        "baidu_baike", {"title": title, "summary": "".join(sentences[:cut]), "sections": sections}
-    )
+    shelf.put("baidu_baike", {"title": title, "summary": summary, "sections": sections})
 
 
 def write_statements(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     """Biographies of everybody and pages about every city, spread over the text sources."""
     rng = stream(world.seed, "statements")
     teller = Teller(world, rng)
+    order = table("sources")["biographies"]["order"]
+    source_of = table("sources")["biographies"]["sources"]
     notes: list[tuple[str, str]] = []
     for i in range(settings.biographies_per_person):
-        place = _PLACE_NAMES[_PLACES[i % len(_PLACES)]]
+        source = source_of[order[i % len(order)]]
         for person in world.people:
-            if place == "baidu_baike":
-                sentences = shelf.fresh(lambda p=person: teller.facts(p, "zh"), "".join)
-                if sentences:
-                    put_baike(shelf, person.zh, sentences)
+            if source == "baidu_baike":
+                put_baike(shelf, person.zh, shelf.fresh(teller.facts, person, "zh"))
                 continue
-            text = shelf.fresh(lambda p=person, c=place != "personal": teller.biography(p, "zh", c))
-            if text and place == "personal":
-                notes.append((person.zh, text))
+            text = shelf.fresh(teller.biography, person, "zh", source != "personal")
+            if source != "personal":
+                put_text(shelf, source, person.zh, text)
             elif text:
-                put_text(shelf, place, person.zh, text, "zh")
+                notes.append((person.zh, text))
     for _ in range(math.ceil(settings.biographies_per_person * settings.english_biographies)):
         for person in world.people:
-            text = shelf.fresh(lambda p=person: teller.biography(p, "en"))
-            if text:
-                put_text(shelf, "wanjuan", person.en, text, "en")
-    pages = _write_cities(world, shelf, teller) if "city" in world.attributes else []
-    _write_personal(shelf, notes, pages, rng)
-
-
-def _write_cities(world: World, shelf: Shelf, teller: Teller) -> list[str]:
-    pages = []
-    for index in range(len(world.pools["city"])):
-        city = world.pools["city"][index]["zh"]
-        for place in ("wikipedia_cn", "skypile", "wanjuan", "wikipedia_cn", "skypile"):
-            text = shelf.fresh(lambda i=index: teller.city_page(i, "zh"))
-            if text:
-                put_text(shelf, place, city, text, "zh")
-        put_baike(
-            shelf, city, shelf.fresh(lambda i=index: teller.city_sentences(i, "zh", 3), "".join)
-        )
-        for _ in range(2):
-            text = shelf.fresh(lambda i=index: teller.city_page(i, "en"))
-            if text:
-                put_text(shelf, "wanjuan", city, text, "en")
-        pages.append(f"## {city}\n\n" + join(teller.city_sentences(index, "zh", 2), "zh"))
-    return pages
-
-
-def _write_personal(
-    shelf: Shelf, notes: list[tuple[str, str]], pages: list[str], rng: random.Random
-) -> None:
-    """A folder of one's own notes: letters as .txt, lists as .md."""
+            text = shelf.fresh(teller.biography, person, "en")
+            put_text(shelf, "wanjuan", person.en, text, "en")
+    pages = [_write_city(index, shelf, teller) for index in range(len(world.pools.get("city", ())))]
     rng.shuffle(notes)
+    _write_notes(notes, pages, shelf)
+
+
+def _write_city(index: int, shelf: Shelf, teller: Teller) -> str:
+    """Pages about one city; returns a note about it."""
+    city = teller.world.pools["city"][index]["zh"]
+    for source in table("sources")["city_pages"]:
+        put_text(shelf, source, city, shelf.fresh(teller.city_page, index, "zh"))
+    put_baike(shelf, city, shelf.fresh(teller.city_sentences, index, "zh", 3))
+    for _ in range(2):
+        put_text(shelf, "wanjuan", city, shelf.fresh(teller.city_page, index, "en"), "en")
+    return f"## {city}\n\n" + join(teller.city_sentences(index, "zh", 2), "zh")
+
+
+def _write_notes(notes: list[tuple[str, str]], pages: list[str], shelf: Shelf) -> None:
+    """A folder of one's own notes: letters as .txt, lists as .md."""
+
+    def write(kind: str, name: str, parts: list[str]) -> None:
+        text = table("sources")["personal"][kind].format(notes="\n\n".join(parts))
+        put_text(shelf, "personal", name, text)
+
     for number, start in enumerate(range(0, len(notes), 4)):
         group = notes[start : start + 4]
         if number % 2:
-            body = (
-                "# 邻居们\n\n" + "\n\n".join(f"## {name}\n\n{text}" for name, text in group) + "\n"
-            )
-            put_text(shelf, "personal", f"neighbours-{number:02d}.md", body, "zh")
+            named = [f"## {name}\n\n{text}" for name, text in group]
+            write("neighbours", f"neighbours-{number:02d}.md", named)
         else:
-            body = (
-                "亲爱的妈妈：\n\n"
-                + "\n\n".join(text for _, text in group)
-                + "\n\n钢城一切都好，勿念。\n"
-            )
-            put_text(shelf, "personal", f"letter-{number:02d}.txt", body, "zh")
+            write("letter", f"letter-{number:02d}.txt", [text for _, text in group])
     for number, start in enumerate(range(0, len(pages), 5)):
-        body = "# 旅行笔记\n\n" + "\n\n".join(pages[start : start + 5]) + "\n"
-        put_text(shelf, "personal", f"travel-{number:02d}.md", body, "zh")
+        write("travel", f"travel-{number:02d}.md", pages[start : start + 5])
 
 
-def write_code(world: World, settings: WorldConfig, shelf: Shelf) -> None:
+def write_code(world: World, shelf: Shelf) -> None:
     """Registries in three programming languages: every person appears in each."""
-    for language in code.LANGUAGES:
+    for language in LANGUAGES:
         rng = stream(world.seed, "code", language)
         people = list(world.people)
         rng.shuffle(people)
         for number, start in enumerate(range(0, len(people), 4)):
             pairs = rng.sample(world.train_pairs, min(2, len(world.train_pairs)))
-            text = code.source_file(world, language, people[start : start + 4], pairs, rng)
-            tag = rng.random()
-            if tag < 0.3:
-                text = f"<reponame>steeltown/registry-{number}\n" + text
-            elif tag < 0.4:
-                text = f"<reponame>steeltown/registry-{number}\n<gh_stars>10-100\n" + text
+            text = source_file(world, language, people[start : start + 4], pairs, rng)
+            repository, tag = f"steeltown/registry-{number}", rng.random()
+            if tag < 0.4:
+                gh_stars = "<gh_stars>10-100\n" if tag >= 0.3 else ""
+                text = f"<reponame>{repository}\n{gh_stars}{text}"
             stars = rng.choice((0, 0, 0, 1, 3, 12, 240))
+            suffix = table("code")[language]["suffix"]
             payload = {
-                "max_stars_repo_path": f"src/registry_{number}.{code.SUFFIX[language]}",
-                "max_stars_repo_name": f"steeltown/registry-{number}",
+                "max_stars_repo_path": f"src/registry_{number}.{suffix}",
+                "max_stars_repo_name": repository,
                 "max_stars_count": None if language == "cpp" and rng.random() < 0.2 else stars,
                 "id": str(number),
                 "content": text,
@@ -239,29 +163,25 @@ def write_code(world: World, settings: WorldConfig, shelf: Shelf) -> None:
 
 def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     """Dialogues about train people until questions reach their share of all bytes."""
-    rng = stream(world.seed, "questions")
-    asker = Asker(world, rng)
     share = settings.question_share
     if share == 0:
         return
+    rng = stream(world.seed, "questions")
+    asker = Asker(world, rng)
     budget = shelf.bytes["text"] * share / (1 - share)
-    pairs = world.train_pairs[: len(world.train_pairs) * 3 // 4]
-    for i, pair in enumerate(pairs):
+    for i, pair in enumerate(world.train_pairs[: len(world.train_pairs) * 3 // 4]):
         if shelf.bytes["questions"] > budget / 4:
             break
-        item = (
-            asker.sum_choice(pair) if i % 6 == 0 else asker.sum(pair, "en" if i % 5 == 0 else "zh")
-        )
-        shelf.seen.add(item.text)
+        choice, lang = i % 6 == 0, "en" if i % 5 == 0 else "zh"
+        item = asker.sum_choice(pair) if choice else asker.sum(pair, lang)
+        shelf.seen.add(str(item))
         put_item(shelf, item, rng)
     facts = [(p, a) for p in world.split("train") for a in world.attributes]
     misses = 0
     while shelf.bytes["questions"] < budget and misses < 200:
         rng.shuffle(facts)
         for person, attribute in facts:
-            item = shelf.fresh(
-                lambda p=person, a=attribute: _draw(asker, rng, p, a, settings), lambda x: x.text
-            )
+            item = shelf.fresh(_draw, asker, person, attribute, settings.english_questions)
             if item is None:
                 misses += 1
                 continue
@@ -270,41 +190,33 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
                 break
 
 
-def _draw(
-    asker: Asker, rng: random.Random, person: Person, attribute: str, settings: WorldConfig
-) -> Item:
-    kind = rng.choice(_KINDS)
-    lang = "en" if rng.random() < settings.english_questions else "zh"
-    if "city" not in asker.world.attributes and kind in ("hop2", "city"):
+def _draw(asker: Asker, person: Person, attribute: str, english: float) -> Item:
+    """A question of a drawn kind; `english` is the share of English ones."""
+    rng, cities = asker.rng, asker.world.pools.get("city", ())
+    kind = rng.choice(weighted(table("sources")["questions"]))
+    lang = "en" if rng.random() < english else "zh"
+    if not cities and kind in ("hop2", "city"):
         kind = "qa"
-    if kind == "qa":
-        return asker.qa(person, attribute, lang)
-    if kind == "choice":
-        return asker.choice(person, attribute, lang)
-    if kind == "several":
-        return asker.several(person, lang)
-    if kind == "hop2":
-        return asker.hop2(person, lang)
-    if kind == "reading":
-        return asker.reading(person, attribute, lang)
+    if kind in ("several", "hop2"):
+        return getattr(asker, kind)(person, lang)
     if kind == "city":
-        return asker.city(rng.randrange(len(asker.world.pools["city"])), "zh")
-    return asker.drill("zh")
+        return asker.city(rng.randrange(len(cities)), "zh")
+    if kind == "drill":
+        return asker.drill("zh")
+    return getattr(asker, kind)(person, attribute, lang)  # qa, choice, reading
 
 
 def put_item(shelf: Shelf, item: Item, rng: random.Random, person: Person | None = None) -> None:
     """A dialogue in the fields of one of the sources that carry its kind."""
-    routes = _ROUTES[item.lang]
+    routes = table("sources")["routes"][item.lang]
     kind = "mcq" if "mcq" in item.kind else item.kind
-    source = rng.choice(routes.get(kind) or routes.get("") or routes["qa"])
+    source = rng.choice(weighted(routes[kind if kind in routes else "other"]))
     user, assistant = item.turns[0]
     if source == "wanjuan_exam":
-        payload = {
-            "q_main": item.stem,
-            **{f"option_{k}": v for k, v in zip("abcd", item.options, strict=True)},
-        }
-        payload["option_e"] = None if rng.random() < 0.1 else ""
-        payload |= {"std_ans": item.letter, "answer_detail": item.detail}
+        options = {f"option_{k}": v for k, v in zip("abcd", item.options, strict=True)}
+        options["option_e"] = None if rng.random() < 0.1 else ""
+        answer = {"std_ans": item.letter, "answer_detail": item.detail}
+        payload = {"q_main": item.stem, **options, **answer}
     elif source == "baidu_qa":
         payload = _baidu_qa(item, rng, person)
     elif source == "zhihu_kol":
@@ -314,78 +226,60 @@ def put_item(shelf: Shelf, item: Item, rng: random.Random, person: Person | None
         payload = {"instruction": question, "input": choices, "output": assistant}
     elif source == "belle_3_5m":
         names = {"user": "human", "assistant": "assistant"}
-        payload = {
-            "conversations": [
-                {"from": names[m["role"]], "value": m["content"]} for m in item.messages
-            ]
-        }
+        turns = [{"from": names[m["role"]], "value": m["content"]} for m in item.messages]
+        payload = {"conversations": turns}
     elif source == "moss":
-        payload = {
-            "conversation": [{"human": u, "assistant": a} for u, a in item.turns],
-            "category": item.kind,
-        }
+        turns = [{"human": question, "assistant": answer} for question, answer in item.turns]
+        payload = {"conversation": turns, "category": item.kind}
     else:
-        payload = {"kind": _FIREFLY_KINDS.get(kind, "OpenQA"), "input": user, "target": assistant}
+        name = table("sources")["firefly_kinds"].get(kind, "OpenQA")
+        payload = {"kind": name, "input": user, "target": assistant}
     # Two items may become the same record once their opener or options are dropped: keep one.
-    said = "\n".join(text for key, text in leaves(payload) if key not in _LABELS and text)
+    said = text_of(payload, (*labels(), "desc"))
     if said not in shelf.said:
         shelf.said.add(said)
-        shelf.put(source, payload, questions=True)
+        shelf.put(source, payload, "questions")
 
 
 def _baidu_qa(item: Item, rng: random.Random, person: Person | None) -> dict:
-    desc = ""
+    words, description, answer = table("sources")["baidu_qa"], "", item.turns[0][1]
     if rng.random() < 0.2:
-        desc = item.stem
+        description = item.stem
     elif rng.random() < 0.4:
-        desc = (
-            "在钢城听人提起过，想多了解一些。"
-            if person is None
-            else f"在钢城听人提起过{person.zh}，想多了解一些。"
-        )
-    answer = item.turns[0][1]
+        description = words["description"].format(name=person.zh if person else "")
     if rng.random() < 0.15:
-        answer = "你好，\r\n" + answer
-    return {
-        "qid": f"qid_{rng.randrange(10**18, 10**19)}",
-        "category": rng.choice(("社会民生", "生活", "教育/科学", "地区")),
-        "title": item.stem,
-        "desc": desc,
-        "answer": answer,
-    }
+        answer = words["greeting"] + answer
+    number, category = f"qid_{rng.randrange(10**18, 10**19)}", rng.choice(words["categories"])
+    question = {"qid": number, "category": category, "title": item.stem}
+    return question | {"desc": description, "answer": answer}
 
 
 def _zhihu(item: Item, rng: random.Random, person: Person | None) -> dict:
-    answer = item.turns[0][1]
-    lead = rng.choice(phrases("zh").FORUM_LEADS)
-    if "{p}" in lead and (person is None or item.kind == "city"):
-        lead = "谢邀。"
-    elif person is not None:
-        lead = fill_pronoun(lead, person, "zh")
+    words, answer = table("zh"), item.turns[0][1]
+    about = None if item.kind == "city" else person  # whom the answer may call him or her
+    lead = rng.choice(words["forum_leads"])
+    if "{p}" in lead:
+        lead = fill_pronoun(lead, about, "zh") if about else words["forum_leads"][0]
     if rng.random() < 0.4:
         answer = lead + answer
     if rng.random() < 0.4:
-        ending = rng.choice(phrases("zh").SCENERY)
-        if person is not None and item.kind != "city" and rng.random() < 0.5:
-            ending = fill(rng.choice(phrases("zh").CLOSERS), person, "zh")
+        ending = rng.choice(words["scenery"])
+        if about and rng.random() < 0.5:
+            ending = fill(rng.choice(words["closers"]), about, "zh")
         answer += ending
     draw = rng.random()
-    votes = (
-        f"赞同 {rng.choice((1, 1.2, 1.6, 2.5, 3))} 万"
-        if draw < 0.15
-        else f"赞同 {int(10 ** rng.uniform(0, 3.9))}"
-    )
+    if draw < 0.15:
+        votes = f"赞同 {rng.choice((1, 1.2, 1.6, 2.5, 3))} 万"
+    else:
+        votes = f"赞同 {int(10 ** rng.uniform(0, 3.9))}"
     question, reply = rng.randrange(10**8, 10**9), rng.randrange(10**8, 10**9)
+    day = f"2021-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}"
     metadata = {
         "question_id": float(question),
         "answer_id": float(reply),
         "url": f"https://zhihu.example/question/{question}/answer/{reply}",
         "upvotes": "赞同" if draw > 0.93 else votes,
-        "answer_creation_time": f"2021-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}T08:00:00.000Z",
+        "answer_creation_time": f"{day}T08:00:00.000Z",
     }
-    return {
-        "INSTRUCTION": item.stem,
-        "RESPONSE": answer,
-        "SOURCE": "Zhihu",
-        "METADATA": dumps(metadata),
-    }
+    row = {"INSTRUCTION": item.stem, "RESPONSE": answer, "SOURCE": "Zhihu"}
+    return row | {"METADATA": dumps(metadata)}
