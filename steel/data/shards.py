@@ -1,6 +1,7 @@
 """Token shards on disk: writing one, opening a folder of them, reading tokens and document ends.
 
     OUT/manifest.json                      what there is: counts, hashes, tokenizer, inputs
+    OUT/tokenizer/                         the tokenizer that made the tokens
     OUT/rejects.json                       records that became no document, by reason
     OUT/<source>/GGG-FFFF-SSSSS.bin        token stream: little-endian uint16 (vocabulary <= 65,536) or uint32
     OUT/<source>/GGG-FFFF-SSSSS.idx        document ends: little-endian int64, document i is tokens [end[i-1], end[i])
@@ -30,6 +31,17 @@ from ..config import UserError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
 EDGE = 1 << 16  # bytes of head and tail that the quick check reads
 SPLITS = ("train", "validation")
 EAGER = 256  # shards that are checked when a folder is opened; of more, each when it is first read
@@ -54,6 +66,15 @@ def hash_file(path: Path, limit: int | None = None) -> str:
             digest.update(file.read(limit))
             file.seek(max(size - limit, 0))
             digest.update(file.read(limit))
+    return digest.hexdigest()
+
+
+def tokenizer_hash(folder: Path | str) -> str:
+    """blake2b-128 over the files that decide how text becomes ids."""
+    digest = hashlib.blake2b(digest_size=16)
+    found = [path for name in TOKENIZER_FILES if (path := Path(folder) / name).is_file()]
+    for path in found[:1] if found and found[0].name == "tokenizer.json" else sorted(found):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -144,6 +165,37 @@ class ShardSet:
         self.pieces = [Piece(g, source, groups[g, source]) for g, source in sorted(groups)]
         self._maps: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._unseen: dict[str, dict] = {}  # shards to check before they are read
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the tokenizer that made the tokens: every id is below."""
+        return self.manifest["vocab_size"]
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """Folder of the tokenizer that made the tokens; None for shards that were packed without it.
+
+        UserError when its files have changed.
+        """
+        if "tokenizer" not in self.manifest:
+            return None
+        folder = self.root / self.manifest["tokenizer"]
+        self._refuse_tokenizer(folder)
+        return folder
+
+    def check_vocabulary(self, vocab_size: int, tokenizer: Path | str | None = None) -> None:
+        """UserError when a model of `vocab_size` rows, or another tokenizer, is to read these tokens."""
+        if self.vocab_size > vocab_size:
+            raise UserError(
+                f"{self.root} was packed with a vocabulary of {self.vocab_size:,} entries, "
+                f"model.vocab_size is {vocab_size:,}; raise it, or pack with a smaller tokenizer"
+            )
+        if tokenizer is not None:
+            self._refuse_tokenizer(tokenizer)
+
+    def _refuse_tokenizer(self, folder: Path | str) -> None:
+        if tokenizer_hash(folder) != self.manifest["tokenizer_hash"]:
+            raise UserError(f"{folder} is not the tokenizer that packed {self.root}; give the same one")
 
     @classmethod
     def open(

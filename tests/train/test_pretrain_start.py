@@ -28,7 +28,7 @@ def test_a_changed_shard_among_very_many_is_named_before_training(corpus, tmp_pa
 
 
 def test_validation_counts_every_held_out_sample_once(corpus):
-    cfg, scored = tiny(), []
+    cfg, scored = tiny(train__micro_batch_size=4), []
 
     def model(input_ids, labels, **_):
         scored.extend(tuple(row) for row in labels.tolist())
