@@ -118,13 +118,15 @@ def data_dedup(docs: Path, out: Path, recipe: str = "steel") -> None:
 def data_append(
     out: Path,
     docs: Path,
-    tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
+    tokenizer: Annotated[
+        Optional[Path], typer.Option("--tokenizer", "-t", help="The shards' own, if not given.")
+    ] = None,
     run: Annotated[Optional[Path], typer.Option(help="RUN folder that reads OUT.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
 ) -> None:
     """Add documents to a corpus that a run may be reading; duplicates are refused by content.
 
-    [dim]steel data append shards new-docs --tokenizer tokenizer --run runs/1b[/dim]
+    [dim]steel data append shards new-docs --run runs/1b[/dim]
     """
     from .data.append import append
 

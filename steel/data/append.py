@@ -15,14 +15,14 @@ from pathlib import Path
 from ..config import UserError
 from .inputs import find_inputs
 from .loader import Loader
-from .pack import Settings, tokenizer_hash, write_generation
+from .pack import Settings, write_generation
 from .shards import ShardSet, check_shards, read_manifest
 
 
 def append(
     out: Path | str,
     docs: Path | str | list,
-    tokenizer_folder: Path | str,
+    tokenizer_folder: Path | str | None = None,
     *,
     consumed: Mapping | Path | str | None = None,
     workers: int = 1,
@@ -30,6 +30,7 @@ def append(
 ) -> dict:
     """Pack `docs` into the shard folder `out` as its next generation. Interrupted, the same call goes on.
 
+    tokenizer_folder: only needed for shards that were packed without their tokenizer.
     consumed: the data state of a run (`Loader.state`), or its folder: checked against `out`, and the answer then says
     what the run will mix. Returns {"generation", "documents", "tokens", "bytes", "rejected", "files"} and, with
     `consumed`, {"from_step", "new_samples"}.
@@ -45,10 +46,11 @@ def append(
     state = find_state(consumed) if isinstance(consumed, (str, Path)) else consumed
     if state is not None:
         Loader.from_state(ShardSet(root, before, "train"), state)
-    if tokenizer_hash(tokenizer_folder) != before["tokenizer_hash"]:
-        raise UserError(
-            f"{tokenizer_folder} is not the tokenizer that packed {root}; give the same one"
-        )
+    shards = ShardSet(root, before, "train")
+    tokenizer_folder = tokenizer_folder or shards.tokenizer
+    if tokenizer_folder is None:
+        raise UserError(f"{root} was packed without its tokenizer; give it with --tokenizer")
+    shards.check_vocabulary(before["vocab_size"], tokenizer_folder)
     inputs = find_inputs(docs)
     settings = Settings(**{name: before[name] for name in Settings.__dataclass_fields__})
     manifest = write_generation(

@@ -9,7 +9,6 @@ Records in = documents in shards + rejects, per reason: the sums close.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections import Counter
@@ -21,7 +20,16 @@ from .. import runlog
 from ..config import UserError
 from ..runlog import atomic_write
 from .inputs import Input, Survey, find_inputs, hash_lines, read_slices, survey
-from .shards import FORMAT, MANIFEST, generation_hash, read_manifest, token_dtype
+from .shards import (
+    FORMAT,
+    MANIFEST,
+    TOKENIZER,
+    copy_tokenizer,
+    generation_hash,
+    read_manifest,
+    token_dtype,
+    tokenizer_hash,
+)
 from .tasks import Task, in_processes, run_task
 
 SHARD_TOKENS = 1 << 24
@@ -38,19 +46,6 @@ class Settings:
     separator_id: int
     shard_tokens: int
     hold_out: float
-
-
-def tokenizer_hash(folder: Path | str) -> str:
-    """blake2b-128 over the files that decide how text becomes ids."""
-    digest = hashlib.blake2b(digest_size=16)
-    root = Path(folder)
-    files = (
-        [root / "tokenizer.json"] if (root / "tokenizer.json").is_file() else sorted(root.glob("*"))
-    )
-    for path in files:
-        if path.is_file():
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def pack(
@@ -89,6 +84,8 @@ def pack(
         shard_tokens,
         hold_out,
     )
+    if not (Path(out) / MANIFEST).is_file():
+        copy_tokenizer(tokenizer_folder, Path(out) / TOKENIZER)
     return write_generation(inputs, Path(out), tokenizer, settings, None, workers, progress)
 
 
@@ -209,9 +206,8 @@ def _plan(item: Input, found: Survey, settings: Settings, generation: int) -> li
 
 def _sweep(root: Path) -> None:
     """Remove temporary files that a killed pack left behind."""
-    for suffix in ("bin", "idx", "json"):
-        for leftover in (*root.glob(f".*.{suffix}.*"), *root.glob(f"*/.*.{suffix}.*")):
-            leftover.unlink(missing_ok=True)
+    for leftover in (*root.glob(".*.*.*"), *root.glob("*/.*.*.*")):
+        leftover.unlink(missing_ok=True)
 
 
 def _withdraw(root: Path, generation: int) -> None:
@@ -319,6 +315,7 @@ def _manifest(
         "format": FORMAT,
         "dtype": token_dtype(settings.vocab_size).name,
         **asdict(settings),
+        **({} if before and "tokenizer" not in before else {"tokenizer": TOKENIZER}),
         "records": sum(r["records"] for r in inputs),
         "rejected": dict(sorted(rejected.items())),
         **{k: sum(s[k] for s in shards) for k in ("documents", "tokens", "bytes")},
@@ -340,7 +337,7 @@ def _manifest(
 def _rejects(root: Path, manifest: dict) -> dict:
     """Every rejected record by reason and input, with the first EXAMPLES line numbers of each task and reason."""
     examples = []
-    for path in sorted(root.glob("*/*.json")):
+    for path in sorted(root.glob("*/[0-9]*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         examples += [
             {

@@ -78,6 +78,15 @@ def tokenizer_hash(folder: Path | str) -> str:
     return digest.hexdigest()
 
 
+def copy_tokenizer(folder: Path | str, to: Path) -> None:
+    """Copy the files of a tokenizer, so that shards, and what is trained on them, keep it."""
+    from ..runlog import atomic_write
+
+    for name in TOKENIZER_FILES:
+        if (Path(folder) / name).is_file():
+            atomic_write(to / name, (Path(folder) / name).read_bytes())
+
+
 def canonical(value) -> bytes:
     """JSON with sorted keys and no spaces: equal values give equal bytes."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
@@ -195,7 +204,9 @@ class ShardSet:
 
     def _refuse_tokenizer(self, folder: Path | str) -> None:
         if tokenizer_hash(folder) != self.manifest["tokenizer_hash"]:
-            raise UserError(f"{folder} is not the tokenizer that packed {self.root}; give the same one")
+            raise UserError(
+                f"{folder} is not the tokenizer that packed {self.root}; give the same one"
+            )
 
     @classmethod
     def open(

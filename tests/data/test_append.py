@@ -135,7 +135,7 @@ def test_the_same_append_twice_is_refused(tmp_path, packed, tokenizer_folder):
     out = tmp_path / "out"
     shutil.copytree(packed, out)
     write_documents(tmp_path / "more.jsonl.zst", texts(40, "m"))
-    append(out, tmp_path / "more.jsonl.zst", tokenizer_folder)
+    append(out, tmp_path / "more.jsonl.zst")  # with the tokenizer that the shards carry
     with pytest.raises(
         UserError, match=r"more.jsonl.zst repeats the content of more.jsonl.zst \(appended as"
     ):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_up import files, texts, write_documents, write_lines
 
 from steel.config import UserError
-from steel.data import ShardSet, describe, pack
+from steel.data import ShardSet, append, describe, pack
 from steel.data.inputs import find_inputs, read_slices
 from steel.data.shards import token_dtype
 from steel.tokenizer import bpe, chat
@@ -167,6 +167,38 @@ def test_a_users_mistake_gets_one_line(tmp_path, tokenizer_folder, packed, case)
     with pytest.raises(UserError, match=what) as error:
         pack(docs, out, tok)
     assert "\n" not in str(error.value) and files(packed) == before
+
+
+def test_shards_carry_their_tokenizer(tmp_path, packed, tokenizer_folder):
+    shards = ShardSet.open(packed)
+    assert shards.tokenizer == packed / "tokenizer" and shards.vocab_size == 300
+    tok = bpe.load(shards.tokenizer)
+    assert tok.chat_template and tok.encode("春") == bpe.load(tokenizer_folder).encode("春")
+    shards.check_vocabulary(300, tokenizer_folder)
+    with pytest.raises(UserError, match="vocabulary of 300 entries, model.vocab_size is 299"):
+        shards.check_vocabulary(299)
+    bpe.save(bpe.train(texts(50, "x"), 270), tmp_path / "tok")
+    with pytest.raises(UserError, match="is not the tokenizer that packed"):
+        shards.check_vocabulary(300, tmp_path / "tok")
+    shutil.copytree(packed, tmp_path / "out")
+    shutil.copy(tmp_path / "tok/tokenizer.json", tmp_path / "out/tokenizer/tokenizer.json")
+    with pytest.raises(UserError, match="is not the tokenizer that packed"):
+        _ = ShardSet.open(tmp_path / "out").tokenizer
+
+
+def test_shards_of_an_older_version_have_no_tokenizer(tmp_path, packed, tokenizer_folder):
+    out = tmp_path / "out"
+    shutil.copytree(packed, out)
+    shutil.rmtree(out / "tokenizer")
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["tokenizer"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert ShardSet.open(out).tokenizer is None
+    write_documents(tmp_path / "more.jsonl.zst", texts(9, "more"))
+    with pytest.raises(UserError, match="packed without its tokenizer"):
+        append(out, tmp_path / "more.jsonl.zst")
+    append(out, tmp_path / "more.jsonl.zst", tokenizer_folder)
+    assert ShardSet.open(out).tokenizer is None
 
 
 def test_two_inputs_with_the_same_content_are_refused_by_name(tmp_path, tokenizer_folder):
