@@ -62,7 +62,7 @@ def report(run: Annotated[Path, typer.Argument(help="RUN folder of a life.")]) -
 
     [dim]steel report runs/laptop[/dim]
     """
-    from .report.card import write_report
+    from .report.render import write_report
 
     if not run.is_dir():
         raise UserError(f"no run folder at {run}")

@@ -335,7 +335,7 @@ class Life:
 
     def report(self) -> Path:
         """Write the report card from what lies in the RUN folder."""
-        from .report.card import write_report
+        from .report.render import write_report
 
         seconds = sum(s["seconds"] for s in self.state["stages"].values())
         self.state["run"]["finished"] = time.time()

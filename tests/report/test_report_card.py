@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from steel.config import UserError
-from steel.report.card import collect, count, duration, headline, size, title, write_report
-from steel.report.figures import nice_ticks
+from steel.report.card import collect
+from steel.report.charts import nice_ticks
+from steel.report.render import headline, write_report
+from steel.report.words import count, duration, size, title
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
 
@@ -193,11 +195,34 @@ def test_the_page_is_well_formed_names_its_figures_and_fetches_nothing(run):
     assert not re.search(r"\bnan\b|None|inf\b", re.sub(r"<style>.*?</style>", "", page, flags=re.S))
 
 
+def test_every_section_stands_on_the_page_with_its_numbers(run):
+    page = write_report(run).read_text(encoding="utf-8")
+    sections = dict(re.findall(r"<h2>(.*?)</h2>(.*?)</section>", page, flags=re.S))
+    expected = {
+        "What it knows": ("400 questions, 0-shot", "chance 25.0\u00a0%", "All 1 subjects"),
+        "How it learned": ("39 steps", "held out 0.200", "skipped step", "reward per reply"),
+        "Text it has never seen": ("0.500", "Untrained: 3.00"),
+        "What it says": ("林晓月住在", "pretraining"),
+        "Time and memory": ("5.0 min", "256 MiB", "1 exams", "(reward)"),
+        "What it read": ("60.0\u00a0%", "2 clean: too short", "4 removed"),
+        "What it cost": ("6.7 min of wall time on 2 cores a CPU for 117 k training tokens",),
+        "What does not hold": ("DPO</b> was skipped",),
+    }
+    assert list(sections) == list(expected)
+    for name, words in expected.items():
+        assert not [w for w in words if w not in sections[name]], name
+    text = (run / "report.md").read_text(encoding="utf-8")
+    for name in expected.keys() - {"How it learned", "What it cost"}:
+        assert f"\n## {name}" in text
+
+
 def test_headline_is_derived_from_the_files(run):
     figures = {f["label"]: f for f in headline(collect(run))}
-    assert figures["exam, text-scored"]["value"] == "92.5 %"
-    assert "chance 25.0 %" in figures["exam, text-scored"]["note"]
-    assert figures["cloze"]["value"] == "60.0 %" and figures["bits per byte"]["value"] == "0.500"
+    assert figures["exam, text-scored"]["value"] == "92.5\u00a0%"
+    assert "chance 25.0\u00a0%" in figures["exam, text-scored"]["note"]
+    assert (
+        figures["cloze"]["value"] == "60.0\u00a0%" and figures["bits per byte"]["value"] == "0.500"
+    )
     assert (
         figures["total time"]["value"] == "6.7 min" and figures["peak memory"]["value"] == "256 MiB"
     )

@@ -1,0 +1,181 @@
+"""The report card's pages: `card.html.j2` and `card.md.j2`, both filled from the data of `card.collect`.
+
+The HTML page is one file: inline CSS, inline SVG, no script, nothing fetched, light and dark.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..runlog import atomic_write
+from .card import TRAINED, collect, finite
+from .charts import WAYS, Chart, bits_per_byte, curve, forest
+from .words import count, duration, number, percent, size, title, when
+
+
+def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
+    """Write report.json, report.md and report.html into `run_dir`; returns the path of the page.
+
+    `data` defaults to `collect(run_dir)`. Raises UserError for a folder that does not exist.
+    """
+    run_dir = Path(run_dir)
+    data = finite(collect(run_dir) if data is None else data)
+    text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
+    atomic_write(run_dir / "report.json", text + "\n")
+    atomic_write(run_dir / "report.md", render("card.md.j2", data))
+    atomic_write(run_dir / "report.html", render("card.html.j2", data))
+    return run_dir / "report.html"
+
+
+def render(template: str, data: dict) -> str:
+    """One of the templates of this folder, filled; a part that `data` lacks is left out."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=template.endswith(".html.j2"),
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    own = (count, duration, number, percent, size, title, date, language, one_text)
+    environment.filters |= {f.__name__: f for f in own}
+    return environment.get_template(template).render(context(data))
+
+
+def context(data: dict) -> dict:
+    """What the templates read: the data's parts, and what both pages derive from them."""
+    stages, exams = data.get("stages", []), data.get("exams", [])
+    run, timed = data.get("run") or {}, timed_stages(data)
+    judged = [e for e in exams if e.get("exam") or e.get("cloze")]
+    measured = [e for e in exams if (e.get("perplexity") or {}).get("domains")]
+    exam = next((e["exam"] for e in reversed(exams) if e.get("exam")), {})
+    trained = [s.get("tokens") or 0 for s in stages if s["name"] in TRAINED]
+    return {
+        **{"run": run, "model": data.get("model") or {}, "cost": data.get("cost") or {}},
+        "packages": ", ".join(f"{k} {v}" for k, v in (run.get("packages") or {}).items()),
+        "machine": machine(data),
+        "headline": headline(data),
+        "judged": judged,
+        "exam": exam,
+        "ways": [way for way in WAYS if way in exam.get("scoring", {})],
+        "measured": measured,
+        "domains": dict.fromkeys(name for e in measured for name in e["perplexity"]["domains"]),
+        "samples": data.get("samples", []),
+        "timed": timed,
+        "trained_tokens": sum(trained),
+        "sources": data.get("data", []),
+        "skipped": [s for s in stages if s.get("status") == "skipped"],
+        "unfinished": [s for s in stages if s.get("status") in ("failed", "running", "pending")],
+        "notes": data.get("notes", []),
+        "forest": forest(judged),
+        "curves": curves(stages),
+        "bits_per_byte": bits_per_byte(measured),
+    }
+
+
+def curves(stages: list[dict]) -> list[Chart]:
+    """The learning curve of every stage that has one; pretraining's has the whole width."""
+    stages = [s for s in stages if s.get("curve")]
+    charts = [curve(s, wide=s["name"] == "pretrain" or len(stages) == 1) for s in stages]
+    return [chart for chart in charts if chart]
+
+
+def headline(data: dict) -> list[dict]:
+    """Four or five key figures: {"label", "value", "note"}, from what there is."""
+    exams, figures = data.get("exams", []), []
+
+    def add(label: str, value: str, note: str) -> None:
+        figures.append({"label": label, "value": value, "note": note})
+
+    scored = [e for e in exams if "text" in e.get("exam", {}).get("scoring", {})]
+    if scored:
+        last, before = scored[-1]["exam"], ""
+        (p, se), (first, _) = _people(last), _people(scored[0]["exam"])
+        if len(scored) > 1:
+            before = f"; {title(scored[0]['stage'])} {percent(first)}"
+        held_out = "people" in last.get("groups", {})
+        label = "exam on held-out people" if held_out else "exam, text-scored"
+        chance = percent(last["baselines"]["chance"])
+        add(label, percent(p), f"± {percent(se)}, chance {chance}{before}")
+    if found := _after_pretraining([(e["stage"], e.get("cloze")) for e in exams]):
+        stage, cloze = found
+        add("cloze", percent(cloze["accuracy"]), f"± {percent(cloze['se'])}, {when(stage)}")
+    means = [(e["stage"], (e.get("perplexity") or {}).get("geometric_mean")) for e in exams]
+    if found := _after_pretraining([(stage, m) for stage, m in means if m and m.get("bpb")]):
+        stage, mean = found
+        add("bits per byte", f"{mean['bpb']:.3f}", f"held-out mean, {when(stage)}")
+    if seconds := (data.get("cost") or {}).get("seconds"):
+        add("total time", duration(seconds), machine(data))
+    peaks = [(s.get("peak_memory_bytes") or 0, s["name"]) for s in data.get("stages", [])]
+    largest, stage = max(peaks, default=(0, ""))
+    if largest:
+        add("peak memory", size(largest), f"in {title(stage)}")
+    return figures
+
+
+def _people(exam: dict) -> tuple[float, float]:
+    """Text-scored accuracy and its standard error: of the questions about people, else of all."""
+    people = exam.get("groups", {}).get("people", {})
+    if "text" not in people:
+        return exam["scoring"]["text"]["accuracy"], exam["scoring"]["text"]["se"]
+    p = people["text"]
+    return p, math.sqrt(p * (1 - p) / max(people["n"], 1))
+
+
+def _after_pretraining(results: list[tuple]) -> tuple | None:
+    """(stage, result) of the base model, else the last one there is: continuing text is its trade, and later stages
+    give some of it up for answering."""
+    found = [pair for pair in results if pair[1]]
+    return next((pair for pair in found if pair[0] == "pretrain"), found[-1] if found else None)
+
+
+def timed_stages(data: dict) -> list[dict]:
+    """The stages that took time, in order, with all exams as one."""
+    unknown = {"status": "done", "seconds": 0, "peak_memory_bytes": 0}
+    stages = [unknown | s for s in data.get("stages", [])]
+    taken = [s for s in stages if s["status"] != "skipped"]
+    exams = [s for s in taken if s["name"].startswith("exam:")]
+    stages = [s for s in taken if s not in exams]
+    if exams:
+        unfinished = [s["status"] for s in exams if s["status"] != "done"]
+        together = {
+            "name": f"{len(exams)} exams",
+            "status": unfinished[0] if unfinished else "done",
+            "seconds": sum(s["seconds"] for s in exams),
+            "peak_memory_bytes": max(s["peak_memory_bytes"] for s in exams),
+        }
+        stages.append(together)
+    return stages
+
+
+def machine(data: dict) -> str:
+    """One line on the hardware."""
+    hardware = (data.get("run") or {}).get("hardware") or {}
+    if gpus := hardware.get("gpus"):
+        return f"{len(gpus)} × {gpus[0]}"
+    cores = f"{hardware['cores']} cores " if hardware.get("cores") else ""
+    return cores + hardware.get("cpu", "")
+
+
+def date(moment: float) -> str:
+    """A Unix time as date and minute."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def language(text: str) -> str:
+    """The value of an HTML `lang` attribute: Chinese if there is a Hanzi."""
+    return "zh-Hans" if any("\u4e00" <= c <= "\u9fff" for c in text) else "en"
+
+
+def one_text(prompt) -> str:
+    """A prompt as one string; the turns of a dialogue are marked with their roles."""
+    if not isinstance(prompt, list):
+        return str(prompt)
+    if len(prompt) == 1:
+        return prompt[0].get("content", "")
+    return "\n".join(f"{turn.get('role', '?')}: {turn.get('content', '')}" for turn in prompt)
