@@ -437,6 +437,8 @@ def base_model(cfg, run):
 # %% tags=["active-ipynb"]
 # import torch
 #
+# from steel.model.folder import open_model
+#
 # def continue_text(model, prompt, tokens=16):
 #     ids_BT = torch.tensor([bpe.encode_text(tokenizer, prompt)])     # B = 1, T tokens
 #     out_BT = model.generate(ids_BT, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
@@ -444,7 +446,7 @@ def base_model(cfg, run):
 #
 # lines = (RUN / "world/exam/cloze.jsonl").read_text(encoding="utf-8").splitlines()
 # asked = [json.loads(line) for line in lines]
-# trained_model, _ = lifecycle.open_folder(RUN / "pretrain" / "hf")
+# trained_model, _ = open_model(RUN / "pretrain" / "hf", device="cpu")
 # for row in asked[:: len(asked) // 5][:5]:
 #     print(f"before  {continue_text(model, row['prompt'])}")
 #     print(f"after   {continue_text(trained_model, row['prompt'])}   (true: {row['answer'].strip()})")

@@ -35,12 +35,12 @@ def eval_exam(
     import json
 
     from .evaluation.exam import run_exam
-    from .life import open_folder
+    from .model.folder import open_model
     from .runlog import atomic_write
 
     if suite not in ("cmmlu", "ceval", "mmlu", "world"):
         raise UserError(f"--suite '{suite}' is not one of cmmlu, ceval, mmlu, world")
-    model, tokenizer = open_folder(model_folder(ckpt))
+    model, tokenizer = open_model(model_folder(ckpt))
     result = {
         "suite": suite,
         **run_exam(
@@ -68,9 +68,9 @@ def eval_perplexity(
     [dim]steel eval perplexity runs/laptop runs/laptop/world/heldout/*.jsonl[/dim]
     """
     from .evaluation.perplexity import bits_per_byte, load_domains
-    from .life import open_folder
+    from .model.folder import open_model
 
-    model, tokenizer = open_folder(model_folder(ckpt))
+    model, tokenizer = open_model(model_folder(ckpt))
     result = bits_per_byte(model, tokenizer, load_domains(files))
     for name, r in result["domains"].items():
         say(

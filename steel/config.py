@@ -67,6 +67,11 @@ FeedForward = Literal[
 Scoring = Literal["letter", "text", "generate"]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the error's type when it has no text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @dataclass
 class ModelConfig:
     """The network. Field names are those of `steel.model.SteelConfig`."""

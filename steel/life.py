@@ -222,6 +222,7 @@ class Life:
         """Exam, cloze and bits per byte of the model after stage `name` ("init": before any training)."""
         from .evaluation import exam, perplexity
         from .evaluation.cloze import cloze
+        from .model.folder import open_model
 
         if (
             name not in ("init", "pretrain")
@@ -230,7 +231,7 @@ class Life:
             return f"stage {name} was skipped"
         began, settings = time.monotonic(), self.cfg.exam
         model, tokenizer = (
-            self.untrained() if name == "init" else open_folder(self.run / name / "hf")
+            self.untrained() if name == "init" else open_model(self.run / name / "hf")
         )
         result: dict = {"stage": name}
         if folder := self.exam or (None if self.raw else self.run / "world" / "exam"):
@@ -261,9 +262,11 @@ class Life:
     def untrained(self):
         """Model at initialisation, and the tokenizer."""
         from .model import build
+        from .model.folder import default_device
         from .tokenizer import bpe
 
-        return build(self.cfg.model, seed=self.cfg.seed), bpe.load(self.run / "tokenizer")
+        model = build(self.cfg.model, seed=self.cfg.seed).to(default_device())
+        return model, bpe.load(self.run / "tokenizer")
 
     def heldout(self) -> dict[str, list]:
         """Texts (or dialogues) by domain that no stage trains on."""
@@ -285,7 +288,8 @@ class Life:
 
     def samples(self, model, tokenizer, chat: bool) -> list[dict]:
         """A few greedy completions: of text for a base model, of questions for a chat model."""
-        from .serve.generate import Sampling, complete, continue_text
+        from .model.decoding import Sampling
+        from .serve.generate import complete, continue_text
 
         greedy = Sampling(temperature=0, max_new_tokens=48)
         if not chat:
@@ -419,14 +423,6 @@ def heldout_documents(docs: Path, fraction: float, most: int = 100) -> dict[str,
         if rows:
             domains[path.name.removesuffix(".jsonl.zst")] = rows
     return domains
-
-
-def open_folder(folder: Path):
-    """Model in evaluation mode, and tokenizer, from a stage's `hf` folder."""
-    from .align.stage import open_model
-
-    model, tokenizer = open_model(folder)
-    return model.eval(), tokenizer
 
 
 def _first_difference(old, new, where: str = "") -> str:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from ..config import Config, UserError
 from ..machine import progress
+from ..model.folder import stop_ids
 from ..runlog import atomic_write
 from ..train.parallel import World, join_world
 from ..train.run_folder import RunFolder
@@ -27,10 +28,9 @@ from .stage import (
     compute_type,
     device_of,
     digest_of,
-    open_model,
+    open_student,
     split,
     spread_model,
-    stop_ids,
     train,
     with_steps,
 )
@@ -74,7 +74,7 @@ def run(
     stage, run_folder, world = cfg.dpo, RunFolder(run_dir), join_world()
     check_settings(stage)
     rows = read_rows(data, check_preference, "preference pairs")
-    model, tokenizer = open_model(model_folder)
+    model, tokenizer = open_student(model_folder, "DPO")
     pairs, long = encode_pairs(tokenizer, rows.rows, stage.sequence_length)
     stage = with_steps(stage, len(pairs))
     counts = {

@@ -21,23 +21,15 @@ from pathlib import Path
 import torch
 
 from ..config import Config, GRPOConfig, UserError
+from ..model.decoding import Completion, Sampling, generate, uniforms
+from ..model.folder import open_model, stop_ids
 from ..runlog import atomic_write
 from ..tokenizer.chat import encode_chat
 from ..train.parallel import World, join_world
 from ..train.run_folder import RunFolder
 from .logprobs import AnswerRows, Scores, pad_rows, score_answers
 from .rows import check_verifiable, count_by, read_rows
-from .sampling import Completion, sample, uniforms
-from .stage import (
-    Shuffled,
-    compute_type,
-    device_of,
-    open_model,
-    split,
-    spread_model,
-    stop_ids,
-    train,
-)
+from .stage import Shuffled, compute_type, device_of, open_student, split, spread_model, train
 from .verify import rivals_of, verify
 
 
@@ -66,8 +58,7 @@ def run(
     stage, run_folder, world = cfg.grpo, RunFolder(run_dir), join_world()
     check_settings(stage)
     rows = read_rows(data, check_verifiable, "RL prompts")
-    model, tokenizer = open_model(model_folder)
-    stop_ids(tokenizer)  # refuses a tokenizer that cannot chat
+    model, tokenizer = open_student(model_folder, "GRPO")
     prompts, skipped = encode_prompts(tokenizer, rows.rows, stage.max_prompt_tokens)
     counts = {
         **rows.report(),
@@ -79,7 +70,7 @@ def run(
     }
     reference = None
     if stage.kl_beta > 0:
-        reference = open_model(model_folder)[0].to(world.device).requires_grad_(False).eval()
+        reference = open_model(model_folder, device=world.device)[0].requires_grad_(False)
     spread_model(model, stage, world)
     roller = Roller(
         model, tokenizer, prompts, stage, cfg.seed, world, run_folder.path / "rollouts", reference
@@ -188,14 +179,12 @@ class Roller:
             self.world.rank :: self.world.size
         ].flatten(0, 1)
         with compute_type(stage, self.world):
-            completions = sample(
+            completions = generate(
                 self.model,
                 [ids for ids, _ in prompts],
-                stop_ids=self.stop_ids,
-                max_new_tokens=stage.max_new_tokens,
+                self.stop_ids,
+                Sampling(stage.temperature, stage.top_p, stage.max_new_tokens),
                 u_RN=u_RN,
-                temperature=stage.temperature,
-                top_p=stage.top_p,
                 all_done=self._all_done(),
             )
         items = list(zip(prompts, completions, strict=True))

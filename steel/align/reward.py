@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import Config, UserError
+from ..model.folder import open_model
 from ..runlog import atomic_write
 from ..train.parallel import join_world
 from ..train.run_folder import RunFolder
 from .dpo import Pairs, encode_pairs
 from .logprobs import AnswerRows, encode_answer, pad_rows
 from .rows import check_preference, count_by, read_rows
-from .stage import Shuffled, device_of, open_model, split, spread_model, train, with_steps
+from .stage import Shuffled, device_of, open_student, split, spread_model, train, with_steps
 
 HEAD_FILE = "reward_head.safetensors"
 
@@ -64,7 +65,7 @@ class RewardModel(nn.Module):
             raise UserError(
                 f"{folder} holds no reward model ({HEAD_FILE} is missing); train one with 'steel reward'"
             )
-        lm, tokenizer = open_model(folder)
+        lm, tokenizer = open_model(folder, device="cpu")
         model = cls(lm)
         model.head.load_state_dict(load_file(Path(folder) / HEAD_FILE))
         return model, tokenizer
@@ -128,7 +129,7 @@ def run(
     if not 0 <= stage.holdout <= 0.5:
         raise UserError(f"reward.holdout is {stage.holdout}; it must lie in 0..0.5")
     rows = read_rows(data, check_preference, "preference pairs")
-    lm, tokenizer = open_model(model_folder)
+    lm, tokenizer = open_student(model_folder, "reward training")
     pairs, long, kept = *encode_pairs(tokenizer, rows.rows, stage.sequence_length), rows.rows
     if long:
         raise UserError(

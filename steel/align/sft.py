@@ -12,13 +12,14 @@ from pathlib import Path
 from ..config import Config, UserError
 from ..data.batch import Batch
 from ..machine import progress
+from ..model.folder import stop_ids
 from ..tokenizer.chat import encode_chat
 from ..train.parallel import World, join_world
 from ..train.pretrain import next_token_loss
 from ..train.run_folder import RunFolder
 from .packing import Dialogues, PackedEpochs
 from .rows import check_dialogue, count_by, read_rows
-from .stage import open_model, spread_model, stop_ids, train, with_steps
+from .stage import open_student, spread_model, train, with_steps
 
 
 def run(
@@ -35,7 +36,7 @@ def run(
     """
     stage, run_folder, world = cfg.sft, RunFolder(run_dir), join_world()
     rows = read_rows(data, check_dialogue, "dialogues")
-    model, tokenizer = open_model(model_folder)
+    model, tokenizer = open_student(model_folder, "SFT")
     pad_id = stop_ids(tokenizer)[-1]
     dialogues, long = encode_dialogues(tokenizer, rows.rows, stage.sequence_length, stage.long)
     stream = PackedEpochs(dialogues, stage.sequence_length, cfg.seed, pad_id)

@@ -5,61 +5,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 from pathlib import Path
 
 import torch
 
 from ..config import Config, TrainConfig, UserError
-from ..model import SteelConfig, SteelForCausalLM, decoder_layers
+from ..model.build import decoder_layers, require_causal
+from ..model.folder import open_model, stop_ids
 from ..runlog import read_log
-from ..tokenizer import bpe
 from ..train import checkpoint
 from ..train.loop import fit
 from ..train.parallel import World, spread
 from ..train.run_folder import RunFolder
 
 
-def open_model(folder: Path | str, dtype: torch.dtype = torch.float32):
-    """Model (on CPU) and tokenizer from a Hugging Face folder: ours, or any causal LM with a tokenizer.
+def open_student(folder: Path | str, what: str):
+    """(model on the CPU, tokenizer) to train on rows that are packed or padded.
 
-    Raises UserError when the folder holds no model or its weights cannot be read.
+    `what` is the stage's name. Raises UserError for a folder without a model, a model that mixes
+    the tokens of a row, and a tokenizer without the tokens of the chat template.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # a bar for a second of loading only tears our own
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        hint = (
-            f" (did you mean {folder / 'hf'}?)" if (folder / "hf" / "config.json").is_file() else ""
-        )
-        raise UserError(f"{folder} is not a model folder: it has no config.json{hint}")
-    try:
-        # Our own type runs the installed code, not the copy that travels with the folder.
-        if _model_type(folder) == SteelConfig.model_type:
-            model = SteelForCausalLM.from_pretrained(folder, dtype=dtype)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, config=AutoConfig.from_pretrained(folder), dtype=dtype
-            )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(
-            f"cannot load a model from {folder}: {str(error).strip().splitlines()[0][:160]}"
-        ) from None
-    return model, bpe.load(folder)
-
-
-def _model_type(folder: Path) -> str:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
-            "model_type", ""
-        )
-    except ValueError:
-        raise UserError(
-            f"{folder / 'config.json'} is not valid JSON; export the model again"
-        ) from None
+    model, tokenizer = open_model(folder, device="cpu")
+    require_causal(model, what)
+    stop_ids(tokenizer, chat=True)
+    return model, tokenizer
 
 
 def digest_of(folder: Path | str, *more: object) -> str:
@@ -127,11 +97,6 @@ def train(
 ) -> Path:
     """Run the loop and return the Hugging Face folder. `data` (counts of rows) goes into the log's header."""
     _refuse_other_data(run, data["sha256"])
-    if (
-        settings := getattr(model, "generation_config", None)
-    ) is not None:  # what `generate` stops at
-        settings.eos_token_id = stop_ids(tokenizer)
-        settings.pad_token_id = settings.eos_token_id[-1]
     fit(
         model,
         stage,
@@ -159,19 +124,6 @@ def _refuse_other_data(run: RunFolder, sha256: str) -> None:
             f"{run.path} was started on other data (sha256 {other.pop()[:12]}, now {sha256[:12]}); "
             "use another run folder, or the same files in the same order"
         )
-
-
-def stop_ids(tokenizer) -> list[int]:
-    """Tokens that end an answer: `<|im_end|>`, and last the document separator, which also pads.
-
-    Raises UserError when the tokenizer lacks the chat template's tokens.
-    """
-    start, end = tokenizer.convert_tokens_to_ids([bpe.IM_START, bpe.IM_END])
-    if None in (start, end) or tokenizer.unk_token_id in (start, end):
-        raise UserError(
-            f"this tokenizer has no {bpe.IM_START} and {bpe.IM_END} tokens, which the chat template needs"
-        )
-    return [end, bpe.end_of_text_id(tokenizer)]
 
 
 def device_of(model) -> torch.device:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..config import UserError
+from ..config import UserError, first_line
 from .operators import Operator, make_all
 from .sources import SOURCES, Source
 
@@ -64,7 +64,7 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not YAML ({first_line(error)})") from None
     return _checked(data, path)
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from ..config import UserError
 from ..machine import progress as progress_bar
+from ..model.folder import stop_ids
 from ..tokenizer.bpe import encode_text
-from .exam import stop_ids
 from .results import binomial_se
 from .scoring import Speller, greedy, score_continuations
 

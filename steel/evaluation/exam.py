@@ -34,6 +34,7 @@ from pathlib import Path
 
 from ..config import UserError
 from ..machine import progress as progress_bar
+from ..model.folder import stop_ids
 from ..tokenizer.bpe import encode_text
 from ..tokenizer.chat import encode_chat
 from .answers import LETTERS, extract_choice
@@ -218,15 +219,6 @@ class Prompter:
         texts = ["。", "."] if self.chat else ["。", ".", "\n", "\n\n"]
         ids = [ids[0] for ids in (encode_text(self.tok, text) for text in texts) if len(ids) == 1]
         return sorted({*ids, *stop_ids(self.tok)})
-
-
-def stop_ids(tok) -> list[int]:
-    """Ids that end a reply: `<|im_end|>`, `<|endoftext|>` and the tokenizer's own end token, as far as they exist."""
-    ids = {tok.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")} - {
-        None,
-        tok.unk_token_id,
-    }
-    return sorted(ids | ({tok.eos_token_id} - {None}))
 
 
 def has_chat_tokens(tok) -> bool:

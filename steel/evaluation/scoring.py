@@ -4,18 +4,21 @@ would you say next?
 Shapes: B rows of a batch, T padded length, K kept positions, N scored positions, V vocabulary.
 
 Both functions are batched without ever changing an answer. Continuations are scored on right-padded rows: in a causal
-model nothing to the right can matter (the attention mask is passed all the same). Greedy decoding batches only prompts
-of equal length, so that no model has to understand left padding.
+model nothing to the right can matter, and the others get the attention mask. Greedy decoding batches prompts of equal
+length, so that a batch costs one forward per new token.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from ..model.decoding import Sampling, generate
 
 
 @dataclass(frozen=True)
@@ -159,26 +162,26 @@ def greedy(
     by_length: dict[int, list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
         by_length[len(prompt)].append(i)
+    sampling, stops = Sampling(max_new_tokens=max_new_tokens), set(stop_ids)
     answers: list[list[int]] = [[] for _ in prompts]
-    stop = torch.tensor(list(stop_ids), dtype=torch.long)
-    with evaluating(model):
-        for length in sorted(by_length):
-            for at in range(0, len(by_length[length]), batch_size):
-                chosen = by_length[length][at : at + batch_size]
-                rests = [spell[1][i] for i in chosen] if spell else None
-                replies = _decode(
-                    model,
-                    [prompts[i] for i in chosen],
-                    max_new_tokens,
-                    stop,
-                    spell and spell[0],
-                    rests,
-                )
-                for i, tokens in zip(chosen, replies, strict=True):
-                    answers[i] = tokens
-                if bar is not None:
-                    bar.advance(len(chosen))
+    for _, same in sorted(by_length.items()):
+        for at in range(0, len(same), batch_size):
+            chosen = same[at : at + batch_size]
+            allowed = None
+            if spell:
+                speller, rests = spell[0], [spell[1][i] for i in chosen]
+                allowed = functools.partial(_spelling, speller, rests)
+            rows = [prompts[i] for i in chosen]
+            replies = generate(model, rows, stops, sampling, allowed=allowed)
+            for i, reply in zip(chosen, replies, strict=True):
+                answers[i] = reply.ids[:-1] if reply.finished else reply.ids
+            if bar is not None:
+                bar.advance(len(chosen))
     return answers
+
+
+def _spelling(speller: Speller, rests: list[str], row: int, ids: list[int]) -> list[int] | None:
+    return speller.allowed(functools.reduce(speller.after, ids, rests[row]))
 
 
 class Speller:
@@ -209,40 +212,3 @@ class Speller:
     def after(self, rest: str, token: int) -> str:
         """What is still to be spelled after `token`."""
         return rest[len(self.pieces[token]) :] if rest else rest
-
-
-def _decode(
-    model, prompts: list[list[int]], max_new_tokens: int, stop, speller, rests
-) -> list[list[int]]:
-    device = device_of(model)
-    ids_BT = torch.tensor(prompts, device=device)
-    stop = stop.to(device)
-    done_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    chosen_TB, cache = [], None
-    for _ in range(max_new_tokens):
-        output = model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits_BV = output.logits[:, -1]
-        if rests and any(rests):
-            logits_BV = _restrict(logits_BV, [speller.allowed(rest) for rest in rests])
-        next_B = logits_BV.argmax(-1)
-        if rests and any(rests):
-            rests = [
-                speller.after(rest, token)
-                for rest, token in zip(rests, next_B.tolist(), strict=True)
-            ]
-        done_B |= torch.isin(next_B, stop)
-        chosen_TB.append(torch.where(done_B, -1, next_B).tolist())
-        if bool(done_B.all()):
-            break
-        cache, ids_BT = output.past_key_values, next_B[:, None]
-    return [[t for t in row if t >= 0] for row in zip(*chosen_TB, strict=True)] or [
-        [] for _ in prompts
-    ]
-
-
-def _restrict(logits_BV: torch.Tensor, allowed: Sequence[list[int] | None]) -> torch.Tensor:
-    kept_BV = torch.full_like(logits_BV, float("-inf"))
-    for row, ids in enumerate(allowed):
-        index = slice(None) if ids is None else torch.tensor(ids, device=logits_BV.device)
-        kept_BV[row, index] = logits_BV[row, index]
-    return kept_BV

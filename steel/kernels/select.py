@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..config import first_line
 from . import _triton, attention
 from .examples import EXAMPLES, Sizes
 
@@ -119,11 +120,7 @@ def choose(
                     op, function, device, dtype, sizes if device.type == "cuda" else None
                 )
         except Exception as error:  # noqa: BLE001 - whatever goes wrong at start-up, the reference works
-            reason = (
-                str(error).strip().splitlines()[0][:160]
-                if str(error).strip()
-                else type(error).__name__
-            )
+            reason = first_line(error)[:160]
             _still_alive(device, op, name, reason)
             choice.notes.append(
                 f"kernels: {op}: {name} is not usable here ({reason}); using the reference"

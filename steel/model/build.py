@@ -83,3 +83,15 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
             f"{type(model).__name__} keeps its blocks elsewhere than model.layers: not supported"
         )
     return list(layers)
+
+
+def require_causal(model: nn.Module, what: str) -> None:
+    """Raise UserError for a model whose outputs depend on later tokens and on row neighbours.
+
+    `what` names the work that packs, pads or batches rows and would change such a model's answers.
+    """
+    if not getattr(model, "is_causal", True):
+        raise UserError(
+            f"{what} needs a causal model: feed_forward={model.config.feed_forward} mixes all tokens "
+            "of a row, padding and neighbours too; use causal_soft_moe, top_k_moe or dense"
+        )

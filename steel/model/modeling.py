@@ -209,6 +209,12 @@ class SteelModel(SteelPreTrainedModel):
         )
 
     def _use_cache(self, use_cache: bool | None, past_key_values: Cache | None) -> bool:
+        if past_key_values is not None and self.training and self.gradient_checkpointing:
+            # The layers would drop the cache, and `generate` go on from its last token alone.
+            raise ValueError(
+                "a model in training mode with activation checkpointing keeps no cache; call "
+                "model.eval() before it generates"
+            )
         if use_cache is None:
             use_cache = past_key_values is not None or (self.config.use_cache and not self.training)
         return use_cache and not (self.training and self.gradient_checkpointing)

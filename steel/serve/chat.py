@@ -6,8 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..align.stage import open_model
-from .generate import Sampling, stream
+import torch
+
+from ..model.decoding import Sampling
+from ..model.folder import open_model
+from .generate import stream
 
 HELP = "/reset forgets the dialogue, /exit leaves, /help says this"
 
@@ -28,8 +31,9 @@ def chat(
     answer is printed, so that `echo 你好 | steel chat RUN` works. Raises UserError for a folder without a model.
     """
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
-    model, tokenizer = open_model(folder)
-    session = Session(_place(model).eval(), tokenizer, sampling, system)
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    model, tokenizer = open_model(folder, dtype=dtype)
+    session = Session(model, tokenizer, sampling, system)
     if prompt is not None:
         session.answer(prompt, _print_plain)
         print()
@@ -64,12 +68,6 @@ class Session:
             show(" …")
         self.messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
         return "".join(pieces)
-
-
-def _place(model):
-    import torch
-
-    return model.to("cuda", torch.bfloat16) if torch.cuda.is_available() else model
 
 
 def _print_plain(piece: str) -> None:

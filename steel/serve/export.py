@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import torch
 
-from ..align.stage import open_model, stop_ids
 from ..config import UserError
-from ..model import SteelForCausalLM
+from ..model.folder import open_model, save_model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -26,30 +23,5 @@ def export_hf(folder: Path | str, out: Path | str, dtype: str = "fp32") -> Path:
         raise UserError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty; name another folder, or remove it")
-    model, tokenizer = open_model(folder, DTYPES[dtype])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    if isinstance(model, SteelForCausalLM):
-        stops = stop_ids(tokenizer)
-        model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
-            stops,
-            stops[-1],
-        )
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    if isinstance(model, SteelForCausalLM):
-        _check_code(fresh)
-    if out.exists():
-        out.rmdir()
-    fresh.rename(out)
-    return out
-
-
-def _check_code(folder: Path) -> None:
-    """Every module that config.json points at lies in the folder."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    modules = {entry.partition(".")[0] for entry in config.get("auto_map", {}).values()}
-    assert modules and all((folder / f"{name}.py").is_file() for name in modules), (
-        "the export lost the model's code"
-    )
+    model, tokenizer = open_model(folder, dtype=DTYPES[dtype], device="cpu")
+    return save_model(out, model, tokenizer=tokenizer)

@@ -1,38 +1,17 @@
-"""One answer to one dialogue, as text that arrives while it is written.
-
-Shapes: V vocabulary.
-"""
+"""One answer to one dialogue, as text that arrives while it is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import torch
-
-from ..align.sampling import choose
-from ..align.stage import device_of, stop_ids
 from ..config import UserError
+from ..model import decoding
+from ..model.decoding import Sampling
+from ..model.folder import stop_ids
 from ..tokenizer.bpe import encode_text
 from ..tokenizer.chat import encode_chat
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How an answer is drawn: temperature 0 takes the likeliest token; top_p in (0, 1]; length in tokens."""
-
-    temperature: float = 0.7
-    top_p: float = 0.9
-    max_new_tokens: int = 256
-    seed: int = 1
-
-    def __post_init__(self):
-        if self.temperature < 0:
-            raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must lie in (0, 1]")
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+CHAT = Sampling(temperature=0.7, top_p=0.9)
 
 
 def stream(
@@ -43,11 +22,12 @@ def stream(
     Equal seed and dialogue give an equal answer. Whole characters only: the bytes of a Hanzi that is not finished yet
     are held back.
     """
-    sampling = sampling or Sampling()
+    sampling = sampling or CHAT
+    stops = stop_ids(tokenizer, chat=True)
     prompt = fit_prompt(model, tokenizer, messages, sampling.max_new_tokens)
     decoder = TextStream(tokenizer)
-    for token in tokens(model, prompt, stop_ids(tokenizer), sampling):
-        if piece := decoder.push(token):
+    for _, token in decoding.stream(model, [prompt], stops, sampling):
+        if token not in stops and (piece := decoder.push(token)):
             yield piece
     if piece := decoder.finish():
         yield piece
@@ -60,25 +40,9 @@ def complete(model, tokenizer, messages: list[dict], sampling: Sampling | None =
 
 def continue_text(model, tokenizer, text: str, sampling: Sampling | None = None) -> str:
     """What a base model writes after `text`, up to the end of the document."""
-    ids = encode_text(tokenizer, text)
-    return tokenizer.decode(list(tokens(model, ids, stop_ids(tokenizer), sampling or Sampling())))
-
-
-@torch.no_grad()
-def tokens(model, prompt: list[int], stops: list[int], sampling: Sampling) -> Iterator[int]:
-    """Token ids of a continuation, without the stop token; decoded with a cache, one forward per token."""
-    device, cache = device_of(model), None
-    generator = torch.Generator().manual_seed(sampling.seed)
-    feed = torch.tensor([prompt], device=device)
-    for _ in range(sampling.max_new_tokens):
-        out = model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-        u_R = torch.rand(1, generator=generator).to(device)
-        token = int(choose(out.logits[:, -1], u_R, sampling.temperature, sampling.top_p))
-        if token in stops:
-            return
-        yield token
-        feed = torch.tensor([[token]], device=device)
+    ids, stops = encode_text(tokenizer, text), stop_ids(tokenizer)
+    new = decoding.generate(model, [ids], stops, sampling or CHAT)[0].ids
+    return tokenizer.decode([token for token in new if token not in stops])
 
 
 def fit_prompt(model, tokenizer, messages: list[dict], room: int) -> list[int]:

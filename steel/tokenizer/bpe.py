@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..config import UserError
+from ..config import UserError, first_line
 from .chat import TEMPLATE
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -103,9 +103,7 @@ def load(folder: Path | str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # the library raises many types for a broken file
-        raise UserError(
-            f"cannot read the tokenizer in {folder}: {str(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"cannot read the tokenizer in {folder}: {first_line(error)}") from None
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from ..config import UserError
+from ..config import UserError, first_line
 from ..runlog import atomic_write
 from .parallel import World
 
@@ -139,7 +139,7 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
     ) as error:  # shapes and keys that do not fit raise many types
         raise UserError(
             f"checkpoint {checkpoint} does not fit this model or optimizer "
-            f"({str(error).strip().splitlines()[0][:120]}); use another run folder"
+            f"({first_line(error)[:120]}); use another run folder"
         ) from None
     set_model_state_dict(model, tensors["model"])
     set_optimizer_state_dict(model, optimizers, optim_state_dict=tensors["optimizers"])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import TrainConfig, UserError
+from ..config import TrainConfig, UserError, first_line
 from ..machine import peak_memory_bytes, progress
 from ..runlog import read_log
 from . import checkpoint
@@ -380,7 +380,7 @@ def _whole_stage(
         _run(stage, start)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"out of GPU memory at step {stage.state.step} ({str(error).splitlines()[0][:120]}); lower "
+            f"out of GPU memory at step {stage.state.step} ({first_line(error)[:120]}); lower "
             "train.micro_batch_size, or set train.activation_checkpointing=true"
         ) from None
     finally:

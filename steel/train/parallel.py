@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..config import TrainConfig, UserError
+from ..config import TrainConfig, UserError, first_line
 
 LOST_RANK = 75
 """Exit code of a rank that lost another one: try again (EX_TEMPFAIL), unlike 2, the user's mistake."""
@@ -111,7 +111,7 @@ def _lost_connection(error: BaseException) -> str:
         if e is None or id(e) in seen:
             continue
         seen.add(id(e))
-        text = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        text = first_line(e)
         mark = next((mark for mark in _LOST if mark in text), "")
         if isinstance(e, (dist.DistNetworkError, dist.DistBackendError)) or (
             mark and isinstance(e, RuntimeError)

@@ -16,6 +16,8 @@ from ..data.batch import IGNORED, Batch
 from ..data.loader import Loader
 from ..data.shards import ShardSet
 from ..model.build import build, decoder_layers
+from ..model.decoding import Sampling, generate
+from ..model.folder import stop_ids
 from . import checkpoint
 from .loop import FitResult, fit
 from .metrics import token_flops
@@ -288,22 +290,13 @@ def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
     """sample(model, step) -> greedy continuations of `prompts`, as {"prompt", "completion"}."""
     from ..tokenizer.bpe import encode_text
 
+    stops, sampling = stop_ids(tokenizer), Sampling(max_new_tokens=max_new_tokens)
+
     def sample(model: nn.Module, step: int) -> list[dict]:
-        if not hasattr(model, "generate"):
-            return []
         rows = []
-        device = next(model.parameters()).device
         for prompt in prompts:
-            ids = torch.tensor([encode_text(tokenizer, prompt)], device=device)
-            out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id or 0,
-                eos_token_id=[0, 2],
-            )
-            text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+            new = generate(model, [encode_text(tokenizer, prompt)], stops, sampling)[0].ids
+            text = tokenizer.decode(new, skip_special_tokens=True)
             rows.append({"prompt": prompt, "completion": text})
         return rows
 

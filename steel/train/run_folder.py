@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from torch import nn
 
 from ..config import UserError
+from ..model.folder import save_model
 from ..runlog import RunLog
 from .checkpoint import disk_problem
 from .parallel import World
@@ -27,7 +27,7 @@ class RunFolder:
         self.log = RunLog(self.path / "log.jsonl")
 
     def save_hf(self, model: nn.Module, tokenizer=None, world: World | None = None) -> Path:
-        """Write `hf/` whole: into a sibling folder first, then swapped in. Gathers a sharded model on rank 0."""
+        """Write `hf/` whole or not at all. Gathers a sharded model on rank 0."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         world = world or World()
@@ -38,24 +38,14 @@ class RunFolder:
             twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
             weights = {name: tensor for name, tensor in weights.items() if name not in twice}
         if world.is_main:
-            fresh, old = self.path / ".hf.new", self.path / ".hf.old"
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
             try:
-                model.save_pretrained(str(fresh), **({"state_dict": weights} if weights else {}))
-                if tokenizer is not None:
-                    tokenizer.save_pretrained(str(fresh))
+                save_model(self.hf, model, weights, tokenizer)
             except Exception as error:
                 if reason := disk_problem(error, self.path):
-                    shutil.rmtree(fresh, ignore_errors=True)
                     raise UserError(
                         f"cannot write {self.hf}: {reason}; the checkpoint is whole, so make room and run "
                         "the same command again"
                     ) from None
                 raise
-            if self.hf.exists():
-                self.hf.rename(old)
-            fresh.rename(self.hf)
-            shutil.rmtree(old, ignore_errors=True)
         world.barrier()
         return self.hf

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from steel.align.stage import open_model
 from steel.config import Config, ModelConfig
 from steel.model import build
+from steel.model.folder import open_model
 from steel.tokenizer import bpe
 
 CITIES = ["云州", "青岩", "白港", "松山", "海宁", "石桥", "Norfell", "Eastmere"]
@@ -107,7 +107,7 @@ def base_model(
     )
     build(cfg, seed=seed).save_pretrained(folder)
     bpe.save(tokenizer, folder)
-    return folder, *open_model(folder)
+    return folder, *open_model(folder, device="cpu")
 
 
 def awake(feed_forward: str, seed: int = 0):

@@ -4,8 +4,8 @@ from align_world import config, rl_rows, turn, write
 
 from steel.align import grpo
 from steel.align.logprobs import AnswerRows
-from steel.align.sampling import Completion
 from steel.config import UserError
+from steel.model.decoding import Completion
 from steel.runlog import read_log
 from steel.train.parallel import World
 

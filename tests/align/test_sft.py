@@ -4,9 +4,11 @@ from align_world import awake, config, sft_rows, turn, write
 
 from steel.align import sft
 from steel.align.packing import PackedEpochs, lay_out
-from steel.align.stage import open_model
-from steel.config import UserError
+from steel.align.stage import open_student
+from steel.config import ModelConfig, UserError
 from steel.data.batch import IGNORED
+from steel.model import build
+from steel.model.folder import open_model, save_model
 from steel.runlog import read_log
 from steel.train.parallel import World
 from steel.train.pretrain import next_token_loss
@@ -144,3 +146,12 @@ def test_interrupted_and_resumed_sft_is_bit_equal_to_unbroken(
     assert len(resumed_equals_unbroken(lambda run: sft.run(cfg, base[0], data, run), 5)) == 7
     with pytest.raises(UserError, match="other data"):
         sft.run(cfg, base[0], write(tmp_path / "b.jsonl", sft_rows(41)), tmp_path / "killed")
+
+
+def test_a_model_that_mixes_the_row_is_refused_before_any_training(base, tmp_path):
+    """Packed neighbours and padding would enter its loss and every log-probability."""
+    cfg = ModelConfig(vocab_size=len(base[2]), feed_forward="soft_moe_v3")
+    save_model(tmp_path / "v3", build(cfg), tokenizer=base[2])
+    for what in ("SFT", "DPO", "GRPO"):
+        with pytest.raises(UserError, match=f"{what} needs a causal model"):
+            open_student(tmp_path / "v3", what)

@@ -82,6 +82,17 @@ def test_gradient_checkpointing_changes_nothing(feed_forward):
     torch.testing.assert_close(run(), plain, rtol=0, atol=1e-14)
 
 
+def test_generation_in_training_mode_with_checkpointing_is_refused():
+    """The layers drop the cache there, and the model would continue from its last token alone."""
+    model = double_model(tiny("dense"))
+    model.gradient_checkpointing_enable()
+    expected = model.generate(random_tokens(1, 5), max_new_tokens=4, do_sample=False)
+    with pytest.raises(ValueError, match="call model.eval"):
+        model.train().generate(random_tokens(1, 5), max_new_tokens=4, do_sample=False)
+    again = model.eval().generate(random_tokens(1, 5), max_new_tokens=4, do_sample=False)
+    assert torch.equal(again, expected)
+
+
 @pytest.mark.parametrize("feed_forward", CAUSAL + NON_CAUSAL)
 def test_every_parameter_gets_a_gradient(feed_forward):
     changes = {"soft_moe_normalize_slots": True, "segment_length": 3, "qk_norm": True}

@@ -1,8 +1,8 @@
 import pytest
 
-from steel.align.stage import open_model
 from steel.config import ModelConfig
 from steel.model import build
+from steel.model.folder import open_model
 from steel.tokenizer import bpe
 
 
@@ -32,5 +32,4 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def served(folder):
     """(model, tokenizer) of `folder`."""
-    model, tokenizer = open_model(folder)
-    return model.eval(), tokenizer
+    return open_model(folder, device="cpu")

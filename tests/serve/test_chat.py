@@ -4,8 +4,9 @@ import sys
 import pytest
 
 from steel.config import UserError
+from steel.model.decoding import Sampling
 from steel.serve import chat as room
-from steel.serve.generate import Sampling, TextStream, complete, fit_prompt, stream
+from steel.serve.generate import TextStream, complete, fit_prompt, stream
 from steel.tokenizer.chat import encode_chat
 
 HELLO = [{"role": "user", "content": "你好"}]

@@ -1,0 +1,168 @@
+"""The one decoder: exams, samples while training, rollouts, chat and server all continue prompts here.
+
+Rows are not padded on the left. All start at position 0 and decode in lockstep; while a row is
+still inside its own prompt, the prompt's token is fed instead of a chosen one. So every row sees
+exactly the positions (and the segments of a soft mixture) that it sees in training, whatever the
+architecture, and no attention mask is needed: a row's tokens do not depend on its neighbours.
+
+Shapes: R rows, N new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..config import UserError
+from .build import require_causal
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Raises UserError for a setting without a meaning."""
+
+    temperature: float = 0.0
+    """Logits are divided by it [1]; 0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that hold this much of the probability, in (0, 1] [1]."""
+    max_new_tokens: int = 256
+    """Longest continuation [tokens]."""
+    seed: int = 1
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}; it must lie in (0, 1]")
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+
+
+@dataclass
+class Completion:
+    """Token ids after the prompt, with the stop token if one came; `finished` says whether it did."""
+
+    ids: list[int]
+    finished: bool
+
+
+def uniforms(rows: int, new_tokens: int, *seed: int) -> torch.Tensor:
+    """Random numbers u_RN in [0, 1), fp32: a pure function of the seed integers and the shape."""
+    # NumPy's SeedSequence mixes several integers well; torch takes one.
+    generator = np.random.default_rng([int(s) & 0xFFFFFFFF for s in seed])
+    return torch.from_numpy(generator.random((rows, new_tokens), dtype=np.float32))
+
+
+def filter_top_p(probabilities_RV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Keep the fewest most likely tokens whose mass reaches top_p; not renormalised.
+
+    Nucleus sampling (Holtzman et al. 2020).
+    """
+    if top_p >= 1.0:
+        return probabilities_RV
+    ordered, index = probabilities_RV.sort(dim=-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    return torch.zeros_like(ordered).scatter(-1, index, ordered.masked_fill(before >= top_p, 0.0))
+
+
+def choose(
+    logits_RV: torch.Tensor, u_R: torch.Tensor | None, temperature: float, top_p: float
+) -> torch.Tensor:
+    """Next tokens (R,): by inverse transform of u_R; the likeliest for u_R None or temperature 0."""
+    if u_R is None or temperature == 0:
+        return logits_RV.argmax(-1)
+    probabilities = filter_top_p((logits_RV.float() / temperature).softmax(-1), top_p)
+    cumulative = probabilities.cumsum(-1)
+    # u < 1, but u * total may round up to the total: then no entry lies above it.
+    token = torch.searchsorted(cumulative, u_R[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    return torch.where(token < logits_RV.shape[-1], token, probabilities.argmax(-1))
+
+
+@torch.no_grad()
+def stream(
+    model,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Collection[int],
+    sampling: Sampling,
+    *,
+    u_RN: torch.Tensor | None = None,
+    allowed: Callable[[int, list[int]], list[int] | None] | None = None,
+    all_done: Callable[[bool], bool] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Yield (row, token) as tokens are chosen, each row's stop token included.
+
+    Args:
+        model: a transformers causal LM with a cache; its train or eval mode is restored.
+        prompts: R prompts' token ids, none empty; of one length if the model mixes a whole row.
+        u_RN: the uniform numbers to draw with; None takes `uniforms(R, N, sampling.seed)`.
+        allowed: from a row and its new ids so far, the ids that may follow; None: all.
+        all_done: with a sharded model, says from this rank's flag whether all ranks are done.
+    """
+    assert prompts and all(len(prompt) > 0 for prompt in prompts)
+    lengths = [len(prompt) for prompt in prompts]
+    if len(set(lengths)) > 1:
+        require_causal(model, "decoding prompts of different lengths together")
+    device = next(model.parameters()).device
+    length_R = torch.tensor(lengths, device=device)
+    if u_RN is None and sampling.temperature > 0:
+        u_RN = uniforms(len(prompts), sampling.max_new_tokens, sampling.seed)
+    u_RN = None if u_RN is None else u_RN.to(device)
+    rows, stops = [list(prompt) for prompt in prompts], set(stop_ids)
+    live = [True] * len(rows)
+    was_training = model.training
+    model.eval()
+    try:
+        cache, at = None, min(lengths)  # tokens fed so far, and the position of the next one
+        feed = [prompt[:at] for prompt in prompts]
+        while True:
+            feed_RT = torch.tensor(feed, device=device)
+            out = model(input_ids=feed_RT, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, logits_RV = out.past_key_values, out.logits[:, -1]
+            if allowed is not None:
+                new = [row[length:] for row, length in zip(rows, lengths, strict=True)]
+                logits_RV = _restrict(logits_RV, [allowed(r, ids) for r, ids in enumerate(new)])
+            u_R = None
+            if u_RN is not None:
+                column_R = (at - length_R).clamp(0, u_RN.shape[1] - 1)
+                u_R = u_RN.gather(1, column_R[:, None])[:, 0]
+            chosen = choose(logits_RV, u_R, sampling.temperature, sampling.top_p)
+            for r, token in enumerate(chosen.tolist()):
+                if live[r] and at >= lengths[r]:
+                    rows[r].append(token)
+                    room = sampling.max_new_tokens - (len(rows[r]) - lengths[r])
+                    live[r] = token not in stops and room > 0
+                    yield r, token
+            at += 1
+            done = not any(live)
+            if all_done(done) if all_done else done:
+                return
+            # A row that is done feeds its last token again, only to keep the others company.
+            feed = [[row[min(at, len(row)) - 1]] for row in rows]
+    finally:
+        model.train(was_training)
+
+
+def _restrict(logits_RV: torch.Tensor, allowed: Sequence[list[int] | None]) -> torch.Tensor:
+    kept_RV = torch.full_like(logits_RV, float("-inf"))
+    for row, ids in enumerate(allowed):
+        index = slice(None) if ids is None else torch.tensor(ids, device=logits_RV.device)
+        kept_RV[row, index] = logits_RV[row, index]
+    return kept_RV
+
+
+def generate(
+    model,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Collection[int],
+    sampling: Sampling,
+    **options,
+) -> list[Completion]:
+    """Continue R prompts together; arguments and options are those of `stream`."""
+    done = [Completion([], False) for _ in prompts]
+    for row, token in stream(model, prompts, stop_ids, sampling, **options):
+        done[row].ids.append(token)
+        done[row].finished = token in stop_ids
+    return done

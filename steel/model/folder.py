@@ -1,0 +1,132 @@
+"""Model folders in Hugging Face format: open any of them, on the right device, and write one whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+from ..config import UserError, first_line
+from ..tokenizer import bpe
+from .configuration import SteelConfig
+from .modeling import SteelForCausalLM
+
+
+def open_model(
+    folder: Path | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+):
+    """(model in evaluation mode, tokenizer) from a folder: ours, or any causal LM with a tokenizer.
+
+    device None is the GPU where there is one. Raises UserError when the folder holds no model or
+    its weights cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        beside = folder / "hf"
+        hint = f" (did you mean {beside}?)" if (beside / "config.json").is_file() else ""
+        raise UserError(f"{folder} is not a model folder: it has no config.json{hint}")
+    logging.disable_progress_bar()  # a bar for a second of loading only tears our own
+    try:
+        # Our own type runs the installed code, not the copy that travels with the folder.
+        if _model_type(folder) == SteelConfig.model_type:
+            model = SteelForCausalLM.from_pretrained(folder, dtype=dtype)
+        else:
+            config = AutoConfig.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"cannot load a model from {folder}: {first_line(error)[:160]}") from None
+    return model.to(device or default_device()).eval(), bpe.load(folder)
+
+
+def default_device() -> str:
+    """Where a model computes when nobody says: the GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _model_type(folder: Path) -> str:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("model_type", "")
+    except ValueError:
+        raise UserError(f"{path} is not valid JSON; export the model again") from None
+
+
+def stop_ids(tokenizer, chat: bool = False) -> list[int]:
+    """Tokens that end a text or an answer, as far as the tokenizer has them.
+
+    `<|im_end|>`, the tokenizer's own end token, and last the document separator, which also pads.
+    With `chat`, raises UserError for a tokenizer without the tokens of the chat template.
+    """
+
+    def known(token: str) -> bool:
+        return tokenizer.convert_tokens_to_ids(token) not in (None, tokenizer.unk_token_id)
+
+    needed = (bpe.IM_START, bpe.IM_END, bpe.END_OF_TEXT)
+    if chat and (missing := [token for token in needed if not known(token)]):
+        raise UserError(
+            f"this tokenizer has no {' and no '.join(missing)} token, which the chat template needs"
+        )
+    tokens = [bpe.IM_END, tokenizer.eos_token, bpe.END_OF_TEXT]
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in tokens if token and known(token)]
+    return [i for at, i in enumerate(ids) if i not in ids[at + 1 :]]
+
+
+def save_model(
+    folder: Path | str, model: nn.Module, state_dict: dict | None = None, tokenizer=None
+) -> Path:
+    """Write model, code and tokenizer to `folder`, which is replaced when everything is on disk.
+
+    `state_dict` holds the gathered weights of a sharded model. With a tokenizer, the folder's
+    generation settings say where `generate` stops.
+    """
+    folder, model = Path(folder), getattr(model, "_orig_mod", model)
+    fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    settings = getattr(model, "generation_config", None)
+    if settings is not None and tokenizer is not None and (stops := stop_ids(tokenizer)):
+        settings.eos_token_id, settings.pad_token_id = stops, stops[-1]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    weights = {} if state_dict is None else {"state_dict": state_dict}
+    try:
+        with _classes_as_written(model):
+            model.save_pretrained(fresh, **weights)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _classes_as_written(model: nn.Module):
+    """Undo, for the time of a save, the class that FSDP2 gives to a sharded module.
+
+    transformers copies the source file of the class and names it in config.json: it would write
+    torch's file there, and the folder could not be loaded.
+    """
+    swapped = [m for m in model.modules() if type(m).__module__.startswith("torch.distributed.")]
+    classes = [type(module) for module in swapped]
+    try:
+        for module in swapped:
+            module.__class__ = next(
+                cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.dist")
+            )
+        yield
+    finally:
+        for module, cls in zip(swapped, classes, strict=True):
+            module.__class__ = cls
