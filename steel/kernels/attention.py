@@ -78,7 +78,7 @@ def documents_for(name: str, position_ids_BT: torch.Tensor) -> Documents:
 
 
 def attend(
-    name: str, query_BHTC, key_BGTC, value_BGTC, scale: float, documents: Documents | None = None
+    name, query_BHTC, key_BGTC, value_BGTC, scale, documents: Documents | None = None, alone=True
 ):
     """Causal attention by the named implementation -> (B, T, H, C); with documents, inside each of them.
 
@@ -100,7 +100,7 @@ def attend(
             enable_gqa=grouped,
         ).transpose(1, 2)
     mask = documents.mask if documents is not None else None
-    with backend(name):
+    with backend(name, alone):
         return _sdpa(query_BHTC, key_BGTC, value_BGTC, mask, scale).transpose(1, 2)
 
 
@@ -199,6 +199,17 @@ class Trial:
     note: str = ""
 
 
+class Form:
+    """Attention over one batch by the named implementation; shared by all layers."""
+
+    def __init__(self, name: str, documents: Documents | None):
+        self.name, self.documents = name, documents
+
+    def attend(self, query, key, value, scale: float):
+        """(B, heads, T, C) each -> (B, T, H, C)."""
+        return attend(self.name, query, key, value, scale, self.documents, alone=False)
+
+
 @dataclass
 class Attention:
     """What the probe settled: an implementation for plain causal batches and one for packed documents."""
@@ -206,6 +217,13 @@ class Attention:
     plain: str = "reference"
     documents: str = "reference"
     trials: list[Trial] = field(default_factory=list)
+
+    def form(self, position_ids_BT: torch.Tensor, packed: bool):
+        """What the model's attention is given in place of a mask; None leaves it to the model."""
+        name = self.documents if packed else self.plain
+        if name == "reference":
+            return None
+        return Form(name, documents_for(name, position_ids_BT) if packed else None)
 
     def __str__(self) -> str:
         both = any(trial.documents for trial in self.trials) and self.documents != self.plain

@@ -9,16 +9,25 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
+def rms_norm(x: torch.Tensor, weight_D: torch.Tensor, eps: float, residual=None):
+    """x / sqrt(mean(x²) + eps) · weight over the last axis; with a residual (norm of the sum, sum)."""
+    total = x if residual is None else x + residual
+    y = F.rms_norm(total, weight_D.shape, weight_D.to(total.dtype), eps)
+    return y if residual is None else (y, total)
+
+
 class SteelRMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) · weight over the last axis (Zhang & Sennrich 2019); statistics in at least fp32."""
+    """`rms_norm` with its weight (Zhang & Sennrich 2019); statistics in at least fp32."""
+
+    rms_norm = staticmethod(rms_norm)  # a built model may get another implementation here
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None):
+        return self.rms_norm(x, self.weight, self.eps, residual)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
@@ -44,6 +53,12 @@ def apply_rope(x_BTHC: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> to
     first, second = x_BTHC.chunk(2, dim=-1)
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(x_BTHC.dtype)
+
+
+def rope_qkv(qkv_BTXC: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, H: int, G: int):
+    """Fused projection, X = H + 2G heads -> query (B, T, H, C), key, value (B, T, G, C); first two rotated."""
+    qk, value = qkv_BTXC.split([H + G, G], dim=2)
+    return *apply_rope(qk, cos, sin).split([H, G], dim=2), value
 
 
 def document_index(
@@ -90,8 +105,11 @@ def attention_mask(
 class SteelAttention(nn.Module):
     """Multi-head attention; one fused projection holds queries, keys and values, in that order.
 
-    forward(x_BTD, context) -> (B, T, D). The context holds `cos`, `sin` of `rope_tables` and the `mask`.
+    forward(x_BTD, context) -> (B, T, D). The context holds `cos`, `sin` of `rope_tables` and the `mask`: a tensor, None
+    for plain causal attention, or an object whose `attend(query, key, value, scale)` computes (B, T, H, C) itself.
     """
+
+    rope_qkv = staticmethod(rope_qkv)  # a built model may get another implementation here
 
     def __init__(self, config, layer_idx: int) -> None:
         super().__init__()
@@ -116,19 +134,19 @@ class SteelAttention(nn.Module):
         B, T, _ = x_BTD.shape
         H, G = self.num_heads, self.num_kv_heads
         qkv = self.qkv_proj(x_BTD).view(B, T, H + 2 * G, self.head_dim)
-        qk, value = qkv.split([H + G, G], dim=2)
         if self.q_norm is not None:
-            query, key = qk.split([H, G], dim=2)
-            qk = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
-        qk = apply_rope(qk, context.cos, context.sin)
-        query, key = (part.transpose(1, 2) for part in qk.split([H, G], dim=2))
-        value = value.transpose(1, 2)
+            query, key, value = qkv.split([H, G, G], dim=2)
+            qkv = torch.cat((self.q_norm(query), self.k_norm(key), value), dim=2)
+        parts = self.rope_qkv(qkv, context.cos, context.sin, H, G)
+        query, key, value = (part.transpose(1, 2) for part in parts)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         out_BTHC = self._attend(query, key, value, context.mask)
         return self.o_proj(out_BTHC.reshape(B, T, H * self.head_dim))
 
     def _attend(self, query, key, value, mask) -> torch.Tensor:
+        if hasattr(mask, "attend"):
+            return mask.attend(query, key, value, self.scaling)
         implementation = self.config._attn_implementation
         if implementation not in (None, "sdpa", "eager"):
             attend = ALL_ATTENTION_FUNCTIONS[implementation]

@@ -35,6 +35,10 @@ class SegmentPlan:
     """
 
     num_segments: int
+    segment_length: int
+    start_BS: torch.Tensor | None = None  # first token of each segment, int32; T where it has none
+    length_BS: torch.Tensor | None = None  # tokens of each segment, int32
+    padded: bool = False  # whether some tokens lie in no segment
     cell_BT: torch.Tensor | None = None  # index into S·C, and S·C itself (a spare cell) for padding
     document_BS: torch.Tensor | None = None  # document each segment belongs to
     last_B: torch.Tensor | None = None  # segment in which the row's last real token lies
@@ -59,10 +63,12 @@ def plan_segments(
     skipped; `count_B` tokens of each row's open segment are already in the cache (None: an empty cache).
     """
     B, T = shape
-    if not packed and valid_BT is None and count_B is None:
-        return SegmentPlan(num_segments=-(-T // length))
-    assert not packed or count_B is None
     device = position_ids_BT.device
+    if not packed and valid_BT is None and count_B is None:
+        start_S = torch.arange(0, T, length, device=device, dtype=torch.int32)
+        length_S = (T - start_S).clamp_max(length)
+        return SegmentPlan(len(start_S), length, start_S.expand(B, -1), length_S.expand(B, -1))
+    assert not packed or count_B is None
     valid = torch.ones(B, T, dtype=torch.bool, device=device) if valid_BT is None else valid_BT
     before_B1 = (
         torch.zeros(B, 1, dtype=torch.long, device=device) if count_B is None else count_B[:, None]
@@ -80,9 +86,33 @@ def plan_segments(
     started.scatter_add_(1, segment, starts.long())
     any_valid = valid.any(dim=1)
     count = torch.where(any_valid, (offset[:, -1] + 1) % length, before_B1[:, 0])
+    start_BS, length_BS = segment_spans(segment, valid, num_segments)
     return SegmentPlan(
-        num_segments, cell, started.cumsum(dim=1), segment[:, -1], count, any_valid & (count == 0)
+        num_segments,
+        length,
+        start_BS,
+        length_BS,
+        valid_BT is not None,
+        cell,
+        started.cumsum(dim=1),
+        segment[:, -1],
+        count,
+        any_valid & (count == 0),
     )
+
+
+def segment_spans(segment_BT, valid_BT, num_segments: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """First token (T if there is none) and number of tokens of each segment, both (B, S) int32.
+
+    The tokens of a segment stand side by side: padding is left or right of them, and shares a segment with none.
+    """
+    B, T = segment_BT.shape
+    segment_BT = torch.where(valid_BT, segment_BT, num_segments)
+    t_BT = torch.arange(T, device=segment_BT.device).expand(B, T)
+    zeros = torch.zeros(B, num_segments + 1, dtype=torch.long, device=segment_BT.device)
+    length = zeros.scatter_add(1, segment_BT, torch.ones_like(t_BT))
+    start = (zeros + T).scatter_reduce(1, segment_BT, t_BT, "amin")
+    return start[:, :-1].int().contiguous(), length[:, :-1].int().contiguous()
 
 
 def plan_step(length: int, valid_BT: torch.Tensor | None, count_B: torch.Tensor) -> SegmentPlan:
@@ -91,8 +121,27 @@ def plan_step(length: int, valid_BT: torch.Tensor | None, count_B: torch.Tensor)
     count_B = count_B + adds_B
     complete_B = (count_B == length) & adds_B.bool()
     return SegmentPlan(
-        1, count_B=count_B % length, complete_B=complete_B, any_complete=bool(complete_B.any())
+        1,
+        length,
+        count_B=count_B % length,
+        complete_B=complete_B,
+        any_complete=bool(complete_B.any()),
     )
+
+
+def segment_sums(x_BTD, weight_BTJ, plan: SegmentPlan) -> tuple[torch.Tensor, torch.Tensor]:
+    """N[s,j] = Σ_{t in s} w[t,j] x_t (B, S, J, D) and M[s,j] = Σ_{t in s} w[t,j] (B, S, J), in the weights' type."""
+    to_grid = _ToGrid(plan, x_BTD.shape[1])
+    x_grid = to_grid(x_BTD).to(weight_BTJ.dtype)
+    weight_grid = to_grid(weight_BTJ)
+    return torch.einsum("bscj,bscd->bsjd", weight_grid, x_grid), weight_grid.sum(dim=2)
+
+
+def segment_combine(combine_BTJ, z_BSJD, plan: SegmentPlan) -> torch.Tensor:
+    """y_t = Σ_j c[t,j] z[s(t),j] in z's type, (B, T, D)."""
+    to_grid = _ToGrid(plan, combine_BTJ.shape[1])
+    combine_grid = to_grid(combine_BTJ.to(z_BSJD.dtype))
+    return to_grid.back(torch.einsum("bscj,bsjd->bscd", combine_grid, z_BSJD))
 
 
 class SteelCausalSoftMoE(nn.Module):
@@ -102,6 +151,9 @@ class SteelCausalSoftMoE(nn.Module):
     forward(x_BTD, context, cache_layer) -> (B, T, D). `context.plan` says where documents start and padding lies (None:
     one document per row, no padding); `cache_layer.slots` is read, and replaced by the state after these tokens.
     """
+
+    segment_sums = staticmethod(segment_sums)  # a built model may get other implementations here
+    segment_combine = staticmethod(segment_combine)
 
     def __init__(self, config) -> None:
         super().__init__()
@@ -121,7 +173,8 @@ class SteelCausalSoftMoE(nn.Module):
         B, T, D = x_BTD.shape
         plan = context.plan if context is not None else None
         if plan is None:
-            plan = plan_segments((B, T), self.segment_length, None, None, None, packed=False)
+            position_BT = torch.arange(T, device=x_BTD.device).expand(B, T)
+            plan = plan_segments((B, T), self.segment_length, position_BT, None, None, packed=False)
         wide = torch.promote_types(x_BTD.dtype, torch.float32)
         # One product for both routers; logits in fp32, bounded by ±15, so the exponential needs no running maximum.
         logits = x_BTD @ torch.cat((self.dispatch, self.combine), dim=1).to(x_BTD.dtype)
@@ -151,21 +204,15 @@ class SteelCausalSoftMoE(nn.Module):
 
     def _segments(self, x_BTD, weight_BTJ, combine_BTJ, state, plan, keep):
         """The parallel form over a grid of segments; continues from `state`, returns the new one when `keep`."""
-        B, T, D = x_BTD.shape
-        S, C = plan.num_segments, self.segment_length
-        to_grid = _ToGrid(plan, B, T, S, C)
-        x_grid = to_grid(x_BTD).to(weight_BTJ.dtype)
-        weight_grid = to_grid(weight_BTJ)
-        N = torch.einsum("bscj,bscd->bsjd", weight_grid, x_grid)
-        M = weight_grid.sum(dim=2)
+        N, M = self.segment_sums(x_BTD, weight_BTJ, plan)
         if state is not None:
             N = torch.cat((N[:, :1] + state["N"][:, None], N[:, 1:]), dim=1)
             M = torch.cat((M[:, :1] + state["M"][:, None], M[:, 1:]), dim=1)
         n, m = self._decayed(N, M, state, plan)
         z_BSJD = self._slot_outputs(n, m, x_BTD.dtype)
-        mixed = torch.einsum("bscj,bsjd->bscd", to_grid(combine_BTJ.to(x_BTD.dtype)), z_BSJD)
-        new_state = self._export(N, M, n, m, plan, T, x_BTD.dtype) if keep else None
-        return to_grid.back(mixed), new_state
+        mixed = self.segment_combine(combine_BTJ, z_BSJD, plan)
+        T = x_BTD.shape[1]
+        return mixed, self._export(N, M, n, m, plan, T, x_BTD.dtype) if keep else None
 
     def _decayed(self, N, M, state, plan):
         """n[s] = Σ_{s' < s, same document} γ^(s-1-s') N[s'] as one product with a strictly lower triangular matrix."""
@@ -266,11 +313,11 @@ class SteelCausalSoftMoE(nn.Module):
 class _ToGrid:
     """Moves (B, T, X) into the grid (B, S, C, X) and back; cells without a token hold zeros."""
 
-    def __init__(self, plan: SegmentPlan, B: int, T: int, S: int, C: int) -> None:
-        self.cell_BT, self.shape, self.T = plan.cell_BT, (B, S, C), T
+    def __init__(self, plan: SegmentPlan, T: int) -> None:
+        self.cell_BT, self.shape, self.T = plan.cell_BT, (plan.num_segments, plan.segment_length), T
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        B, S, C = self.shape
+        B, (S, C) = x.shape[0], self.shape
         if self.cell_BT is None:
             if S * C != self.T:
                 x = F.pad(x, (0, 0, 0, S * C - self.T))
@@ -280,7 +327,7 @@ class _ToGrid:
         return grid.scatter(1, index, x)[:, :-1].view(B, S, C, -1)
 
     def back(self, grid: torch.Tensor) -> torch.Tensor:
-        B, S, C = self.shape
+        B, (S, C) = grid.shape[0], self.shape
         flat = grid.reshape(B, S * C, -1)
         if self.cell_BT is None:
             return flat[:, : self.T]

@@ -20,6 +20,8 @@ class SteelDenseFeedForward(nn.Module):
     Weights: gate_up_proj holds [gate; up]; down_proj is (D, F), or [gate; down] (2D, F) for the double form.
     """
 
+    swiglu = staticmethod(gate)  # a built model may get another implementation here
+
     def __init__(self, config) -> None:
         super().__init__()
         d, f = config.hidden_size, config.intermediate_size
@@ -29,8 +31,8 @@ class SteelDenseFeedForward(nn.Module):
         self.down_proj.role = "write_gated" if self.double else "write_hidden"
 
     def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
-        out = self.down_proj(gate(self.gate_up_proj(x_BTD)))
-        return gate(out) if self.double else out
+        out = self.down_proj(self.swiglu(self.gate_up_proj(x_BTD)))
+        return self.swiglu(out) if self.double else out
 
 
 class SteelExperts(nn.Module):
@@ -39,6 +41,8 @@ class SteelExperts(nn.Module):
     gate_up_proj (E, D, 2F) holds [gate | up]; down_proj is (E, F, D), or (E, F, 2D) = [gate | down] when double.
     forward(x_END) -> (E, N, D): row e of the input goes through expert e.
     """
+
+    swiglu = staticmethod(gate)  # a built model may get another implementation here
 
     def __init__(self, num_experts: int, width: int, inner: int, double: bool) -> None:
         super().__init__()
@@ -50,8 +54,8 @@ class SteelExperts(nn.Module):
         )
 
     def forward(self, x_END: torch.Tensor) -> torch.Tensor:
-        out = torch.bmm(gate(torch.bmm(x_END, self.gate_up_proj)), self.down_proj)
-        return gate(out) if self.double else out
+        out = torch.bmm(self.swiglu(torch.bmm(x_END, self.gate_up_proj)), self.down_proj)
+        return self.swiglu(out) if self.double else out
 
     def every(self, x_ND: torch.Tensor) -> torch.Tensor:
         """All tokens through all experts, (E, N, D)."""
@@ -92,14 +96,34 @@ def router_softmax(logits: torch.Tensor) -> torch.Tensor:
     return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
+def top_k_experts(x_ND, weights_NK, chosen_NK, experts: SteelExperts) -> torch.Tensor:
+    """Σ_k weights[n, k] · expert[chosen[n, k]](x[n]) -> (N, D).
+
+    Tokens are sorted by expert into one padded batch each, (E, rows of the busiest expert, D): two batched products.
+    """
+    N, K = chosen_NK.shape
+    flat = chosen_NK.reshape(-1)
+    order = flat.argsort(stable=True)  # assignments grouped by expert
+    counts_E = torch.bincount(flat, minlength=experts.num_experts)
+    starts_E = counts_E.cumsum(0) - counts_E
+    expert = flat[order]
+    row = torch.arange(N * K, device=flat.device) - starts_E[expert]
+    token = order // K
+    grid = x_ND.new_zeros(experts.num_experts, int(counts_E.max()), x_ND.shape[-1])
+    grid = grid.index_put((expert, row), x_ND[token])
+    out = experts(grid)[expert, row] * weights_NK.reshape(-1)[order, None]
+    return torch.zeros_like(x_ND).index_add(0, token, out.to(x_ND.dtype))
+
+
 class SteelTopKMoE(nn.Module):
     """Sparse mixture: each token visits K of E routed experts (Shazeer et al. 2017), renormalised, plus shared ones.
 
-    No capacity and no dropped tokens, so decoding one token at a time computes what the full forward does. Tokens are
-    sorted by expert into one padded batch per expert, (E, rows of the busiest expert, D): two batched products.
+    No capacity and no dropped tokens, so decoding one token at a time computes what the full forward does.
     In training `balance` holds the Switch load-balancing term E · Σ_e share_e · probability_e (Fedus et al. 2022,
     eq. 4; 1 when even); the model adds `balance_loss` times its mean over layers to the loss.
     """
+
+    top_k_experts = staticmethod(top_k_experts)  # a built model may get another implementation here
 
     def __init__(self, config) -> None:
         super().__init__()
@@ -119,24 +143,10 @@ class SteelTopKMoE(nn.Module):
         weights_NK = weights_NK / weights_NK.sum(dim=-1, keepdim=True)
         if self.training:
             self.balance = self._balance(probability_NE, chosen_NK, context)
-        out_ND = self._visit(x_ND, weights_NK.to(x_ND.dtype), chosen_NK)
+        out_ND = self.top_k_experts(x_ND, weights_NK.to(x_ND.dtype), chosen_NK, self.experts)
         if self.shared is not None:
             out_ND = out_ND + self.shared.every(x_ND).sum(dim=0)
         return out_ND.view(x_BTD.shape)
-
-    def _visit(self, x_ND, weights_NK, chosen_NK) -> torch.Tensor:
-        N, K = chosen_NK.shape
-        flat = chosen_NK.reshape(-1)
-        order = flat.argsort(stable=True)  # assignments grouped by expert
-        counts_E = torch.bincount(flat, minlength=self.num_experts)
-        starts_E = counts_E.cumsum(0) - counts_E
-        expert = flat[order]
-        row = torch.arange(N * K, device=flat.device) - starts_E[expert]
-        token = order // K
-        grid = x_ND.new_zeros(self.num_experts, int(counts_E.max()), x_ND.shape[-1])
-        grid = grid.index_put((expert, row), x_ND[token])
-        out = self.experts(grid)[expert, row] * weights_NK.reshape(-1)[order, None]
-        return torch.zeros_like(x_ND).index_add(0, token, out.to(x_ND.dtype))
 
     def _balance(self, probability_NE, chosen_NK, context) -> torch.Tensor:
         if context is not None and context.valid_BT is not None:

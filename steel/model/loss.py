@@ -79,9 +79,10 @@ def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch
 class SteelHead(nn.Linear):
     """Vocabulary projection. With targets it returns the summed loss; as a module, so that sharding wrappers see it."""
 
+    linear_cross_entropy = staticmethod(linear_cross_entropy)  # see SteelRMSNorm.rms_norm
+
     def forward(self, x, targets=None, z_loss: float = 0.0):
         if targets is None:
             return super().forward(x)
-        return linear_cross_entropy(
-            x.reshape(-1, x.shape[-1]), self.weight, targets.reshape(-1), z_loss
-        )
+        flat = x.reshape(-1, x.shape[-1])
+        return self.linear_cross_entropy(flat, self.weight, targets.reshape(-1), z_loss)

@@ -62,10 +62,10 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self, x_BTD, context: Context, past_key_values: Cache | None = None
     ) -> torch.Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), context, past_key_values)
+        attended_BTD = self.self_attn(self.input_layernorm(x_BTD), context, past_key_values)
         if self.mlp is None:
-            return x_BTD
-        h_BTD = self.post_attention_layernorm(x_BTD)
+            return x_BTD + attended_BTD
+        h_BTD, x_BTD = self.post_attention_layernorm(attended_BTD, x_BTD)
         if past_key_values is not None and isinstance(self.mlp, SteelCausalSoftMoE):
             return x_BTD + self.mlp(h_BTD, context, past_key_values.layers[self.layer_idx])
         return x_BTD + self.mlp(h_BTD, context)
@@ -163,6 +163,10 @@ BRANCH_SCALE = 4.0
 class SteelModel(SteelPreTrainedModel):
     """The decoder without the head. forward(...) -> BaseModelOutputWithPast with last_hidden_state (B, T, D)."""
 
+    # (position ids, whether rows hold several documents) -> a `Context.mask`, or None for the model's own: a built
+    # model may get one here, for batches without padding and without a past.
+    attention_form = None
+
     def __init__(self, config: SteelConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -245,7 +249,12 @@ class SteelModel(SteelPreTrainedModel):
         if given_mask is not None and given_mask.ndim == 4:
             context.mask = given_mask
         elif self.config._attn_implementation in (None, "sdpa", "eager"):
-            context.mask = attention_mask(T, past, valid_BK, document_BT, x_BTD.device)
+            packed, whole = document_BT is not None, valid_BK is None and past == 0 and T > 1
+            own = self.config._attn_implementation == "eager"
+            if self.attention_form is not None and whole and not own:
+                context.mask = self.attention_form(position_ids.expand(x_BTD.shape[0], T), packed)
+            if context.mask is None:
+                context.mask = attention_mask(T, past, valid_BK, document_BT, x_BTD.device)
         elif document_BT is not None and "flash" in self.config._attn_implementation:
             raise ValueError(  # it would look across documents without a word: it is given no mask to keep them apart
                 f"attn_implementation={self.config._attn_implementation!r} cannot keep packed documents apart; use "

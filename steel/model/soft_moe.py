@@ -4,6 +4,7 @@ Shapes: B batch, T time, D model width, E experts, P slots per expert, J = E·P 
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,14 @@ def root_mean_square_normalize(x: torch.Tensor, eps: float = 1e-6) -> torch.Tens
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
 
 
+def soft_moe_v3(x_BTD, phi_DJ, run_slots, valid_BT=None) -> torch.Tensor:
+    """Unit tokens into slots by a softmax over time, `run_slots` on (B, J, D), back by one over slots."""
+    x_BTD = F.normalize(x_BTD, dim=-1)
+    logits_BTJ = x_BTD @ phi_DJ
+    dispatch_BTJ = softmax_over_time(logits_BTJ, valid_BT)
+    return mix(x_BTD, dispatch_BTJ, router_softmax(logits_BTJ), run_slots)
+
+
 class SteelSoftMoEV3(nn.Module):
     """The layer Steel-LLM shipped: Puigcerver et al. 2024 (Soft MoE), Algorithm 1, over the whole sequence.
 
@@ -27,6 +36,8 @@ class SteelSoftMoEV3(nn.Module):
     Parameters: phi (D, J), scale (1,), stacked experts.
     """
 
+    soft_moe_v3 = staticmethod(soft_moe_v3)  # a built model may get another implementation here
+
     def __init__(self, config) -> None:
         super().__init__()
         self.num_experts, self.slots = config.num_experts, config.slots_per_expert
@@ -36,10 +47,9 @@ class SteelSoftMoEV3(nn.Module):
         self.experts = make_experts(config, self.num_experts)
 
     def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
-        x_BTD = F.normalize(x_BTD, dim=-1)
-        logits_BTJ = x_BTD @ (self.scale * F.normalize(self.phi, dim=0))
-        dispatch_BTJ = softmax_over_time(logits_BTJ, context)
-        return run_slots(self, x_BTD, dispatch_BTJ, router_softmax(logits_BTJ))
+        phi_DJ = self.scale * F.normalize(self.phi, dim=0)
+        valid_BT = context.valid_BT if context is not None else None
+        return self.soft_moe_v3(x_BTD, phi_DJ, partial(run_slots, self), valid_BT)
 
 
 class SteelSoftMoEV2(nn.Module):
@@ -61,28 +71,35 @@ class SteelSoftMoEV2(nn.Module):
     def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
         logits_BTJ = x_BTD @ self.score
         dispatch_BTJ = router_softmax(logits_BTJ)
-        if context is not None and context.valid_BT is not None:
-            dispatch_BTJ = dispatch_BTJ * context.valid_BT[..., None]
-        return run_slots(self, x_BTD, dispatch_BTJ, softmax_over_time(logits_BTJ, context))
+        valid_BT = context.valid_BT if context is not None else None
+        if valid_BT is not None:
+            dispatch_BTJ = dispatch_BTJ * valid_BT[..., None]
+        combine_BTJ = softmax_over_time(logits_BTJ, valid_BT)
+        return mix(x_BTD, dispatch_BTJ, combine_BTJ, partial(run_slots, self))
 
 
-def softmax_over_time(logits_BTJ: torch.Tensor, context=None) -> torch.Tensor:
+def softmax_over_time(logits_BTJ: torch.Tensor, valid_BT=None) -> torch.Tensor:
     """Softmax over positions in at least fp32, padding left out."""
     logits_BTJ = logits_BTJ.to(torch.promote_types(logits_BTJ.dtype, torch.float32))
-    if context is not None and context.valid_BT is not None:
-        logits_BTJ = logits_BTJ.masked_fill(~context.valid_BT[..., None], -math.inf)
+    if valid_BT is not None:
+        logits_BTJ = logits_BTJ.masked_fill(~valid_BT[..., None], -math.inf)
         logits_BTJ = logits_BTJ.clamp_min(
             torch.finfo(logits_BTJ.dtype).min
         )  # a row of padding alone stays finite
     return logits_BTJ.softmax(dim=1)
 
 
-def run_slots(layer, x_BTD, dispatch_BTJ, combine_BTJ) -> torch.Tensor:
+def mix(x_BTD, dispatch_BTJ, combine_BTJ, run_slots) -> torch.Tensor:
     """Average tokens into slots, run each expert on its slots, hand the slots back to the tokens."""
     slots_BJD = dispatch_BTJ.to(x_BTD.dtype).transpose(1, 2) @ x_BTD
+    return combine_BTJ.to(x_BTD.dtype) @ run_slots(slots_BJD)
+
+
+def run_slots(layer, slots_BJD: torch.Tensor) -> torch.Tensor:
+    """Slots through a layer's experts, RMS-normalised first if the layer says so: (B, J, D) -> (B, J, D)."""
     if layer.normalize_slots:
         slots_BJD = root_mean_square_normalize(slots_BJD)
-    return combine_BTJ.to(x_BTD.dtype) @ run_slot_experts(layer.experts, slots_BJD)
+    return run_slot_experts(layer.experts, slots_BJD)
 
 
 def run_slot_experts(experts, slots_BJD: torch.Tensor) -> torch.Tensor:
