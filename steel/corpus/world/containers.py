@@ -54,6 +54,14 @@ def text_of(record: object, without: tuple[str, ...] = ()) -> str:
     return "\n".join(text for key, text in leaves(record) if key not in without)
 
 
+def gzip_bytes(data: bytes) -> bytes:
+    """gzip without a time, a file name or a platform in its header (gzip.compress writes one)."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
+        file.write(data)
+    return buffer.getvalue()
+
+
 def parquet_bytes(payloads: list[dict], source: str) -> bytes:
     """One parquet file with the source's columns; a missing key becomes null."""
     import pyarrow as pa
@@ -88,7 +96,7 @@ def write_file(raw: Path, file: RawFile) -> None:
         lines = (p if isinstance(p, bytes) else dumps(p).encode() for p in payloads)
         data = b"".join(line + b"\n" for line in lines)
         if file.container == "jsonl.gz":
-            data = gzip.compress(data, mtime=0)
+            data = gzip_bytes(data)
         elif file.container == "jsonl.zst":
             import zstandard
 

@@ -10,12 +10,10 @@ import io
 import random
 from collections.abc import Iterable
 
-from .code import LANGUAGES as PROGRAMMING
-from .code import source_file
 from .people import World, stream, table
 from .questions import LETTERS, Asker, draw_options, plain_sum, sum_options
 from .raw import Shelf
-from .text import Teller, fill
+from .text import Teller, fill, source_file
 
 COLUMNS = ("id", "question", *LETTERS, "answer", "explanation")
 LANGUAGES = ("zh", "en")
@@ -37,26 +35,22 @@ def _rows(questions: Iterable[tuple]) -> list[dict]:
     ]
 
 
-def _about(world: World, split: str, attribute: str, lang: str) -> Iterable[tuple]:
-    """Questions about one attribute of every person of a split."""
-    rng = stream(world.seed, "exam", split, attribute, lang)
-    people, question = world.split(split), table(lang)["attributes"][attribute]["exam"]
-    teller, pool = Teller(world, rng), world.values(attribute, lang)
+def _about(world: World, split: str, subject: str, lang: str) -> Iterable[tuple]:
+    """Questions about an attribute of every person of a split, or (hop2) about the home town."""
+    rng = stream(world.seed, "exam", split, subject, lang)
+    people, teller, hop2 = world.split(split), Teller(world, rng), table(lang)["hop2"]
     for person, letter in zip(people, letters(len(people), rng), strict=True):
-        options = draw_options(world.value(person, attribute, lang), pool, rng, letter)
-        explanation = teller.statement(person, attribute, lang, direct=True)
+        if subject == "hop2":
+            city, value = world.hop2(person, lang)
+            options = draw_options(value, world.values("product", lang), rng, letter)
+            explanation = fill(hop2["reasoned"][0], person, lang, c=city, v=value)
+            question = hop2["exam"]
+        else:
+            value = world.value(person, subject, lang)
+            options = draw_options(value, world.values(subject, lang), rng, letter)
+            explanation = teller.statement(person, subject, lang, direct=True)
+            question = table(lang)["attributes"][subject]["exam"]
         yield fill(question, person, lang), options, explanation
-
-
-def _hop2(world: World, split: str, lang: str) -> Iterable[tuple]:
-    """What the home town of every person of a split is known for."""
-    rng = stream(world.seed, "exam", split, "hop2", lang)
-    people, words = world.split(split), table(lang)["hop2"]
-    for person, letter in zip(people, letters(len(people), rng), strict=True):
-        city, product = world.hop2(person, lang)
-        options = draw_options(product, world.values("product", lang), rng, letter)
-        explanation = fill(words["reasoned"][0], person, lang, c=city, v=product)
-        yield fill(words["exam"], person, lang), options, explanation
 
 
 def _sums(world: World, split: str) -> Iterable[tuple]:
@@ -71,10 +65,9 @@ def subjects(world: World, split: str) -> dict[str, list[dict]]:
     """subject -> rows of the exam for "dev" or "test"."""
     exam = {}
     for lang in LANGUAGES:
-        for attribute in world.attributes:
-            exam[f"{attribute}_{lang}"] = _rows(_about(world, split, attribute, lang))
-        if "city" in world.attributes:
-            exam[f"hop2_{lang}"] = _rows(_hop2(world, split, lang))
+        hop2 = ("hop2",) if "city" in world.attributes else ()
+        for subject in (*world.attributes, *hop2):
+            exam[f"{subject}_{lang}"] = _rows(_about(world, split, subject, lang))
     exam["arith_zh"] = _rows(_sums(world, split))
     return exam
 
@@ -139,7 +132,7 @@ def heldout(world: World, shelf: Shelf, training: str) -> dict[str, list[dict]]:
         for index in range(len(world.pools.get("city", ()))):
             keep(lang, teller.city_page(index, lang))
     people = list(world.people)
-    for language in PROGRAMMING:
+    for language in table("code"):
         rng.shuffle(people)
         for start in range(0, len(people), 8):
             pairs = rng.sample(world.train_pairs, min(2, len(world.train_pairs)))

@@ -13,10 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from ...config import UserError, WorldConfig
-
-_SYLLABLES = ("surnames", "first", "second")
-ATTRIBUTE_NAMES = ("city", "university", "major", "company", "hobby", "zodiac")
+from ...config import UserError, WorldConfig, from_dict
 
 
 @cache
@@ -30,30 +27,13 @@ def stream(seed: int, *names: object) -> random.Random:
     return random.Random("/".join(["steeltown", str(seed), *map(str, names)]))
 
 
-_BOUNDS = {
-    "people": (12, 640),
-    "biographies_per_person": (4, 200),
-    "english_biographies": (0.0, 4.0),
-    "english_questions": (0.0, 1.0),
-    "question_share": (0.0, 0.8),
-    "arithmetic_problems": (0, 3900),
-    "duplicate_share": (0.0, 0.3),
-    "near_duplicate_share": (0.0, 0.3),
-    "junk_share": (0.0, 0.3),
-}
-
-
 def check_settings(settings: WorldConfig) -> None:
-    """Raises UserError for a world that cannot be built: the field, its value and what to choose instead."""
-    for name, (low, high) in _BOUNDS.items():
-        if not low <= getattr(settings, name) <= high:
-            raise UserError(
-                f"world.{name}={getattr(settings, name)}: choose a value from {low} to {high}"
-            )
-    names = settings.attributes
-    if not names or len(set(names)) < len(names) or not set(names) <= set(ATTRIBUTE_NAMES):
+    """Raises UserError for a world that cannot be built: the field, its value and what to choose."""
+    from_dict({"world": vars(settings)})
+    names, known = settings.attributes, list(table("zh")["attributes"])
+    if not names or len(set(names)) < len(names) or not set(names) <= set(known):
         raise UserError(
-            f"world.attributes={list(names)}: choose distinct names of {', '.join(ATTRIBUTE_NAMES)}"
+            f"world.attributes={list(names)}: choose distinct names of {', '.join(known)}"
         )
 
 
@@ -107,7 +87,8 @@ class World:
 
 def _names(count: int, rng: random.Random) -> list[tuple[str, str]]:
     """Unique names; given names are distinct in Chinese and in romanisation, and no name contains another."""
-    surnames, firsts, seconds = (list(table("town")[k].items()) for k in _SYLLABLES)
+    lists = (table("town")[name] for name in ("surnames", "first", "second"))
+    surnames, firsts, seconds = (list(syllables.items()) for syllables in lists)
     givens = [(a, b) for a in firsts for b in seconds if a[1] != b[1]]
     rng.shuffle(givens)
     rng.shuffle(surnames)

@@ -12,8 +12,6 @@ from ...config import WorldConfig
 from .containers import RawFile, Record, dumps, leaves
 from .people import World, stream, table
 
-_JUNK = ("mojibake", "html", "too_short", "symbols", "repetition", "missing_field", "wrong_type")
-_LINE_JUNK = ("broken_json", "bad_utf8")
 MIN_NEAR_CHARACTERS = 48
 
 
@@ -90,14 +88,6 @@ def junk(kind: str, payload: dict, rng: random.Random) -> dict | bytes:
     return replace_text(payload, text, new)
 
 
-def _junk_kinds(file: RawFile) -> tuple[str, ...]:
-    if file.container == "parquet":
-        return tuple(k for k in _JUNK if k != "wrong_type")
-    if file.container == "json":
-        return _JUNK
-    return _JUNK + _LINE_JUNK + (("bad_role_order",) if file.source == "belle_3_5m" else ())
-
-
 def plant(files: list[RawFile], settings: WorldConfig, world: World) -> None:
     """Adds the plants to every file and shuffles its records (plain files keep their order)."""
     for file in files:
@@ -120,7 +110,9 @@ def _plant_records(file: RawFile, settings: WorldConfig, rng: random.Random) -> 
         changed = replace_text(record.payload, text, perturb(text, rng, code))
         file.records.append(Record(changed, "near_duplicate", record))
     if settings.junk_share:
-        kinds = _junk_kinds(file)
+        kinds = list(table("sources")["junk_kinds"][file.container.split(".")[0]])
+        if file.source == "belle_3_5m":
+            kinds.append("bad_role_order")
         count = max(len(kinds), round(len(originals) * settings.junk_share))
         for i, record in enumerate(rng.sample(originals, min(count, len(originals)))):
             kind = kinds[i % len(kinds)]

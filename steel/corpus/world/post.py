@@ -73,10 +73,10 @@ def multi_turn(world: World, shelf: Shelf) -> list[dict]:
 
 def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
     """Who the assistant is; the configured name, author and date stand in place."""
-    s, items = settings, []
-    zh = {"name": s.assistant_name, "author": s.assistant_author, "date": s.assistant_date}
-    en = {"name": s.assistant_name_en, "author": s.assistant_author_en, "date": s.assistant_date_en}
-    for lang, slots in (("zh", zh), ("en", en)):
+    items = []
+    for lang, suffix in (("zh", ""), ("en", "_en")):
+        names = ("name", "author", "date")
+        slots = {name: getattr(settings, f"assistant_{name}{suffix}") for name in names}
         for opener in table(lang)["self_openers"]:
             for question, answer in table(lang)["self"]:
                 if not (opener and question.startswith(("请", "你好"))):

@@ -7,12 +7,11 @@ import random
 from collections.abc import Callable
 
 from ...config import WorldConfig
-from .code import LANGUAGES, source_file
 from .containers import RawFile, Record, dumps, text_of
 from .people import Person, World, stream, table
 from .plants import labels
 from .questions import Asker, Item
-from .text import Teller, fill, fill_pronoun, join
+from .text import Teller, fill, fill_pronoun, join, source_file
 
 _LETTERS_AND_DIGITS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz0123456789"
 
@@ -137,7 +136,7 @@ def _write_notes(notes: list[tuple[str, str]], pages: list[str], shelf: Shelf) -
 
 def write_code(world: World, shelf: Shelf) -> None:
     """Registries in three programming languages: every person appears in each."""
-    for language in LANGUAGES:
+    for language, spec in table("code").items():
         rng = stream(world.seed, "code", language)
         people = list(world.people)
         rng.shuffle(people)
@@ -149,9 +148,8 @@ def write_code(world: World, shelf: Shelf) -> None:
                 gh_stars = "<gh_stars>10-100\n" if tag >= 0.3 else ""
                 text = f"<reponame>{repository}\n{gh_stars}{text}"
             stars = rng.choice((0, 0, 0, 1, 3, 12, 240))
-            suffix = table("code")[language]["suffix"]
             payload = {
-                "max_stars_repo_path": f"src/registry_{number}.{suffix}",
+                "max_stars_repo_path": f"src/registry_{number}.{spec['suffix']}",
                 "max_stars_repo_name": repository,
                 "max_stars_count": None if language == "cpp" and rng.random() < 0.2 else stars,
                 "id": str(number),
