@@ -38,9 +38,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from steel.config import load, preset
 from steel.model import build
-from steel.plan.planner import activation_bytes, count_parameters, flops_per_token
-from steel.plan.planner import memory, mfu, plan, render
-from steel.plan.hardware import GIB, GPUS, QWEN_1_8B, RUNS
+from steel.plan import activation_bytes, count_parameters, flops_per_token
+from steel.plan import memory, mfu, plan, render
+from steel.plan import GIB, GPUS, RUNS, published
 
 cfg = preset()  # --preset cpu, laptop, gpu1, steel-1b, …
 steel = load("steel-1b").model
@@ -207,7 +207,7 @@ for name, value in closed.by_component.items():
 # are none, but the attention scores are added in both branches, at three passes and at two.
 
 # %%
-qwen = QWEN_1_8B  # Table 2 was measured on it, not on Steel
+qwen = published("qwen-1.8b").model  # Table 2 was measured on it, not on Steel
 weights = 2 * count_parameters(qwen)["total"]  # FLOPs per token, forward
 scores = 4 * qwen.num_hidden_layers * qwen.hidden_size * T
 as_logged = 3 * (weights + scores) + 2 * (0 + scores)  # trainable, then frozen
@@ -358,7 +358,7 @@ print(f"bytes per token and layer: {(three - one) / 2 / 1024:,.0f} measured, "
 
 
 # %% tags=["active-ipynb", "hide-input"]
-# eager, fused = (memory(QWEN_1_8B, num_gpus=8, kernels=k, head="eager", **settings)["total"] / 1e9 for k in ("eager", "fused"))
+# eager, fused = (memory(qwen, num_gpus=8, kernels=k, head="eager", **settings)["total"] / 1e9 for k in ("eager", "fused"))
 # say(f"The same formula, put on the model of Table 2: **{eager:.0f} GB** with nothing fused where the paper reports 75, and "
 #     f"**{fused:.0f} GB** with fused norms and RoPE where it reports 61. That is {eager / 75 - 1:+.0%} and {fused / 61 - 1:+.0%}: "
 #     "good enough to choose a machine, not good enough to fill it to the brim. The planner keeps a tenth free.")
@@ -463,7 +463,7 @@ print(f"200,000 steps on A100 at that speed: {60 * 200 / 1070:.1f} days")
 # The same functions stand behind one command, `steel plan --preset steel-1b-causal --gpu H800 --num-gpus 8`, and behind this chapter's
 # script: `python notebooks/01_cost_plan.py --preset steel-1b` ends with the plan of that preset. No run of ours at this size has been logged yet, so everything below the line
 # *Throughput* is an assumption with its source beside it; put your own measurement into `--mfu` and your own rent into
-# `steel/train/plan_hardware.py`.
+# `steel/plan/hardware.yaml`.
 
 # %%
 full = load("steel-1b-causal")

@@ -44,7 +44,7 @@ from steel.data.loader import Loader
 from steel.data.shards import ShardSet
 from steel.model import build, steel_config
 from steel.model.original import to_transformers
-from steel.plan.planner import count_parameters
+from steel.plan import count_parameters
 
 cfg = preset()  # --preset cpu, minillm-0.2b, steel-1b, …
 

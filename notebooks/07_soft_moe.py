@@ -39,7 +39,7 @@ from steel import life as lifecycle
 from figures.experiments import ablation
 from steel.config import UserError, load, preset
 from steel.model import SteelForCausalLM, build, steel_config
-from steel.plan.planner import flops_per_token
+from steel.plan import flops_per_token
 
 cfg = preset()
 RUN = Path("runs") / f"07_soft_moe-{cfg.preset}"
@@ -850,7 +850,7 @@ def compare(cfg):
 # Seven variants, three seeds, equal FLOPs; the JSON grows row by row, and the same command goes on where it was stopped. The committed logs came from `python -m figures.experiments.ablation`, the same engine with a choice of variants.
 
 # %% tags=["active-ipynb", "hide-input"]
-# from steel.plan.planner import plan
+# from steel.plan import plan
 #
 # one_row = plan(load("gpu1"), "H800", 1)
 # say(f"By the planner a row takes {one_row.gpu_hours:.1f} hours on one H800, all twenty-one {21 * one_row.gpu_hours:.0f} hours. That run has not been made yet; "

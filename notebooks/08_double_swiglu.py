@@ -36,7 +36,7 @@ from steel import life as lifecycle
 from figures.experiments import ablation
 from steel.config import UserError, from_dict, load, preset
 from steel.model import build
-from steel.plan.planner import count_parameters, flops_per_token
+from steel.plan import count_parameters, flops_per_token
 
 cfg = preset()  # --preset cpu, ablation, gpu1, …
 RUN = Path("runs") / f"08_double_swiglu-{cfg.preset}"

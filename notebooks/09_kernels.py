@@ -47,10 +47,11 @@ from steel.kernels import linear_cross_entropy as head
 from steel.kernels import rms_norm, rope, soft_moe, swiglu
 from steel.kernels._triton import can_run, jit, tl
 from steel.train.metrics import device_name
-from steel.plan.planner import count_parameters, experts_per_token, flops_per_token, mfu
-from steel.plan.hardware import GPUS, QWEN_1_8B
+from steel.plan import count_parameters, experts_per_token, flops_per_token, mfu
+from steel.plan import GPUS, published
 
 cfg = preset()  # --preset cpu, gpu1, steel-1b-causal, …
+QWEN_1_8B = published("qwen-1.8b").model
 BANDWIDTH = {"A100-80G": 2.039e12, "H100": 3.35e12}  # bytes/s, data sheets
 
 # %% tags=["active-ipynb", "hide-input"]

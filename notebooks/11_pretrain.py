@@ -61,8 +61,8 @@ RUNS = Path("runs/11_pretrain")
 # from steel.train.loop import fit
 # from steel.train.optim import build_optimizers, orthogonalise, set_learning_rate
 # from steel.train.parallel import World
-# from steel.plan.planner import count_parameters, memory, mfu, plan
-# from steel.plan.hardware import GIB
+# from steel.plan import count_parameters, memory, mfu, plan
+# from steel.plan import GIB
 # from steel.train.pretrain import make_model, next_token_loss
 # from steel.train.run_folder import RunFolder
 # from steel.train.schedule import learning_rate_factor

@@ -37,7 +37,7 @@ import numpy as np
 from steel import life as lifecycle
 from figures.experiments import ladder, laws
 from steel.config import UserError, load, preset
-from steel.plan.planner import count_parameters, flops_per_token
+from steel.plan import count_parameters, flops_per_token
 
 cfg = preset()
 RUN = Path("runs") / f"12_scaling-{cfg.preset}"
@@ -453,8 +453,8 @@ def shards(cfg, run):
 # What would a ladder for Steel cost? For the book's own preset, by the planner of chapter 01, at the utilisation it assumes for an H800:
 
 # %% tags=["active-ipynb"]
-# from steel.plan.planner import days
-# from steel.plan.hardware import gpu
+# from steel.plan import days
+# from steel.plan import gpu
 #
 # big = load("steel-1b-causal")
 # whole = flops_per_token(big.model, 2048).total * D

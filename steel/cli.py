@@ -211,13 +211,10 @@ def plan(
 
     [dim]steel plan --preset steel-1b --gpu H800 --num-gpus 8[/dim]
     """
-    from .plan import planner as room
+    from . import plan as room
 
-    print(
-        room.render(
-            room.plan(configuration(preset, overrides), gpu, num_gpus, tokens=tokens, mfu=mfu)
-        )
-    )
+    cfg = configuration(preset, overrides)
+    print(room.render(room.plan(cfg, gpu, num_gpus, tokens=tokens, mfu=mfu)))
 
 
 bench_app = group("How fast your preset runs on your machine.")

@@ -22,7 +22,7 @@ from steel.config import Config, ModelConfig, UserError, from_dict, load
 from steel.data.loader import Loader
 from steel.data.shards import ShardSet
 from steel.model.build import decoder_layers
-from steel.plan.planner import count_parameters, flops_per_token
+from steel.plan import count_parameters, flops_per_token
 
 from . import command
 from .ledger import Ledger

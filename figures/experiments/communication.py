@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from steel.config import Config, UserError, load
-from steel.plan.planner import count_parameters
+from steel.plan import count_parameters
 
 from . import command
 from .ledger import Ledger

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from steel.config import Config, ModelConfig, UserError, load
-from steel.plan.planner import count_parameters, flops_per_token
+from steel.plan import count_parameters, flops_per_token
 
 from . import command, laws, numbers
 from .ledger import Ledger

@@ -20,7 +20,7 @@ import torch
 from steel.config import ModelConfig
 from steel.machine import peak_memory_bytes
 from steel.model.build import build
-from steel.plan.planner import flops_per_token
+from steel.plan import flops_per_token
 from steel.train.bench import zipf_batches
 from steel.train.device import clocks, describe
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from steel.config import ModelConfig
-from steel.plan.hardware import QWEN_1_8B, STEEL_1B
+from steel.plan import published
 
 # The dense twin stores as many weights as the six double experts: 6 · 4 · 448 = 3 · 3584.
+STEEL_1B = published("steel-1b").model
 SHAPES = {
     "v3": STEEL_1B,
     "v3-14x128": replace(STEEL_1B, num_attention_heads=14, num_key_value_heads=14),
@@ -32,7 +33,7 @@ SHAPES = {
         num_key_value_heads=14,
     ),
     "dense": replace(STEEL_1B, feed_forward="dense", expert="swiglu", intermediate_size=3584),
-    "qwen-1.8b": QWEN_1_8B,
+    "qwen-1.8b": published("qwen-1.8b").model,
 }
 MICRO_BATCH, LENGTH = 8, 2048  # sequences, tokens: the original's
 TOY_MICRO_BATCH, TOY_LENGTH = 2, 64

@@ -1,21 +1,18 @@
-"""Machines, prices and published runs that `steel.plan.planner` reckons with. Plain data: edit it for your own offer.
-
-Peaks are the vendors' dense bf16 tensor figures (half of the number that is printed "with sparsity"). Prices are an
-assumption, not a quotation: the middle of public on-demand offers at `PRICE_DATE`, which spread by a factor of 2.5 for
-the same GPU. MFU defaults are round numbers inside the span of the published runs named beside them, counted as
-executed causal FLOPs; your own measured value is always better.
-"""
+"""GPUs with prices, published models and runs: the tables of hardware.yaml beside this file."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..config import ModelConfig, UserError
+import yaml
 
-PRICE_DATE = "2026-05"
-CNY_PER_USD = 7.2  # assumption, like the prices
-GIB, MIB = 2**30, 2**20
+from ..config import Config, ModelConfig, UserError, load
+
+_TABLES = yaml.safe_load(Path(__file__).with_name("hardware.yaml").read_text(encoding="utf-8"))
+PRICE_DATE, CNY_PER_USD = _TABLES["price_date"], _TABLES["cny_per_usd"]
+GIB = 2**30
 SECONDS_PER_DAY = 86_400
 
 
@@ -35,44 +32,26 @@ class GPU:
     mfu_source: str
 
 
-_A = "Table 2 of Steel 47 %, TinyLlama 52 %, HammerLLM 39 %"
-_H = "torchtitan 33-39 %, llm-foundry 42 %, nanochat 50 %"
 GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        GPU("H800", 989.5e12, 80 * GIB, 3.0, 0.35, _H),
-        GPU("H100", 989.5e12, 80 * GIB, 3.0, 0.40, _H),
-        GPU("H200", 989.5e12, 140 * GIB, 4.0, 0.40, _H),
-        GPU("A100-80G", 312e12, 80 * GIB, 1.5, 0.45, _A),
-        GPU("A100-40G", 312e12, 40 * GIB, 1.2, 0.45, _A),
-        GPU("A800", 312e12, 80 * GIB, 1.5, 0.45, _A),
-        GPU("4090", 165.2e12, 24 * GIB, 0.5, 0.35, "a guess: no published run of this size"),
-        GPU("CPU", 0.1e12, 8 * GIB, 0.08, 0.30, "a guess for two cores in fp32: measure yours"),
-    )
+    name: GPU(name, peak, gib * GIB, *other)
+    for name, (peak, gib, *other) in _TABLES["gpus"].items()
 }
 
 
 def gpu(name: str) -> GPU:
-    """The table's entry, by a name that ignores case. Raises UserError for a GPU that is not in it."""
-    for key, value in GPUS.items():
-        if key.lower() == name.lower():
-            return value
+    """The table's entry, by a name that ignores case. UserError for a GPU that is not in it."""
+    for known, entry in GPUS.items():
+        if known.lower() == name.lower():
+            return entry
     close = difflib.get_close_matches(name.upper(), GPUS, n=1, cutoff=0.3)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    raise UserError(
-        f"unknown GPU '{name}'; {hint}known: {', '.join(GPUS)} (steel/train/plan_hardware.py)"
-    )
+    raise UserError(f"unknown GPU '{name}'; {hint}known: {', '.join(GPUS)} (plan/hardware.yaml)")
 
 
-def money(gpu_hours: float, gpu_name: str, currency: str = "USD") -> float:
-    """Rent for `gpu_hours` [GPU hours] in USD or CNY, at the assumed prices of PRICE_DATE."""
-    if currency not in ("USD", "CNY"):
-        raise UserError(f"unknown currency '{currency}'; use USD or CNY")
-    usd = gpu_hours * gpu(gpu_name).usd_per_hour
-    return usd * CNY_PER_USD if currency == "CNY" else usd
-
-
-# -- published runs ----------------------------------------------------------------------------------------------------
+def published(name: str) -> Config:
+    """A preset, or one of hardware.yaml's `shapes` (qwen-1.8b, tinyllama)."""
+    preset, *changes = _TABLES["shapes"].get(name, name).split()
+    return load(preset, changes)
 
 
 @dataclass(frozen=True)
@@ -96,44 +75,13 @@ class Run:
         return self.tokens / (self.tokens_per_second * self.num_gpus * SECONDS_PER_DAY)
 
 
-def _llama(
-    hidden: int, width: int, layers: int, heads: int, kv: int, vocabulary: int, **other
-) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=width, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv, feed_forward="dense",
-        **{"qkv_bias": False, "tie_word_embeddings": False} | other,
-    )  # fmt: skip
+def _run(shape: str, days: float = 1, tokens_per_second: float = 0, **facts) -> Run:
+    """A line of `runs`, with what its preset knows."""
+    cfg = published(shape)
+    length = cfg.data.sequence_length
+    facts = {"tokens": cfg.train.steps * cfg.train.batch_size * length} | facts
+    speed = tokens_per_second or facts["tokens"] / (days * SECONDS_PER_DAY * facts["num_gpus"])
+    return Run(model=cfg.model, sequence_length=length, tokens_per_second=speed, **facts)
 
 
-STEEL_1B = ModelConfig(
-    vocab_size=151_936, hidden_size=1792, intermediate_size=448, num_hidden_layers=18, num_attention_heads=32,
-    num_key_value_heads=32, feed_forward="soft_moe_v3", expert="double_swiglu", num_experts=6, qkv_bias=True,
-    tie_word_embeddings=False,
-)  # fmt: skip
-QWEN_1_8B = _llama(2048, 5504, 24, 16, 16, 151_936, qkv_bias=True)
-TINYLLAMA = _llama(2048, 5632, 22, 32, 4, 32_000)
-HAMMERLLM = _llama(2048, 5632, 22, 32, 4, 105_789)
-MINILLM_0_2B = _llama(1024, 2752, 12, 8, 8, 64_793, tie_word_embeddings=True)
-MINILLM_1_1B = _llama(2048, 5632, 22, 32, 4, 64_793, tie_word_embeddings=True)
-
-
-def _speed(tokens: float, days: float, num_gpus: int) -> float:
-    return tokens / (days * SECONDS_PER_DAY * num_gpus)
-
-
-STEEL_TOKENS = 1_070_000 * 512 * 2048
-
-RUNS = (
-    Run("Steel, 8×H800", STEEL_1B, 2048, "H800", 8, _speed(STEEL_TOKENS, 30, 8), STEEL_TOKENS,
-        "README: about 30 days; paper: 1.07M steps of 512 × 2048 tokens"),
-    Run("Steel, 8×A100", STEEL_1B, 2048, "A100-80G", 8, _speed(STEEL_TOKENS, 60, 8), STEEL_TOKENS,
-        "README: about 60 days for the whole run; the real run used both machines"),
-    Run("Table 2, slowest", QWEN_1_8B, 2048, "A100-80G", 8, 10_500, 0, "paper, Table 2, experiment 8"),
-    Run("Table 2, fastest", QWEN_1_8B, 2048, "A100-80G", 8, 15_000, 0, "paper, Table 2, experiment 7"),
-    Run("TinyLlama 1.1B", TINYLLAMA, 2048, "A100-40G", 16, 24_000, 0, "README: 24k tokens/s per A100-40G, MFU 56 %"),
-    Run("HammerLLM 1.4B", HAMMERLLM, 2048, "A100-80G", 8, 16_000, 0, "README: 16k tokens/s per GPU"),
-    Run("MiniLLM 0.2B, 14B", MINILLM_0_2B, 1024, "A800", 4, _speed(14e9, 20 / 24, 4), 14e9, "README: 20 h"),
-    Run("MiniLLM 0.2B, 64B", MINILLM_0_2B, 1024, "A800", 4, _speed(64e9, 3.79, 4), 64e9, "README: 3.79 days"),
-    Run("MiniLLM 1.1B, 64B", MINILLM_1_1B, 896, "A800", 8, _speed(64e9, 1, 8), 64e9, "README: 1 day"),
-)  # fmt: skip
+RUNS = tuple(_run(**facts) for facts in _TABLES["runs"])

@@ -182,7 +182,7 @@ def _report(
 
 def cfg_parameters(cfg: Config) -> int | None:
     """Parameters by the planner, None for a shape that it cannot read."""
-    from ..plan.planner import count_parameters
+    from ..plan import count_parameters
 
     try:
         return count_parameters(cfg.model)["total"]

@@ -28,7 +28,7 @@ def describe(device: torch.device) -> dict:
         "clocks_start": clocks() if cuda else None,
     }
     if cuda:
-        from ..plan.hardware import gpu
+        from ..plan import gpu
         from .metrics import device_name
 
         major, minor = torch.cuda.get_device_capability(device)

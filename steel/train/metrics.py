@@ -21,7 +21,7 @@ PROFILE_AFTER = (
 
 def device_name() -> str | None:
     """The planner's name of this machine's GPU, None on a CPU or for one that its table lacks."""
-    from ..plan.hardware import GPUS
+    from ..plan import GPUS
 
     if not torch.cuda.is_available():
         return None
@@ -34,7 +34,7 @@ def device_name() -> str | None:
 
 def token_flops(cfg: Config) -> dict[str, float]:
     """FLOPs of one trained token in three conventions [FLOPs/token]; empty for a shape that the planner cannot read."""
-    from ..plan.planner import flops_per_token
+    from ..plan import flops_per_token
 
     try:
         return {
@@ -49,7 +49,7 @@ class Speed:
     """Tokens per second over all ranks, MFU by convention where the GPU's peak is known, seconds per phase."""
 
     def __init__(self, world: World, flops: dict[str, float] | None = None):
-        from ..plan.hardware import gpu
+        from ..plan import gpu
 
         name = device_name() if world.device.type == "cuda" else None
         self._peak = gpu(name).peak * world.size if name and flops else 0.0

@@ -8,11 +8,8 @@ import sys
 import torch
 
 from ..config import Config, UserError
-from ..plan.hardware import GIB
-from ..plan.planner import memory, plan, render
+from ..plan import GIB, MARGIN, advice, memory, memory_settings, plan, render
 from .parallel import World
-
-MARGIN = 0.9  # of the memory there is: the estimate should leave a tenth free
 
 
 def memory_report(cfg: Config, world: World) -> dict | None:
@@ -22,19 +19,10 @@ def memory_report(cfg: Config, world: World) -> dict | None:
     None for a shape that the planner cannot read (model.source hf).
     """
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    rows = -(-cfg.train.batch_size // world.size)
-    settings = {
-        "num_gpus": world.size,
-        "sharding": cfg.train.sharding,
-        "sequence_length": cfg.data.sequence_length,
-        "precision": cfg.train.precision,
-        "activation_checkpointing": cfg.train.activation_checkpointing,
-        "kernels": "fused" if cfg.train.compile else "eager",
-        "gpus_per_node": ranks,
-    }
-    micro = max(1, min(cfg.train.micro_batch_size, rows))
+    kernels = "fused" if cfg.train.compile else "eager"
+    settings = memory_settings(cfg, world.size, kernels=kernels, gpus_per_node=ranks)
     try:
-        parts = memory(cfg.model, micro_batch_size=micro, **settings)
+        parts = memory(cfg.model, **settings)
     except UserError:
         return None
     available = _available(world, ranks)
@@ -44,12 +32,10 @@ def memory_report(cfg: Config, world: World) -> dict | None:
         "fits": parts["total"] <= MARGIN * available,
     }
     if not report["fits"]:
-        report["advice"] = _advice(cfg, micro, settings, available)
-        print(
-            f"memory: about {parts['total'] / GIB:.1f} GiB a rank are needed, {available / GIB:.1f} GiB are there; "
-            f"{report['advice']}",
-            file=sys.stderr,
-        )
+        report["advice"] = advice(cfg.model, settings, available)
+        need = f"about {parts['total'] / GIB:.1f} GiB a rank are needed"
+        there = f"{available / GIB:.1f} GiB are there"
+        print(f"memory: {need}, {there}; try: {report['advice']}", file=sys.stderr)
     return report
 
 
@@ -58,20 +44,6 @@ def _available(world: World, ranks: int) -> int:
     if world.device.type == "cuda":
         return torch.cuda.get_device_properties(world.device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(ranks, 1)
-
-
-def _advice(cfg: Config, micro: int, settings: dict, available: int) -> str:
-    """The change that costs least time: smaller micro-batches, then recomputation, then more ranks."""
-    for recompute in sorted({settings["activation_checkpointing"], True}):
-        size = micro
-        while size:
-            trial = settings | {"activation_checkpointing": recompute}
-            if memory(cfg.model, micro_batch_size=size, **trial)["total"] <= MARGIN * available:
-                return f"set train.micro_batch_size={size}" + (
-                    " train.activation_checkpointing=true" if recompute else ""
-                )
-            size //= 2
-    return "no micro-batch fits: use more GPUs with train.sharding=full, or a smaller model"
 
 
 def dry_run(cfg: Config, gpu: str, num_gpus: int, data: str | os.PathLike | None = None) -> str:

@@ -12,7 +12,7 @@ from steel.config import UserError, from_dict
 from steel.data import pack
 from steel.documents import Document, write_documents
 from steel.model.build import build
-from steel.plan.planner import count_parameters, flops_per_token
+from steel.plan import count_parameters, flops_per_token
 from steel.tokenizer import bpe
 
 

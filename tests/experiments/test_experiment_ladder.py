@@ -9,7 +9,7 @@ import pytest
 from figures.experiments import command, ladder, laws
 from steel.config import UserError, from_dict, load
 from steel.model import build
-from steel.plan.planner import count_parameters
+from steel.plan import count_parameters
 
 N_X = np.array([2.5e4, 4e4, 5.7e4, 8e4, 1.4e5])
 

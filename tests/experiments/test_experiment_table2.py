@@ -14,7 +14,7 @@ from figures.experiments import table2, table2_measure, table2_peers, table2_ste
 from figures.experiments.table2_rows import BY_ID, ROWS, SHAPES, shape_of
 from steel.config import UserError
 from steel.kernels import OPERATIONS
-from steel.plan.planner import count_parameters
+from steel.plan import count_parameters
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = {

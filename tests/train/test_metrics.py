@@ -9,7 +9,7 @@ from train_world import curve, tiny, toy_config, toy_fit
 
 from steel import config
 from steel.config import UserError
-from steel.plan.planner import flops_per_token
+from steel.plan import flops_per_token
 from steel.runlog import read_log
 from steel.train import metrics, preflight
 from steel.train.metrics import Speed, token_flops
