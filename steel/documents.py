@@ -1,25 +1,41 @@
-"""The document: what every source becomes before any operator sees it, and its file format.
+"""The document, and the one reader and writer of JSON lines: files of documents and of rows.
 
-A file of documents is zstd-compressed JSON lines (`*.jsonl.zst`), keys in the order of the dataclass, so the same
-documents always give the same bytes. Dialogue keeps its turns in `meta["messages"]` and an empty `text`; the chat
-template renders them when they become tokens, so nothing on the way can tear a template.
+A document is what every source becomes before any operator sees it. A file of documents is
+zstd-compressed JSON lines (`*.jsonl.zst`), keys in the order of the dataclass, so the same documents
+always give the same bytes. Dialogue keeps its turns in `meta["messages"]` and an empty `text`; the
+chat template renders them when they become tokens, so nothing on the way can tear a template.
+
+Files are streamed, plain or compressed by their suffix. One that is cut off or damaged raises
+`BrokenFile` where its sound part ends: it is never taken for a shorter file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .config import UserError
+from .runlog import atomic_write
+
+try:
+    from orjson import loads
+except ImportError:  # three times slower; a training machine may have no more
+    from json import loads
 
 LEVEL = 3  # zstd: level 3 compresses Chinese text about 2.4 times at several hundred MB/s
+CHUNK = 1 << 18  # bytes per read of a plain file
+PIECE = 1 << 14  # bytes per read of a compressed one: at most so much before a damage is lost
+LARGEST = 64 << 20  # bytes of one line in memory
 _CJK = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _LATIN_WORD = re.compile(r"[A-Za-z]+")
 
@@ -28,9 +44,9 @@ _LATIN_WORD = re.compile(r"[A-Za-z]+")
 class Document:
     """One text or one dialogue.
 
-    id: stable name, source and a hash of where the record stands. text: the text, empty for a dialogue.
+    id: stable name, source and a hash of where the record stands. text: empty for a dialogue.
     source: key of `steel.corpus.sources.SOURCES`. lang: "zh", "en", "code" or "und".
-    meta: anything else; `messages` is a list of {"role", "content"} and makes the document a dialogue.
+    meta: anything else; `messages`, a list of {"role", "content"}, makes it a dialogue.
     """
 
     id: str
@@ -51,13 +67,13 @@ class Document:
 
 
 def document_id(source: str, file: str, record: int) -> str:
-    """A name that stays the same when other files join the source: 64-bit hash of source, file and record number."""
+    """A name that stays when other files join the source: 64-bit hash of the record's place."""
     key = f"{source}\0{file}\0{record}".encode("utf-8", "surrogatepass")
     return f"{source}-{hashlib.blake2b(key, digest_size=8).hexdigest()}"
 
 
 def guess_language(text: str) -> str:
-    """ "zh" or "en" by counting Chinese characters against Latin words in the first 1,000 characters, else "und"."""
+    """ "zh" or "en" by Chinese characters against Latin words in the first 1,000, else "und"."""
     head = text[:1000]
     chinese, latin = len(_CJK.findall(head)), len(_LATIN_WORD.findall(head))
     if chinese == latin == 0:
@@ -65,24 +81,167 @@ def guess_language(text: str) -> str:
     return "zh" if chinese >= latin else "en"
 
 
+# -- reading -----------------------------------------------------------------------------------
+
+
+class BrokenFile(UserError):
+    """A file that cannot be read to its end. `reason`: why; `left`: bytes on disk not read."""
+
+    def __init__(self, path: Path, reason: str, left: int = 0):
+        super().__init__(f"{path}: {reason}; write or fetch the file again")
+        self.reason, self.left = reason, left
+
+
+def read_chunks(path: Path | str) -> Iterator[bytes]:
+    """The bytes of a file, decompressed when it is a .gz, .tgz or .zst. Raises BrokenFile."""
+    path = Path(path)
+    name, left = path.name.lower(), 0
+    try:
+        with open(path, "rb") as file:
+            left = path.stat().st_size
+            size, read = CHUNK, file.read
+            if name.endswith((".gz", ".tgz")):
+                size, read = PIECE, gzip.GzipFile(fileobj=file).read1
+            elif name.endswith((".zst", ".zstd")):
+                size, read = PIECE, _zstd_reader(file)
+            while chunk := read(size):
+                left = path.stat().st_size - file.tell()
+                yield chunk
+    except EOFError:
+        raise BrokenFile(path, "compressed file is cut off", left) from None
+    except (zlib.error, gzip.BadGzipFile):
+        raise BrokenFile(path, "damaged compressed file", left) from None
+    except OSError as error:
+        raise BrokenFile(path, f"unreadable file: {error.strerror or error}", left) from None
+
+
+def _zstd_reader(file: IO[bytes]) -> Callable[[int], bytes]:
+    """`read(size)` over one or more zstd frames, like gzip's: EOFError when the last is cut off."""
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError("reading .zst needs zstandard (pip install zstandard)") from None
+    frame, waiting = None, b""
+
+    def read(size: int) -> bytes:
+        nonlocal frame, waiting
+        while data := waiting or file.read(size):
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                chunk = frame.decompress(data)
+            except zstandard.ZstdError as error:
+                raise zlib.error(str(error)) from None
+            waiting = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+            if chunk:
+                return chunk
+        if frame is not None:
+            raise EOFError
+        return b""
+
+    return read
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their newline; one of more than 64 MiB comes in pieces, to bound memory."""
+    pieces: list[bytes] = []
+    held = 0
+    for chunk in chunks:
+        *whole, last = chunk.split(b"\n")
+        if whole:
+            yield b"".join((*pieces, whole[0]))
+            yield from whole[1:]
+            pieces, held = [], 0
+        pieces.append(last)
+        held += len(last)
+        if held > LARGEST:
+            yield b"".join(pieces)
+            pieces, held = [], 0
+    if rest := b"".join(pieces):
+        yield rest
+
+
+def read_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line) of every line that is not blank. Raises BrokenFile."""
+    for number, line in enumerate(split_lines(read_chunks(path)), start=1):
+        if line and not line.isspace():
+            yield number, line
+
+
+def read_rows(
+    path: Path | str, refuse: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, dict]]:
+    """(line number from 1, row) of a file of JSON objects, one a line, streamed.
+
+    refuse: called with (line number, reason) for a line that is not a JSON object, which is then
+    left out; without it such a line raises UserError. A broken file raises BrokenFile either way.
+    """
+    for number, line in read_lines(path):
+        try:
+            row = loads(line)
+            reason = "" if isinstance(row, dict) else "not an object"
+        except (ValueError, RecursionError):
+            reason = "not json"
+        if not reason:
+            yield number, row
+        elif refuse is not None:
+            refuse(number, reason)
+        else:
+            raise UserError(f"{path}:{number}: {reason}; every line must be a JSON object")
+
+
+def decode(line: bytes, where: str = "line") -> Document:
+    """The document of one line. UserError names the place when the line is not a document."""
+    try:
+        record = loads(line)
+        lang, meta = record.get("lang", "und"), record.get("meta") or {}
+        return Document(record["id"], record["text"], record["source"], lang, meta)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{where}: not a document ({error}); documents have id, text, source, lang, meta "
+            "and are made by `steel data convert`"
+        ) from None
+
+
+def document_files(folder: Path | str) -> list[Path]:
+    """The `*.jsonl.zst` files of a folder, one a source, by name. UserError when there is none."""
+    files = sorted(Path(folder).glob("*.jsonl.zst"))
+    if not files:
+        raise UserError(
+            f"{folder}: no *.jsonl.zst files; make documents with `steel data prepare RAW OUT`"
+        )
+    return files
+
+
+def read_documents(path: Path | str) -> Iterator[Document]:
+    """Stream the documents of one file, or of all `*.jsonl.zst` files of a folder by name."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file or folder; make documents with `steel data prepare RAW OUT`"
+        )
+    for file in sorted(path.glob("*.jsonl.zst")) if path.is_dir() else [path]:
+        for number, line in read_lines(file):
+            yield decode(line, f"{file}:{number}")
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
 def encode(document: Document) -> bytes:
     """One JSON line with its newline. Raises TypeError when `meta` holds what JSON cannot."""
     import orjson
 
-    return orjson.dumps(
-        {
-            "id": document.id,
-            "text": document.text,
-            "source": document.source,
-            "lang": document.lang,
-            "meta": document.meta,
-        },
-        option=orjson.OPT_APPEND_NEWLINE,
-    )
+    names = ("id", "text", "source", "lang", "meta")
+    record = {name: getattr(document, name) for name in names}
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 class DocumentWriter:
-    """Writes documents to a temporary sibling; the file appears under its name, whole, when the block ends well."""
+    """Writes documents to a temporary sibling, which takes the file's name when the block ends well.
+
+    When it does not, or the disk is full at the end, the old file stays and no litter is left.
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -92,13 +251,11 @@ class DocumentWriter:
         import zstandard
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self._temporary = tempfile.mkstemp(
-            dir=self.path.parent, prefix=f".{self.path.name}."
-        )
+        prefix = f".{self.path.name}."
+        handle, self._temporary = tempfile.mkstemp(dir=self.path.parent, prefix=prefix)
         self._file = os.fdopen(handle, "wb")
-        self._stream = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).stream_writer(
-            self._file, closefd=False
-        )
+        compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+        self._stream = compressor.stream_writer(self._file, closefd=False)
         return self
 
     def write(self, document: Document) -> None:
@@ -116,60 +273,21 @@ class DocumentWriter:
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 os.chmod(self._temporary, 0o644)
+                os.replace(self._temporary, self.path)
         finally:
-            self._file.close()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has the file's name when all went well
                 os.unlink(self._temporary)
+            self._file.close()
 
 
 def write_documents(path: Path | str, documents: Iterable[Document]) -> int:
-    """Write a `.jsonl.zst` file atomically; the same documents give the same bytes. Returns their number."""
+    """Write a `.jsonl.zst` file atomically, the same bytes for the same documents; their number."""
     with DocumentWriter(path) as writer:
         for document in documents:
             writer.write(document)
     return writer.count
 
 
-def read_lines(path: Path | str) -> Iterator[bytes]:
-    """The raw JSON lines of a document file, streamed. UserError when the file is cut off or no document file."""
-    from .corpus.sources.readers import Bad, lines
-
-    for _, line in lines(Path(path)):
-        if isinstance(line, Bad):
-            raise UserError(f"{path}: {line.reason}; write the file again (steel data prepare)")
-        yield line
-
-
-def decode(line: bytes, where: str = "") -> Document:
-    """The document of one line. UserError names the place when the line is not a document."""
-    import orjson
-
-    try:
-        record = orjson.loads(line)
-        return Document(
-            id=record["id"],
-            text=record["text"],
-            source=record["source"],
-            lang=record.get("lang", "und"),
-            meta=record.get("meta") or {},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{where or 'line'}: not a document ({error}); documents have id, text, source, lang, meta "
-            "and are made by `steel data convert`"
-        ) from None
-
-
-def read_documents(path: Path | str) -> Iterator[Document]:
-    """Stream the documents of one file, or of all `*.jsonl.zst` files of a folder in the order of their names."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(
-            f"{path}: no such file or folder; make documents with `steel data prepare RAW OUT`"
-        )
-    for file in sorted(path.glob("*.jsonl.zst")) if path.is_dir() else [path]:
-        for number, line in enumerate(read_lines(file), start=1):
-            yield decode(line, f"{file}:{number}")
+def write_rows(path: Path | str, rows: Iterable[dict]) -> None:
+    """Write plain JSON lines atomically."""
+    atomic_write(path, "".join(dumps(row, ensure_ascii=False) + "\n" for row in rows))

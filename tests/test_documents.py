@@ -1,13 +1,19 @@
+import errno
+
 import pytest
+import zstandard
 
 from steel.config import UserError
 from steel.documents import (
+    BrokenFile,
     Document,
     DocumentWriter,
     document_id,
     guess_language,
     read_documents,
+    read_rows,
     write_documents,
+    write_rows,
 )
 
 DOCUMENTS = [
@@ -44,6 +50,40 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         writer.write(DOCUMENTS[1])
         raise ZeroDivisionError
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_litter(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("steel.documents.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_documents(tmp_path / "a.jsonl.zst", DOCUMENTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_come_with_their_line_numbers_whatever_their_strings_hold(tmp_path):
+    rows = [{"text": "a\u2028b\x85c"}, {"text": "d"}]
+    write_rows(tmp_path / "a.jsonl", rows)
+    data = b"\n" + (tmp_path / "a.jsonl").read_bytes() + b" \n"
+    (tmp_path / "a.jsonl").write_bytes(data)
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(data))
+    for name in ("a.jsonl", "a.jsonl.zst"):
+        assert list(read_rows(tmp_path / name)) == [(2, rows[0]), (3, rows[1])]
+
+
+def test_a_bad_row_is_named_or_counted_and_a_cut_file_is_never_shorter(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n[1]\n{"a"\n{"a": 2}\n')
+    with pytest.raises(UserError, match=r"a.jsonl:2: not an object"):
+        list(read_rows(path))
+    refused = []
+    rows = [row for _, row in read_rows(path, lambda *what: refused.append(what))]
+    assert rows == [{"a": 1}, {"a": 2}] and refused == [(2, "not an object"), (3, "not json")]
+    packed = zstandard.compress(path.read_bytes())
+    (tmp_path / "b.jsonl.zst").write_bytes(packed[:-3])
+    with pytest.raises(BrokenFile, match="cut off"):
+        list(read_rows(tmp_path / "b.jsonl.zst", lambda *what: None))
 
 
 def test_a_cut_file_is_reported_and_not_read_as_shorter(tmp_path):

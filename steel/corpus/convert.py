@@ -24,6 +24,9 @@ class Tally:
 
     read: int = 0
     kept: int = 0
+    unread_bytes: int = (
+        0  # of what could not be read: one reason may stand for a great many records
+    )
     rejected: Counter = field(default_factory=Counter)
     notes: Counter = field(default_factory=Counter)
 
@@ -35,6 +38,7 @@ class Tally:
             "in": self.read,
             "kept": self.kept,
             "rejected": dict(sorted(self.rejected.items())),
+            "unread_bytes": self.unread_bytes,
             "notes": dict(sorted(self.notes.items())),
         }
 
@@ -70,6 +74,8 @@ def convert_source(
             tally.read += 1
             if progress is not None and tally.read % EVERY == 0:
                 progress(name, "convert", tally.read)
+            if isinstance(record, Bad):
+                tally.unread_bytes += record.bytes
             try:
                 document, note = _document(name, label, number, record, rule, options, path)
                 line = encode(document)

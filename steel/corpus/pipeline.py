@@ -219,7 +219,7 @@ def _write_unique(
     ids, removed, place = [""] * len(owners), {name: Counter() for name in names}, 0
     for name, file in zip(names, files, strict=True):
         with DocumentWriter(work / f"{name}.unique.zst") as writer:
-            for number, line in enumerate(read_lines(file), start=1):
+            for number, line in read_lines(file):
                 if place in needed:
                     ids[place] = decode(line).id
                 if kind := kinds.get(place):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import runlog
+from .. import machine
 from ..runlog import atomic_write
 
 STEPS = ("convert", "clean", "dedup")
@@ -22,7 +22,7 @@ def shown(progress: Progress | None, what: str) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    with runlog.progress(None, what, "records") as bar:
+    with machine.progress(None, what, "records") as bar:
         yield lambda source, step, _: bar.advance(EVERY, source=source, step=step)
 
 
@@ -78,9 +78,11 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             continue
         for reason, number in counts["rejected"].items():
             if reason.startswith(
-                ("pdf needs", "rule failed", "unreadable", "damaged", "compressed file")
+                ("pdf", "rule failed", "unreadable", "damaged", "compressed", "tar", "array")
             ):
                 lines.append(f"{name}: {number} × {reason}")
+        if counts["unread_bytes"]:
+            lines.append(f"{name}: {counts['unread_bytes']:,} bytes could not be read")
         if counts["in"] and not counts["kept"]:
             lines.append(f"{name}: none of {counts['in']} records could be converted")
     return lines

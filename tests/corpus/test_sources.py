@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from raw_samples import write_raw
 
 from steel.config import UserError
-from steel.corpus.sources import SOURCES, card, list_sources, readers, recognise, survey
-from steel.corpus.sources.readers import Bad, records
+from steel.corpus.sources import SOURCES, card, list_sources, recognise, survey
+from steel.corpus.sources.readers import Bad, json_records, records
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=8),
@@ -73,31 +73,33 @@ def test_a_missing_folder_is_a_user_error(tmp_path):
         recognise(tmp_path / "nothing")
 
 
+def pieces(data: bytes, size: int):
+    return (data[i : i + size] for i in range(0, len(data), size))
+
+
 @given(
-    rows=st.lists(VALUES, max_size=8), chunk=st.integers(1, 40), indent=st.sampled_from([None, 1])
+    rows=st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), max_size=8),
+    chunk=st.integers(1, 40),
+    indent=st.sampled_from([None, 1]),
 )
 @settings(max_examples=80, deadline=None)
 def test_an_array_is_cut_right_wherever_the_chunks_end(rows, chunk, indent):
     data = json.dumps(rows, indent=indent, ensure_ascii=False).encode()
-    pieces = (data[i : i + chunk] for i in range(0, len(data), chunk))
-    assert [record for _, record in readers._array(pieces)] == rows
+    assert list(json_records(pieces(data, chunk))) == rows
 
 
 @given(data=st.binary(max_size=80), chunk=st.integers(1, 30))
 @settings(max_examples=80, deadline=None)
 def test_no_bytes_make_the_json_reader_fail(data, chunk):
-    for head in (b"", b"[", b'[{"a": 1}, '):
-        both = head + data
-        numbers = [
-            n for n, _ in readers._json(both[i : i + chunk] for i in range(0, len(both), chunk))
-        ]
-        assert numbers == list(range(len(numbers)))
+    for head in (b"", b"[", b'[{"a": 1}, ', b'{"a": 1}\n'):
+        list(json_records(pieces(head + data, chunk)))
 
 
 def test_a_damaged_element_costs_itself_only(tmp_path):
-    (tmp_path / "a.json").write_text('[{"a": "x,]}"},\n {bad}, {"c" "oops},\n {"d": [1, [2]]}, ]')
+    (tmp_path / "a.json").write_text('[{"a": "x,]}"},\n {bad}, {"c" "oops},\n {"a": [1, [2]]}, ]')
     got = [record for _, record in records(tmp_path / "a.json")]
-    assert got == [{"a": "x,]}"}, Bad("invalid json"), Bad("invalid json"), {"d": [1, [2]]}]
+    bad = Bad("damaged or not an object", 21)  # from the brace to the brace
+    assert got == [{"a": "x,]}"}, bad, {"a": [1, [2]]}]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
@@ -129,7 +131,7 @@ def test_tar_members_are_read_one_after_another(tmp_path):
     assert [r for _, r in records(tmp_path / "a.tar.gz")] == [
         {"content": "一"},
         {"content": "二"},
-        Bad("unread member of a tar file: .doc"),
+        Bad("unread member of a tar file: .doc", 2),
     ]
 
 
