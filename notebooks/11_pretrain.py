@@ -58,12 +58,13 @@ RUNS = Path("runs/11_pretrain")
 # from figures.experiments.drill_run import curve
 # from steel.data import Loader, ShardSet, describe
 # from steel.runlog import read_log
-# from steel.train.loop import fit
+# from steel.train.loop import Stage, fit
 # from steel.train.optim import build_optimizers, orthogonalise, set_learning_rate
 # from steel.train.parallel import World
 # from steel.plan import count_parameters, memory, mfu, plan
 # from steel.plan import GIB
-# from steel.train.pretrain import make_model, next_token_loss
+# from steel.train.build import make_model
+# from steel.train.pretrain import next_token_loss
 # from steel.train.run_folder import RunFolder
 # from steel.train.schedule import learning_rate_factor
 #
@@ -456,7 +457,7 @@ def find_data(cfg, given):
 
 # %% [markdown]
 # The loop looks. A step whose loss or gradient norm is not finite is skipped and logged, and after `max_bad_steps` of them in a row the run stops. With `spike_factor` a step whose gradient norm exceeds so many times its running mean
-# is skipped, too. Here the model of the run above trains on for a few steps and meets a NaN at step 6 and five batches of garbage, random tokens, from step 12 on; once without and once with a spike policy.
+# is skipped, too. Here the model of the run above trains on for a few steps and meets a NaN at step 7 and five batches of garbage, random tokens, from step 13 on; once without and once with a spike policy.
 
 # %% tags=["active-ipynb"]
 # from steel.model import SteelForCausalLM
@@ -480,7 +481,7 @@ def find_data(cfg, given):
 #         return loss * (float("nan") if incidents and now[0] == 6 else 1.0), count, measured
 #
 #     trained = SteelForCausalLM.from_pretrained(run / "hf")
-#     fit(trained, train, batch_fn, loss_fn, RunFolder(LAB / name), save_hf=False)
+#     fit(Stage(name, train, trained, batch_fn, loss_fn, save_hf=False), RunFolder(LAB / name))
 #     return read_log(LAB / name / "log.jsonl")
 #
 # kinds = {"clean": (0.0, False), "no policy": (0.0, True), "spike policy": (2.0, True)}
@@ -489,7 +490,7 @@ def find_data(cfg, given):
 #     found[name] = incident_run(name.replace(" ", "-"), *how)
 #     skipped[name] = [row["step"] for row in found[name] if row.get("what") == "skipped step"]
 #     print(f"{name:13} skipped steps {skipped[name]}")
-# assert skipped["clean"] == [] and skipped["no policy"] == [6] and {6, 12} <= set(skipped["spike policy"])
+# assert skipped["clean"] == [] and skipped["no policy"] == [7] and {7, 13} <= set(skipped["spike policy"])
 
 # %% tags=["active-ipynb", "hide-input"]
 # fig, axes = figure(2.9, ncols=2, width_ratios=(1.5, 1))
@@ -510,7 +511,7 @@ def find_data(cfg, given):
 # axis_units(axes[1], x="step", y="gradient norm before clipping")
 # show(fig, alt="Left: loss of three runs over 28 steps, near 2 nats; five garbage batches lift it far above, then all three return. Right: gradient norms, about ten times higher in the garbage than before.",
 #      caption="One seed. Steps inside the orange band read random tokens, and their loss says so whatever the policy.")
-# garbage, refused = set(range(12, 17)), set(skipped["spike policy"]) - {6}
+# garbage, refused = set(range(13, 18)), set(skipped["spike policy"]) - {7}
 # after = {name: sum(r["loss"] for r in rows[name][17:21]) / 4 for name in rows}
 # say(f"Mean loss of the four steps after the garbage: clean **{after['clean']:.2f}**, without a policy **{after['no policy']:.2f}**, with it **{after['spike policy']:.2f}**. "
 #     f"The policy skipped {len(garbage & refused)} of the five batches of garbage, and {len(refused - garbage)} good ones.")

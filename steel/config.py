@@ -245,7 +245,12 @@ class TrainConfig:
     checkpoint_every: OrZero = 500
     """Steps between checkpoints [steps]; 0: only at the end."""
     keep_checkpoints: Count = 2
-    """Newest checkpoints to keep [checkpoints]."""
+    """Newest checkpoints to keep, beside those kept for good [checkpoints]."""
+    keep_every: OrZero = 0
+    """Steps between checkpoints that are kept for good [steps]; 0: none of them."""
+    keep_at_decay: bool = True
+    """Save where wsd starts to decay and keep it for good, so that other decays can branch off there;
+    not with checkpoint_every 0."""
     async_checkpoint: bool = False
     """Write checkpoints in a background thread: the run pauses only for the copy to memory."""
     eval_every: OrZero = 250

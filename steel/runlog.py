@@ -12,6 +12,8 @@ import json
 import os
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from .machine import commit, hardware, packages
@@ -40,9 +42,8 @@ class RunLog:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._drop_torn_line()
         self._started = time.monotonic()
+        self._whole = False  # a torn last line is dropped before the first write, not by a reader
 
     def header(self, config: dict, config_hash: str = "", **extra) -> None:
         """First line of a run, and again after every resume: what ran, with which code, on what."""
@@ -59,38 +60,57 @@ class RunLog:
 
     def write(self, kind: str, **fields) -> None:
         """Append one record. Numbers that JSON lacks (NaN, infinity) are written as null."""
+        if not self._whole:
+            self._rewrite(lambda record: True)
         record = {"kind": kind, **fields, "time_s": round(time.monotonic() - self._started, 3)}
         line = json.dumps(_finite(record), ensure_ascii=False)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def truncate_after(self, step: int) -> None:
-        """Drop what a crashed run logged after its last checkpoint, so that every step stands once."""
-        if not self.path.exists():
-            return
-        kept = [
-            r
-            for r in read_log(self.path)
-            if r["kind"] in ("header", "event") or r.get("step", 0) <= step
-        ]
-        atomic_write(self.path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+        """Drop what a crashed run logged after its last checkpoint, so that every step stands once.
 
-    def _drop_torn_line(self) -> None:
+        Headers stay, and so do lines that cannot be read; what has no step counts as step 0.
+        """
+        self._rewrite(lambda r: r["kind"] == "header" or (r.get("step") or 0) <= step)
+
+    def _rewrite(self, keep: Callable[[dict], bool]) -> None:
+        """Keep these records and all damaged lines, without the torn last one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._whole = True
         if not self.path.exists():
             return
-        data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            atomic_write(self.path, data[: data.rfind(b"\n") + 1])
+        before = self.path.read_bytes()
+        lines = before[: before.rfind(b"\n") + 1].splitlines(keepends=True)
+        kept = [line for line in lines if (r := _record(line)) is None or keep(r)]
+        if (after := b"".join(kept)) != before:
+            atomic_write(self.path, after)
 
 
 def read_log(path: Path | str, kind: str | None = None) -> list[dict]:
-    """All records of a log, or those of one kind. A torn last line is ignored."""
-    records = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-    return [r for r in records if kind is None or r.get("kind") == kind]
+    """All records of a log, or those of one kind.
+
+    A torn last line is ignored; damaged lines before it are left out with a warning that counts them.
+    """
+    lines = Path(path).read_bytes().splitlines(keepends=True)
+    records = [_record(line) for line in lines]
+    damaged = [i + 1 for i, record in enumerate(records) if record is None]
+    if lines and not lines[-1].endswith(b"\n"):
+        damaged = [number for number in damaged if number != len(lines)]
+    if damaged:
+        warnings.warn(
+            f"{path}: {len(damaged)} damaged line(s), first line {damaged[0]}", stacklevel=2
+        )
+    return [r for r in records if r is not None and kind in (None, r["kind"])]
+
+
+def _record(line: bytes) -> dict | None:
+    """The object on a line, None unless it is one and has a kind."""
+    try:
+        record = json.loads(line)
+    except ValueError:  # broken JSON, or bytes that are no UTF-8
+        return None
+    return record if isinstance(record, dict) and "kind" in record else None
 
 
 def _finite(value):

@@ -3,6 +3,8 @@
 import contextlib
 import json
 
+import pytest
+
 from steel.runlog import RunLog, atomic_write, read_log
 
 
@@ -32,14 +34,30 @@ def test_a_torn_last_line_is_dropped_and_the_log_goes_on(tmp_path):
     assert [r["step"] for r in read_log(log.path)] == [1, 2]
 
 
-def test_steps_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+def test_steps_and_events_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     log = RunLog(tmp_path / "log.jsonl")
+    log.header({})
     for step in range(1, 6):
         log.write("step", step=step)
-    log.write("event", what="something", step=5)
+        log.write("event", what="skipped step", step=step)
     log.truncate_after(3)
     assert [r["step"] for r in read_log(log.path, "step")] == [1, 2, 3]
-    assert len(read_log(log.path, "event")) == 1
+    assert [r["step"] for r in read_log(log.path, "event")] == [1, 2, 3]
+    log.truncate_after(-1)
+    assert [r["kind"] for r in read_log(log.path)] == ["header"]
+
+
+def test_damaged_lines_are_left_out_with_a_warning_and_never_erased(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write("step", step=1)
+    with open(log.path, "ab") as file:
+        file.write(b'{"kind": "step", "st\n[1, 2]\n"text"\n\xff\xfe\n')
+    log.write("step", step=2)
+    log.write("step", step=9)
+    log.truncate_after(2)
+    with pytest.warns(UserWarning, match="4 damaged line.*first line 2"):
+        assert [r["step"] for r in read_log(log.path)] == [1, 2]
+    assert b"[1, 2]" in log.path.read_bytes()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

@@ -40,9 +40,9 @@ def count(
     Bytes sent are those of the ring algorithms: (W-1)/W of the whole for a gather or a scatter, twice that for a
     reduction to all. UserError without several ranks.
     """
+    from steel.train.build import make_model
     from steel.train.optim import build_optimizers
     from steel.train.parallel import join_world
-    from steel.train.pretrain import make_model
 
     world = join_world()
     if world.size == 1:

@@ -291,7 +291,7 @@ def bad_batch(root: Path, cfg: Config) -> dict:
         "line": line,
         "passed": (
             codes == [0, 2]
-            and skipped == [at]
+            and skipped == [at + 1]
             and before
             and losses[at] is None
             and None not in losses[at + 1 :]

@@ -19,21 +19,13 @@ from ..config import Config, UserError
 from ..machine import progress
 from ..model.folder import stop_ids
 from ..runlog import atomic_write
+from ..train.build import evaluating, prepare
+from ..train.loop import Stage
 from ..train.parallel import World, join_world
 from ..train.run_folder import RunFolder
 from .logprobs import AnswerRows, encode_answer, pad_rows, score_answers
 from .rows import check_preference, count_by, read_rows
-from .stage import (
-    Shuffled,
-    compute_type,
-    device_of,
-    digest_of,
-    open_student,
-    split,
-    spread_model,
-    train,
-    with_steps,
-)
+from .stage import Shuffled, device_of, digest_of, open_student, split, train, with_steps
 
 Row = tuple[list[int], int]  # token ids of prompt + answer, and where the answer starts
 
@@ -86,29 +78,14 @@ def run(
         "sha256": rows.digest,
     }
     key = digest_of(model_folder, rows.digest, stage.sequence_length)
-    with compute_type(stage, world):
-        reference = reference_logprobs(
-            model,
-            pairs,
-            run_folder.path / "reference.safetensors",
-            key,
-            world,
-            stage.micro_batch_size,
-        )
-    spread_model(model, stage, world)
-    return train(
-        cfg,
-        stage,
-        model,
-        batches(pairs, reference, stage, cfg.seed, world),
-        Loss(stage),
-        run_folder,
-        world,
-        title="DPO",
-        tokenizer=tokenizer,
-        data=counts,
-        resume=resume,
-    )
+    model.to(world.device)
+    cache, micro = run_folder.path / "reference.safetensors", stage.micro_batch_size
+    with evaluating(model, stage, world):
+        reference = reference_logprobs(model, pairs, cache, key, world, micro)
+    prepare(model, stage, world, stage.sequence_length, False)
+    batch_fn = batches(pairs, reference, stage, cfg.seed, world)
+    whole = Stage("DPO", stage, model, batch_fn, Loss(stage), tokenizer=tokenizer)
+    return train(cfg, whole, run_folder, world, counts, resume)
 
 
 def check_settings(stage) -> None:

@@ -25,11 +25,13 @@ from ..model.decoding import Completion, Sampling, generate, uniforms
 from ..model.folder import open_model, stop_ids
 from ..runlog import atomic_write
 from ..tokenizer.chat import encode_chat
+from ..train.build import evaluating, prepare
+from ..train.loop import Stage
 from ..train.parallel import World, join_world
 from ..train.run_folder import RunFolder
 from .logprobs import AnswerRows, Scores, pad_rows, score_answers
 from .rows import check_verifiable, count_by, read_rows
-from .stage import Shuffled, compute_type, device_of, open_student, split, spread_model, train
+from .stage import Shuffled, device_of, open_student, split, train
 from .verify import rivals_of, verify
 
 
@@ -71,23 +73,13 @@ def run(
     reference = None
     if stage.kl_beta > 0:
         reference = open_model(model_folder, device=world.device)[0].requires_grad_(False)
-    spread_model(model, stage, world)
+    model.to(world.device)
+    prepare(model, stage, world, stage.max_prompt_tokens + stage.max_new_tokens, False)
     roller = Roller(
         model, tokenizer, prompts, stage, cfg.seed, world, run_folder.path / "rollouts", reference
     )
-    return train(
-        cfg,
-        stage,
-        model,
-        roller,
-        Loss(stage),
-        run_folder,
-        world,
-        title="GRPO",
-        tokenizer=tokenizer,
-        data=counts,
-        resume=resume,
-    )
+    whole = Stage("GRPO", stage, model, roller, Loss(stage), tokenizer=tokenizer)
+    return train(cfg, whole, run_folder, world, counts, resume)
 
 
 def check_settings(stage: GRPOConfig) -> None:
@@ -178,7 +170,7 @@ class Roller:
         u_RN = u_RN.view(stage.batch_size, -1, stage.max_new_tokens)[
             self.world.rank :: self.world.size
         ].flatten(0, 1)
-        with compute_type(stage, self.world):
+        with evaluating(self.model, stage, self.world):
             completions = generate(
                 self.model,
                 [ids for ids, _ in prompts],
@@ -233,7 +225,7 @@ class Roller:
     @torch.no_grad()
     def _score(self, micro: Rollout) -> None:
         rows = micro.rows.to(self.world.device)
-        with compute_type(self.stage, self.world):
+        with evaluating(self.model, self.stage, self.world):
             if self.stage.updates_per_rollout > 1:
                 micro.old = score_answers(self.model, rows, self.stage.temperature).logprob
             if self.reference is not None:

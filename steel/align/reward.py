@@ -15,12 +15,14 @@ from torch import nn
 from ..config import Config, UserError
 from ..model.folder import open_model
 from ..runlog import atomic_write
+from ..train.build import prepare
+from ..train.loop import Stage
 from ..train.parallel import join_world
 from ..train.run_folder import RunFolder
 from .dpo import Pairs, encode_pairs
 from .logprobs import AnswerRows, encode_answer, pad_rows
 from .rows import check_preference, count_by, read_rows
-from .stage import Shuffled, device_of, open_student, split, spread_model, train, with_steps
+from .stage import Shuffled, device_of, open_student, split, train, with_steps
 
 HEAD_FILE = "reward_head.safetensors"
 
@@ -157,18 +159,8 @@ def run(
             else {}
         )
 
-    spread_model(model, stage, world)
-    return train(
-        cfg,
-        stage,
-        model,
-        batch_fn,
-        loss,
-        run_folder,
-        world,
-        title="reward model",
-        tokenizer=tokenizer,
-        data=counts,
-        evaluate=evaluate,
-        resume=resume,
-    )
+    model.to(world.device)
+    prepare(model, stage, world, stage.sequence_length, False)
+    whole = Stage("reward model", stage, model, batch_fn, loss, tokenizer=tokenizer)
+    whole.evaluate = evaluate
+    return train(cfg, whole, run_folder, world, counts, resume)

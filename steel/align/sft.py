@@ -14,12 +14,14 @@ from ..data.batch import Batch
 from ..machine import progress
 from ..model.folder import stop_ids
 from ..tokenizer.chat import encode_chat
+from ..train.build import prepare
+from ..train.loop import Stage
 from ..train.parallel import World, join_world
 from ..train.pretrain import next_token_loss
 from ..train.run_folder import RunFolder
 from .packing import Dialogues, PackedEpochs
 from .rows import check_dialogue, count_by, read_rows
-from .stage import open_student, spread_model, train, with_steps
+from .stage import open_student, train, with_steps
 
 
 def run(
@@ -54,20 +56,11 @@ def run(
         "filled": round(filled, 4),
         "sha256": rows.digest,
     }
-    spread_model(model, stage, world)
-    return train(
-        cfg,
-        stage,
-        model,
-        batches(stream, stage, world),
-        next_token_loss(stage.z_loss),
-        run_folder,
-        world,
-        title="SFT",
-        tokenizer=tokenizer,
-        data=counts,
-        resume=resume,
-    )
+    model.to(world.device)
+    prepare(model, stage, world, stage.sequence_length, True)
+    batch_fn, loss_fn = batches(stream, stage, world), next_token_loss(stage.z_loss)
+    whole = Stage("SFT", stage, model, batch_fn, loss_fn, tokenizer=tokenizer)
+    return train(cfg, whole, run_folder, world, counts, resume)
 
 
 def encode_dialogues(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -11,12 +10,12 @@ from pathlib import Path
 import torch
 
 from ..config import Config, TrainConfig, UserError
-from ..model.build import decoder_layers, require_causal
+from ..model.build import require_causal
 from ..model.folder import open_model, stop_ids
 from ..runlog import read_log
 from ..train import checkpoint
-from ..train.loop import fit
-from ..train.parallel import World, spread
+from ..train.loop import Stage, fit
+from ..train.parallel import World
 from ..train.run_folder import RunFolder
 
 
@@ -62,55 +61,12 @@ def split(items: list, size: int) -> list[list]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def spread_model(model, stage: TrainConfig, world: World) -> None:
-    """Move the model to this rank's device and shard it in place over all ranks, as the stage's settings say."""
-    causal_lm = getattr(model, "lm", model)  # a reward model wraps one
-    model.to(world.device)
-    if stage.activation_checkpointing:
-        causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
-    layers = decoder_layers(causal_lm)
-    if stage.compile:
-        for layer in layers:
-            layer.compile()
-    spread(model, layers, stage, world)
-
-
-def compute_type(stage: TrainConfig, world: World):
-    """The loop's mixed precision, for forward passes outside its loss_fn (rollouts, references)."""
-    on = stage.precision == "bf16" and world.size == 1
-    return torch.autocast(world.device.type, torch.bfloat16) if on else contextlib.nullcontext()
-
-
-def train(
-    cfg: Config,
-    stage: TrainConfig,
-    model,
-    batch_fn,
-    loss_fn,
-    run: RunFolder,
-    world: World,
-    *,
-    title: str,
-    tokenizer,
-    data: dict,
-    **options,
-) -> Path:
+def train(cfg: Config, stage: Stage, run: RunFolder, world: World, data: dict, resume: str) -> Path:
     """Run the loop and return the Hugging Face folder. `data` (counts of rows) goes into the log's header."""
     _refuse_other_data(run, data["sha256"])
-    fit(
-        model,
-        stage,
-        batch_fn,
-        loss_fn,
-        run,
-        config=cfg.to_dict(),
-        tokenizer=tokenizer,
-        seed=cfg.seed,
-        world=world,
-        title=title,
-        header={"config_hash": cfg.hash(), "data": data},
-        **options,
-    )
+    stage.seed, stage.config = cfg.seed, cfg.to_dict()
+    stage.header = {"config_hash": cfg.hash(), "data": data}
+    fit(stage, run, world, resume)
     return run.hf
 
 

@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +23,13 @@ from ..config import Config, UserError, load
 from ..data.batch import Batch, positions
 from ..machine import peak_memory_bytes
 from ..runlog import atomic_write
+from .build import make_model
 from .device import describe
-from .loop import Fit
-from .metrics import token_flops
+from .loop import Stage, State, train_step
+from .metrics import Speed, token_flops
+from .optim import build_optimizers
 from .parallel import World, check_batch, join_world
-from .pretrain import make_model, next_token_loss
-from .run_folder import RunFolder
+from .pretrain import next_token_loss
 
 PHASES = ("data", "forward_backward", "update")
 
@@ -78,19 +78,10 @@ def bench_step(
     began = time.monotonic()
     model = make_model(cfg, world)
     built = time.monotonic() - began
-    with tempfile.TemporaryDirectory(prefix="steel-step-") as folder:
-        flops = token_flops(cfg)
-        fit = Fit(
-            model,
-            cfg.train,
-            _batches(cfg, world),
-            next_token_loss(cfg.train.z_loss),
-            RunFolder(folder),
-            cfg.train.steps,
-            world,
-            flops=flops,
-        )
-        rows = [_one(fit, world) for _ in range(warmup + steps)]
+    flops, loss_fn = token_flops(cfg), next_token_loss(cfg.train.z_loss)
+    stage = Stage("bench", cfg.train, model, _batches(cfg, world), loss_fn)
+    state = State(build_optimizers(model, cfg.train), Speed(world, flops))
+    rows = [_one(stage, state, world) for _ in range(warmup + steps)]
     report = _report(cfg, world, rows, warmup, flops, built)
     if world.is_main and out is not None:
         atomic_write(Path(out), json.dumps(report, indent=1) + "\n")
@@ -112,21 +103,21 @@ def _batches(cfg: Config, world: World):
     return lambda step: batches[step % len(batches)].split(max(1, cfg.train.micro_batch_size))
 
 
-def _one(fit: Fit, world: World) -> dict:
+def _one(stage: Stage, state: State, world: World) -> dict:
     """Seconds of one step, whole and by phase; the loop reads the loss, so the device is done when it returns."""
-    before = fit.speed.phases(6)
+    before = state.speed.phases(6)
     began = time.monotonic()
-    logged = fit.one_step()
-    fit.state.step += 1
+    logged = train_step(stage, state, world)
     if world.device.type == "cuda":
         torch.cuda.synchronize()
-        if fit.state.step == 1:
+        if state.step == 1:
             torch.cuda.reset_peak_memory_stats()
     seconds = time.monotonic() - began
+    phases = state.speed.phases(6)
     return {
         "step": seconds,
         "loss": logged["loss"],
-        **{name: fit.speed.phases(6).get(name, 0.0) - before.get(name, 0.0) for name in PHASES},
+        **{name: phases.get(name, 0.0) - before.get(name, 0.0) for name in PHASES},
     }
 
 

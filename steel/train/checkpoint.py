@@ -1,20 +1,28 @@
 """Checkpoints: whole or absent.
 
-A checkpoint is a folder `step-00000123` with the model and optimizers in torch's distributed format (DCP, which loads
-at any number of ranks) and a `state.json`. It is written under another name and renamed when everything is on disk, so
-a folder with the right name is complete, and it loses that name before its files are removed; leftovers of a crash are
-swept away at the next start.
+A checkpoint is a folder `step-00000123` with the model and optimizers in torch's distributed format
+(DCP, which loads at any number of ranks), a `state.json`, and a `manifest.json` with the hash of
+every other file. It is written under another name and renamed when everything is on disk, so a
+folder with the right name is complete, and it loses that name before its files are removed;
+leftovers of a crash are swept away at the next start.
+
+The manifest finds damage, not malice: DCP's `.metadata` is a pickle, so resume only from RUN
+folders whose origin you trust. The model in `hf/` holds none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
 import threading
+import time
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch.distributed as dist
@@ -28,10 +36,14 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from ..config import UserError, first_line
+from ..config import TrainConfig, UserError, first_line
 from ..runlog import atomic_write
-from .parallel import World
+from .parallel import World, causes
+from .schedule import decay_start
 
+MANIFEST = "manifest.json"
+LISTED_WITHIN_S = 60.0
+"""How long a network file system may take to show one machine what another has written [s]."""
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -40,103 +52,146 @@ _FULL = {
 }
 
 
-def save(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizers: list,
-    state: dict,
-    keep: int,
-    world: World,
-) -> Path:
-    """Write checkpoint `step` and remove all but the `keep` newest. Returns its folder.
+class Checkpoints:
+    """The checkpoints of one run; every method is called by all ranks together.
 
-    Raises UserError when the disk is full; the older checkpoints are then untouched.
-    """
-    target, temporary = _begin(folder, step, world)
-    if temporary is None:
-        return target
-    try:
-        dcp.save(_tensors(model, optimizers), checkpoint_id=str(temporary), no_dist=world.size == 1)
-        if world.is_main:
-            _publish(temporary, target, {"step": step, **state}, keep)
-    except (Exception, CheckpointException) as error:  # the latter is no Exception
-        _explain(error, temporary, step)
-        raise
-    world.barrier()
-    return target
-
-
-class Background:
-    """Writes checkpoints in a thread, one at a time: the caller waits only for the copy of the tensors.
-
-    The ranks of a run talk over a process group of their own meanwhile, so that nothing mixes with training.
+    With `train.async_checkpoint` a thread writes, one checkpoint at a time, and the caller waits
+    only for the copy of the tensors; the ranks then talk over a process group of their own.
     """
 
-    def __init__(self, world: World):
-        self.world = world
-        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+    def __init__(self, folder: Path, cfg: TrainConfig, world: World):
+        self.folder, self.cfg, self.world = folder, cfg, world
+        background = cfg.async_checkpoint and world.size > 1
+        self._group = dist.new_group(backend="gloo") if background else None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._pending: tuple[Path, int] | None = None
-
-    def save(
-        self, folder: Path, step: int, model: nn.Module, optimizers: list, state: dict, keep: int
-    ) -> Path:
-        """Copy the state, start to write it, return the folder that will be there. Waits for the save before."""
-        self.wait()
-        target, temporary = _begin(folder, step, self.world)
-        if temporary is None:
-            return target
-        future = dcp.async_save(
-            _tensors(model, optimizers),
-            checkpoint_id=str(temporary),
-            process_group=self._group,
-            no_dist=self.world.size == 1,
+        # A single process is what `no_dist` asks for; torch warns of it at every save.
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is (disabled, )?unavailable", category=UserWarning
         )
-        done = getattr(future, "upload_completion", future)
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint belongs after `step` steps."""
+        every = self.cfg.checkpoint_every
+        return bool(every) and (step % every == 0 or self._for_good(step))
+
+    def _for_good(self, step: int) -> bool:
+        """Whether this one is kept whatever comes: one every N, and the last before the decay."""
+        cfg = self.cfg
+        before_decay = cfg.keep_at_decay and step == decay_start(cfg.steps, cfg)
+        return before_decay or bool(cfg.keep_every) and step % cfg.keep_every == 0
+
+    def save(self, step: int, model: nn.Module, optimizers: list, state: dict) -> None:
+        """Write the checkpoint of `step`, and remove old ones. UserError when the disk is full."""
+        self.wait()
+        target, temporary = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}.tmp"
+        state = {"step": step, "for_good": self._for_good(step), **state}
+        where = {"checkpoint_id": str(temporary), "no_dist": self.world.size == 1}
+        with self.world.together(), _writing(temporary, target):
+            if self.world.is_main and not target.exists():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+        if self.world.any(self.world.is_main and target.exists()):
+            return
+        tensors = _tensors(model, optimizers)
+        if not self.cfg.async_checkpoint:
+            with _writing(temporary, target):
+                dcp.save(tensors, **where)
+            with self.world.together(), _writing(temporary, target):
+                self._publish(temporary, target, state)
+            return
+        future = dcp.async_save(tensors, **where, process_group=self._group)
+        written = getattr(future, "upload_completion", future)
 
         def finish() -> None:
             try:
-                done.result()  # on rank 0 only when every rank has written its part
-                if self.world.is_main:
-                    _publish(temporary, target, {"step": step, **state}, keep)
+                with _writing(temporary, target):
+                    written.result()  # on rank 0 only when every rank has written its part
+                    self._publish(temporary, target, state)
             except BaseException as error:  # handed to the caller at the next wait
                 self._error = error
 
-        self._pending = (temporary, step)
-        self._thread = threading.Thread(target=finish, name=f"checkpoint-{step}")
+        self._thread = threading.Thread(target=finish, name=target.name)
         self._thread.start()
-        return target
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises what went wrong, UserError when the disk is full."""
-        if self._thread is None:
+        """Until nothing is being written. Raises what went wrong, on any rank."""
+        if self.cfg.async_checkpoint:
+            with self.world.together():
+                self.close()
+
+    def close(self) -> None:
+        """The same for this rank alone, for the end of a run that may have failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread, error, self._error = None, self._error, None
+            if error is not None:
+                raise error
+
+    def _publish(self, temporary: Path, target: Path, state: dict) -> None:
+        """The last step, on rank 0: the state, the hashes, the rename, and then the oldest go."""
+        if not self.world.is_main:
             return
-        self._thread.join()
-        self._thread, error, self._error = None, self._error, None
-        if error is not None:
-            _explain(error, *self._pending)
-            raise error
+        atomic_write(temporary / "state.json", json.dumps(state, indent=1, sort_keys=True))
+        atomic_write(temporary / MANIFEST, json.dumps(_hashes(temporary), indent=1))
+        temporary.rename(target)
+        with contextlib.suppress(
+            OSError
+        ):  # a rename outlives a power cut once its folder is on disk
+            handle = os.open(self.folder, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+        passing = [c for c in complete(self.folder) if not read_state(c).get("for_good")]
+        for old in passing[: -max(1, self.cfg.keep_checkpoints)]:
+            gone = old.with_name(
+                f".{old.name}.old"
+            )  # a crash must not leave half of it by its name
+            old.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
-def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> dict:
-    """Restore model and optimizers in place; returns `state.json`.
+def newest(folder: Path, world: World) -> tuple[Path, dict] | None:
+    """The newest finished checkpoint and its state, as rank 0 sees them; None when there is none.
 
-    Learning rates, decays and moment factors stay as the optimizers have them: the configuration decides, not the past.
+    One rank decides: on a network file system another may still see an older listing. UserError
+    when a rank does not get to see the checkpoint at all.
     """
-    _quiet()
-    tensors = _tensors(model, optimizers)
+    found = complete(folder) if world.is_main else []
+    name, state = world.gather((found[-1].name, read_state(found[-1])) if found else ("", {}))[0]
+    if not name:
+        return None
+    chosen, waited = Path(folder) / name, time.monotonic()
+    with world.together():
+        while not (chosen / MANIFEST).is_file():
+            if time.monotonic() - waited > LISTED_WITHIN_S * (world.size > 1):
+                raise UserError(
+                    f"checkpoint {chosen} has no {MANIFEST}; remove it to resume before it"
+                )
+            os.listdir(folder)  # asks the server again
+            time.sleep(0.5)
+        if read_state(chosen) != state:
+            raise UserError(
+                f"checkpoint {chosen} is not the one that rank 0 sees; share one folder"
+            )
+    return chosen, state
+
+
+def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> None:
+    """Restore model and optimizers in place, once every file has the hash of the manifest.
+
+    Learning rates, decays and moment factors stay as the optimizers have them: the configuration
+    decides, not the past. UserError for a damaged checkpoint and for one of another model.
+    """
+    with world.together():
+        _verify(checkpoint, world)
+        tensors = _tensors(model, optimizers)
+        _check_names(checkpoint, tensors["model"])
     settings = [
         [{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in optimizers
     ]
-    _check_names(checkpoint, tensors["model"])
     try:
         dcp.load(tensors, checkpoint_id=str(checkpoint), no_dist=world.size == 1)
-    except (
-        Exception,
-        CheckpointException,
-    ) as error:  # shapes and keys that do not fit raise many types
+    except (Exception, CheckpointException) as error:  # what does not fit raises many types
         raise UserError(
             f"checkpoint {checkpoint} does not fit this model or optimizer "
             f"({first_line(error)[:120]}); use another run folder"
@@ -146,27 +201,16 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
     for optimizer, groups in zip(optimizers, settings, strict=True):
         for group, kept in zip(optimizer.param_groups, groups, strict=True):
             group.update(kept)
-    return json.loads((checkpoint / "state.json").read_text())
-
-
-def _check_names(checkpoint: Path, weights: dict) -> None:
-    """UserError unless the checkpoint holds these weights and no others: DCP reads a part of a model without a word."""
-    stored = {
-        k
-        for k in dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-        if k.startswith("model.")
-    }
-    if odd := sorted(stored ^ {f"model.{name}" for name in weights}):
-        where = "is only in the checkpoint" if odd[0] in stored else "is not in it"
-        raise UserError(
-            f"checkpoint {checkpoint} does not fit this model ({odd[0].removeprefix('model.')} {where}); "
-            "use another run folder"
-        )
 
 
 def complete(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
     return sorted(p for p in Path(folder).glob("step-*") if (p / "state.json").is_file())
+
+
+def read_state(checkpoint: Path) -> dict:
+    """What `state.json` of a checkpoint says: step, counters, and under "data" the loader's state."""
+    return json.loads((checkpoint / "state.json").read_text())
 
 
 def sweep(folder: Path) -> None:
@@ -175,73 +219,78 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _quiet() -> None:
-    """A single process is what `no_dist` asks for; torch warns of it at every save."""
-    warnings.filterwarnings("ignore", message="torch.distributed is (disabled, )?unavailable")
-
-
-def _begin(folder: Path, step: int, world: World) -> tuple[Path, Path | None]:
-    """(final folder, folder to write into, made by rank 0); the second is None when the checkpoint is there already."""
-    _quiet()
-    target, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.tmp"
-    if world.any(world.is_main and target.exists()):
-        return target, None
-    if world.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    world.barrier()
-    return target, temporary
-
-
-def _publish(temporary: Path, target: Path, state: dict, keep: int) -> None:
-    """The last step on rank 0: the state, the rename, and then the oldest go."""
-    atomic_write(temporary / "state.json", json.dumps(state, indent=1, sort_keys=True))
-    temporary.rename(target)
-    with contextlib.suppress(
-        OSError
-    ):  # a rename outlives a power cut only once its folder is on disk
-        handle = os.open(target.parent, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    for old in complete(target.parent)[: -max(1, keep)]:
-        gone = old.with_name(
-            f".{old.name}.old"
-        )  # a crash while files go must not leave half of one under its name
-        old.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-
-
-def _explain(error: BaseException, temporary: Path, step: int) -> None:
-    """Clear the half-written folder; UserError when `error` comes from a full disk."""
-    reason = disk_problem(error, temporary.parent)
-    shutil.rmtree(temporary, ignore_errors=True)
-    if reason:
-        raise UserError(
-            f"cannot save step {step} in {temporary.parent}: {reason}; older checkpoints are whole, "
-            "so make room and run the same command again"
-        ) from None
-
-
-def disk_problem(error: BaseException, folder: Path) -> str:
-    """Why nothing can be written in `folder`, as far as `error` and its causes tell; empty when they do not."""
-    seen, pending, reason = set(), [error], ""
-    while pending:
-        e = pending.pop()
-        if e is None or id(e) in seen:
-            continue
-        seen.add(id(e))
-        reason = reason or _FULL.get(getattr(e, "errno", None), "")
-        failures = getattr(
-            e, "failures", {}
-        )  # DCP's CheckpointException: {rank: (error, traceback)}
-        pending += [e.__cause__, e.__context__, *(pair[0] for pair in failures.values())]
-    with contextlib.suppress(OSError):  # torch's and safetensors' writers may swallow the number
-        reason = reason or ("the disk is full" if shutil.disk_usage(folder).free < 1 << 20 else "")
-    return reason
-
-
 def _tensors(model: nn.Module, optimizers: list) -> dict:
     return {
         "model": get_model_state_dict(model),
         "optimizers": get_optimizer_state_dict(model, optimizers),
     }
+
+
+def _hashes(folder: Path, part: int = 0, of: int = 1) -> dict[str, str]:
+    """{file name: blake2b-128} of every `of`-th file of a checkpoint, from `part` on."""
+
+    def digest(path: Path) -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+    files = sorted(p for p in folder.iterdir() if p.name != MANIFEST)[part::of]
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip([p.name for p in files], pool.map(digest, files), strict=True))
+
+
+def _verify(checkpoint: Path, world: World) -> None:
+    """UserError when a file is missing, foreign or changed; each rank looks at its share."""
+    wanted = json.loads((checkpoint / MANIFEST).read_text())
+    there = {p.name for p in checkpoint.iterdir()} - {MANIFEST}
+    odd = sorted(there ^ wanted.keys())
+    found = _hashes(checkpoint, world.rank, world.size)
+    odd += [name for name, digest in found.items() if wanted.get(name, digest) != digest]
+    if odd:
+        raise UserError(
+            f"checkpoint {checkpoint} is damaged ({odd[0]} is not as it was written); remove the "
+            "folder, and the run goes on from the checkpoint before"
+        )
+
+
+def _check_names(checkpoint: Path, weights: dict) -> None:
+    """UserError unless the checkpoint holds these weights and no others: DCP would read a part."""
+    metadata = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    stored = {k for k in metadata if k.startswith("model.")}
+    if odd := sorted(stored ^ {f"model.{name}" for name in weights}):
+        where = "is only in the checkpoint" if odd[0] in stored else "is not in it"
+        raise UserError(
+            f"checkpoint {checkpoint} does not fit this model ({odd[0].removeprefix('model.')} "
+            f"{where}); use another run folder"
+        )
+
+
+@contextlib.contextmanager
+def full_disk(target: Path) -> Iterator[None]:
+    """UserError for an error of the block that comes from a full disk, whatever is wrapped around it."""
+    try:
+        yield
+    except BaseException as error:
+        reasons = (_FULL.get(getattr(e, "errno", None)) for e in causes(error))
+        reason = next(filter(None, reasons), "")
+        with contextlib.suppress(
+            OSError
+        ):  # torch's and safetensors' writers may swallow the number
+            if not reason and shutil.disk_usage(target.parent).free < 1 << 20:
+                reason = "the disk is full"
+        if not reason:
+            raise
+        raise UserError(
+            f"cannot write {target}: {reason}; what was saved before is whole, so make room and run "
+            "the same command again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _writing(temporary: Path, target: Path) -> Iterator[None]:
+    """Clears the half-written folder after an error."""
+    try:
+        with full_disk(target):
+            yield
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

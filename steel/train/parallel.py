@@ -1,37 +1,27 @@
-"""One process or many: who am I, and how the model is spread (FSDP2).
+"""One process or many: who am I, what do the others say, and are they still there?
 
-`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process and nothing to spread.
+`torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from ..config import TrainConfig, UserError, first_line
 
 LOST_RANK = 75
 """Exit code of a rank that lost another one: try again (EX_TEMPFAIL), unlike 2, the user's mistake."""
 PATIENCE_S = 600
-"""How long a rank waits for the others in one collective [s]; the environment variable STEEL_RANK_TIMEOUT_S wins."""
-_LOST = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "Timed out waiting",
-    "Socket closed",
-    "Application timeout",
-    "gloo/transport",
-    "Connection refused",
-)
+"""How long a rank waits for the others in one collective [s]; the environment variable
+STEEL_RANK_TIMEOUT_S wins."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +37,12 @@ class World:
         """True on the one rank that logs and prints."""
         return self.rank == 0
 
-    def sum(self, *values: float) -> list[float]:
-        """Each value added over all ranks, in float64."""
-        if self.size == 1:
-            return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
+    def sum(self, *values: float | torch.Tensor) -> list[float]:
+        """Each value added over all ranks, in float64; the host waits for the device once."""
+        numbers = [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values]
+        total = torch.stack(numbers)
+        if self.size > 1:
+            dist.all_reduce(total)
         return total.tolist()
 
     def any(self, flag: bool) -> bool:
@@ -63,6 +53,33 @@ class World:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank gives, by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """All ranks leave the block at once: what fails on one fails on all, and none waits for it.
+
+        The block must hold no collective. Raises this rank's own error, else UserError with
+        another's words.
+        """
+        failed: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failed = error
+        words = self.gather(str(failed) or repr(failed) if failed else "")
+        if failed is not None:
+            raise failed
+        for rank, said in enumerate(words):
+            if said:
+                raise UserError(f"rank {rank}: {said}")
 
 
 def join_world() -> World:
@@ -77,48 +94,32 @@ def join_world() -> World:
     if size > 1 and not dist.is_initialized():
         patience = timedelta(seconds=float(os.environ.get("STEEL_RANK_TIMEOUT_S", PATIENCE_S)))
         dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo", timeout=patience)
+    if rank > 0:
+        os.environ["STEEL_QUIET"] = "1"  # one rank shows the progress
     return World(rank, size, device)
 
 
-@contextlib.contextmanager
-def end_when_a_rank_is_lost(world: World, where: Callable[[], str]) -> Iterator[None]:
-    """End this process with one line and code LOST_RANK when a collective fails because another rank is gone.
-
-    A rank that died closes its connections, which shows at once; one that hangs shows after PATIENCE_S. With NCCL the
-    watchdog may abort the process first; the launcher then ends the job all the same. where() -> what to tell.
-    """
-    try:
-        yield
-    except (SystemExit, KeyboardInterrupt, UserError):
-        raise
-    except BaseException as error:  # DCP's CheckpointException is no Exception
-        if world.size == 1 or not (reason := _lost_connection(error)):
-            raise
-        print(
-            f"steel: rank {world.rank} of {world.size} lost another rank {where()} ({reason}); look for the first "
-            "error above, then start all ranks again: the run goes on from its newest checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise SystemExit(LOST_RANK) from None
-
-
-def _lost_connection(error: BaseException) -> str:
-    """What a collective said when a peer was gone, shortened; empty for any other error."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """`error`, what it came from, and what other ranks reported inside a CheckpointException."""
     pending, seen = [error], set()
     while pending:
         e = pending.pop()
-        if e is None or id(e) in seen:
-            continue
-        seen.add(id(e))
-        text = first_line(e)
-        mark = next((mark for mark in _LOST if mark in text), "")
-        if isinstance(e, (dist.DistNetworkError, dist.DistBackendError)) or (
-            mark and isinstance(e, RuntimeError)
-        ):
-            return mark or text[:80]
-        failures = getattr(e, "failures", {})
-        pending += [e.__cause__, e.__context__, *(pair[0] for pair in failures.values())]
+        if e is not None and id(e) not in seen:
+            seen.add(id(e))
+            yield e
+            failures = getattr(e, "failures", {})  # DCP: {rank: (error, traceback)}
+            pending += [e.__cause__, e.__context__, *(pair[0] for pair in failures.values())]
+
+
+def lost_rank(error: BaseException) -> str:
+    """What a collective said when another rank was gone, shortened; empty for any other error.
+
+    NCCL and the store raise types of their own; gloo a RuntimeError that begins with the place in
+    its transport.
+    """
+    for e in causes(error):
+        if isinstance(e, dist.DistError) or isinstance(e, RuntimeError) and "gloo/" in str(e):
+            return first_line(e)[-80:]
     return ""
 
 
@@ -126,73 +127,6 @@ def check_batch(cfg: TrainConfig, world: World) -> None:
     """Every rank must run the same number of micro-batches; UserError when the batch does not divide."""
     if cfg.batch_size % world.size:
         raise UserError(
-            f"train.batch_size {cfg.batch_size} is not a multiple of {world.size} ranks; "
+            f"batch_size {cfg.batch_size} is not a multiple of {world.size} ranks; "
             f"use {cfg.batch_size - cfg.batch_size % world.size or world.size}"
         )
-
-
-def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: World) -> nn.Module:
-    """Shard the model in place over all ranks, one unit per decoder block and one for the rest.
-
-    full: parameters, gradients and optimizer state sharded. grad_op: parameters stay whole between forward and
-    backward. hybrid: sharded within a node, replicated across nodes. ddp: replicated.
-    """
-    if cfg.sharding not in ("full", "grad_op", "hybrid", "ddp"):
-        raise UserError(f"sharding '{cfg.sharding}' is not one of full, grad_op, hybrid, ddp")
-    if world.size == 1:
-        return model
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    shape = {"hybrid": (world.size // local, local), "ddp": (world.size, 1)}.get(
-        cfg.sharding, (world.size,)
-    )
-    mesh = init_device_mesh(
-        world.device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :]
-    )
-    # Inputs stay as they are: casting would round the rotary tables, which must be fp32. The hidden state is bf16
-    # already, since the embedding is.
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    options = {"mesh": mesh, "reshard_after_forward": cfg.sharding in ("full", "hybrid")}
-    if cfg.precision == "bf16":
-        options["mp_policy"] = policy
-    for layer in layers:
-        fully_shard(layer, **options)
-    fully_shard(model, **options)
-    return model
-
-
-@torch.no_grad()
-def materialise(model: nn.Module, seed: int, device: torch.device) -> nn.Module:
-    """Allocate and fill a model that was built on the meta device, sharded or not.
-
-    Every rank draws every tensor whole, on the CPU, from `seed`, one module at a time, and keeps its part: the weights
-    do not depend on the number of ranks, no rank holds more than one whole module, and nothing is communicated.
-    """
-    model.to_empty(device=device)
-    done: set[int] = set()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in model.modules():
-            own = {name: p for name, p in module._parameters.items() if p is not None}
-            for name, p in own.items():
-                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype))
-            model._init_weights(module)
-            for name, p in own.items():
-                drawn, module._parameters[name] = module._parameters[name], p
-                if id(p) not in done:  # a tied weight keeps what its first owner drew
-                    _fill(p, drawn.detach())
-                    done.add(id(p))
-    model.tie_weights()
-    return model
-
-
-def _fill(p: nn.Parameter, whole: torch.Tensor) -> None:
-    if not hasattr(p, "device_mesh"):
-        p.copy_(whole)
-        return
-    from torch.distributed.tensor import distribute_tensor
-
-    part = distribute_tensor(whole.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
-    p.to_local().copy_(part.to_local())

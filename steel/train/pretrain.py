@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..config import Config, UserError
 from ..data.batch import IGNORED, Batch
 from ..data.loader import Loader
 from ..data.shards import ShardSet
-from ..model.build import build, decoder_layers
 from ..model.decoding import Sampling, generate
 from ..model.folder import stop_ids
 from . import checkpoint
-from .loop import FitResult, fit
+from .build import make_model
+from .loop import FitResult, Stage, fit
 from .metrics import token_flops
-from .parallel import World, check_batch, join_world, materialise, spread
+from .parallel import World, check_batch, join_world
 from .preflight import memory_report
 from .run_folder import RunFolder
 from .schedule import decay_start
@@ -67,31 +65,26 @@ def pretrain(
             on_batch(step, batch)
         return batch.to(world.device, non_blocking=True).split(micro)
 
-    sample = sampler(words, prompts) if words is not None and prompts else None
-    anneal = (
-        {"anneal_from_step": decay_start(cfg.train.steps, cfg.train)}
-        if cfg.data.anneal_weights
-        else {}
-    )
-    return fit(
-        model,
+    anneal = {}
+    if cfg.data.anneal_weights:
+        anneal["anneal_from_step"] = decay_start(cfg.train.steps, cfg.train)
+    stage = Stage(
+        "pretraining",
         cfg.train,
+        model,
         batch_fn,
         next_token_loss(cfg.train.z_loss),
-        run,
-        config=cfg.to_dict(),
+        seed=cfg.seed,
         tokenizer=words,
         evaluate=validator(cfg, data, world, measure=measure),
-        sample=sample,
+        sample=sampler(words, prompts) if words is not None and prompts else None,
         data_state=loader.state,
-        resume=resume,
-        seed=cfg.seed,
-        world=world,
-        title="pretraining",
         flops=token_flops(cfg),
-        events=events,
+        config=cfg.to_dict(),
         header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal},
+        events=events,
     )
+    return fit(stage, run, world, resume)
 
 
 def read(loader: Loader, step: int) -> Batch:
@@ -121,61 +114,6 @@ class Ahead:
         return batch.pin_memory() if self._pin else batch
 
 
-def make_model(cfg: Config, world: World) -> nn.Module:
-    """The model of cfg on this rank's device, in training mode.
-
-    Without weights to load it is built on the meta device, sharded, then filled, so that no rank ever holds the whole;
-    its initial weights are the same at any number of ranks. A transformers folder with weights is read and sharded.
-    """
-    given = cfg.model.source == "hf" and any(Path(cfg.model.path).glob("*.safetensors"))
-    model = build(cfg.model, device="cpu" if given else "meta", seed=cfg.seed)
-    if cfg.train.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if cfg.train.kernels:
-        _install_kernels(model, cfg, world)
-    layers = decoder_layers(model)
-    if cfg.train.compile:
-        for layer in layers:
-            layer.compile()
-    if given:
-        model.to(world.device)
-    spread(model, layers, cfg.train, world)
-    if not given:
-        materialise(model, cfg.seed, world.device)
-    return model.train()
-
-
-def _install_kernels(model: nn.Module, cfg: Config, world: World) -> None:
-    """Exchange the operations that the configuration names; a wrong name is the user's mistake."""
-    from ..kernels import choose, install, sizes_of
-
-    dtype = torch.bfloat16 if cfg.train.precision == "bf16" else torch.float32
-    say = print if world.is_main else None
-    sizes = sizes_of(
-        model.config,
-        batch=cfg.train.micro_batch_size,
-        length=cfg.data.sequence_length,
-        documents=cfg.data.mask_documents,
-    )
-    try:
-        install(
-            model,
-            choose(
-                cfg.train.kernels,
-                device=world.device,
-                dtype=dtype,
-                compiled=cfg.train.compile,
-                say=say,
-                sizes=sizes,
-            ),
-        )
-    except (
-        ValueError,
-        RuntimeError,
-    ) as error:  # a wrong name; a kernel after which the GPU needs a new process
-        raise UserError(f"train.{error}") from None
-
-
 def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
     """The sample order: a new one, or the one that the newest checkpoint was in the middle of."""
     data, wanted = (
@@ -183,8 +121,8 @@ def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> 
         {"mixture": mixture(cfg, shards.sources), "batch_size": cfg.train.batch_size},
     )
     place = {"rank": world.rank, "world": world.size}
-    found = checkpoint.complete(run.checkpoints)
-    if found and (state := json.loads((found[-1] / "state.json").read_text()).get("data")):
+    found = checkpoint.newest(run.checkpoints, world)
+    if found and (state := found[1].get("data")):
         return Loader.from_state(
             shards,
             state,

@@ -1,7 +1,11 @@
-"""A RUN folder: `log.jsonl`, `checkpoints/`, and `hf/`, the latest model in Hugging Face format with its tokenizer."""
+"""A RUN folder: `log.jsonl`, `checkpoints/`, and `hf/`, the latest model with its tokenizer."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
@@ -9,7 +13,7 @@ from torch import nn
 from ..config import UserError
 from ..model.folder import save_model
 from ..runlog import RunLog
-from .checkpoint import disk_problem
+from .checkpoint import full_disk
 from .parallel import World
 
 
@@ -26,6 +30,33 @@ class RunFolder:
         self.hf = self.path / "hf"
         self.log = RunLog(self.path / "log.jsonl")
 
+    @contextlib.contextmanager
+    def locked(self, world: World) -> Iterator[None]:
+        """Keep other runs out of the folder; UserError says who is in it. The lock dies with us."""
+        import fcntl
+
+        lock = None
+        with world.together():
+            if world.is_main:
+                lock = open(self.path / ".lock", "a+")  # noqa: SIM115 (open as long as the run)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    lock.seek(0)
+                    who = lock.read().strip() or "another process"
+                    lock.close()
+                    raise UserError(
+                        f"{self.path} is in use by {who}; wait for its end, or use another folder"
+                    ) from None
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+                lock.flush()
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.close()
+
     def save_hf(self, model: nn.Module, tokenizer=None, world: World | None = None) -> Path:
         """Write `hf/` whole or not at all. Gathers a sharded model on rank 0."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -37,15 +68,7 @@ class RunFolder:
             once = {name for name, _ in model.named_parameters()}
             twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
             weights = {name: tensor for name, tensor in weights.items() if name not in twice}
-        if world.is_main:
-            try:
+        with world.together(), full_disk(self.hf):
+            if world.is_main:
                 save_model(self.hf, model, weights, tokenizer)
-            except Exception as error:
-                if reason := disk_problem(error, self.path):
-                    raise UserError(
-                        f"cannot write {self.hf}: {reason}; the checkpoint is whole, so make room and run "
-                        "the same command again"
-                    ) from None
-                raise
-        world.barrier()
         return self.hf

@@ -23,17 +23,17 @@ class Crash(RuntimeError):
 @pytest.fixture
 def crash_at(monkeypatch):
     """crash_at(step): the loop dies before that step, once; crash_at(None) lets it run."""
-    from steel.train.loop import Fit
+    from steel.train import loop
 
-    whole = Fit.one_step
+    whole = loop.train_step
 
     def arm(step):
-        def one_step(self):
-            if self.state.step == step:
+        def train_step(stage, state, world):
+            if state.step == step:
                 raise Crash
-            return whole(self)
+            return whole(stage, state, world)
 
-        monkeypatch.setattr(Fit, "one_step", one_step)
+        monkeypatch.setattr(loop, "train_step", train_step)
 
     return arm
 

@@ -13,8 +13,9 @@ def main() -> None:
 
     from steel import config
     from steel.model.build import decoder_layers
+    from steel.train.build import make_model
     from steel.train.parallel import join_world
-    from steel.train.pretrain import make_model, pretrain
+    from steel.train.pretrain import pretrain
 
     torch.set_num_threads(1)
     settings = json.loads(Path(sys.argv[1]).read_text())

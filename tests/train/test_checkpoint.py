@@ -19,7 +19,7 @@ from train_world import (
 
 from steel.config import UserError
 from steel.train import checkpoint
-from steel.train.loop import Fit
+from steel.train.checkpoint import Checkpoints
 from steel.train.pretrain import pretrain
 from steel.train.run_folder import RunFolder
 
@@ -79,8 +79,8 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(tmp_path, corpus, 
     assert process.exitcode == 2 and len(lines) == 1, lines
     assert (
         "the disk is full" in lines[0]
-        and "step 4" in lines[0]
-        and "older checkpoints are whole" in lines[0]
+        and "step-00000004" in lines[0]
+        and "what was saved before is whole" in lines[0]
     )
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000002"]
 
@@ -112,15 +112,15 @@ def test_a_save_in_flight_is_waited_for_before_the_next_and_at_the_end(tmp_path,
         time.sleep(0.1)
         return write(self, plan, planner)
 
-    saved = Fit.save
+    saved = Checkpoints.save
     before = []
 
-    def save(self, wait):
-        before.append([c.name for c in checkpoint.complete(self.run.checkpoints)])
-        saved(self, wait)
+    def save(self, *what):
+        before.append([c.name for c in checkpoint.complete(self.folder)])
+        saved(self, *what)
 
     monkeypatch.setattr(FileSystemWriter, "write_data", slow)
-    monkeypatch.setattr(Fit, "save", save)
+    monkeypatch.setattr(Checkpoints, "save", save)
     toy_fit(
         tmp_path, toy_config(steps=4, checkpoint_every=1, keep_checkpoints=9, async_checkpoint=True)
     )
@@ -164,7 +164,7 @@ def test_a_full_disk_while_the_model_folder_is_written_is_one_line(corpus, tmp_p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(SteelForCausalLM, "save_pretrained", full)
-    with pytest.raises(UserError, match="the disk is full; the checkpoint is whole"):
+    with pytest.raises(UserError, match="the disk is full; what was saved before is whole"):
         pretrain(tiny(train__steps=2), corpus[0], tmp_path)
     monkeypatch.undo()
     pretrain(tiny(train__steps=2), corpus[0], tmp_path)

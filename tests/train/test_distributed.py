@@ -14,8 +14,9 @@ from train_world import Crash, crash_before, curve, tiny
 from steel.config import UserError
 from steel.model.build import build
 from steel.runlog import read_log
+from steel.train.build import make_model
 from steel.train.parallel import World, check_batch
-from steel.train.pretrain import make_model, pretrain
+from steel.train.pretrain import pretrain
 
 HERE = Path(__file__).parent
 SHARDINGS = ("full", "grad_op", "hybrid", "ddp")

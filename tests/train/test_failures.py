@@ -51,7 +51,7 @@ def test_a_shard_cut_short_is_named_during_the_run_and_at_the_next_start(ground)
 
 
 def test_a_bad_batch_is_skipped_and_bad_batches_without_end_stop_the_run(ground):
-    assert drilled(ground, "bad batch")["skipped_steps"] == [8]
+    assert drilled(ground, "bad batch")["skipped_steps"] == [9]
 
 
 def test_sigterm_saves_and_the_next_start_is_bit_equal(ground):

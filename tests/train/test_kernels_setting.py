@@ -5,8 +5,8 @@ import torch
 
 from steel import config
 from steel.config import UserError
+from steel.train.build import make_model
 from steel.train.parallel import World
-from steel.train.pretrain import make_model
 
 
 def loss_of(model):

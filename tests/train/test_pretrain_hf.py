@@ -7,8 +7,9 @@ from train_world import Crash, crash_before, curve, tiny
 from steel.config import UserError
 from steel.data import Loader, ShardSet
 from steel.model.build import decoder_layers
+from steel.train.build import make_model
 from steel.train.parallel import World
-from steel.train.pretrain import make_model, next_token_loss, pretrain
+from steel.train.pretrain import next_token_loss, pretrain
 
 SHAPE = {
     "vocab_size": 300,

@@ -13,7 +13,8 @@ from torch import nn
 from steel import config
 from steel.config import TrainConfig
 from steel.runlog import read_log
-from steel.train.loop import fit
+from steel.train import loop
+from steel.train.loop import Stage, fit
 from steel.train.run_folder import RunFolder
 
 NOISE = ("time_s", "tokens_per_s", "peak_memory_bytes")
@@ -44,6 +45,7 @@ def toy_config(**given) -> TrainConfig:
         "checkpoint_every": 5,
         "eval_every": 0,
         "log_every": 1,
+        "keep_at_decay": False,
     }
     return TrainConfig(**(values | given))
 
@@ -57,12 +59,11 @@ def toy_loss(model, x):
     return (model(x) - x.flip(-1)).square().sum(), float(x.numel()), {"rows": (float(len(x)), 1.0)}
 
 
-def toy_fit(
-    folder: Path, cfg: TrainConfig, batches=toy_batches, model: nn.Module | None = None, **options
-):
+def toy_fit(folder: Path, cfg: TrainConfig, batches=toy_batches, model=None, **options):
     """(model, FitResult) of a run in `folder`."""
-    model = model if model is not None else Toy()
-    return model, fit(model, cfg, batches, toy_loss, RunFolder(folder), save_hf=False, **options)
+    model, resume = model if model is not None else Toy(), options.pop("resume", "auto")
+    stage = Stage("training", cfg, model, batches, toy_loss, save_hf=False, **options)
+    return model, fit(stage, RunFolder(folder), resume=resume)
 
 
 def curve(folder: Path) -> list[dict]:
@@ -96,20 +97,18 @@ class Crash(RuntimeError):
 @contextlib.contextmanager
 def crash_before(step: int):
     """The loop dies before it does step `step` (0-based)."""
-    from steel.train.loop import Fit
+    whole = loop.train_step
 
-    whole = Fit.one_step
-
-    def one_step(self):
-        if self.state.step == step:
+    def train_step(stage, state, world):
+        if state.step == step:
             raise Crash
-        return whole(self)
+        return whole(stage, state, world)
 
-    Fit.one_step = one_step
+    loop.train_step = train_step
     try:
         yield
     finally:
-        Fit.one_step = whole
+        loop.train_step = whole
 
 
 # -- real processes ----------------------------------------------------------------------------------------------------
@@ -234,6 +233,7 @@ def tiny(**given) -> config.Config:
             "checkpoint_every": 2,
             "eval_every": 0,
             "log_every": 1,
+            "keep_at_decay": False,
         },
     }
     for name, value in given.items():

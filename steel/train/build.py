@@ -1,0 +1,173 @@
+"""Make a model ready to train: weights, kernels, recomputation, compilation, sharding (FSDP2).
+
+`make_model` builds one from the configuration, for pretraining and the bench; `prepare` takes any
+causal LM as it is, which the alignment stages do; `evaluating` is how a model in training is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..config import Config, TrainConfig, UserError
+from ..model.build import build, decoder_layers
+from .parallel import World
+
+GRAPHS = 64
+"""Graphs of one block that training may compile: batches of other shapes, layers of other kinds."""
+
+
+def make_model(cfg: Config, world: World) -> nn.Module:
+    """The model of cfg on this rank's device, in training mode.
+
+    Without weights to load it is built on the meta device, sharded, then filled, so that no rank
+    ever holds the whole; its initial weights are the same at any number of ranks. A transformers
+    folder with weights is read and sharded.
+    """
+    given = cfg.model.source == "hf" and any(Path(cfg.model.path).glob("*.safetensors"))
+    model = build(cfg.model, device="cpu" if given else "meta", seed=cfg.seed)
+    if given:
+        model.to(world.device)
+    prepare(model, cfg.train, world, cfg.data.sequence_length, cfg.data.mask_documents)
+    if not given:
+        materialise(model, cfg.seed, world.device)
+    return model.train()
+
+
+def prepare(
+    model: nn.Module, cfg: TrainConfig, world: World, sequence_length: int, documents: bool
+) -> None:
+    """Kernels, recomputation, compilation and sharding, in place, as the stage's settings say.
+
+    model: a causal LM, or a module with one in `lm`. sequence_length [tokens] and whether rows hold
+    several documents: the batch that kernels are picked for.
+    """
+    causal_lm = getattr(model, "lm", model)
+    if cfg.activation_checkpointing:
+        causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    if cfg.kernels:
+        _install_kernels(causal_lm, cfg, world, sequence_length, documents)
+    layers = decoder_layers(causal_lm)
+    if cfg.compile:
+        # The layers share one cache of graphs. When it is full, dynamo's default is to run eagerly
+        # from then on, at half the speed and without a word.
+        torch._dynamo.config.recompile_limit = GRAPHS
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        for layer in layers:
+            layer.compile()
+    spread(model, layers, cfg, world)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module, cfg: TrainConfig, world: World) -> Iterator[None]:
+    """Ask a model in training: eval mode, no gradients, training's precision, and nothing compiled.
+
+    Validation, samples and rollouts meet shapes that training never does; compiled, they would fill
+    the cache of graphs that training needs.
+    """
+    was_training = model.training
+    model.eval()
+    eager = torch.compiler.set_stance("force_eager") if cfg.compile else contextlib.nullcontext()
+    try:
+        with torch.no_grad(), precision(cfg, world), eager:
+            yield
+    finally:
+        model.train(was_training)
+
+
+def precision(cfg: TrainConfig, world: World) -> contextlib.AbstractContextManager:
+    """Mixed precision of one rank; with several, FSDP2 casts the parameters instead."""
+    if cfg.precision == "bf16" and world.size == 1:
+        return torch.autocast(world.device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _install_kernels(
+    model: nn.Module, cfg: TrainConfig, world: World, sequence_length: int, documents: bool
+) -> None:
+    """Exchange the operations that the configuration names; a wrong name is the user's mistake."""
+    from ..kernels import choose, install, sizes_of
+
+    batch = cfg.micro_batch_size
+    sizes = sizes_of(model.config, batch=batch, length=sequence_length, documents=documents)
+    settings = {
+        "device": world.device,
+        "dtype": torch.bfloat16 if cfg.precision == "bf16" else torch.float32,
+        "compiled": cfg.compile,
+        "say": print if world.is_main else None,
+        "sizes": sizes,
+    }
+    try:
+        install(model, choose(cfg.kernels, **settings))
+    except (ValueError, RuntimeError) as error:  # or a kernel that broke the GPU's context
+        raise UserError(f"train.{error}") from None
+
+
+def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: World) -> None:
+    """Shard the model in place over all ranks, one unit per decoder block and one for the rest.
+
+    full: parameters, gradients and optimizer state sharded. grad_op: parameters stay whole between
+    forward and backward. hybrid: sharded within a node, replicated across nodes. ddp: replicated.
+    """
+    if cfg.sharding not in ("full", "grad_op", "hybrid", "ddp"):
+        raise UserError(f"sharding '{cfg.sharding}' is not one of full, grad_op, hybrid, ddp")
+    if world.size == 1:
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    shapes = {"hybrid": (world.size // local, local), "ddp": (world.size, 1)}
+    shape = shapes.get(cfg.sharding, (world.size,))
+    names = ("replicate", "shard")[-len(shape) :]
+    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
+    options = {"mesh": mesh, "reshard_after_forward": cfg.sharding in ("full", "hybrid")}
+    if cfg.precision == "bf16":
+        # Inputs stay as they are: casting would round the rotary tables, which must be fp32. The
+        # hidden state is bf16 already, since the embedding is.
+        options["mp_policy"] = MixedPrecisionPolicy(
+            torch.bfloat16, torch.float32, cast_forward_inputs=False
+        )
+    for layer in layers:
+        fully_shard(layer, **options)
+    fully_shard(model, **options)
+
+
+@torch.no_grad()
+def materialise(model: nn.Module, seed: int, device: torch.device) -> None:
+    """Allocate and fill a model that was built on the meta device, sharded or not.
+
+    Every rank draws every tensor whole, on the CPU, from `seed`, one module at a time, and keeps its
+    part: the weights do not depend on the number of ranks, no rank holds more than one whole module,
+    and nothing is communicated.
+    """
+    model.to_empty(device=device)
+    done: set[int] = set()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            own = {name: p for name, p in module._parameters.items() if p is not None}
+            for name, p in own.items():
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype))
+            model._init_weights(module)
+            for name, p in own.items():
+                drawn, module._parameters[name] = module._parameters[name], p
+                if id(p) not in done:  # a tied weight keeps what its first owner drew
+                    _fill(p, drawn.detach())
+                    done.add(id(p))
+    model.tie_weights()
+
+
+def _fill(p: nn.Parameter, whole: torch.Tensor) -> None:
+    if not hasattr(p, "device_mesh"):
+        p.copy_(whole)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    part = distribute_tensor(whole.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
+    p.to_local().copy_(part.to_local())
