@@ -1,18 +1,31 @@
-"""The `steel` command. Each command reads its arguments, calls one function of the room it belongs to, and says where
-the result lies. Exit code 0 only on success; a user's mistake gets one line and exit code 2, never a traceback.
+"""The `steel` command. Each command reads its arguments, calls one function of the room it belongs
+to, and says where the result lies. Exit code 0 only on success; a user's mistake gets one line and
+exit code 2, never a traceback.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from . import cli_data, cli_eval
-from .cli_common import Overrides, Preset, Run, configuration, group, say
+from . import cli_data
+from .cli_common import (
+    Json,
+    Model,
+    Overrides,
+    Preset,
+    Run,
+    add_not_built,
+    configuration,
+    group,
+    model_folder,
+    say,
+)
 from .config import UserError
 
 app = typer.Typer(
@@ -23,37 +36,51 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pretrain a language model from nothing: data, tokenizer, training, alignment, exams, chat.",
 )
+bench_app = group("How fast your preset runs on your machine.")
+eval_app = group("Exams, perplexity, contamination.")
+export_app = group("Write a model in other formats.")
+GROUPS = {
+    "data": cli_data.app,
+    "tokenizer": cli_data.tokenizer_app,
+    "eval": eval_app,
+    "export": export_app,
+    "bench": bench_app,
+}
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
+add_not_built({"": app, **GROUPS})
+app.command("pack")(cli_data.pack)
 
 
-# -- the whole life ----------------------------------------------------------------------------------------------------
+# -- the whole life --------------------------------------------------------------------------------
 
 
 @app.command("run")
 def run_life(
     preset: Preset = "laptop",
     run: Annotated[
-        Optional[Path], typer.Option("--run", "-r", help="RUN folder; default runs/PRESET.")
+        Path | None, typer.Option("--run", "-r", help="RUN folder; default runs/PRESET.")
     ] = None,
     raw: Annotated[
-        Optional[Path], typer.Option(help="Folder of real raw files instead of the closed world.")
+        Path | None, typer.Option(help="Folder of real raw files instead of the closed world.")
     ] = None,
     exam: Annotated[
-        Optional[Path], typer.Option(help="Folder with dev/ and test/ CSV files to be judged by.")
+        Path | None, typer.Option(help="Folder with dev/ and test/ CSV files to be judged by.")
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Offer a chat at the end.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train a small Steel through its whole life: data, pretraining, SFT, DPO, GRPO, exam, report card.
+    """Train a small Steel through its whole life: data, pretraining, SFT, DPO, GRPO, exam, report.
 
     [dim]steel run --preset laptop --run runs/mine train.steps=400[/dim]
     """
-    from . import life as lifecycle
+    from . import life
 
     folder = run or Path("runs") / Path(preset).stem
-    page = lifecycle.run(configuration(preset, overrides), folder, raw, exam)
+    page = life.run(configuration(preset, overrides), folder, raw, exam)
     say(f"report card  {page}\nchat         steel chat {folder}")
     if chat and sys.stdin.isatty() and typer.confirm("Chat with it now?", default=True):
-        cli_eval.chat(folder)
+        chat_with(folder)
 
 
 @app.command("report")
@@ -66,11 +93,8 @@ def report(run: Annotated[Path, typer.Argument(help="RUN folder of a life.")]) -
 
     if not run.is_dir():
         raise UserError(f"no run folder at {run}")
-    if (
-        not (run / "state.json").is_file()
-        and not (run / "log.jsonl").is_file()
-        and not any(run.glob("*/log.jsonl"))
-    ):
+    logs = (run / "state.json", run / "log.jsonl", *run.glob("*/log.jsonl"))
+    if not any(path.is_file() for path in logs):
         raise UserError(f"{run} is not a RUN folder: it holds neither state.json nor a log.jsonl")
     say(f"report card  {write_report(run)}")
 
@@ -94,18 +118,16 @@ def world(
     say(f"world  {out}")
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 @app.command("pretrain")
 def pretrain(
-    run: Annotated[Optional[Path], typer.Option("--run", "-r", help="RUN folder.")] = None,
-    data: Annotated[
-        Optional[Path], typer.Option("--data", "-d", help="Folder of token shards.")
-    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", "-r", help="RUN folder.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="Token shards.")] = None,
     preset: Preset = "gpu1",
     tokenizer: Annotated[
-        Optional[Path], typer.Option("--tokenizer", "-t", help="Copied beside the model.")
+        Path | None, typer.Option("--tokenizer", "-t", help="Default: the shards' own.")
     ] = None,
     resume: Annotated[str, typer.Option(help="auto or never.")] = "auto",
     dry_run: Annotated[
@@ -116,9 +138,7 @@ def pretrain(
     ] = "",
     nodes: Annotated[int, typer.Option(help="Machines, for --dry-run and --print-launch.")] = 1,
     gpus_per_node: Annotated[int, typer.Option(help="GPUs per machine, likewise.")] = 8,
-    gpu: Annotated[
-        str, typer.Option(help="GPU that --dry-run reckons with, as in steel plan.")
-    ] = "H800",
+    gpu: Annotated[str, typer.Option(help="GPU that --dry-run reckons with.")] = "H800",
     overrides: Overrides = None,
 ) -> None:
     """Pretrain on token shards; under torchrun on as many ranks as it starts.
@@ -138,20 +158,9 @@ def pretrain(
     if print_launch:
         from .train.launch import render
 
-        print(
-            render(
-                print_launch,
-                cfg,
-                preset,
-                data=data,
-                run=run,
-                tokenizer=tokenizer,
-                overrides=overrides,
-                nodes=nodes,
-                gpus_per_node=gpus_per_node,
-            ),
-            end="",
-        )
+        where = {"data": data, "run": run, "tokenizer": tokenizer, "overrides": overrides}
+        machines = {"nodes": nodes, "gpus_per_node": gpus_per_node}
+        print(render(print_launch, cfg, preset, **where, **machines), end="")
         return
     from .train import pretrain as room
 
@@ -161,16 +170,16 @@ def pretrain(
     say(f"model  {run / 'hf'}  (loss {result.loss:.4f} after {result.tokens:,} tokens)")
 
 
-def align(stage: str, rows: str):
-    """Build the command of one alignment stage; its data default to the life's own files."""
+def align(stage: str, rows: str) -> None:
+    """Add the command of one alignment stage, which reads `rows`."""
 
     def command(
         run: Run,
         model: Annotated[
-            Optional[Path], typer.Option("--model", "-m", help="Folder to start from.")
+            Path | None, typer.Option("--model", "-m", help="Folder to start from.")
         ] = None,
         data: Annotated[
-            Optional[list[Path]], typer.Option("--data", "-d", help="jsonl files.")
+            list[Path] | None, typer.Option("--data", "-d", help="jsonl files.")
         ] = None,
         preset: Preset = "laptop",
         overrides: Overrides = None,
@@ -202,8 +211,9 @@ def plan(
     gpu: Annotated[str, typer.Option(help="H800, H100, H200, A100-80G, 4090, CPU, …")] = "H800",
     num_gpus: Annotated[int, typer.Option(help="GPUs in all.")] = 8,
     tokens: Annotated[float, typer.Option(help="Tokens to train on; 0: as the preset says.")] = 0,
-    mfu: Annotated[
-        float, typer.Option(help="Share of the GPU's peak reached; 0: a published figure.")
+    mfu: Annotated[float, typer.Option(help="Share of the peak reached; 0: a published one.")] = 0,
+    document_length: Annotated[
+        float, typer.Option(help="Mean tokens of a document, for presets that mask; 0: a row.")
     ] = 0,
     overrides: Overrides = None,
 ) -> None:
@@ -213,60 +223,145 @@ def plan(
     """
     from . import plan as room
 
-    cfg = configuration(preset, overrides)
-    print(room.render(room.plan(cfg, gpu, num_gpus, tokens=tokens, mfu=mfu)))
-
-
-bench_app = group("How fast your preset runs on your machine.")
+    given = {"tokens": tokens, "mfu": mfu, "document_length": document_length}
+    print(room.render(room.plan(configuration(preset, overrides), gpu, num_gpus, **given)))
 
 
 @bench_app.command("step")
 def bench_step(
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value")] = None,
-    preset: Annotated[str, typer.Option(help="Preset or YAML file.")] = "cpu",
+    preset: Preset = "cpu",
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    steps: Annotated[int, typer.Option(help="Steps on the clock, after three for warm-up.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Steps timed, after three for warm-up.")] = 8,
     accumulation: Annotated[
-        int, typer.Option(help="Micro-batches per step; 0: as the preset says.")
+        int, typer.Option(min=0, help="Micro-batches per step; 0: as the preset says.")
     ] = 1,
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="JSON file.")] = None,
+    out: Json = None,
+    overrides: Overrides = None,
 ) -> None:
-    """One training step here, by the trainer's own loop: tokens/s, phases, MFU, peak memory.
+    """One training step here, by the trainer's own loop: tokens/s, MFU, memory, bytes sent, advice.
 
     [dim]steel bench step --preset steel-1b-causal train.micro_batch_size=4[/dim]
+
+    [dim]torchrun --nproc-per-node 8 -m steel bench step --preset steel-1b-causal[/dim]
     """
-    from .config import load
-    from .train import bench as step
+    from .train import bench
 
-    if steps < 1 or accumulation < 0:
-        raise UserError(
-            "steel bench step needs --steps of at least 1 and --accumulation of at least 0"
-        )
-    cfg = load(preset, overrides or [])
-    report = step.bench_step(cfg, steps=steps, accumulation=accumulation, device=device, out=out)
-    print(step.render(report))
+    cfg = configuration(preset, overrides)
+    report = bench.bench_step(cfg, steps=steps, accumulation=accumulation, device=device, out=out)
+    if report is not None:  # rank 0 reports
+        print(bench.render(report))
+        if out:
+            say(f"report            {out}")
+
+
+# -- judging and using a model ---------------------------------------------------------------------
+
+
+@eval_app.command("exam")
+def eval_exam(
+    ckpt: Model,
+    folder: Annotated[Path, typer.Option("--folder", "-d", help="Folder of dev/ and test/ CSVs.")],
+    suite: Annotated[
+        str, typer.Option(help="cmmlu, ceval, mmlu or world; default: by its subjects.")
+    ] = "",
+    shots: Annotated[int, typer.Option(help="Worked examples before a question.")] = 0,
+    scoring: Annotated[
+        str, typer.Option(help="letter, text, generate; several with commas.")
+    ] = "letter,text,generate",
+    out: Json = None,
+    limit: Annotated[int | None, typer.Option(help="Questions per subject.")] = None,
+) -> None:
+    """Multiple-choice exam, scored in up to three ways, with standard error and trivial baselines.
+
+    [dim]steel eval exam runs/laptop --folder runs/laptop/world/exam[/dim]
+    """
+    from .evaluation.exam import run_exam
+    from .model.folder import open_model
+    from .runlog import atomic_write
+
+    if suite not in ("", "cmmlu", "ceval", "mmlu", "world"):
+        raise UserError(f"--suite '{suite}' is not one of cmmlu, ceval, mmlu, world")
+    ways = tuple(scoring.split(","))
+    model, tokenizer = open_model(model_folder(ckpt))
+    result = run_exam(
+        model, tokenizer, folder, scoring=ways, shots=shots, limit=limit, suite=suite or None
+    )
+    for how, r in result["scoring"].items():
+        say(f"{how:<9} {r['accuracy']:7.2%} ± {r['se']:.2%}  (macro {r['macro']:.2%}, n {r['n']})")
+    say("baselines " + "  ".join(f"{k} {v:.2%}" for k, v in result["baselines"].items()))
     if out:
-        say(f"report            {out}")
+        atomic_write(out, json.dumps(result, ensure_ascii=False, indent=1))
+        say(f"result    {out}")
 
 
-for _name, _group in (
-    ("data", cli_data.data_app),
-    ("tokenizer", cli_data.tokenizer_app),
-    ("eval", cli_eval.eval_app),
-    ("export", cli_eval.export_app),
-    ("bench", bench_app),
-):
-    app.add_typer(_group, name=_name)
-for _name, _command in (
-    ("pack", cli_data.pack),
-    ("chat", cli_eval.chat),
-    ("serve", cli_eval.serve),
-    ("import-original", cli_eval.import_original),
-):
-    app.command(_name)(_command)
+@eval_app.command("perplexity")
+def eval_perplexity(
+    ckpt: Model,
+    files: Annotated[
+        list[Path],
+        typer.Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.'),
+    ],
+) -> None:
+    """Bits per byte and perplexity by domain.
+
+    [dim]steel eval perplexity runs/laptop runs/laptop/world/heldout/*.jsonl[/dim]
+    """
+    from .evaluation.perplexity import bits_per_byte, load_domains
+    from .model.folder import open_model
+
+    model, tokenizer = open_model(model_folder(ckpt))
+    result = bits_per_byte(model, tokenizer, load_domains(files))
+    for name, r in result["domains"].items():
+        if r["bpb"] is None:
+            say(f"{name:<20} no finite value: the file is empty, or the model's loss is not finite")
+            continue
+        values = f"{r['bpb']:.4f} bits/byte   perplexity {r['ppl']:.2f}   {r['tokens']:,} tokens"
+        say(f"{name:<20} {values}")
+    mean = result["geometric_mean"]["bpb"]
+    say(f"{'geometric mean':<20} " + ("none" if mean is None else f"{mean:.4f} bits/byte"))
 
 
-# -- entry -------------------------------------------------------------------------------------------------------------
+@app.command("chat")
+def chat_with(
+    ckpt: Model,
+    prompt: Annotated[str | None, typer.Option(help="Answer this one message and leave.")] = None,
+    temperature: Annotated[float, typer.Option(help="0: the likeliest answer.")] = 0.0,
+) -> None:
+    """Talk to a model in the terminal.
+
+    [dim]steel chat runs/laptop[/dim]
+    """
+    from .serve.chat import chat
+
+    chat(model_folder(ckpt), prompt=prompt, temperature=temperature)
+
+
+@export_app.command("hf")
+def export_hf(ckpt: Model, out: Path) -> None:
+    """Copy a model as a Hugging Face folder with its own code.
+
+    [dim]steel export hf runs/laptop exported[/dim]
+    """
+    from .serve.export import export_hf as copy
+
+    say(f"model  {copy(model_folder(ckpt), out)}")
+
+
+@app.command("import-original")
+def import_original(folder: Path, out: Path) -> None:
+    """Convert a checkpoint of the original Steel-LLM.
+
+    [dim]steel import-original Steel-LLM steel-hf[/dim]
+    """
+    from .model.original import import_original as convert
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"no original checkpoint at {folder}: it has no config.json")
+    convert(folder, out)
+    say(f"model  {out}")
+
+
+# -- entry -----------------------------------------------------------------------------------------
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -274,6 +369,7 @@ _DISK = {
     errno.EACCES: "permission denied",
     errno.EDQUOT: "the disk quota is used up",
 }
+_PLACE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -288,16 +384,12 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from the last checkpoint", 130)
     except OSError as error:
-        if error.errno in _DISK or isinstance(
-            error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
-        ):
-            what = _DISK.get(error.errno, (error.strerror or str(error)).lower())
-            fail(f"{error.filename or 'a file'}: {what}", 2)
-        raise
+        if error.errno not in _DISK and not isinstance(error, _PLACE):
+            raise
+        what = _DISK.get(error.errno, (error.strerror or str(error)).lower())
+        fail(f"{error.filename or 'a file'}: {what}", 2)
     except Exception as error:
-        if not hasattr(
-            error, "format_message"
-        ):  # click's usage errors have it; typer carries its own copy of click
+        if not hasattr(error, "format_message"):  # click's usage errors; typer has its own click
             raise
         fail(f"{error.format_message()} See --help.", 2)
 

@@ -1,20 +1,28 @@
-"""The commands of `steel data`, `steel tokenizer`, and `steel pack`."""
+"""The commands of `steel data` and `steel tokenizer`, and `steel pack`."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from .cli_common import group, not_built, say
+from .cli_common import group, say
 from .config import UserError
 
-data_app = group("Sources and documents: list, download, prepare, append.")
+app = group("Sources and documents: list, download, prepare, append.")
 tokenizer_app = group("Train, merge and measure tokenizers.")
 
+Recipe = Annotated[str, typer.Option(help="steel, original, or a YAML file.")]
+Workers = Annotated[int, typer.Option(help="Processes.")]
+Tokenizer = Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")]
+OwnTokenizer = Annotated[
+    Path | None, typer.Option("--tokenizer", "-t", help="For shards that carry none.")
+]
 
-@data_app.command("list")
+
+@app.command("list")
 def data_list() -> None:
     """The sources: licence, size, language, format.
 
@@ -34,10 +42,8 @@ def data_list() -> None:
     Console().print(table)
 
 
-@data_app.command("cards")
-def data_cards(
-    source: Annotated[Optional[str], typer.Argument(help="One source; default all.")] = None,
-) -> None:
+@app.command("cards")
+def data_cards(source: Annotated[str, typer.Argument(help="One source.")] = "") -> None:
     """The data cards: what a source is, how to get it, what the original did with it.
 
     [dim]steel data cards baidu_baike[/dim]
@@ -48,7 +54,7 @@ def data_cards(
         say(sources.card(name) + "\n")
 
 
-@data_app.command("download")
+@app.command("download")
 def data_download(source: str, out: Path) -> None:
     """Fetch a source, or say how to.
 
@@ -59,12 +65,12 @@ def data_download(source: str, out: Path) -> None:
     say(str(download(source, out)))
 
 
-@data_app.command("prepare")
+@app.command("prepare")
 def data_prepare(
     raw: Path,
     out: Path,
-    recipe: Annotated[str, typer.Option(help="steel, original, or a YAML file.")] = "steel",
-    executor: Annotated[str, typer.Option(help="local, slurm or ray.")] = "local",
+    recipe: Recipe = "steel",
+    executor: Annotated[str, typer.Option(help="Where it runs: local.")] = "local",
 ) -> None:
     """Raw files to clean, deduplicated documents, with OUT/report.json.
 
@@ -76,53 +82,29 @@ def data_prepare(
     say(f"documents  {out}\nreport     {out / 'report.json'}")
 
 
-@data_app.command("convert")
-def data_convert(
-    raw: Path, out: Path, recipe: Annotated[str, typer.Option(help="steel or original.")] = "steel"
-) -> None:
-    """Only the first step: raw files to OUT/<source>.jsonl.zst.
+def _step(name: str, module: str, summary: str) -> None:
+    """Add the command of one of `prepare`'s steps alone."""
 
-    [dim]steel data convert raw converted --recipe original[/dim]
-    """
-    from .corpus.convert import convert
+    def command(source: Path, out: Path, recipe: Recipe = "steel") -> None:
+        getattr(import_module(module, __package__), name)(source, out, recipe=recipe)
+        say(f"documents  {out}")
 
-    convert(raw, out, recipe=recipe)
-    say(f"documents  {out}")
+    example = f"[dim]steel data {name} FROM TO --recipe original[/dim]"
+    app.command(name, help=f"{summary}\n\n{example}")(command)
 
 
-@data_app.command("clean")
-def data_clean(docs: Path, out: Path, recipe: str = "steel") -> None:
-    """Only the second step: run a recipe's operators over documents.
-
-    [dim]steel data clean converted cleaned[/dim]
-    """
-    from .corpus.pipeline import clean
-
-    clean(docs, out, recipe=recipe)
-    say(f"documents  {out}")
+_step("convert", ".corpus.convert", "Only the first step: raw files to OUT/<source>.jsonl.zst.")
+_step("clean", ".corpus.pipeline", "Only the second step: a recipe's operators over documents.")
+_step("dedup", ".corpus.pipeline", "Only the third step: remove exact and near duplicates.")
 
 
-@data_app.command("dedup")
-def data_dedup(docs: Path, out: Path, recipe: str = "steel") -> None:
-    """Only the third step: remove exact and near duplicates.
-
-    [dim]steel data dedup cleaned deduplicated[/dim]
-    """
-    from .corpus.pipeline import dedup
-
-    dedup(docs, out, recipe=recipe)
-    say(f"documents  {out}")
-
-
-@data_app.command("append")
+@app.command("append")
 def data_append(
     out: Path,
     docs: Path,
-    tokenizer: Annotated[
-        Optional[Path], typer.Option("--tokenizer", "-t", help="The shards' own, if not given.")
-    ] = None,
-    run: Annotated[Optional[Path], typer.Option(help="RUN folder that reads OUT.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    tokenizer: OwnTokenizer = None,
+    run: Annotated[Path | None, typer.Option(help="RUN folder that reads OUT.")] = None,
+    workers: Workers = 1,
 ) -> None:
     """Add documents to a corpus that a run may be reading; duplicates are refused by content.
 
@@ -132,17 +114,16 @@ def data_append(
 
     added = append(out, docs, tokenizer, consumed=run, workers=workers)
     say(f"shards  {out}: {added['documents']:,} documents, {added['tokens']:,} tokens added")
-    if "new_samples" in added:
-        say(
-            f"run     {run}: {added['new_samples']:,} new samples are mixed in from step {added['from_step']:,}"
-        )
+    if run is not None:
+        new, first = f"{added['new_samples']:,} new samples", f"step {added['from_step']:,}"
+        say(f"run     {run}: {new} are mixed in from {first}")
 
 
 def pack(
     docs: Path,
     out: Path,
-    tokenizer: Annotated[Path, typer.Option("--tokenizer", "-t", help="Its folder.")],
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    tokenizer: Tokenizer,
+    workers: Workers = 1,
     hold_out: Annotated[float, typer.Option(help="Share of documents kept for validation.")] = 0.0,
 ) -> None:
     """Documents to token shards with a manifest.
@@ -153,9 +134,6 @@ def pack(
 
     pack_documents(docs, out, tokenizer, workers=workers, hold_out=hold_out)
     say(f"shards  {out}")
-
-
-# -- tokenizer ---------------------------------------------------------------------------------------------------------
 
 
 @tokenizer_app.command("train")
@@ -173,21 +151,3 @@ def tokenizer_train(
         raise UserError(f"no folder of documents at {docs}")
     bpe.save(bpe.train(document_texts(docs), vocab_size), out)
     say(f"tokenizer  {out}")
-
-
-@tokenizer_app.command("merge")
-def tokenizer_merge(first: Path, second: Path, out: Path) -> None:
-    """Join two vocabularies."""
-    not_built("merging vocabularies (steel.tokenizer.merge)")
-
-
-@tokenizer_app.command("report")
-def tokenizer_report(tokenizer: Path, docs: Path) -> None:
-    """Bytes per token by source."""
-    not_built("the tokenizer report (steel.tokenizer.report)")
-
-
-@tokenizer_app.command("coverage")
-def tokenizer_coverage(tokenizer: Path) -> None:
-    """Share of common Hanzi with a token of their own."""
-    not_built("Hanzi coverage (steel.tokenizer.coverage)")

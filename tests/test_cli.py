@@ -11,7 +11,7 @@ from steel.cli import app, main
 COMMANDS = """world | data list | data cards | data download | data prepare | data convert | data clean | data dedup |
 data append | tokenizer train | tokenizer merge | tokenizer report | tokenizer coverage | pack | pretrain | sft |
 reward | dpo | grpo | eval exam | eval perplexity | eval contamination | plan | chat | serve | export hf | export gguf |
-import-original | bench table2 | bench data | bench loader | bench step | bench ladder | bench drills | run | report"""
+import-original | bench step | run | report"""
 
 
 def call(capsys, *argv):
@@ -26,20 +26,13 @@ def call(capsys, *argv):
 def test_every_command_exists_and_explains_itself(command, capsys):
     code, out, _ = call(capsys, *command.split(), "--help")
     assert code == 0 and "Usage" in out
-    if "not built" not in out.lower() and command.split()[0] not in (
-        "tokenizer",
-        "bench",
-        "serve",
-        "eval",
-        "export",
-    ):
-        assert "steel " + command in " ".join(out.split()), "no example in the help text"
+    text = " ".join(out.split())
+    assert "not built" in text or f"steel {command}" in text, "no example in the help text"
 
 
 @pytest.mark.parametrize(
     "argv",
     [
-        "bench data",
         "serve X",
         "export gguf X Y",
         "tokenizer merge A B C",
@@ -102,8 +95,11 @@ def bad_inputs(tmp):
         (["plan", "--preset", "steel-1b", "--num-gpus", "0"], "0"),
         (["chat", f"{tmp}/none"], "no model"),
         (["export", "hf", f"{tmp}/empty", f"{tmp}/o"], "no model"),
-        (["bench", "table2", "--out", f"{tmp}/t.json", "--rows", "Z"], "no row starts with Z"),
-        (["bench", "table2", "--out", f"{tmp}/t.json", "--device", "moon"], "moon"),
+        (["eval", "exam", f"{tmp}/x", "--folder", f"{tmp}/empty", "--suite", "moon"], "moon"),
+        (["pretrain", "--preset", "smoke", "train.precision=fp8"], "train.precision"),
+        (["plan", "--preset", "laptop", "model.feed_forward=magic"], "feed_forward"),
+        (["plan", "train.learning_rate=nan"], "learning_rate"),
+        (["sft", "--run", f"{tmp}/r", "sft.beta=1"], "sft.beta"),
         (["bench", "step", "--device", "moon"], "moon"),
         (["bench", "step", "--steps", "0"], "--steps"),
         (["import-original", f"{tmp}/empty", f"{tmp}/o"], "config.json"),
@@ -124,11 +120,6 @@ def test_bad_input_gets_one_line_exit_2_and_leaves_nothing(tmp_path, capsys):
         if code != 2 or err.count("\n") != 1 or word not in err or left:
             failures.append((argv, code, err[-300:], left))
     assert not failures, "\n".join(map(str, failures))
-
-
-def test_a_wrong_model_config_is_refused_before_anything_is_written(tmp_path, capsys):
-    code, _, err = call(capsys, "plan", "--preset", "laptop", "model.feed_forward=magic")
-    assert code == 2 and "feed_forward" in err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")

@@ -246,11 +246,13 @@ def run_exam(
     shuffle: bool = False,
     seed: int = 0,
     progress: bool = True,
+    suite: str | None = None,
 ) -> dict:
     """Let a model sit an exam. Returns plain data for JSON: see `results.summarise` for its keys.
 
     `limit` bounds the questions per subject (None or 0: all), `shots` takes as many worked examples from the dev split,
     `shuffle` redraws the order of the options from `seed`, `chat=None` means: if the tokenizer has the chat tokens.
+    `suite` names the exam where its subjects do not tell it.
     Raises UserError for an unknown way of scoring, an unknown subject or a folder without an exam.
     """
     started = time.perf_counter()
@@ -277,7 +279,7 @@ def run_exam(
                 chosen["text"], chosen["text_sum"] = _text(
                     model, questions, examples, prompter, batch_size, bar
                 )
-    suite = suite_of(
+    suite = suite or suite_of(
         {
             file.stem.removesuffix(f"_{split}")
             for file in Path(folder).rglob("*.csv")
