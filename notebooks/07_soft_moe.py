@@ -95,7 +95,7 @@ RUN = Path("runs") / f"07_soft_moe-{cfg.preset}"
 # kinds = {
 #     "v1: every token through six experts": dict(feed_forward="soft_moe_v1"),
 #     "one dense layer, six times as wide": dict(feed_forward="dense", intermediate_size=6 * 448),
-#     "top-2: two of six": dict(feed_forward="top_k_moe", top_k=2),
+#     "top-2: two of six": dict(feed_forward="top_k_moe", experts_per_token=2),
 #     "causal: one for every token, five behind slots": {**causal_kind, "segment_length": 64},
 #     "v3: six averages per sequence": dict(feed_forward="soft_moe_v3"),
 #     "no feed-forward at all": dict(feed_forward="none"),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 PRESETS = Path(__file__).parent / "presets"
+RENAMED = {"model.top_k": "experts_per_token"}  # old keys in run folders and files of users
 
 
 class UserError(ValueError):
@@ -74,7 +75,7 @@ def first_line(error: BaseException) -> str:
 
 @dataclass
 class ModelConfig:
-    """The network. Field names are those of `steel.model.SteelConfig`."""
+    """The network: the fields of `steel.model.SteelConfig`, with their meaning and defaults."""
 
     source: Literal["steel", "hf"] = "steel"
     """Which architecture: "steel", or "hf" for any transformers causal LM described by `path`."""
@@ -101,12 +102,12 @@ class ModelConfig:
     num_experts: Count = 6
     """Routed experts E per layer [experts]; not used by dense and none."""
     num_shared_experts: OrZero = 0
-    """Experts that see every token, beside the routed ones [experts]; causal_soft_moe needs one."""
+    """Experts that see every token, beside the routed ones [experts]."""
     slots_per_expert: Count = 1
     """Slots per routed expert of the soft mixtures [slots]."""
     segment_length: Count = 64
     """Tokens per segment of causal_soft_moe [tokens]."""
-    top_k: Count = 2
+    experts_per_token: Count = 2
     """Experts that a token visits in top_k_moe [experts]."""
     balance_loss: Rate = 0.01
     """Weight of top_k_moe's load-balancing term in training [nats]."""
@@ -547,6 +548,7 @@ def _build(cls: type, values: object, where: str):
     arguments = {}
     for key, value in values.items():
         dotted = f"{where}.{key}" if where else str(key)
+        key = RENAMED.get(dotted, key)
         if key not in hints:
             raise UserError(f"unknown key '{dotted}'{_nearest(str(key), _fields(cls), where)}")
         arguments[key] = _convert(hints[key], value, dotted)

@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict] = {
     "one expert": {"feed_forward": "dense"},
     "dense": {"feed_forward": "dense"},
     "two gates": _historical(feed_forward="dense"),
-    "top-2": {"feed_forward": "top_k_moe", "top_k": 2},
+    "top-2": {"feed_forward": "top_k_moe", "experts_per_token": 2},
     "v1": _historical(feed_forward="soft_moe_v1"),
     "v2": _historical(feed_forward="soft_moe_v2"),
     "v3": _historical(feed_forward="soft_moe_v3"),

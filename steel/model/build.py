@@ -10,17 +10,14 @@ from .configuration import SteelConfig
 from .modeling import SteelForCausalLM
 
 
-def steel_config(model_cfg: ModelConfig) -> SteelConfig:
-    """`SteelConfig` with the fields of the same name; raises UserError (a ValueError) naming the field at fault."""
-    names = SteelConfig.__dataclass_fields__
-    fields = {
-        name: value
-        for name, value in vars(model_cfg).items()
-        if name in names and value is not None
-    }
-    fields["experts_per_token"] = model_cfg.top_k
+def steel_config(model_cfg: ModelConfig, **more) -> SteelConfig:
+    """The same fields as a `SteelConfig`, and `more` of transformers' own (token ids, hidden_act).
+
+    Raises UserError (a ValueError) naming the field at fault.
+    """
+    shape = {k: v for k, v in vars(model_cfg).items() if k not in ("source", "path")}
     try:
-        return SteelConfig(**fields)
+        return SteelConfig(**shape, **more)
     except ValueError as error:
         raise UserError(f"model.{error}") from None
 

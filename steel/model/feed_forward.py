@@ -127,7 +127,8 @@ class SteelTopKMoE(nn.Module):
 
     def __init__(self, config) -> None:
         super().__init__()
-        self.num_experts, self.top_k = config.num_experts, config.experts_per_token
+        self.num_experts = config.num_experts
+        self.experts_per_token = config.experts_per_token
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.router.role = "route"
         self.experts = make_experts(config, config.num_experts)
@@ -139,7 +140,7 @@ class SteelTopKMoE(nn.Module):
     def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         probability_NE = router_softmax(self.router(x_ND))
-        weights_NK, chosen_NK = probability_NE.topk(self.top_k, dim=-1)
+        weights_NK, chosen_NK = probability_NE.topk(self.experts_per_token, dim=-1)
         weights_NK = weights_NK / weights_NK.sum(dim=-1, keepdim=True)
         if self.training:
             self.balance = self._balance(probability_NE, chosen_NK, context)

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from ..config import UserError
+from ..config import ModelConfig, UserError
+from .build import steel_config
 from .configuration import SteelConfig
 from .modeling import SteelForCausalLM
 
@@ -60,24 +61,23 @@ def original_config(fields: dict, where: str = "config.json") -> SteelConfig:
         raise UserError(
             f"{where}: use_sliding_window=true is not supported; Steel-LLM was trained without it"
         )
-    same = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads rope_theta rms_norm_eps "
-        "tie_word_embeddings max_position_embeddings initializer_range hidden_act "
-        "bos_token_id eos_token_id pad_token_id"
-    )
-    kept = {name: fields[name] for name in same.split() if fields.get(name) is not None}
     rope = fields.get("rope_parameters") or {}
-    kept.setdefault("rope_theta", rope.get("rope_theta", 10_000.0))
-    return SteelConfig(
-        **kept,
-        intermediate_size=fields["intermediate_size"] // fields["mlp_div_ratio"],
-        feed_forward=FEED_FORWARDS[fields["FFN_type"]],
-        expert=EXPERTS[fields["mlp_type"]],
-        num_experts=fields.get("n_experts", 1),
-        num_shared_experts=0,
-        slots_per_expert=fields.get("slots_per_expert", 1),
-        qkv_bias=True,
-    )
+    given = {
+        "rope_theta": rope.get("rope_theta", 10_000.0),
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 2048,
+        **{name: value for name, value in fields.items() if value is not None},
+        "intermediate_size": fields["intermediate_size"] // fields["mlp_div_ratio"],
+        "feed_forward": FEED_FORWARDS[fields["FFN_type"]],
+        "expert": EXPERTS[fields["mlp_type"]],
+        "num_experts": fields.get("n_experts", 1),
+        "num_key_value_heads": fields.get("num_key_value_heads", fields["num_attention_heads"]),
+    }
+    names = ModelConfig.__dataclass_fields__.keys() - {"source", "path"}
+    tokens = ("hidden_act", "bos_token_id", "eos_token_id", "pad_token_id")
+    shape = ModelConfig(**{name: given[name] for name in names & given.keys()})
+    return steel_config(shape, **{name: given[name] for name in tokens if name in given})
 
 
 def load_state(config: SteelConfig, state: dict[str, torch.Tensor]) -> SteelForCausalLM:

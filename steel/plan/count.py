@@ -72,7 +72,7 @@ def feed_forward_cost(model: ModelConfig, sequence_length: int = 1) -> FeedForwa
             router = 3 * D * J + 2 * J
             return Cost(E + shared, shared, J / C, router, routing, kept=5 * D * J / C)
         case "top_k_moe":  # gathered inputs and sorted outputs are kept
-            runs = model.top_k + shared
+            runs = model.experts_per_token + shared
             return Cost(E + shared, runs, 0.0, D * E, 2 * D * E, kept=3 * runs * D)
     raise UserError(f"model.feed_forward has no '{model.feed_forward}'")
 

@@ -196,11 +196,11 @@ def check_linear_cross_entropy():
 
 def train(fields: dict, kernels: str | None, steps: int) -> list[float]:
     """Losses of a tiny Steel on packed documents, with the model's own code (None) or with exchanged forwards."""
+    from steel.config import ModelConfig
     from steel.kernels import choose, install
-    from steel.model import SteelConfig, SteelForCausalLM, initialize
+    from steel.model import build
 
-    model = SteelForCausalLM(SteelConfig(**fields))
-    initialize(model, 0)
+    model = build(ModelConfig(**fields), seed=0)
     if kernels is not None:
         changed = install(model, choose(kernels, device="cpu", check=False))
         assert (
@@ -230,12 +230,13 @@ def check_layers():
     """
     from types import SimpleNamespace
 
+    from steel.config import ModelConfig
     from steel.kernels import choose, install
-    from steel.model import SteelConfig
+    from steel.model import steel_config
     from steel.model.causal_soft_moe import SteelCausalSoftMoE, plan_segments
     from steel.model.soft_moe import SteelSoftMoEV3
 
-    config = SteelConfig(
+    shape = ModelConfig(
         hidden_size=40,
         intermediate_size=20,
         num_attention_heads=4,
@@ -245,6 +246,7 @@ def check_layers():
         expert="double_swiglu",
         vocab_size=10,
     )
+    config = steel_config(shape)
     position = torch.cat((torch.arange(9), torch.arange(13))).expand(2, -1)
     valid = torch.ones(2, 22, dtype=torch.bool)
     valid[1, -3:] = False
@@ -337,8 +339,9 @@ def check_registration():
 
 def check_compiled_blocks():
     """A block with every kernel installed is captured in one graph, in which the operators are still to be seen."""
+    from steel.config import ModelConfig
     from steel.kernels import choose, install
-    from steel.model import SteelConfig, SteelForCausalLM, initialize
+    from steel.model import build
 
     seen = {}
     shared = {
@@ -351,8 +354,7 @@ def check_compiled_blocks():
         "segment_length": 4,
     }
     for kind, expert in (("soft_moe_v3", "double_swiglu"), ("causal_soft_moe", "swiglu")):
-        model = SteelForCausalLM(SteelConfig(feed_forward=kind, expert=expert, **shared)).train()
-        initialize(model, 0)
+        model = build(ModelConfig(feed_forward=kind, expert=expert, **shared), seed=0).train()
         install(model, choose("triton", device="cpu", check=False))
         graphs = []
 

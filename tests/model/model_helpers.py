@@ -1,8 +1,11 @@
 """Tiny models and the ways of running them that must agree."""
 
+import dataclasses
+
 import torch
 
-from steel.model import SteelConfig, SteelForCausalLM
+from steel.config import ModelConfig
+from steel.model import SteelConfig, SteelForCausalLM, steel_config
 
 VOCABULARY = 67
 CAUSAL = ["dense", "none", "soft_moe_v1", "causal_soft_moe", "top_k_moe"]
@@ -28,8 +31,12 @@ def tiny(feed_forward: str, expert: str = "swiglu", **changes) -> SteelConfig:
         "experts_per_token": 2,
         "rope_theta": 10_000.0,
         "max_position_embeddings": 128,
+        "tie_word_embeddings": False,
     }
-    return SteelConfig(**(fields | changes))
+    shape = ModelConfig(**fields)
+    more = {name: value for name, value in changes.items() if not hasattr(shape, name)}
+    changes = {name: value for name, value in changes.items() if name not in more}
+    return steel_config(dataclasses.replace(shape, **changes), **more)
 
 
 def perturb(model: torch.nn.Module, amount: float = 0.3, seed: int = 1) -> torch.nn.Module:

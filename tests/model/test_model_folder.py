@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 
 import pytest
 import torch
 from model_helpers import CAUSAL, NON_CAUSAL, double_model, perturb, random_tokens, tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from steel.config import ModelConfig, UserError
+from steel.config import ModelConfig, UserError, from_dict
 from steel.model import SteelConfig, SteelForCausalLM, build, decoder_layers, initialize
 
 SCRIPT = """
@@ -69,7 +70,7 @@ def test_the_copied_code_imports_neither_steel_nor_anything_unusual(tmp_path):
     roots = {
         line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))
     }
-    assert roots <= {"", "torch", "transformers", "math", "dataclasses"}
+    assert roots <= {"", "torch", "transformers", "math", "dataclasses", "functools"}
     assert not (tmp_path / "build.py").exists() and not (tmp_path / "original.py").exists()
 
 
@@ -91,7 +92,7 @@ def test_save_and_load_in_process(feed_forward, tied, tmp_path):
 
 def test_top_k_is_no_sampling_parameter(tmp_path):
     """transformers reads a configuration's `top_k` as the sampling parameter: Steel must not store it there."""
-    model = SteelForCausalLM(tiny("top_k_moe", top_k=1))
+    model = SteelForCausalLM(tiny("top_k_moe", experts_per_token=1))
     assert model.config.experts_per_token == 1 and model.generation_config.top_k is None
     model.save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).experts_per_token == 1
@@ -195,7 +196,7 @@ REFUSED = [
     ({"intermediate_size": 0}, "intermediate_size=0"),
     ({"vocab_size": 0}, "vocab_size=0"),
     ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
-    ({"feed_forward": "top_k_moe", "top_k": 4}, "experts_per_token=4"),
+    ({"feed_forward": "top_k_moe", "experts_per_token": 4}, "experts_per_token=4"),
     ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
 ]
 
@@ -214,6 +215,11 @@ def test_build_refuses_with_a_user_error_in_one_line():
         SteelForCausalLM(tiny("dense"))()
 
 
-def test_every_field_of_the_model_section_reaches_the_model():
-    ours = set(SteelConfig.__dataclass_fields__) | {"top_k"}
-    assert set(ModelConfig.__dataclass_fields__) - ours <= {"source", "path"}
+def test_the_model_section_and_the_saved_configuration_have_the_same_fields():
+    """The defaults and meanings are typed once, in `ModelConfig`; old keys are read under their new names."""
+    shape = {f.name for f in fields(SteelConfig) if f.default is MISSING} - {"transformers_version"}
+    assert set(ModelConfig.__dataclass_fields__) - {"source", "path"} == shape
+    with pytest.raises(TypeError, match="rope_theta"):
+        SteelConfig(**dict.fromkeys(shape - {"rope_theta"}, 1))
+    old = from_dict({"model": {"feed_forward": "top_k_moe", "top_k": 3}})
+    assert old.model.experts_per_token == 3

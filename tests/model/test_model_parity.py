@@ -10,8 +10,8 @@ from model_helpers import prefill_then_steps, tiny
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from steel.config import UserError
-from steel.model import SteelConfig, SteelForCausalLM
+from steel.config import ModelConfig, UserError
+from steel.model import SteelConfig, SteelForCausalLM, steel_config
 from steel.model.original import convert_state, import_original, load_state, to_transformers
 
 VARIANTS = ["dense_raw", "softmoe_v1_senet", "softmoe_v2_senet", "softmoe_v3_senet"]
@@ -225,7 +225,7 @@ def test_dense_steel_without_bias_is_llama(shape, tied):
             initializer_range=0.2,
         )
     ).eval()
-    config = SteelConfig(
+    shape = ModelConfig(
         vocab_size=97,
         hidden_size=d,
         intermediate_size=f,
@@ -238,7 +238,7 @@ def test_dense_steel_without_bias_is_llama(shape, tied):
         qkv_bias=False,
         feed_forward="dense",
     )
-    _assert_same_function(llama, config)
+    _assert_same_function(llama, steel_config(shape))
 
 
 def _assert_same_function(reference, config: SteelConfig) -> None:
@@ -277,16 +277,17 @@ def test_dense_steel_with_bias_is_qwen2(kv):
     for layer in qwen.model.layers:
         for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
             torch.nn.init.normal_(projection.bias)
-    config = SteelConfig(
+    shape = ModelConfig(
         vocab_size=97,
         hidden_size=64,
         intermediate_size=80,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=kv,
-        feed_forward="dense",
+        rope_theta=1e6,
+        tie_word_embeddings=False,
     )
-    _assert_same_function(qwen, config)
+    _assert_same_function(qwen, steel_config(shape))
 
 
 def test_only_a_dense_model_becomes_llama_or_qwen2():

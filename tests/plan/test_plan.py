@@ -124,7 +124,7 @@ def test_active_parameters_leave_out_what_no_token_passes():
     assert dense["active_per_token"] == dense["total"]  # tied: the embedding is also the head
     untied = count_parameters(small(tie_word_embeddings=False))
     assert untied["active_per_token"] == untied["total"] - untied["embedding"]
-    top2 = count_parameters(small(feed_forward="top_k_moe", top_k=2))
+    top2 = count_parameters(small(feed_forward="top_k_moe", experts_per_token=2))
     assert top2["total"] - top2["active_per_token"] == top2["experts"] * 3 // 5
     slots = count_parameters(small(feed_forward="soft_moe_v3"))
     assert slots["total"] - slots["active_per_token"] == slots["experts"]
