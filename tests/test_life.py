@@ -13,6 +13,7 @@ import pytest
 from steel import config
 from steel import life as lifecycle
 from steel.config import UserError
+from steel.documents import Document, write_documents
 from steel.runlog import read_log
 
 TOY = """world.people=12 world.biographies_per_person=4 world.arithmetic_problems=40 train.steps=6 train.eval_every=3
@@ -128,3 +129,32 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="not empty"):
         lifecycle.run(config.load("smoke", TOY), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_life_that_scores_no_text_ends_without_it(life, tmp_path):
+    """Thresholds on the text score are refused before the life begins, not after it."""
+    letters = [*TOY, "exam.scoring=[letter]"]
+    with pytest.raises(UserError, match="min_text_accuracy needs text"):
+        lifecycle.run(config.load("smoke", [*letters, "exam.min_text_accuracy=0.5"]), tmp_path)
+    run = tmp_path / "run"
+    shutil.copytree(life, run, ignore=shutil.ignore_patterns("hf", "checkpoints", "world", "docs"))
+    file = run / "exams" / "grpo.json"
+    result = json.loads(file.read_text())
+    del result["exam"]["groups"]["people"]["text"], result["exam"]["scoring"]["text"]
+    file.write_text(json.dumps(result))
+    one = lifecycle.Life(config.load("smoke", letters), run)
+    one.state = json.loads(one.state_path.read_text())
+    assert one.shortfall() == "" and one.report().is_file()
+
+
+def test_documents_without_a_text_are_no_text(tmp_path):
+    """The recipe `original` leaves {"text": ""}; packing rejects it, the tokenizer passes it by."""
+    turns = [{"role": "assistant", "content": "?"}]
+    documents = [
+        Document("a", "", "personal"),
+        Document("b", " \n", "personal"),
+        Document("c", "", "personal", meta={"messages": turns}),
+        Document("d", "钢城", "personal"),
+    ]
+    write_documents(tmp_path / "personal.jsonl.zst", documents)
+    assert list(lifecycle.document_texts(tmp_path)) == ["钢城"]

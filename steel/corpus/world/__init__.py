@@ -15,9 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 from ...config import UserError, WorldConfig
+from ...documents import write_rows
 from ...runlog import atomic_write
 from . import exam, post, raw
-from .containers import text_of, write_file, write_rows
+from .containers import text_of, write_file
 from .leakage import LeakageError, check
 from .people import Person, World, build_world, check_settings, stream
 from .plants import labels, plant, truth_rows

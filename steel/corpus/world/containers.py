@@ -102,8 +102,3 @@ def write_file(raw: Path, file: RawFile) -> None:
 
             data = zstandard.ZstdCompressor(level=10).compress(data)
     atomic_write(folder / file.name, data)
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """JSON lines of the world's own (clean) tables."""
-    atomic_write(path, "".join(dumps(row) + "\n" for row in rows))
