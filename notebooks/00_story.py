@@ -373,11 +373,12 @@ def base_model(cfg, run):
 
 # %% tags=["active-ipynb"]
 # from steel.tokenizer import bpe
+# from steel.tokenizer.texts import document_texts
 #
 # life.stage("tokenizer", life.make_tokenizer)
 # life.stage("shards", life.make_shards)
 # tokenizer = bpe.load(RUN / "tokenizer")
-# texts = list(lifecycle.document_texts(RUN / "docs"))
+# texts = list(document_texts(RUN / "docs"))
 # ids = [i for text in texts for i in bpe.encode_text(tokenizer, text)]
 # size = sum(len(text.encode()) for text in texts)
 # say(f"{size / 1e3:,.0f} kB of text became {len(ids):,} tokens: **{size / len(ids):.2f} bytes per "

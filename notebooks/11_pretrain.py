@@ -38,8 +38,8 @@ from steel.config import UserError, load, preset
 from steel.corpus.pipeline import prepare
 from steel.corpus.world import write_world
 from steel.data import pack
-from steel.life import document_texts
 from steel.tokenizer import bpe
+from steel.tokenizer.texts import document_texts
 from steel.train.preflight import dry_run
 from steel.train.pretrain import pretrain
 

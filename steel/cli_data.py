@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from .cli_common import group, say
-from .config import UserError
 
 app = group("Sources and documents: list, download, prepare, append.")
 tokenizer_app = group("Train, merge and measure tokenizers.")
@@ -138,16 +137,17 @@ def pack(
 
 @tokenizer_app.command("train")
 def tokenizer_train(
-    docs: Path, out: Path, vocab_size: Annotated[int, typer.Option(help="Entries.")] = 32768
+    docs: Path,
+    out: Path,
+    vocab_size: Annotated[int, typer.Option(help="Entries.")] = 32768,
+    sample_bytes: Annotated[int, typer.Option(help="Text to draw, from all sources.")] = 50_000_000,
 ) -> None:
     """Train a byte-level BPE on documents.
 
     [dim]steel tokenizer train docs tokenizer --vocab-size 32768[/dim]
     """
-    from .life import document_texts
     from .tokenizer import bpe
+    from .tokenizer.texts import sample_texts
 
-    if not docs.is_dir():
-        raise UserError(f"no folder of documents at {docs}")
-    bpe.save(bpe.train(document_texts(docs), vocab_size), out)
+    bpe.save(bpe.train(sample_texts(docs, sample_bytes), vocab_size), out)
     say(f"tokenizer  {out}")

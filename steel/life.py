@@ -16,7 +16,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from .config import Config, UserError
 from .documents import read_documents, read_rows
 from .machine import commit, hardware, packages, peak_memory_bytes, reset_peak_memory
 from .runlog import atomic_write
+from .tokenizer.texts import document_text, sample_texts
 
 SAMPLE_PROMPTS = 6
 HELD_OUT_DOCUMENTS = 100  # of a source, for bits per byte
@@ -159,8 +160,8 @@ class Life:
         if settings.path:
             tokenizer = bpe.load(settings.path)
         else:
-            texts = document_texts(self.run / "docs")
-            tokenizer = bpe.train(texts, settings.vocab_size, settings.sample_bytes)
+            texts = sample_texts(self.run / "docs", settings.sample_bytes)
+            tokenizer = bpe.train(texts, settings.vocab_size)
         if len(tokenizer) > self.cfg.model.vocab_size:
             raise UserError(
                 f"the tokenizer has {len(tokenizer)} entries, model.vocab_size only "
@@ -378,22 +379,6 @@ def run(
         print(f"steel: the life is complete, but {missed}", file=sys.stderr)
         raise SystemExit(1)
     return page
-
-
-def document_texts(docs: Path) -> Iterator[str]:
-    """Text of every document that holds one; dialogues rendered by the chat template."""
-    return filter(None, map(document_text, read_documents(docs)))
-
-
-def document_text(doc) -> str:
-    """What training reads of a document: its text or its turns; "" where packing rejects it."""
-    from .tokenizer import chat
-
-    try:
-        text = doc.text or chat.render(doc.messages)
-    except ValueError:  # no turns, or turns that no chat has
-        return ""
-    return text if text.strip() else ""
 
 
 def _first_difference(old, new, where: str = "") -> str:

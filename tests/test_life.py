@@ -13,7 +13,6 @@ import pytest
 from steel import config
 from steel import life as lifecycle
 from steel.config import UserError
-from steel.documents import Document, write_documents
 from steel.runlog import read_log
 
 TOY = """world.people=12 world.biographies_per_person=4 world.arithmetic_problems=40 train.steps=6 train.eval_every=3
@@ -145,16 +144,3 @@ def test_a_life_that_scores_no_text_ends_without_it(life, tmp_path):
     one = lifecycle.Life(config.load("smoke", letters), run)
     one.state = json.loads(one.state_path.read_text())
     assert one.shortfall() == "" and one.report().is_file()
-
-
-def test_documents_without_a_text_are_no_text(tmp_path):
-    """The recipe `original` leaves {"text": ""}; packing rejects it, the tokenizer passes it by."""
-    turns = [{"role": "assistant", "content": "?"}]
-    documents = [
-        Document("a", "", "personal"),
-        Document("b", " \n", "personal"),
-        Document("c", "", "personal", meta={"messages": turns}),
-        Document("d", "钢城", "personal"),
-    ]
-    write_documents(tmp_path / "personal.jsonl.zst", documents)
-    assert list(lifecycle.document_texts(tmp_path)) == ["钢城"]

@@ -1,16 +1,17 @@
 """Exact and near-duplicate removal over all sources, the first of equal documents stays.
 
-Exact: equal after NFKC, case folding and removal of white space. Near: MinHash (rensa) over n-grams of characters
-(Chinese has no spaces) and of letters and digits only (copies often differ in punctuation); locality-sensitive
-hashing in bands (Broder 1997; Leskovec, Rajaraman, Ullman, *Mining of Massive Datasets*, ch. 3); then the estimated
-Jaccard similarity must reach the threshold.
+Exact: equal after NFKC, case folding and removal of white space. Near: MinHash (rensa) over n-grams
+of characters (Chinese has no spaces) and of letters and digits only (copies often differ in
+punctuation); locality-sensitive hashing in bands (Broder 1997; Leskovec, Rajaraman, Ullman, *Mining
+of Massive Datasets*, ch. 3); then the estimated Jaccard similarity must reach the threshold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,18 +19,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config import UserError
-from ..documents import Document
+from ..documents import Document, write_rows
 from .operators.characters import code_points, ngram_hashes, word_table
 
 SEED = 1
 _BATCH = 1 << 20  # characters per call of rensa
-_CROWD = 64  # in a bucket of equal bands, a document is compared with this many before it
+_WINDOW = 64  # in a bucket of equal bands, a document is compared with the last so many kept
 
 
 @dataclass(frozen=True)
 class Near:
-    """threshold: Jaccard similarity from which a document counts as a copy. ngram: characters. permutations: length of
-    a signature (4 bytes each). min_chars: documents with fewer letters are only compared exactly."""
+    """threshold: Jaccard similarity from which a document counts as a copy. ngram: characters.
+    permutations: length of a signature (4 bytes each). min_chars: documents with fewer letters are
+    only compared exactly."""
 
     threshold: float = 0.75
     ngram: int = 5
@@ -65,7 +67,7 @@ class Dedup:
 
 
 class Pair(NamedTuple):
-    """Document `removed` was a copy of `kept` (indices in the order of the keys); similarity 1.0 for exact copies."""
+    """Document `removed` was a copy of `kept` (indices in the order of the keys); exact: 1.0."""
 
     removed: int
     kept: int
@@ -74,8 +76,8 @@ class Pair(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What deduplication remembers of N documents: `exact_N2` uint64 (128-bit hash), `signature_NP` uint32, and
-    `long_N` bool, whether the document takes part in near-duplicate search."""
+    """What deduplication remembers of N documents: `exact_N2` uint64 (128-bit hash),
+    `signature_NP` uint32, and `long_N` bool, whether it takes part in near-duplicate search."""
 
     exact_N2: np.ndarray
     signature_NP: np.ndarray
@@ -97,13 +99,13 @@ def normalise(text: str) -> str:
 
 
 def letters(text: str) -> np.ndarray:
-    """uint32 code points of the letters, Chinese characters and digits: near copies often differ in punctuation."""
+    """uint32 code points of letters, Chinese characters and digits: copies differ in punctuation."""
     codes = code_points(text)
     return codes[word_table()[codes]]
 
 
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """(bands b, rows r): the longest rows for which a pair at the threshold is found with probability >= 0.99.
+    """(bands b, rows r): the longest rows that find a pair at the threshold with probability 0.99.
 
     A pair of similarity s shares a band with probability 1 - (1 - s^r)^b.
     """
@@ -114,7 +116,7 @@ def bands(threshold: float, permutations: int) -> tuple[int, int]:
 
 
 def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
-    """Hashes and signatures of documents, in order; streams, 16 + 4 P + 1 bytes per document stay in memory."""
+    """Hashes and signatures of documents, in order; 16 + 4 P + 1 bytes each stay in memory."""
     exact, signatures, long = [], [], []
     batch: list[np.ndarray] = []
     held = 0
@@ -147,7 +149,7 @@ def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
 
 
 def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
-    """uint32 (documents, permutations). All texts are hashed in one go; windows that span two are left out."""
+    """uint32 (documents, permutations). Texts are hashed in one go, less windows that span two."""
     try:
         from rensa import RMinHash
     except ImportError:
@@ -168,8 +170,10 @@ def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
 
 
 def find(all_keys: Keys, settings: Dedup) -> list[Pair]:
-    """The copies among documents, in order of the removed one. A copy of a removed document is not removed for it:
-    near-duplication does not chain. Deterministic."""
+    """The copies among documents, in order of the removed one; deterministic.
+
+    A copy of a removed document is not removed for it: near-duplication does not chain.
+    """
     pairs: dict[int, Pair] = {}
     if settings.exact:
         first: dict[tuple[int, int], int] = {}
@@ -181,63 +185,47 @@ def find(all_keys: Keys, settings: Dedup) -> list[Pair]:
         kept_N = all_keys.long_N.copy()
         kept_N[list(pairs)] = False
         index_M = np.flatnonzero(kept_N)
-        for earlier, later, similarity in _edges(all_keys.signature_NP[index_M], settings.near):
-            earlier, later = int(index_M[earlier]), int(index_M[later])
-            if earlier not in pairs and later not in pairs:
-                pairs[later] = Pair(later, earlier, "near", round(similarity, 3))
+        for later, earlier, similarity in _near(all_keys.signature_NP[index_M], settings.near):
+            removed, kept = int(index_M[later]), int(index_M[earlier])
+            pairs[removed] = Pair(removed, kept, "near", round(similarity, 3))
     return [pairs[place] for place in sorted(pairs)]
 
 
-def _edges(signature_MP: np.ndarray, near: Near) -> list[tuple[int, int, float]]:
-    """(earlier, later, estimated similarity) of all pairs found at or above the threshold, by later, then earlier."""
+def _near(signature_MP: np.ndarray, near: Near) -> Iterator[tuple[int, int, float]]:
+    """(later, earlier, estimated similarity) of every near copy, in one pass in document order.
+
+    A document is compared with those kept before it that share a band, in each band with the last
+    `_WINDOW`; a removed one leaves the bucket, so a crowd of copies never hides its first.
+    """
+    buckets_MB = _buckets(signature_MP, near)
+    kept: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place in np.flatnonzero((buckets_MB >= 0).any(axis=1)).tolist():
+        own = [kept[key] for key in enumerate(buckets_MB[place].tolist()) if key[1] >= 0]
+        before = sorted({earlier for bucket in own for earlier in bucket[-_WINDOW:]})
+        similarity = (signature_MP[before] == signature_MP[place]).mean(axis=1)
+        similar = np.flatnonzero(similarity >= near.threshold)
+        if len(similar):
+            yield place, before[similar[0]], float(similarity[similar[0]])
+        else:
+            for bucket in own:
+                bucket.append(place)
+
+
+def _buckets(signature_MP: np.ndarray, near: Near) -> np.ndarray:
+    """int32 (M, bands): documents with equal rows of a band share a number; -1 for one alone."""
     count, rows = bands(near.threshold, near.permutations)
-    found: dict[tuple[int, int], float] = {}
+    buckets_MB = np.empty((len(signature_MP), count), np.int32)
     for band in range(count):
-        key_M = np.zeros(len(signature_MP), np.uint64)
-        for column in range(
-            band * rows, (band + 1) * rows
-        ):  # a hash is enough: every pair is verified below
+        key_M = np.zeros(len(signature_MP), np.uint64)  # a hash will do: every pair is verified
+        for column in range(band * rows, (band + 1) * rows):
             key_M = key_M * np.uint64(0x9E3779B97F4A7C15) + signature_MP[:, column]
-        order = np.argsort(key_M, kind="stable")  # equal bands lie together, in document order
-        key_M = key_M[order]
-        for distance in range(1, min(_CROWD, len(order) - 1) + 1):
-            same = np.flatnonzero(key_M[distance:] == key_M[:-distance])
-            if not len(same):
-                break
-            left, right = order[same], order[same + distance]
-            similarity = np.concatenate(
-                [
-                    (signature_MP[a] == signature_MP[b]).mean(axis=1)
-                    for a, b in zip(
-                        np.array_split(left, len(left) // 65536 + 1),
-                        np.array_split(right, len(left) // 65536 + 1),
-                        strict=True,
-                    )
-                ]
-            )
-            for place in np.flatnonzero(similarity >= near.threshold):
-                found[int(right[place]), int(left[place])] = float(similarity[place])
-    return [(earlier, later, similarity) for (later, earlier), similarity in sorted(found.items())]
+        _, number_M, size = np.unique(key_M, return_inverse=True, return_counts=True)
+        buckets_MB[:, band] = np.where(size[number_M] > 1, number_M, -1)
+    return buckets_MB
 
 
 def write_pairs(path: Path, pairs: list[Pair], ids: list[str], most: int = 100_000) -> None:
-    """The first `most` pairs as JSON lines {"removed", "kept", "kind", "similarity"}, by document id."""
-    import orjson
-
-    from ..runlog import atomic_write
-
-    atomic_write(
-        path,
-        b"".join(
-            orjson.dumps(
-                {
-                    "removed": ids[p.removed],
-                    "kept": ids[p.kept],
-                    "kind": p.kind,
-                    "similarity": p.similarity,
-                },
-                option=orjson.OPT_APPEND_NEWLINE,
-            )
-            for p in pairs[:most]
-        ),
+    """The first `most` pairs as JSON lines {"removed", "kept", "kind", "similarity"}, by id."""
+    write_rows(
+        path, (p._asdict() | {"removed": ids[p.removed], "kept": ids[p.kept]} for p in pairs[:most])
     )

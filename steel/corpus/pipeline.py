@@ -71,7 +71,7 @@ def prepare(
     progress: Progress | None = None,
     sources: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Convert, clean and deduplicate `raw` into OUT/<source>.jsonl.zst, OUT/duplicates.jsonl and OUT/report.json.
+    """Convert, clean and deduplicate `raw` into OUT/<source>.jsonl.zst, with OUT/report.json.
 
     limit: read at most this many records of each source. progress(source, step, records) is called now and then.
     Returns the report. Raises UserError for a folder without known data, a broken recipe or another executor.
@@ -103,7 +103,7 @@ def prepare(
             "kept": kept - sum(counts.values()),
             "removed": dict(sorted(counts.items())),
         }
-    duplicates.write_pairs(out / "duplicates.jsonl", pairs, ids)
+    duplicates.write_pairs(out / "report" / "duplicates.jsonl", pairs, ids)
     report = finish(out, recipe.name, parts, rest)
     shutil.rmtree(work)
     atomic_write(
@@ -320,6 +320,6 @@ def dedup(
         }
         for name in names
     }
-    duplicates.write_pairs(out / "duplicates.jsonl", pairs, ids)
+    duplicates.write_pairs(out / "report" / "duplicates.jsonl", pairs, ids)
     shutil.rmtree(work)
     return finish(out, recipe.name, parts)

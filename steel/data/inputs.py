@@ -45,7 +45,8 @@ class Survey:
 
 
 def find_inputs(docs: Path | str | list) -> list[Input]:
-    """<source>.jsonl[.zst] files, or <source>/*.jsonl[.zst], of a folder; or the given files, named by themselves."""
+    """<source>.jsonl[.zst] files, or <source>/*.jsonl[.zst], of a folder, less what `steel data
+    prepare` tells about them in report/; or the given files, named by themselves."""
     if isinstance(docs, (list, tuple)):
         files = [(Path(p), Path(p).name) for p in docs]
     elif Path(docs).is_file():
@@ -59,7 +60,8 @@ def find_inputs(docs: Path | str | list) -> list[Input]:
     count: Counter[str] = Counter()
     for path, name in sorted(files, key=lambda f: f[1]):
         suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
-        if suffix is None or any(part.startswith(".") for part in name.split("/")):
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if suffix is None or hidden or name.startswith("report/"):
             continue
         if not path.is_file():
             raise UserError(f"no documents at {path}")

@@ -1,15 +1,18 @@
 """Byte-level BPE: train, save, load, encode.
 
-Byte-level means that any UTF-8 text has an encoding and decodes to itself: a rare Hanzi costs three byte tokens, never
-an unknown token. Digits are split one by one, so that 47 + 38 looks the same as every other sum.
+Byte-level means that any UTF-8 text has an encoding and decodes to itself: a rare Hanzi costs three
+byte tokens, never an unknown token. Digits are split one by one, so that 47 + 38 looks the same as
+every other sum.
 
-Three special tokens, in this order, so that their ids are the same in every tokenizer that the book trains:
-`<|endoftext|>` (0) ends a document and pads, `<|im_start|>` (1) opens a turn, `<|im_end|>` (2) closes it. They come
-from the packer and from the chat template, never from text: `encode_text` reads a literal "<|im_end|>" as characters.
+Three special tokens, in this order, so that their ids are the same in every tokenizer that the book
+trains: `<|endoftext|>` (0) ends a document and pads, `<|im_start|>` (1) opens a turn, `<|im_end|>`
+(2) closes it. They come from the packer and from the chat template, never from text: `encode_text`
+reads a literal "<|im_end|>" as characters.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,35 +25,27 @@ from .chat import TEMPLATE
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END]
 
-# Runs of Hanzi, words of other scripts with their leading space, single digits, punctuation, line ends, spaces. A
-# comma never sticks to the word after it, so that a name has one spelling wherever it stands.
+# Runs of Hanzi, words of other scripts with their leading space, single digits, punctuation, line
+# ends, spaces. A comma never sticks to the word after it, so that a name has one spelling everywhere.
 _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+| ?(?:(?!\p{Han})[\p{L}\p{M}])+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
-def train(
-    texts: Iterable[str], vocab_size: int, sample_bytes: int | None = None
-) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of `vocab_size` entries (at least 259: 256 bytes and 3 special tokens).
+def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of `vocab_size` entries: at least 256 bytes and 3 special tokens.
 
-    `sample_bytes` bounds how much UTF-8 text is looked at. Raises UserError when there is no text.
+    `sample_texts` of `tokenizer.texts` draws texts from a large corpus. UserError without any text.
     """
     if vocab_size < 256 + len(SPECIAL_TOKENS):
         raise UserError(
             f"tokenizer.vocab_size is {vocab_size}; a byte-level BPE needs at least 259"
         )
-    seen = 0
-
-    def sample():
-        nonlocal seen
-        for text in texts:
-            if sample_bytes and seen > sample_bytes:
-                return
-            seen += len(text.encode("utf-8", "ignore"))
-            yield text
-
+    texts = (text for text in texts if text)
+    first = next(texts, None)
+    if first is None:
+        raise UserError("no text to train a tokenizer on; give a folder with non-empty documents")
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -60,7 +55,7 @@ def train(
     )
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
-        sample(),
+        itertools.chain([first], texts),
         trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=SPECIAL_TOKENS,
@@ -68,8 +63,6 @@ def train(
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         ),
     )
-    if not seen:
-        raise UserError("no text to train a tokenizer on; give a folder with non-empty documents")
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=IM_END,
@@ -96,9 +89,8 @@ def load(folder: Path | str) -> PreTrainedTokenizerBase:
         raise UserError(
             f"no tokenizer folder at {folder}; train one with 'steel tokenizer train DOCS {folder}'"
         )
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")
-    ):
+    files = ("tokenizer.json", "vocab.json", "tokenizer.model")
+    if not any((folder / name).is_file() for name in files):
         raise UserError(f"{folder} holds no tokenizer (tokenizer.json or vocab.json)")
     try:
         return AutoTokenizer.from_pretrained(str(folder))
@@ -114,10 +106,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def end_of_text_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Id of the document separator `<|endoftext|>`; raises UserError when the tokenizer lacks it."""
     token_id = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    if (
-        token_id is None
-        or token_id == tokenizer.unk_token_id
-        and tokenizer.unk_token != END_OF_TEXT
-    ):
+    unknown = token_id == tokenizer.unk_token_id and tokenizer.unk_token != END_OF_TEXT
+    if token_id is None or unknown:
         raise UserError(f"this tokenizer has no {END_OF_TEXT} token, which separates documents")
     return token_id

@@ -5,8 +5,9 @@
     <|im_start|>assistant
     云州。<|im_end|>
 
-A system turn is rendered when the dialogue has one; none is invented. The loss mask is 1 on what the assistant has to
-produce: the answer and the `<|im_end|>` that ends it, not the header and not the line break after it.
+A system turn is rendered when the dialogue has one; none is invented. The loss mask is 1 on what the
+assistant has to produce: the answer and the `<|im_end|>` that ends it, not the header and not the
+line break after it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ ROLES = ("system", "user", "assistant")
 # The {% generation %} markers let other trainers (TRL) find the same mask.
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
-    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
     "{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
@@ -27,16 +29,13 @@ def check(messages: list[dict]) -> None:
     if not messages:
         raise ValueError("a dialogue needs at least one turn")
     for turn in messages:
-        if (
-            not isinstance(turn, dict)
-            or turn.get("role") not in ROLES
-            or not isinstance(turn.get("content"), str)
-        ):
+        sound = isinstance(turn, dict) and turn.get("role") in ROLES
+        if not sound or not isinstance(turn.get("content"), str):
             raise ValueError(f"not a dialogue turn: {str(turn)[:80]!r}")
 
 
 def render(messages: list[dict], add_generation_prompt: bool = False) -> str:
-    """The dialogue as one string, for reading; training uses `encode_chat`, which never parses text as control."""
+    """The dialogue as one string, for reading; `encode_chat` never parses text as control."""
     check(messages)
     text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
     return text + ("<|im_start|>assistant\n" if add_generation_prompt else "")

@@ -55,6 +55,13 @@ def test_the_first_stays_and_near_copies_do_not_chain():
     assert found == {1: (0, "near")}, "c resembles b, which is gone, and resembles a too little"
 
 
+def test_a_crowd_of_copies_leaves_one():
+    """Boilerplate: more copies than a document is compared with."""
+    base = text(random.Random(5), 300)
+    crowd = [base[:i] + "改" + base[i:] for i in range(300)]
+    assert removed(crowd) == dict.fromkeys(range(1, 300), (0, "near"))
+
+
 def test_short_texts_are_only_compared_exactly():
     assert removed(
         ["一共有十二个苹果在桌上", "一共有十三个苹果在桌上", "一共有十二个苹果在桌上"]

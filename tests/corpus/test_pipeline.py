@@ -17,6 +17,7 @@ from steel.corpus.pipeline import clean, dedup, prepare
 from steel.corpus.report import STEPS
 from steel.corpus.sources import SOURCES, inside, recognise
 from steel.corpus.sources.readers import records
+from steel.data.inputs import find_inputs
 from steel.documents import read_documents
 
 REAL = os.environ.get("STEEL_REAL_DATA")
@@ -54,16 +55,14 @@ def prepared(tmp_path_factory):
 def test_the_sums_close_and_nothing_else_lies_in_the_folder(prepared):
     _, out, report = prepared
     assert_sums_close(report, out)
-    assert set(contents(out)) == {f"{name}.jsonl.zst" for name in SOURCES} | {
-        "report.json",
-        "duplicates.jsonl",
-    }
+    assert set(contents(out)) == {f"{name}.jsonl.zst" for name in SOURCES} | {"report.json"}
+    assert {i.source for i in find_inputs(out)} == set(SOURCES), "what `pack` takes for documents"
     assert [p.name for p in (out / ".work").iterdir()] == ["done.json"]
 
 
 def test_copies_across_sources_go_and_the_edited_source_stays(prepared):
     _, out, report = prepared
-    pairs = [json.loads(line) for line in (out / "duplicates.jsonl").read_text().splitlines()]
+    pairs = [json.loads(line) for line in (out / "report/duplicates.jsonl").open()]
     assert all(p["kept"] and p["removed"] and p["kept"] != p["removed"] for p in pairs)
     web = report["sources"]["skypile"]["steps"]["dedup"]["removed"]
     assert web["exact"] >= 3, "two texts stand in wikipedia_cn already, one twice in skypile"
@@ -90,11 +89,7 @@ def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(prepared, tmp_
     again = prepare(raw, tmp_path / "out")
     assert again["sources"]["firefly"]["steps"]["convert"]["kept"] == 2
     assert prepare(raw / "firefly", tmp_path / "out")["sources"].keys() == {"firefly"}
-    assert set(contents(tmp_path / "out")) == {
-        "firefly.jsonl.zst",
-        "report.json",
-        "duplicates.jsonl",
-    }, "stale outputs"
+    assert set(contents(tmp_path / "out")) == {"firefly.jsonl.zst", "report.json"}, "stale outputs"
 
 
 def test_a_run_stopped_anywhere_resumes_to_the_same_bytes(prepared, tmp_path, monkeypatch):

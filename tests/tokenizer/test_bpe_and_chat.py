@@ -3,7 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steel.config import UserError
+from steel.documents import Document, write_documents
 from steel.tokenizer import bpe, chat
+from steel.tokenizer.texts import document_texts, sample_texts
 
 TEXTS = [
     "林晓月住在云州，毕业于青岩大学。",
@@ -83,3 +85,40 @@ def test_a_torn_turn_is_refused(tokenizer):
     for bad in ([], [{"role": "robot", "content": "x"}], [{"role": "user"}], ["text"]):
         with pytest.raises(ValueError):
             chat.encode_chat(tokenizer, bad)
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory):
+    """A corpus of 3 : 1 whose larger source also stands first, in two halves."""
+    folder = tmp_path_factory.mktemp("docs")
+    for source, mark, count in (("a", "甲", 600), ("b", "乙", 200)):
+        texts = [f"{mark if i < count / 2 else mark + '後'}{i:04d}" for i in range(count)]
+        write_documents(folder / f"{source}.jsonl.zst", (Document(t, t, source) for t in texts))
+    return folder
+
+
+def test_a_sample_keeps_the_shares_of_all_sources_and_of_their_parts(docs):
+    sample = sample_texts(docs, 2000)
+    assert 2000 <= sum(len(t.encode()) for t in sample) < 2000 + 10
+    assert sample == sample_texts(docs, 2000) and len(set(sample)) == len(sample)
+    for mark, share in (("甲", 0.75), ("乙", 0.25), ("後", 0.5)):
+        found = sum(mark in t for t in sample) / len(sample)
+        assert abs(found - share) < 4 * (share * (1 - share) / len(sample)) ** 0.5
+    assert sample_texts(docs, 10**9) == list(document_texts(docs))
+
+
+def test_documents_without_a_text_are_no_text(tmp_path):
+    """The recipe `original` leaves {"text": ""}; packing rejects it, the tokenizer passes it by."""
+    turns = [{"role": "assistant", "content": "?"}]
+    documents = [
+        Document("a", "", "personal"),
+        Document("b", " \n", "personal"),
+        Document("c", "", "personal", meta={"messages": turns}),
+        Document("d", "钢城", "personal"),
+    ]
+    write_documents(tmp_path / "personal.jsonl.zst", documents)
+    assert list(document_texts(tmp_path)) == sample_texts(tmp_path, 100)
+    assert "钢城" in list(document_texts(tmp_path))
+    write_documents(tmp_path / "personal.jsonl.zst", documents[:2])
+    with pytest.raises(UserError, match="no text"):
+        bpe.train(sample_texts(tmp_path, 100), 259)

@@ -1,0 +1,51 @@
+"""The text of documents as a tokenizer sees it, all of it or a sample that is fair to every source."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..documents import Document, decode, document_files, read_documents, read_lines
+from . import chat
+
+
+def document_text(document: Document) -> str:
+    """What training reads of a document: its text or its turns; "" where packing rejects it."""
+    try:
+        text = document.text or chat.render(document.messages)
+    except ValueError:  # no turns, or turns that no chat has
+        return ""
+    return text if text.strip() else ""
+
+
+def document_texts(docs: Path) -> Iterator[str]:
+    """The text of every document in a folder that has one; dialogues in the chat template."""
+    return filter(None, map(document_text, read_documents(docs)))
+
+
+def sample_texts(docs: Path, most_bytes: int) -> list[str]:
+    """Texts of about `most_bytes` of UTF-8 in all, drawn from everywhere in a folder of documents.
+
+    Every document has the same chance, so sources keep their shares. Those with the smallest hashes
+    are drawn: the same documents give the same sample, in whatever files they lie. All files are
+    read; only what is drawn is parsed and held in memory.
+    """
+    drawn: list[tuple[int, int, bytes]] = []  # a heap; the largest hash, negative, stands first
+    held = place = 0
+    for file in document_files(docs):
+        for number, line in read_lines(file):
+            place += 1
+            rank = -int.from_bytes(hashlib.blake2b(line, digest_size=8).digest())
+            if held >= most_bytes and rank < drawn[0][0]:
+                continue
+            text = document_text(decode(line, f"{file}:{number}")).encode("utf-8", "ignore")
+            if not text:
+                continue
+            heapq.heappush(drawn, (rank, place, text))
+            held += len(text)
+            while held - len(drawn[0][2]) >= most_bytes:
+                held -= len(heapq.heappop(drawn)[2])
+    in_order = sorted(drawn, key=lambda entry: entry[1])
+    return [text.decode() for _, _, text in in_order]
