@@ -458,7 +458,7 @@ def base_model(cfg, run):
 # options = sum(len(row["candidates"]) for row in asked) / len(asked)
 # rows = []
 # for name, m in (("before", model), ("after", trained_model)):
-#     s = cloze(m, tokenizer, asked, progress=False)
+#     s = cloze(m, tokenizer, asked)
 #     chinese, english = (s["by_language"][language] for language in ("zh", "en"))
 #     rows.append([name, *(f"{x['accuracy']:.0%} ± {x['se']:.0%}" for x in (chinese, english)),
 #                  f"{s['rank_accuracy']:.0%}", f"{s['mean_rank']:.1f}"])

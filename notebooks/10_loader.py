@@ -424,10 +424,10 @@ def weights_of(checkpoint):
 def examine(checkpoint, root):
     """How well the readers' facts are known: told wordings, held-out wordings, bits per byte of the letters."""
     tok, model, facts = bpe.load(root / "tokenizer"), weights_of(checkpoint), invent(60)[48:]
-    told, held = (cloze(model, tok, questions(facts, w), progress=False)
+    told, held = (cloze(model, tok, questions(facts, w))
                   for w in (WORDINGS[:HELD_OUT], WORDINGS[HELD_OUT:]))
     letters = [w.format(n=n, d=d) for n, d in facts for w in WORDINGS[:HELD_OUT]]
-    bits = bits_per_byte(model, tok, letters, context=64, progress=False)["domains"]["all"]["bpb"]
+    bits = bits_per_byte(model, tok, letters, context=64)["domains"]["all"]["bpb"]
     return {"told": told, "held": held, "bits": bits}
 
 

@@ -279,13 +279,8 @@ def eval_exam(
     from .model.folder import open_model
     from .runlog import atomic_write
 
-    if suite not in ("", "cmmlu", "ceval", "mmlu", "world"):
-        raise UserError(f"--suite '{suite}' is not one of cmmlu, ceval, mmlu, world")
-    ways = tuple(scoring.split(","))
-    model, tokenizer = open_model(model_folder(ckpt))
-    result = run_exam(
-        model, tokenizer, folder, scoring=ways, shots=shots, limit=limit, suite=suite or None
-    )
+    options = {"suite": suite, "scoring": scoring.split(","), "shots": shots, "limit": limit}
+    result = run_exam(*open_model(model_folder(ckpt)), folder, **options)
     for how, r in result["scoring"].items():
         say(f"{how:<9} {r['accuracy']:7.2%} ± {r['se']:.2%}  (macro {r['macro']:.2%}, n {r['n']})")
     say("baselines " + "  ".join(f"{k} {v:.2%}" for k, v in result["baselines"].items()))
@@ -309,16 +304,19 @@ def eval_perplexity(
     from .evaluation.perplexity import bits_per_byte, load_domains
     from .model.folder import open_model
 
-    model, tokenizer = open_model(model_folder(ckpt))
-    result = bits_per_byte(model, tokenizer, load_domains(files))
+    domains = load_domains(files)
+    result = bits_per_byte(*open_model(model_folder(ckpt)), domains)
+    bad = []
     for name, r in result["domains"].items():
         if r["bpb"] is None:
-            say(f"{name:<20} no finite value: the file is empty, or the model's loss is not finite")
+            bad.append(f"{name} ({r['nan_documents']} of {r['documents']} documents are not finite)")
             continue
-        values = f"{r['bpb']:.4f} bits/byte   perplexity {r['ppl']:.2f}   {r['tokens']:,} tokens"
-        say(f"{name:<20} {values}")
-    mean = result["geometric_mean"]["bpb"]
-    say(f"{'geometric mean':<20} " + ("none" if mean is None else f"{mean:.4f} bits/byte"))
+        perplexity = r["ppl"] or float("inf")
+        numbers = f"{r['bpb']:.4f} bits/byte   perplexity {perplexity:.2f}"
+        say(f"{name:<20} {numbers}   {r['tokens']:,} tokens")
+    if bad:
+        raise UserError(f"no number, and therefore no mean, for {', '.join(bad)}")
+    say(f"{'geometric mean':<20} {result['geometric_mean']['bpb']:.4f} bits/byte")
 
 
 @app.command("chat")

@@ -1,13 +1,15 @@
 """Which option did the response choose? Read from the response alone, and never guessed.
 
-The original's reward looked for a letter in prompt + response, found the "A" of the printed options and paid an empty
-answer 25 %. Here the prompt is not even an argument. A response that names no option, or names two, is `None`.
+The original's reward looked for a letter in prompt + response, found the "A" of the printed options
+and paid an empty answer 25 %. Here the prompt is not even an argument. A response that names no
+option, or names two, is `None`.
 
 Order of belief, strongest first:
 
-1. a statement: "答案是B", "选 B", "B 正确", "Answer: B", "option B is correct"; the last one counts, so that a response
-   that changes its mind is taken at its last word;
-2. a response, or its last or first line, that is a letter, alone or followed by its option: "B", "(B)", "B. 云州";
+1. a statement: "答案是B", "选 B", "B 正确", "Answer: B", "option B is correct"; the last one counts,
+   so that a response that changes its mind is taken at its last word;
+2. a response, or its last or first line, that is a letter, alone or followed by its option: "B",
+   "(B)", "B. 云州";
 3. the text of exactly one option, searched from the last sentence backwards.
 
 Negated letters and options ("不选A", "not B", "A 错") are crossed out first.
@@ -30,8 +32,8 @@ _OF = r"(?:应该?(?:是|为|选)|可能是|就是|选择|是|为|选|项|is|opt
 def extract_choice(response: str, options: Mapping[str, str] | Sequence[str]) -> str | None:
     """Letter of the option that `response` chooses, or None when it chooses none or more than one.
 
-    `options` maps letters to texts, or lists the texts of A, B, C, … in order; an empty list means that only letters
-    A to D can be recognised.
+    `options` maps letters to texts, or lists the texts of A, B, C, … in order; an empty list means
+    that only letters A to D can be recognised.
     """
     texts = _as_mapping(options)
     text = _normalise(response)
@@ -46,23 +48,19 @@ def extract_choice(response: str, options: Mapping[str, str] | Sequence[str]) ->
 
 
 def _as_mapping(options: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
-    if isinstance(options, Mapping):
-        return {letter: _normalise(text) for letter, text in options.items()}
-    return {
-        letter: _normalise(text) for letter, text in zip(LETTERS, options or [""] * 4, strict=False)
-    }
+    if not isinstance(options, Mapping):
+        options = dict(zip(LETTERS, options or [""] * 4))
+    return {letter: _normalise(text) for letter, text in options.items()}
 
 
 def _normalise(text: str) -> str:
-    """NFKC (full-width Ｂ, （, ： become ASCII), no markup stars, single spaces, ASCII full stop after a sentence."""
-    text = (
-        unicodedata.normalize("NFKC", text).replace("*", "").replace("。", ".\n").replace("`", "")
-    )
-    return re.sub(r"[ \t]+", " ", text).strip()
+    """NFKC (Ｂ and ： become ASCII), no markup stars, single spaces, a line break after each 。"""
+    text = unicodedata.normalize("NFKC", text).replace("*", "").replace("`", "")
+    return re.sub(r"[ \t]+", " ", text.replace("。", ".\n")).strip()
 
 
 def _letter(texts: Mapping[str, str]) -> str:
-    """A letter that stands alone: not inside a word, and not the first of a list such as "A或B", "A and B", "AB"."""
+    """A letter that stands alone: not inside a word, and not the first of "A或B", "A and B", "AB"."""
     alternatives = "".join(texts)
     return (
         rf"(?<![A-Za-z0-9])[(\[\"'“「]?([{alternatives}])[)\]\"'”」]?(?![A-Za-z0-9])"
@@ -93,39 +91,30 @@ def _stated(text: str, texts: Mapping[str, str]) -> set[str]:
         for key, value in texts.items()
         if value
     ]
-    hits = [
-        (m.start(1), m.group(1))
-        for form in forms
-        for m in re.finditer(form, text, re.IGNORECASE)
-        if m.group(1).isupper() or m.group(1) in texts
-    ]
-    if not hits:
-        return set()
-    return {max(hits)[1]} & set(texts)
+    found = [m for form in forms for m in re.finditer(form, text, re.IGNORECASE)]
+    hits = [(m.start(1), m.group(1)) for m in found if m.group(1) in texts]
+    return {max(hits)[1]} if hits else set()
 
 
 def _bare(text: str, texts: Mapping[str, str]) -> set[str]:
+    letters = "".join(texts)
     lines = [line.strip() for line in text.splitlines() if line.strip(" .!")]
+    alone = rf"[(\[\"'“「]?([{letters}])[)\]\"'”」]?\s*(?:选?项)?[.:,、!]*"
     for line in lines[-1:] + lines[:1]:
-        alone = re.fullmatch(
-            rf"[(\[\"'“「]?([{''.join(texts)}])[)\]\"'”」]?\s*(?:选?项)?[.:,、!]*", line
-        )
-        if alone:
-            return {alone.group(1)}
-    found = set()
-    for (
-        line
-    ) in lines:  # a letter with its own option behind it; a list of all options is not a choice
-        for key, value in texts.items():
-            if value and re.match(
-                rf"[(]?{key}[)]?\s*[.:,、]?\s*{re.escape(value)}\s*[.!]?\s*$", line
-            ):
-                found.add(key)
+        if match := re.fullmatch(alone, line):
+            return {match.group(1)}
+    # a letter with its own option behind it; a list of all options names more than one
+    found = {
+        key
+        for key, value in texts.items()
+        for line in lines
+        if value and re.match(rf"[(]?{key}[)]?\s*[.:,、]?\s*{re.escape(value)}\s*[.!]?\s*$", line)
+    }
     if found or len(lines) != 1:
         return found
-    leading = re.match(rf"[(]?([{''.join(texts)}])(?:[)]\s*[.:,、]?|[.:,、])(?=\D|$)", lines[0])
-    others = re.findall(rf"(?<![A-Za-z0-9])[{''.join(texts)}](?=[.:,、)])", lines[0])
-    return {leading.group(1)} if leading and len(set(others)) <= 1 else set()
+    leading = re.match(rf"[(]?([{letters}])(?:[)]\s*[.:,、]?|[.:,、])(?=\D|$)", lines[0])
+    others = set(re.findall(rf"(?<![A-Za-z0-9])[{letters}](?=[.:,、)])", lines[0]))
+    return {leading.group(1)} if leading and len(others) <= 1 else set()
 
 
 def _by_text(text: str, texts: Mapping[str, str]) -> set[str]:
@@ -143,7 +132,7 @@ def _by_text(text: str, texts: Mapping[str, str]) -> set[str]:
 
 
 def _whole(value: str) -> str:
-    """Pattern of an option's text as a whole word or number; Hanzi have no word breaks, so there any place counts."""
+    """Pattern of an option's text as a whole word or number; between Hanzi any place counts."""
     value = value.rstrip(".!\n ")
     if not value:
         return ""

@@ -1,25 +1,24 @@
-"""Cloze: does the model know a fact when a sentence of its own kind asks for it, before any chat format is learned?
+"""Cloze: does the model know a fact when a sentence of its own kind asks for it, before any chat?
 
-Each row is {"prompt", "answer", "candidates", "lang", "attribute"}. Two measures: *accuracy*, open vocabulary, the
-greedy continuation starts with the answer; and *rank*, closed vocabulary, how many candidates are likelier than the
-answer. The first asks for the word, the second for the knowledge.
+Each row is {"prompt", "answer", "candidates", "lang", "attribute"}. Two measures: *accuracy*, open
+vocabulary, the greedy continuation starts with the answer; and *rank*, closed vocabulary, how many
+candidates are likelier than the answer. The first asks for the word, the second for the knowledge.
 
-A prompt is a text that stops in the middle, and a subword vocabulary may have a token that straddles the cut. So the
-last tokens of the prompt are taken back and spelled again by the model (`scoring.Speller`), and candidates are compared
-from the last place where all their tokenizations agree.
+A prompt is a text that stops in the middle, and a subword vocabulary may have a token that straddles
+the cut. So the last tokens of the prompt are taken back and spelled again by the model
+(`scoring.Speller`), and candidates are compared from the last place where all their tokenizations
+agree.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from os.path import commonprefix
 from pathlib import Path
 
 from ..config import UserError
-from ..machine import progress as progress_bar
+from ..documents import read_rows
 from ..model.folder import stop_ids
 from ..tokenizer.bpe import encode_text
 from .results import binomial_se
@@ -33,49 +32,32 @@ _TAKEN_BACK = 8
 
 def load_cloze(path: Path | str) -> list[dict]:
     """Read cloze rows from a JSONL file; raises UserError that names the first unusable line."""
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise UserError(f"no cloze file at {path}; 'steel world OUT' writes OUT/exam/cloze.jsonl")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if not row["prompt"].strip() or not row["answer"].strip():
-                raise KeyError
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-            raise UserError(
-                f"{path}, line {number}: expected an object with a prompt and an answer"
-            ) from None
+    for number, row in read_rows(path):
+        if not all(str(row.get(key, "")).strip() for key in ("prompt", "answer")):
+            raise UserError(f"{path}:{number}: expected an object with a prompt and an answer")
         rows.append(row)
     return rows
 
 
 def cloze(
-    model,
-    tok,
-    path: Path | str | Iterable[dict],
-    batch_size: int = 128,
-    *,
-    limit: int | None = None,
-    progress: bool = True,
+    model, tok, path: Path | str | Iterable[dict], batch_size: int = 128, limit: int | None = None
 ) -> dict:
     """Ask every cloze row. Returns plain data for JSON:
 
-    {"accuracy", "n", "se", "rank_accuracy": share of rows whose answer outranks all candidates, "mean_rank": 1 is best,
-    "by_attribute" and "by_language": {name: {"accuracy", "n", "se"}}}; the ranks are None where no row has candidates.
+    {"accuracy", "n", "se", "rank_accuracy": share of rows whose answer outranks all candidates,
+    "mean_rank": 1 is best, "by_attribute" and "by_language": {name: {"accuracy", "n", "se"}}}; the
+    ranks are None where no row has candidates.
     """
     rows = load_cloze(path) if isinstance(path, (str, Path)) else list(path)
     rows = rows[: limit or None]
     if not rows:
         raise UserError("no cloze rows to ask")
-    with progress_bar(2 * len(rows), "cloze", "rows") if progress else nullcontext() as bar:
-        right = [
-            _starts(text, row["answer"].strip())
-            for text, row in zip(_continue(model, tok, rows, batch_size, bar), rows, strict=True)
-        ]
-        ranks = _ranks(model, tok, rows, batch_size)
-        if bar is not None:
-            bar.advance(len(rows))
+    texts = _continue(model, tok, rows, batch_size)
+    right = [_starts(text, row["answer"].strip()) for text, row in zip(texts, rows)]
+    ranks = _ranks(model, tok, rows, batch_size)
     return {
         **_share(right),
         "rank_accuracy": sum(r == 1 for r in ranks) / len(ranks) if ranks else None,
@@ -92,7 +74,7 @@ def _share(right: Sequence[bool]) -> dict:
 
 def _by(rows: Sequence[dict], right: Sequence[bool], key: str) -> dict:
     parts = defaultdict(list)
-    for row, ok in zip(rows, right, strict=True):
+    for row, ok in zip(rows, right):
         parts[str(row.get(key, "?"))].append(ok)
     return {name: _share(part) for name, part in sorted(parts.items())}
 
@@ -104,7 +86,7 @@ def _join(prompt: str, answer: str) -> str:
     return prompt + (" " if spaced else "") + answer
 
 
-def _continue(model, tok, rows: Sequence[dict], batch_size: int, bar) -> list[str]:
+def _continue(model, tok, rows: Sequence[dict], batch_size: int) -> list[str]:
     """The greedy continuation of each prompt as text, without the prompt."""
     pieces = tok.convert_ids_to_tokens(list(range(len(tok))))
     prompts, rests, room = [], [], 1
@@ -114,38 +96,26 @@ def _continue(model, tok, rows: Sequence[dict], batch_size: int, bar) -> list[st
         kept = max(1, len(ids) - _TAKEN_BACK)
         prompts.append(ids[:kept])
         rests.append("".join(pieces[i] for i in ids[kept:]))
-    replies = greedy(
-        model,
-        prompts,
-        room + _EXTRA_TOKENS + _TAKEN_BACK,
-        stop_ids(tok),
-        spell=(Speller(pieces), rests),
-        batch_size=batch_size,
-        bar=bar,
-    )
-    texts = [
-        tok.decode(p + reply, skip_special_tokens=True)
-        for p, reply in zip(prompts, replies, strict=True)
-    ]
-    return [
-        text.removeprefix(row["prompt"].rstrip()) for text, row in zip(texts, rows, strict=True)
-    ]
+    room += _EXTRA_TOKENS + _TAKEN_BACK
+    options = {"spell": (Speller(pieces), rests), "batch_size": batch_size, "title": "cloze"}
+    replies = greedy(model, prompts, room, stop_ids(tok), **options)
+    texts = []
+    for row, prompt, reply in zip(rows, prompts, replies):
+        text = tok.decode(prompt + reply, skip_special_tokens=True)
+        texts.append(text.removeprefix(row["prompt"].rstrip()))
+    return texts
 
 
 def _starts(text: str, answer: str) -> bool:
+    """Whether the text begins with the answer, and not with a longer word or number."""
     text = text.lstrip()
-    following = text[len(answer) : len(answer) + 1]
-    cut_short = (
-        answer[-1].isascii()
-        and answer[-1].isalnum()
-        and following.isascii()
-        and following.isalnum()
-    )
+    joint = text[len(answer) - 1 : len(answer) + 1]
+    cut_short = len(joint) == 2 and joint.isascii() and joint.isalnum()
     return text.startswith(answer) and not cut_short
 
 
 def _ranks(model, tok, rows: Sequence[dict], batch_size: int) -> list[int]:
-    """Rank of the answer among its candidates by log p(candidate | prompt), 1 for the best; ties count against it."""
+    """Rank of the answer among its candidates by log p(candidate | prompt); ties count against it."""
     pairs, sizes = [], []
     for row in rows:
         others = [c for c in row.get("candidates") or [] if c != row["answer"]]
@@ -156,14 +126,9 @@ def _ranks(model, tok, rows: Sequence[dict], batch_size: int) -> list[int]:
         shared = max(1, min([shared, *(len(ids) - 1 for ids in texts)]))
         pairs += [(ids[:shared], ids[shared:]) for ids in texts]
         sizes.append(len(texts))
-    scores = (
-        [score.log_prob for score in score_continuations(model, pairs, batch_size=batch_size)]
-        if pairs
-        else []
-    )
-    ranks, at = [], 0
+    scores = iter(score_continuations(model, pairs, batch_size=batch_size, title="cloze: ranks"))
+    ranks = []
     for size in sizes:
-        answer, others = scores[at], scores[at + 1 : at + size]
+        answer, *others = [next(scores) for _ in range(size)]
         ranks.append(1 + sum(not other < answer for other in others))
-        at += size
     return ranks

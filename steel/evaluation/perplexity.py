@@ -1,31 +1,31 @@
 """Bits per byte and perplexity, domain by domain.
 
-Perplexity counts per token, so two tokenizers give two incomparable numbers. Bits per byte do not care:
+Perplexity counts per token, so two tokenizers give two incomparable numbers. Bits per byte do not
+care:
 
     bpb = -Σ log p / (ln 2 · UTF-8 bytes)
 
-That is the number to compare. Perplexity is given beside it, and `ppl_normalised` = exp(-Σ log p / N_ref), where N_ref
-is the number of tokens that one fixed reference tokenizer needs (HammerLLM's tables use Skywork's).
+That is the number to compare. Perplexity is given beside it, and `ppl_normalised` =
+exp(-Σ log p / N_ref), where N_ref is the number of tokens that one fixed reference tokenizer needs
+(HammerLLM's tables use Skywork's).
 
-Every token of a document is scored once. The first one has only the document separator before it. Documents longer than
-the context are read in windows that advance by `stride`, so that every later token still sees context - stride tokens
-or more. Dialogues are scored on what the assistant says, given everything before it; control tokens have no bytes and
-are not counted.
+Every token of a document is scored once. The first one has only the document separator before it.
+Documents longer than the context are read in windows that advance by `stride`, so that every later
+token still sees context - stride tokens or more. Dialogues are scored on what the assistant says,
+given everything before it; control tokens have no bytes and are not counted.
 
-A domain whose loss is not finite is reported as such and named in `nan_domains`; it then spoils the mean on purpose.
+A domain whose loss is not finite is reported as such and named in `nan_domains`; it then spoils the
+mean on purpose.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import UserError
-from ..machine import progress as progress_bar
+from ..documents import read_rows
 from ..tokenizer.bpe import encode_text, end_of_text_id
 from ..tokenizer.chat import encode_chat
 from .scoring import context_length, score_continuations
@@ -35,36 +35,38 @@ _LOGITS_AT_ONCE = 2**27
 
 
 def load_domains(source: Path | str | Sequence[Path]) -> dict[str, list]:
-    """Read `folder/<domain>.jsonl`, or the files given, one {"text": …} or {"messages": […]} a line."""
-    files = (
-        sorted(Path(source).glob("*.jsonl")) if isinstance(source, (str, Path)) else list(source)
-    )
+    """Read `folder/<domain>.jsonl`, or the files given: {"text": …} or {"messages": […]} a line.
+
+    A domain has its file's name, with as many folders before it as tell it from the others. Raises
+    UserError for a line without text, and for a file that is missing or given twice.
+    """
+    folder = isinstance(source, (str, Path))
+    files = sorted(Path(source).glob("*.jsonl")) if folder else [Path(file) for file in source]
     if not files:
         raise UserError(
             f"no held-out text in {source}: expected <domain>.jsonl with a text or messages per line"
         )
     domains: dict[str, list] = {}
-    for file in files:
+    for name, file in zip(_names(files), files):
         if not file.is_file():
             raise UserError(f"no file at {file}")
-        domains[file.stem] = documents = []
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
-            try:
-                row = json.loads(line)
-                documents.append(row["messages"] if "messages" in row else row["text"])
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{file}, line {number}: expected an object with text or messages"
-                ) from None
+        documents = domains[name] = []
+        for number, row in read_rows(file):
+            document = row.get("messages") or row.get("text")
+            if not isinstance(document, (str, list)):
+                raise UserError(f"{file}:{number}: expected an object with text or messages")
+            documents.append(document)
     return domains
 
 
-@dataclass
-class _Piece:
-    """A scored stretch of a document."""
-
-    prefix: list[int]
-    continuation: list[int]
+def _names(files: Sequence[Path]) -> list[str]:
+    stems = [file.resolve().with_name(file.name.partition(".jsonl")[0]) for file in files]
+    for folders in range(1, max(len(stem.parts) for stem in stems) + 1):
+        names = ["/".join(stem.parts[-folders:]) for stem in stems]
+        if len(set(names)) == len(names):
+            return names
+    twice = next(file for file in files if stems.count(stems[files.index(file)]) > 1)
+    raise UserError(f"{twice} is given twice")
 
 
 def bits_per_byte(
@@ -76,17 +78,18 @@ def bits_per_byte(
     stride: int | None = None,
     batch_size: int = 64,
     reference=None,
-    progress: bool = True,
 ) -> dict:
-    """Score held-out documents per domain. Returns plain data for JSON (a number that is not finite becomes None):
+    """Score held-out documents per domain. Returns plain data for JSON, None for what is not finite:
 
-    {"domains": {name: {"bpb", "nats_per_byte", "ppl", "ppl_normalised", "tokens", "bytes", "documents",
-    "tokens_per_byte", "nan_documents"}}, "nan_domains": [names], "geometric_mean": {"bpb", "ppl", "ppl_normalised"}}.
+    {"domains": {name: {"bpb", "nats_per_byte", "ppl", "ppl_normalised", "tokens", "bytes",
+    "documents", "tokens_per_byte", "nan_documents"}}, "nan_domains": [names],
+    "geometric_mean": {"bpb", "ppl", "ppl_normalised"}}.
 
-    A document is a string or a list of chat turns. `context` [tokens] defaults to what the model promises, `stride`
-    to half of it. `reference` is a tokenizer, or a mapping from domain to its token count; without it `ppl_normalised`
-    is None. The mean of bpb over domains is arithmetic, which is the geometric mean of per-byte perplexities; the
-    means of the perplexities are geometric. With a NaN domain the means are None.
+    A document is a string or a list of chat turns. `context` [tokens] defaults to what the model
+    promises, `stride` to half of it. `reference` is a tokenizer, or a mapping from domain to its
+    token count; without it `ppl_normalised` is None. The mean of bpb over domains is arithmetic,
+    which is the geometric mean of per-byte perplexities; the means of the perplexities are
+    geometric. With a NaN domain the means are None.
     """
     if not isinstance(domains, Mapping):
         domains = {"all": list(domains)}
@@ -98,81 +101,70 @@ def bits_per_byte(
         )
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or len(tok)
     batch_size = max(1, min(batch_size, _LOGITS_AT_ONCE // (context * vocabulary)))
-    total = sum(len(documents) for documents in domains.values())
     results = {}
-    with progress_bar(total, "bits per byte", "documents") if progress else nullcontext() as bar:
-        for name, documents in domains.items():
-            results[name] = _domain(
-                model, tok, name, documents, context, stride, batch_size, reference
-            )
-            if bar is not None:
-                bar.advance(len(documents))
-    nan_domains = [name for name, r in results.items() if r["bpb"] is None]
+    for name, documents in domains.items():
+        pieces = [_pieces(tok, document, context, stride) for document in documents]
+        pairs = [pair for document in pieces for pair in document]
+        title = f"bits per byte, {name}"
+        scores = iter(score_continuations(model, pairs, batch_size=batch_size, title=title))
+        nats = [-math.fsum(next(scores) for _ in document) for document in pieces]
+        tokens = sum(len(continuation) for _, continuation in pairs)
+        texts = [_scored_text(document) for document in documents]
+        if isinstance(reference, Mapping):
+            reference_tokens = reference[name]
+        else:
+            reference_tokens = sum(len(encode_text(reference, text)) for text in texts if reference)
+        results[name] = _domain(nats, texts, tokens, reference_tokens)
     return {
         "domains": results,
-        "nan_domains": nan_domains,
+        "nan_domains": [name for name, r in results.items() if r["bpb"] is None],
         "geometric_mean": _means(list(results.values())),
     }
 
 
-def _domain(
-    model,
-    tok,
-    name: str,
-    documents: Sequence,
-    context: int,
-    stride: int,
-    batch_size: int,
-    reference,
-) -> dict:
-    pieces: list[_Piece] = []
-    owner: list[int] = []
-    num_bytes = reference_tokens = 0
-    for number, document in enumerate(documents):
-        text = (
-            document
-            if isinstance(document, str)
-            else "".join(turn["content"] for turn in document if turn["role"] == "assistant")
-        )
-        num_bytes += len(text.encode("utf-8", "surrogatepass"))
-        if reference is not None and not isinstance(reference, Mapping):
-            reference_tokens += len(encode_text(reference, text))
-        for piece in _pieces(tok, document, context, stride):
-            pieces.append(piece)
-            owner.append(number)
-    if isinstance(reference, Mapping):
-        reference_tokens = reference[name]
-    pairs = [(p.prefix, p.continuation) for p in pieces]
-    scores = score_continuations(model, pairs, batch_size=batch_size)
-    nats = -math.fsum(score.log_prob for score in scores) if scores else math.nan
-    bad = {owner[i] for i, score in enumerate(scores) if not math.isfinite(score.log_prob)}
-    tokens = sum(len(p.continuation) for p in pieces)
+def _scored_text(document: str | list[dict]) -> str:
+    """The text whose bytes count: all of it, or of a dialogue what the assistant says."""
+    if isinstance(document, str):
+        return document
+    return "".join(turn["content"] for turn in document if turn["role"] == "assistant")
+
+
+def _domain(nats: list[float], texts: list[str], tokens: int, reference_tokens: int) -> dict:
+    """The numbers of one domain from the nats and texts of its documents."""
+    total = math.fsum(nats) if tokens else math.nan
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
     return {
-        "bpb": _finite(nats / num_bytes / math.log(2)) if num_bytes else None,
-        "nats_per_byte": _finite(nats / num_bytes) if num_bytes else None,
-        "ppl": _exp(nats / tokens) if tokens else None,
-        "ppl_normalised": _exp(nats / reference_tokens) if reference_tokens else None,
+        "bpb": _ratio(total / math.log(2), size),
+        "nats_per_byte": _ratio(total, size),
+        "ppl": _exp(_ratio(total, tokens)),
+        "ppl_normalised": _exp(_ratio(total, reference_tokens)),
         "tokens": tokens,
-        "bytes": num_bytes,
-        "documents": len(documents),
-        "tokens_per_byte": tokens / num_bytes if num_bytes else None,
-        "nan_documents": len(bad),
+        "bytes": size,
+        "documents": len(texts),
+        "tokens_per_byte": _ratio(tokens, size),
+        "nan_documents": sum(not math.isfinite(n) for n in nats),
     }
 
 
-def _pieces(tok, document, context: int, stride: int) -> list[_Piece]:
-    """Cut a document into (context, scored tokens), each scored token in exactly one piece."""
+def _ratio(a: float, b: float) -> float | None:
+    return a / b if b and math.isfinite(a) else None
+
+
+def _exp(value: float | None) -> float | None:
+    return math.exp(value) if value is not None and value < 700 else None
+
+
+def _pieces(tok, document, context: int, stride: int) -> list[tuple[list[int], list[int]]]:
+    """Cut a document into (tokens before, scored tokens), each scored token in exactly one piece."""
     if isinstance(document, str):
         ids = encode_text(tok, document)
         scored = [True] * len(ids)
-        pieces = [_Piece([end_of_text_id(tok)], ids[:1])] if ids else []
-        start = 1
+        pieces, at = [([end_of_text_id(tok)], ids[:1])] if ids else [], 1
     else:
         ids, mask = encode_chat(tok, document)
         end = tok.convert_tokens_to_ids("<|im_end|>")
-        scored = [bool(m) and i != end for m, i in zip(mask, ids, strict=True)]
-        pieces, start = [], 0
-    at = start
+        scored = [bool(m) and i != end for m, i in zip(mask, ids)]
+        pieces, at = [], 0
     while at < len(ids):
         if not scored[at]:
             at += 1
@@ -182,29 +174,20 @@ def _pieces(tok, document, context: int, stride: int) -> list[_Piece]:
         stop = at
         while stop < min(limit, len(ids)) and scored[stop]:
             stop += 1
-        pieces.append(_Piece(ids[max(0, stop - context) : at], ids[at:stop]))
+        pieces.append((ids[max(0, stop - context) : at], ids[at:stop]))
         at = stop
     return pieces
 
 
 def _means(results: Sequence[dict]) -> dict:
-    def mean(key: str, log: bool) -> float | None:
+    """Arithmetic mean of bpb, geometric means of the perplexities; None where a domain has none."""
+    means: dict[str, float | None] = {}
+    for key in ("bpb", "ppl", "ppl_normalised"):
         values = [r[key] for r in results]
-        if not values or any(v is None for v in values):
-            return None
-        total = math.fsum(math.log(v) if log else v for v in values) / len(values)
-        return math.exp(total) if log else total
-
-    return {
-        "bpb": mean("bpb", False),
-        "ppl": mean("ppl", True),
-        "ppl_normalised": mean("ppl_normalised", True),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _exp(value: float) -> float | None:
-    return math.exp(value) if math.isfinite(value) and value < 700 else None
+        if not values or None in values:
+            means[key] = None
+        elif key == "bpb":
+            means[key] = math.fsum(values) / len(values)
+        else:
+            means[key] = math.exp(math.fsum(map(math.log, values)) / len(values))
+    return means

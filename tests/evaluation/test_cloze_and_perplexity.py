@@ -50,7 +50,7 @@ def test_cloze_reads_the_greedy_continuation_and_ranks_the_candidates(tok):
             "attribute": "city",
         },
     ]
-    result = cloze(model, tok, rows, progress=False)
+    result = cloze(model, tok, rows)
     assert result["accuracy"] == pytest.approx(2 / 3) and result["n"] == 3
     assert result["rank_accuracy"] == pytest.approx(2 / 3) and result["mean_rank"] == pytest.approx(
         4 / 3
@@ -74,7 +74,7 @@ def test_cloze_survives_a_token_that_straddles_the_cut():
         "lang": "zh",
         "attribute": "city",
     }
-    result = cloze(memoriser(tok, "J住在云州。"), tok, [row], progress=False)
+    result = cloze(memoriser(tok, "J住在云州。"), tok, [row])
     assert result["accuracy"] == result["rank_accuracy"] == 1
 
 
@@ -84,7 +84,7 @@ def test_an_answer_that_is_only_a_beginning_is_not_right(tok):
         {"prompt": "两数之和=", "answer": answer, "lang": "zh", "attribute": "sum"}
         for answer in ("13", "130")
     ]
-    result = cloze(model, tok, rows, progress=False)
+    result = cloze(model, tok, rows)
     assert result["accuracy"] == 0.5 and result["mean_rank"] is None
 
 
@@ -103,24 +103,22 @@ def test_cloze_does_not_depend_on_the_batch_size(model, tok, tmp_path):
     file.write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
     )
-    assert cloze(model, tok, file, 1, progress=False) == cloze(model, tok, file, 64, progress=False)
+    assert cloze(model, tok, file, 1) == cloze(model, tok, file, 64)
 
 
 def test_cloze_mistakes_are_named(tmp_path, model, tok):
     with pytest.raises(UserError, match="no cloze file"):
         load_cloze(tmp_path / "none.jsonl")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": ""}\n')
-    with pytest.raises(UserError, match="line 2"):
+    with pytest.raises(UserError, match="jsonl:2"):
         load_cloze(tmp_path / "bad.jsonl")
     with pytest.raises(UserError, match="no cloze rows"):
-        cloze(model, tok, [], progress=False)
+        cloze(model, tok, [])
 
 
 def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_per_token(tok):
     text = "第1号人物住在云州。"
-    result = bits_per_byte(
-        Bigram(torch.zeros(len(tok), len(tok))), tok, {"zh": [text, text]}, progress=False
-    )
+    result = bits_per_byte(Bigram(torch.zeros(len(tok), len(tok))), tok, {"zh": [text, text]})
     domain = result["domains"]["zh"]
     tokens, size = 2 * len(encode_text(tok, text)), 2 * len(text.encode())
     assert (domain["tokens"], domain["bytes"], domain["documents"]) == (tokens, size, 2)
@@ -131,7 +129,7 @@ def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_per_token(tok):
 
 def test_ppl_normalised_and_means(tok, model):
     domains = {"zh": ["第1号人物住在云州。"] * 2, "en": ["Where does person 1 live?"]}
-    result = bits_per_byte(model, tok, domains, reference={"zh": 10, "en": 20}, progress=False)
+    result = bits_per_byte(model, tok, domains, reference={"zh": 10, "en": 20})
     for name, reference in (("zh", 10), ("en", 20)):
         d = result["domains"][name]
         assert d["ppl_normalised"] == pytest.approx(
@@ -140,9 +138,9 @@ def test_ppl_normalised_and_means(tok, model):
     zh, en = result["domains"]["zh"], result["domains"]["en"]
     assert result["geometric_mean"]["ppl"] == pytest.approx(math.sqrt(zh["ppl"] * en["ppl"]))
     assert result["geometric_mean"]["bpb"] == pytest.approx((zh["bpb"] + en["bpb"]) / 2)
-    same = bits_per_byte(model, tok, domains, reference=tok, progress=False)["domains"]["zh"]
+    same = bits_per_byte(model, tok, domains, reference=tok)["domains"]["zh"]
     assert same["ppl_normalised"] == pytest.approx(same["ppl"])
-    one = bits_per_byte(model, tok, domains, batch_size=1, progress=False)
+    one = bits_per_byte(model, tok, domains, batch_size=1)
     assert one["domains"]["zh"]["bpb"] == pytest.approx(zh["bpb"], abs=1e-5)
 
 
@@ -150,7 +148,7 @@ def test_a_nan_domain_is_named_and_never_dropped(tok):
     table = torch.zeros(len(tok), len(tok))
     table[encode_text(tok, "?")[-1]] = float("nan")
     domains = {"good": ["云州"], "bad": ["云州", "why? so"], "empty": []}
-    result = bits_per_byte(Bigram(table), tok, domains, progress=False)
+    result = bits_per_byte(Bigram(table), tok, domains)
     assert result["nan_domains"] == ["bad", "empty"]
     assert (
         result["domains"]["bad"]["bpb"] is None and result["domains"]["bad"]["nan_documents"] == 1
@@ -165,13 +163,13 @@ def test_every_token_is_scored_once_with_enough_before_it(tok, context, stride):
     document = "第1号人物住在哪里？Where does person 2 live? 青岩云州临江白沙" * 2
     ids = encode_text(tok, document)
     pieces = _pieces(tok, document, context, stride)
-    assert [t for p in pieces for t in p.continuation] == ids
+    assert [t for p in pieces for t in p[1]] == ids
     at = 1
     for piece in pieces[1:]:
-        assert piece.prefix == ids[at - len(piece.prefix) : at] and piece.prefix
-        assert len(piece.prefix) + len(piece.continuation) <= context
-        assert len(piece.prefix) >= min(at, context - stride)
-        at += len(piece.continuation)
+        assert piece[0] == ids[at - len(piece[0]) : at] and piece[0]
+        assert len(piece[0]) + len(piece[1]) <= context
+        assert len(piece[0]) >= min(at, context - stride)
+        at += len(piece[1])
 
 
 def test_dialogues_are_scored_on_what_the_assistant_says(tok):
@@ -182,12 +180,10 @@ def test_dialogues_are_scored_on_what_the_assistant_says(tok):
         {"role": "assistant", "content": "Oakhill."},
     ]
     pieces = _pieces(tok, messages, 256, 128)
-    assert [tok.decode(p.continuation) for p in pieces] == ["云州。", "Oakhill."]
+    assert [tok.decode(p[1]) for p in pieces] == ["云州。", "Oakhill."]
     ids = encode_chat(tok, messages)[0]
-    assert all(ids[: len(p.prefix)] == p.prefix for p in pieces)
-    result = bits_per_byte(
-        Bigram(torch.zeros(len(tok), len(tok))), tok, {"chat": [messages]}, progress=False
-    )
+    assert all(ids[: len(p[0])] == p[0] for p in pieces)
+    result = bits_per_byte(Bigram(torch.zeros(len(tok), len(tok))), tok, {"chat": [messages]})
     assert result["domains"]["chat"]["bytes"] == len("云州。Oakhill.".encode())
 
 
@@ -196,7 +192,7 @@ def test_held_out_folder_is_read_by_domain(tmp_path):
     (tmp_path / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "?"}]}\n')
     assert load_domains(tmp_path) == {"chat": [[{"role": "user", "content": "?"}]], "zh": ["云州"]}
     (tmp_path / "bad.jsonl").write_text('{"txt": 1}\n')
-    with pytest.raises(UserError, match="bad.jsonl, line 1"):
+    with pytest.raises(UserError, match="bad.jsonl:1"):
         load_domains(tmp_path)
     with pytest.raises(UserError, match="no held-out text"):
         load_domains(tmp_path / "none")
@@ -204,4 +200,4 @@ def test_held_out_folder_is_read_by_domain(tmp_path):
 
 def test_a_stride_longer_than_the_context_is_refused(model, tok):
     with pytest.raises(UserError, match="stride"):
-        bits_per_byte(model, tok, ["云州"], context=8, stride=8, progress=False)
+        bits_per_byte(model, tok, ["云州"], context=8, stride=8)

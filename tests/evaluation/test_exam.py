@@ -11,14 +11,9 @@ import torch
 from known_models import Bigram, write_exam
 
 from steel.config import UserError
-from steel.evaluation.exam import (
-    Prompter,
-    Question,
-    format_question,
-    load_exam,
-    run_exam,
-    shuffle_options,
-)
+from steel.evaluation.exam import run_exam
+from steel.evaluation.prompts import Prompter, format_question
+from steel.evaluation.questions import Question, load_exam, shuffle_options
 from steel.evaluation.results import baselines, compare
 from steel.evaluation.scoring import greedy, score_continuations
 from steel.tokenizer.bpe import encode_text
@@ -90,7 +85,7 @@ def favouring(tok, after: str, says: str, then: str | None = None, strength=20.0
 @pytest.mark.parametrize("letter", "ABCD")
 def test_letter_scoring_and_generation_take_the_letter_the_model_prefers(tok, exam_folder, letter):
     model = favouring(tok, "assistant\n", letter, "")
-    result = run_exam(model, tok, exam_folder, scoring=("letter", "generate"), progress=False)
+    result = run_exam(model, tok, exam_folder, scoring=("letter", "generate"))
     share = sum(q.answer == letter for q in load_exam(exam_folder)) / 24
     for way in ("letter", "generate"):
         assert set(result["answers"][way]) == {letter}
@@ -102,11 +97,7 @@ def test_letter_scoring_and_generation_take_the_letter_the_model_prefers(tok, ex
 
 def test_a_model_that_says_nothing_scores_nothing_when_it_has_to_generate(tok, exam_folder):
     result = run_exam(
-        favouring(tok, "assistant\n", "。", ""),
-        tok,
-        exam_folder,
-        scoring=("generate",),
-        progress=False,
+        favouring(tok, "assistant\n", "。", ""), tok, exam_folder, scoring=("generate",)
     )
     assert result["scoring"]["generate"]["accuracy"] == 0
     assert result["scoring"]["generate"]["unparsed"] == 1
@@ -122,8 +113,7 @@ def test_text_scoring_takes_the_option_the_model_would_say(tok):
     scores = score_continuations(
         Bigram(table), [(prefix, a), (prefix, b)], closers=[tok.eos_token_id]
     )
-    assert [math.exp(s.log_prob) for s in scores] == pytest.approx([0.75, 0.25], rel=1e-5)
-    assert [s.greedy for s in scores] == [True, False]
+    assert [math.exp(s) for s in scores] == pytest.approx([0.75, 0.25], rel=1e-5)
 
 
 def test_the_beginning_of_the_right_number_does_not_win(tok, tmp_path):
@@ -132,14 +122,14 @@ def test_the_beginning_of_the_right_number_does_not_win(tok, tmp_path):
     table = torch.full((len(tok), len(tok)), -30.0)
     start, one, three, zero = (encode_text(tok, t)[-1] for t in ("assistant\n", "1", "3", "0"))
     table[start, one] = table[one, three] = table[three, zero] = table[zero, tok.eos_token_id] = 0.0
-    result = run_exam(Bigram(table), tok, tmp_path, scoring=("text",), progress=False)
+    result = run_exam(Bigram(table), tok, tmp_path, scoring=("text",))
     assert result["answers"]["text"] == "B"
     assert result["scoring"]["text"]["accuracy_sum"] == 1
 
 
 def test_letters_of_one_question_cost_one_row(tok, exam_folder):
     model = favouring(tok, "assistant\n", "A")
-    run_exam(model, tok, exam_folder, scoring=("letter",), progress=False)
+    run_exam(model, tok, exam_folder, scoring=("letter",))
     assert model.rows == 24
 
 
@@ -148,9 +138,7 @@ def test_letters_of_one_question_cost_one_row(tok, exam_folder):
 def test_scores_do_not_depend_on_the_batch_size(which, chat, request, tok, exam_folder):
     tested = request.getfixturevalue(which)
     results = [
-        run_exam(
-            tested, tok, exam_folder, batch_size=n, max_new_tokens=6, chat=chat, progress=False
-        )
+        run_exam(tested, tok, exam_folder, batch_size=n, max_new_tokens=6, chat=chat)
         for n in (1, 5, 128)
     ]
     for result in results:
@@ -164,7 +152,7 @@ def test_scores_do_not_depend_on_the_batch_size(which, chat, request, tok, exam_
     ]
     closers = [tok.eos_token_id, 5]
     one, many = (score_continuations(tested, pairs, batch_size=n, closers=closers) for n in (1, 64))
-    assert [s.log_prob for s in one] == pytest.approx([s.log_prob for s in many], abs=1e-4)
+    assert one == pytest.approx(many, abs=1e-4)
 
 
 @pytest.mark.parametrize("which", ["model", "steel_model"])
@@ -175,7 +163,7 @@ def test_log_probabilities_equal_a_plain_forward_pass(which, request, tok):
     with torch.no_grad():
         log_p = tested(input_ids=torch.tensor([prefix + continuation])).logits[0].log_softmax(-1)
     expected = sum(log_p[len(prefix) - 1 + i, token].item() for i, token in enumerate(continuation))
-    assert score.log_prob == pytest.approx(expected, abs=1e-4)
+    assert score == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("which", ["model", "steel_model"])
@@ -198,14 +186,15 @@ def test_greedy_equals_generate(which, request, tok):
 
 def test_the_training_mode_comes_back(model, tok, exam_folder):
     model.train()
-    run_exam(model, tok, exam_folder, scoring=("letter",), limit=1, progress=False)
+    run_exam(model, tok, exam_folder, scoring=("letter",), limit=1)
     assert model.training
     model.eval()
 
 
 def test_prompts_are_chat_turns_and_examples_come_from_dev(tok, exam_folder):
     shots = load_exam(exam_folder, "dev")[:2]
-    ids = Prompter(tok, True, None).prompt(QUESTION, shots, True, room=1)
+    examples = {QUESTION.subject: shots}
+    ids = Prompter(tok, True, None, examples).prompt(QUESTION, True, room=1)
     turns = [(format_question(q), q.answer) for q in shots]
     messages = [
         {"role": r, "content": c}
@@ -218,23 +207,23 @@ def test_prompts_are_chat_turns_and_examples_come_from_dev(tok, exam_folder):
     )
     assert tok.decode(ids) == expected
     assert format_question(QUESTION) == "林晓住在哪里？\nA. 青岩\nB. 云州\nC. 临江\nD. 白沙"
-    plain = tok.decode(Prompter(tok, False, None).prompt(QUESTION, shots, True, room=1))
+    plain = tok.decode(Prompter(tok, False, None, examples).prompt(QUESTION, True, room=1))
     assert (
         plain.endswith("D. 白沙\n答案：")
         and plain.count("\n\n") == 2
         and "<|im_start|>" not in plain
     )
-    bare = tok.decode(Prompter(tok, True, None).prompt(QUESTION, [], False, room=1))
+    bare = tok.decode(Prompter(tok, True).prompt(QUESTION, False, room=1))
     assert "青岩" not in bare
 
 
 def test_examples_that_do_not_fit_are_dropped_first(tok, exam_folder):
     shots = load_exam(exam_folder, "dev")[:3]
-    whole = Prompter(tok, True, None).prompt(QUESTION, [], True, room=4)
-    prompter = Prompter(tok, True, len(whole) + 10)
-    assert prompter.prompt(QUESTION, shots, True, room=4) == whole
+    whole = Prompter(tok, True).prompt(QUESTION, True, room=4)
+    prompter = Prompter(tok, True, len(whole) + 10, {QUESTION.subject: shots})
+    assert prompter.prompt(QUESTION, True, room=4) == whole
     assert prompter.truncated == 1
-    assert len(Prompter(tok, True, 20).prompt(QUESTION, shots, True, room=4)) == 16
+    assert len(Prompter(tok, True, 20).prompt(QUESTION, True, room=4)) == 16
 
 
 def test_shuffling_is_seeded_and_keeps_the_right_text():
@@ -258,9 +247,7 @@ def test_averages_errors_and_groups(tok, tmp_path):
         "A",
     ]  # a larger subject, so that macro and micro differ
     write(tmp_path / "test/city_zh.csv", ["question", *"ABCD", "answer"], *[row] * 9)
-    result = run_exam(
-        favouring(tok, "assistant\n", "A"), tok, tmp_path, scoring=("letter",), progress=False
-    )
+    result = run_exam(favouring(tok, "assistant\n", "A"), tok, tmp_path, scoring=("letter",))
     scores, subjects = result["scoring"]["letter"], result["subjects"]
     assert (
         result["n"] == 18
@@ -286,7 +273,6 @@ def test_averages_errors_and_groups(tok, tmp_path):
         scoring=("letter",),
         limit=2,
         subjects=["city_en", "arith_zh"],
-        progress=False,
     )
     assert limited["n"] == 4 and limited["suite"] == "world"
 
