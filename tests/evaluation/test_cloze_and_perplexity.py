@@ -198,6 +198,23 @@ def test_held_out_folder_is_read_by_domain(tmp_path):
         load_domains(tmp_path / "none")
 
 
+def test_domains_of_one_file_name_keep_apart(tmp_path):
+    for folder, text in (("a", "云州"), ("b", "白沙")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "zh.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    files = [tmp_path / "a" / "zh.jsonl", tmp_path / "b" / "zh.jsonl"]
+    assert load_domains(files) == {"a/zh": ["云州"], "b/zh": ["白沙"]}
+    with pytest.raises(UserError, match="given twice"):
+        load_domains([files[0], files[0]])
+
+
+def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
+    (tmp_path / "cloze.jsonl").write_text(
+        '{"prompt": "甲\u2028住在", "answer": "云\u0085州"}\n', encoding="utf-8"
+    )
+    assert load_cloze(tmp_path / "cloze.jsonl")[0]["answer"] == "云\u0085州"
+
+
 def test_a_stride_longer_than_the_context_is_refused(model, tok):
     with pytest.raises(UserError, match="stride"):
         bits_per_byte(model, tok, ["云州"], context=8, stride=8)
