@@ -276,9 +276,12 @@ def eval_exam(
     [dim]steel eval exam runs/laptop --folder runs/laptop/world/exam[/dim]
     """
     from .evaluation.exam import run_exam
+    from .evaluation.suites import check_suite
     from .model.folder import open_model
     from .runlog import atomic_write
 
+    if suite:
+        check_suite(suite)  # before the model is opened, which may take long
     options = {"suite": suite, "scoring": scoring.split(","), "shots": shots, "limit": limit}
     result = run_exam(*open_model(model_folder(ckpt)), folder, **options)
     for how, r in result["scoring"].items():
@@ -304,12 +307,14 @@ def eval_perplexity(
     from .evaluation.perplexity import bits_per_byte, load_domains
     from .model.folder import open_model
 
-    domains = load_domains(files)
-    result = bits_per_byte(*open_model(model_folder(ckpt)), domains)
+    found, domains = model_folder(ckpt), load_domains(files)
+    result = bits_per_byte(*open_model(found), domains)
     bad = []
     for name, r in result["domains"].items():
         if r["bpb"] is None:
-            bad.append(f"{name} ({r['nan_documents']} of {r['documents']} documents are not finite)")
+            bad.append(
+                f"{name} ({r['nan_documents']} of {r['documents']} documents are not finite)"
+            )
             continue
         perplexity = r["ppl"] or float("inf")
         numbers = f"{r['bpb']:.4f} bits/byte   perplexity {perplexity:.2f}"

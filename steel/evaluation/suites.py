@@ -35,8 +35,8 @@ def suite_of(subjects: Collection[str]) -> str:
     return next((name for name in NAMES if subjects and not _strangers(subjects, name)), "")
 
 
-def check_suite(suite: str, subjects: Collection[str], folder: Path | str) -> None:
-    """Raise UserError when `folder`, which has these subjects, does not hold the exam `suite`."""
+def check_suite(suite: str, subjects: Collection[str] = (), folder: Path | str = "") -> None:
+    """Raise UserError for an unknown suite, or when `folder` with these subjects holds another."""
     if suite not in NAMES:
         raise UserError(f"suite '{suite}' is not one of {', '.join(NAMES)}")
     if strangers := _strangers(subjects, suite):
