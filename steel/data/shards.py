@@ -230,11 +230,14 @@ class ShardSet:
             }  # of the other split, too
         return shards
 
-    def check_all(self) -> None:
-        """Check now what `open` left for later, in both splits: before a long run starts, not in the middle of it."""
-        for path, shard in list(self._unseen.items()):
+    def check_all(self, part: int = 0, of: int = 1) -> None:
+        """Check now what `open` left for later, in both splits: before a long run starts.
+
+        Of several processes each looks at every `of`-th shard, from `part` on.
+        """
+        for shard in list(self._unseen.values())[part::of]:
             check_shard(self.root, shard, self.dtype.itemsize)
-            del self._unseen[path]
+        self._unseen.clear()
 
     def __getstate__(self) -> dict:  # memory maps do not travel to worker processes
         return {**self.__dict__, "_maps": OrderedDict()}

@@ -32,7 +32,7 @@ from ..runlog import read_log
 
 TRAINED = ("pretrain", "sft", "reward", "dpo", "grpo")
 LIFE = ("init", *TRAINED)
-_ROUTINE = ("end", "data")  # events of every run, not worth a mark on its curve
+_ROUTINE = ("end", "data", "vocabulary")  # events of every run, not worth a mark on its curve
 
 
 def collect(run_dir: Path | str) -> dict:

@@ -9,41 +9,52 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig, UserError
+from ..model.feed_forward import SteelExperts
 
 
 def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Optimizer]:
-    """One AdamW, or Muon for the blocks' matrices and AdamW for embedding, head and vectors.
+    """One AdamW, or Muon for the blocks' matrices and AdamW for embedding, head, routers and vectors.
 
     Every group carries `peak_lr`; the loop sets lr = peak_lr * learning_rate_factor(step).
     """
     if cfg.optimizer not in ("adamw", "muon"):
         raise UserError(f"optimizer '{cfg.optimizer}' is not one of adamw, muon")
-    parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    muon = [p for n, p in parameters if cfg.optimizer == "muon" and _is_hidden_matrix(n, p)]
-    chosen = {id(p) for p in muon}
-    rest = [p for _, p in parameters if id(p) not in chosen]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [{**g, "peak_lr": cfg.learning_rate} for g in groups if g["params"]]
-    fused = any(p.is_cuda for p in rest)
-    optimizers: list[torch.optim.Optimizer] = (
-        [
-            torch.optim.AdamW(
-                groups,
-                lr=cfg.learning_rate,
-                betas=(cfg.beta1, cfg.beta2),
-                eps=cfg.eps,
-                fused=fused or None,
-            )
+    matrices, stacks = _hidden_matrices(model) if cfg.optimizer == "muon" else ([], [])
+    chosen = {id(p) for p in (*matrices, *stacks)}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest:
+        groups = [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
-        if groups
-        else []
-    )
-    if muon:
-        optimizers.append(Muon(muon, lr=cfg.muon_learning_rate, weight_decay=cfg.weight_decay))
+        groups = [{**g, "peak_lr": cfg.learning_rate} for g in groups if g["params"]]
+        betas, fused = (cfg.beta1, cfg.beta2), any(p.is_cuda for p in rest) or None
+        adamw = torch.optim.AdamW(groups, cfg.learning_rate, betas, cfg.eps, fused=fused)
+        optimizers.append(adamw)
+    if chosen:
+        groups = [{"params": matrices}, {"params": stacks, "inputs_first": True}]
+        groups = [group for group in groups if group["params"]]
+        optimizers.append(Muon(groups, cfg.muon_learning_rate, weight_decay=cfg.weight_decay))
     return optimizers
+
+
+def _hidden_matrices(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """(weights (…, out, in), stacked experts (E, in, out)) of the decoder blocks, without routers.
+
+    A layer's `role` says whether it routes; what no `Linear` holds is taken where it is a stack.
+    """
+    matrices, stacks = [], []
+    for name, module in model.named_modules():
+        if ".layers." not in f".{name}" or getattr(module, "role", "") == "route":
+            continue
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
+        if isinstance(module, SteelExperts):
+            stacks += own
+        else:
+            least = 2 if isinstance(module, nn.Linear) else 3
+            matrices += [p for p in own if p.ndim >= least]
+    return matrices, stacks
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> float:
@@ -62,20 +73,21 @@ def _is_hidden_matrix(name: str, p: Tensor) -> bool:
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is replaced by the nearest orthogonal matrix (Jordan et al. 2024).
 
-    Works on matrices and on stacks of matrices (E, m, n), each orthogonalised by itself. The update is scaled by
-    sqrt(max(1, m/n)), so that a learning rate means the same at every shape.
+    Works on matrices and on stacks of matrices (E, m, n), each orthogonalised by itself. The update
+    is scaled by sqrt(max(1, out/in)), so that a learning rate means the same at every shape; a group
+    with `inputs_first` holds matrices (…, in, out), all others (…, out, in). Sharded matrices are
+    gathered, and the ranks take turns at orthogonalising them.
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
-        super().__init__(
-            params, {"lr": lr, "peak_lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        settings = {"momentum": momentum, "weight_decay": weight_decay, "inputs_first": False}
+        super().__init__(params, {"lr": lr, "peak_lr": lr, **settings})
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
         """One update; weight decay is decoupled, as in AdamW."""
         for group in self.param_groups:
-            for p in group["params"]:
+            for turn, p in enumerate(group["params"]):
                 if p.grad is None:
                     continue
                 state = self.state[p]
@@ -83,9 +95,25 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(p)
                 buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(buffer, group["momentum"])  # Nesterov
-                update = _like(orthogonalise(_full(update)), p)
+                rows, columns = p.shape[-2:]
+                ratio = columns / rows if group["inputs_first"] else rows / columns
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5)
+                p.add_(_orthogonalised(update, turn), alpha=-group["lr"] * max(1.0, ratio) ** 0.5)
+
+
+def _orthogonalised(update: Tensor, turn: int) -> Tensor:
+    """`orthogonalise` of a plain or a sharded tensor; of the ranks that share it, one computes."""
+    if not hasattr(update, "full_tensor"):
+        return orthogonalise(update)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    mesh, placements = update.device_mesh, update.placements
+    shards = mesh[mesh.mesh_dim_names[-1]]  # replicas, if any, are the mesh's first dimension
+    owner, whole = turn % shards.size(), update.full_tensor()
+    if shards.get_local_rank() == owner:
+        whole = orthogonalise(whole)
+    part = distribute_tensor(whole, shards, placements[-1:], src_data_rank=owner).to_local()
+    return DTensor.from_local(part, mesh, placements, shape=update.shape, stride=update.stride())
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
@@ -104,16 +132,3 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.mT if transposed else x).to(g.dtype)
-
-
-def _full(t: Tensor) -> Tensor:
-    return t.full_tensor() if hasattr(t, "full_tensor") else t
-
-
-def _like(full: Tensor, p: Tensor) -> Tensor:
-    """Shard `full` the way the parameter is sharded; the plain tensor when it is not."""
-    if not hasattr(p, "full_tensor"):
-        return full
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(full, p.device_mesh, p.placements)

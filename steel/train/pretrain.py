@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import Config, UserError
 from ..data.batch import IGNORED, Batch
 from ..data.loader import Loader
 from ..data.shards import ShardSet
+from ..model.build import build
 from ..model.decoding import Sampling, generate
 from ..model.folder import stop_ids
 from . import checkpoint
@@ -23,6 +25,9 @@ from .parallel import World, check_batch, join_world
 from .preflight import memory_report
 from .run_folder import RunFolder
 from .schedule import decay_start
+
+IDLE_ROWS = 0.1
+"""Share of the embedding's rows without an entry of the tokenizer that is worth a warning [1]."""
 
 
 def pretrain(
@@ -38,42 +43,40 @@ def pretrain(
 ) -> FitResult:
     """Train cfg.model on the shards in `data`; leaves log, checkpoints and `hf/` in `run_dir`.
 
-    tokenizer: its folder, copied beside the model. prompts: texts that the model continues at every validation.
-    on_batch(step, batch): sees this rank's rows before they are trained on. measure(model, step): more numbers for the
-    log's validation lines.
-    Raises UserError for shards that are missing or changed and for settings that cannot work.
+    tokenizer: its folder, copied beside the model; None takes the one in the shards. prompts: texts
+    that the model continues at every validation. on_batch(step, batch): sees this rank's rows before
+    they are trained on. measure(model, step): more numbers for the log's validation lines.
+    Raises UserError for shards that are missing, changed or of another tokenizer, and for settings
+    that cannot work.
     """
     world, run = join_world(), RunFolder(run_dir)
-    _check(cfg, world)
-    shards = ShardSet.open(data)
-    if world.is_main:
-        shards.check_all()
+    _refuse_settings(cfg, world)
+    with world.together():
+        shards = ShardSet.open(data)
+        shards.check_all(world.rank, world.size)
+        events = _vocabulary(cfg, shards, tokenizer, world)
+    words = load_tokenizer(tokenizer or shards.tokenizer)
     loader = open_loader(cfg, shards, run, world)
-    model = make_model(cfg, world)
-    words = load_tokenizer(tokenizer)
-    _check_vocabulary(model, shards, words)
-    events = [{"what": "data", "change": change} for change in loader.events]
+    events += [{"what": "data", "change": change} for change in loader.events]
     if world.is_main and (report := memory_report(cfg, world)):
         events.append({"what": "memory", **report})
-    micro = max(1, cfg.train.micro_batch_size)
-
+    header = {"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards)}
+    if cfg.data.anneal_weights:
+        header["anneal_from_step"] = decay_start(cfg.train.steps, cfg.train)
     ahead = Ahead(loader) if world.device.type == "cuda" else None
 
     def batch_fn(step: int) -> list[Batch]:
         batch = ahead.batch(step) if ahead else read(loader, step)
         if on_batch is not None:
             on_batch(step, batch)
-        return batch.to(world.device, non_blocking=True).split(micro)
+        return batch.to(world.device, non_blocking=True).split(cfg.train.micro_batch_size)
 
-    anneal = {}
-    if cfg.data.anneal_weights:
-        anneal["anneal_from_step"] = decay_start(cfg.train.steps, cfg.train)
     stage = Stage(
-        "pretraining",
-        cfg.train,
-        model,
-        batch_fn,
-        next_token_loss(cfg.train.z_loss),
+        title="pretraining",
+        cfg=cfg.train,
+        model=make_model(cfg, world),
+        batch_fn=batch_fn,
+        loss_fn=next_token_loss(cfg.train.z_loss),
         seed=cfg.seed,
         tokenizer=words,
         evaluate=validator(cfg, data, world, measure=measure),
@@ -81,20 +84,20 @@ def pretrain(
         data_state=loader.state,
         flops=token_flops(cfg),
         config=cfg.to_dict(),
-        header={"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards), **anneal},
+        header=header,
         events=events,
     )
     return fit(stage, run, world, resume)
 
 
 def read(loader: Loader, step: int) -> Batch:
-    """`loader.batch(step)`, after a look at the shards that it reads; UserError names one that was cut short."""
+    """`loader.batch(step)`, after a look at its shards; UserError names one that was cut short."""
     loader.check_files(step)
     return loader.batch(step)
 
 
 class Ahead:
-    """Reads the next step's batch in a thread while the GPU works, in pinned memory; the batches are the loader's."""
+    """Reads the next step's batch in a thread while the GPU works, in pinned memory."""
 
     def __init__(self, loader: Loader, pin_memory: bool = True):
         self._loader, self._pin = loader, pin_memory
@@ -103,9 +106,9 @@ class Ahead:
     def batch(self, step: int) -> Batch:
         """`loader.batch(step)`, and a start on step + 1."""
         expected, future = self._next or (None, None)
-        batch = (
-            future.result() if expected == step else self._pool.submit(self._read, step).result()
-        )
+        if expected != step:
+            future = self._pool.submit(self._read, step)
+        batch = future.result()
         self._next = (step + 1, self._pool.submit(self._read, step + 1))
         return batch
 
@@ -116,36 +119,25 @@ class Ahead:
 
 def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
     """The sample order: a new one, or the one that the newest checkpoint was in the middle of."""
-    data, wanted = (
-        cfg.data,
-        {"mixture": mixture(cfg, shards.sources), "batch_size": cfg.train.batch_size},
-    )
-    place = {"rank": world.rank, "world": world.size}
+    settings = {
+        "sequence_length": cfg.data.sequence_length,
+        "batch_size": cfg.train.batch_size,
+        "mixture": mixture(cfg, shards.sources),
+        "seed": cfg.seed,
+        "mask_documents": cfg.data.mask_documents,
+        "rank": world.rank,
+        "world": world.size,
+    }
     found = checkpoint.newest(run.checkpoints, world)
     if found and (state := found[1].get("data")):
-        return Loader.from_state(
-            shards,
-            state,
-            sequence_length=data.sequence_length,
-            seed=cfg.seed,
-            mask_documents=data.mask_documents,
-            **wanted,
-            **place,
-        )
-    return Loader(
-        shards,
-        data.sequence_length,
-        seed=cfg.seed,
-        mask_documents=data.mask_documents,
-        **wanted,
-        **place,
-    )
+        return Loader.from_state(shards, state, **settings)
+    return Loader(shards, **settings)
 
 
 def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | None:
-    """The loader's mixture: `data.weights`, and `data.anneal_weights` from the step at which wsd starts to decay.
+    """The loader's mixture: `data.weights`, and `data.anneal_weights` from where wsd starts to decay.
 
-    In the annealing stage a source that is not named gets nothing. UserError without the wsd schedule.
+    In the annealing stage a source that is not named gets nothing. UserError without wsd.
     """
     weights, anneal = cfg.data.weights or None, cfg.data.anneal_weights
     if not anneal:
@@ -153,8 +145,8 @@ def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | 
     start = decay_start(cfg.train.steps, cfg.train)
     if start is None:
         raise UserError(
-            f"data.anneal_weights needs a stage in which the learning rate decays: train.schedule=wsd, not "
-            f"{cfg.train.schedule}"
+            "data.anneal_weights needs a stage in which the learning rate decays: train.schedule=wsd, "
+            f"not {cfg.train.schedule}"
         )
     chosen = {"step": start, "weights": dict.fromkeys(sources, 0.0) | anneal}
     return [{"step": 0, "weights": weights}, chosen] if start else chosen["weights"]
@@ -189,35 +181,24 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 16, measu
     shards = ShardSet.open(data, "validation", check=False)
     if not shards.pieces:
         return measure
-    rows = cfg.train.micro_batch_size
-    loader = Loader(
-        shards,
-        cfg.data.sequence_length,
-        rows,
-        0,
-        rank=0,
-        world=1,
-        mask_documents=cfg.data.mask_documents,
-    )
+    rows, length = cfg.train.micro_batch_size, cfg.data.sequence_length
+    loader = Loader(shards, length, rows, mask_documents=cfg.data.mask_documents)
     loss_fn = next_token_loss()
 
     def evaluate(model: nn.Module, step: int) -> dict:
-        total, weight, by_source = 0.0, 0.0, {}
+        sums: dict[int, tuple[Tensor, Tensor]] = {}  # source -> loss and targets, on the device
         for batch in loader.one_pass(most):
             for source in batch.source.unique().tolist():
                 chosen = (batch.source == source).nonzero()[:, 0].tolist()
-                loss, n, _ = loss_fn(model, batch.select(chosen).to(world.device))
-                loss, n = float(loss), float(n)
-                had = by_source.get(source, (0.0, 0.0))
-                by_source[source] = (had[0] + loss, had[1] + n)
-                total, weight = total + loss, weight + n
-        mean = total / max(weight, 1.0)
+                loss, count, _ = loss_fn(model, batch.select(chosen).to(world.device))
+                before = sums.get(source, (0.0, 0.0))
+                sums[source] = (before[0] + loss.double(), before[1] + count)
+        by_source = {loader.sources[s]: tuple(map(float, sums[s])) for s in sorted(sums)}
+        mean = sum(a for a, _ in by_source.values()) / sum(b for _, b in by_source.values())
         return {
             "loss": mean,
             "perplexity": math.exp(min(mean, 50.0)),
-            "by_source": {
-                loader.sources[s]: a / max(b, 1.0) for s, (a, b) in sorted(by_source.items())
-            },
+            "by_source": {name: a / max(b, 1.0) for name, (a, b) in by_source.items()},
             **(measure(model, step) if measure is not None else {}),
         }
 
@@ -255,7 +236,7 @@ def shards_tokens(shards: ShardSet) -> int:
     return sum(piece.tokens for piece in shards.pieces)
 
 
-def _check(cfg: Config, world: World) -> None:
+def _refuse_settings(cfg: Config, world: World) -> None:
     if cfg.train.steps <= 0:
         raise UserError("train.steps must be above 0")
     if cfg.train.z_loss and cfg.model.source == "hf":
@@ -265,9 +246,23 @@ def _check(cfg: Config, world: World) -> None:
     check_batch(cfg.train, world)
 
 
-def _check_vocabulary(model: nn.Module, shards: ShardSet, tokenizer) -> None:
-    rows = model.config.vocab_size
-    if tokenizer is not None and len(tokenizer) > rows:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} entries, model.vocab_size only {rows}; raise it"
+def _vocabulary(
+    cfg: Config, shards: ShardSet, tokenizer: Path | str | None, world: World
+) -> list[dict]:
+    """Refuse shards that the model cannot read; an event, and a warning, when most rows are idle."""
+    model = build(cfg.model, device="meta").config
+    rows, width = model.vocab_size, model.hidden_size
+    shards.check_vocabulary(rows, tokenizer)
+    idle = rows - shards.vocab_size
+    if idle <= IDLE_ROWS * rows:
+        return []
+    parameters = idle * width * (1 if model.tie_word_embeddings else 2)
+    if world.is_main:
+        print(
+            f"vocabulary: model.vocab_size is {rows:,}, the shards' tokenizer has "
+            f"{shards.vocab_size:,} entries: {parameters:,} parameters and {6 * idle * width:,} "
+            "FLOPs per token are wasted",
+            file=sys.stderr,
         )
+    waste = {"wasted_parameters": parameters, "wasted_flops_per_token": 6 * idle * width}
+    return [{"what": "vocabulary", "rows": rows, "entries": shards.vocab_size, **waste}]

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from train_world import Toy, toy_batches, toy_config, toy_loss
+from train_world import Toy, tiny, toy_batches, toy_config, toy_loss
 
 from steel.config import UserError
+from steel.model.build import build
+from steel.model.feed_forward import SteelExperts
 from steel.train.optim import Muon, build_optimizers, orthogonalise, set_learning_rate
 
 
@@ -72,18 +74,38 @@ def test_stacked_experts_step_like_experts_one_by_one():
     torch.testing.assert_close(stack, torch.stack(list(single)), rtol=1e-5, atol=1e-6)
 
 
-def test_muon_takes_the_blocks_matrices_and_adamw_the_rest():
-    model = nn.Module()
-    model.embed = nn.Embedding(50, 24)
-    model.layers = nn.ModuleList([nn.Linear(24, 24), nn.Linear(24, 4)])
-    model.model = nn.Module()
-    model.model.layers = nn.ModuleList([nn.Linear(24, 24), nn.Linear(24, 4)])
+def test_an_expert_learns_as_fast_as_the_same_map_in_a_linear_layer():
+    """Stacked experts hold (E, in, out), a Linear (out, in); their factors were once inverted."""
+    for columns, rows in ((448, 112), (112, 448)):
+        gradient = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
+        linear, stack = nn.Linear(columns, rows, bias=False), SteelExperts(1, 8, 8, False)
+        stack.gate_up_proj = nn.Parameter(linear.weight.detach().mT[None].clone())
+        linear.weight.grad, stack.gate_up_proj.grad = gradient, gradient.mT[None].clone()
+        holder = nn.Module()
+        holder.layers = nn.ModuleList([linear, stack])
+        before = linear.weight.detach().clone()
+        for optimizer in build_optimizers(holder, toy_config(optimizer="muon", weight_decay=0.0)):
+            optimizer.step()
+        assert not linear.weight.equal(before)
+        torch.testing.assert_close(stack.gate_up_proj[0].mT, linear.weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["dense", "soft_moe_v1", "soft_moe_v3", "causal_soft_moe", "top_k_moe"]
+)
+def test_muon_takes_the_blocks_matrices_and_adamw_routers_and_the_rest(kind):
+    """With 32 experts a router was once taken for a matrix like any other."""
+    cfg = tiny(model__feed_forward=kind, model__num_experts=32, model__num_shared_experts=1)
+    model = build(cfg.model)
     adamw, muon = build_optimizers(model, toy_config(optimizer="muon", weight_decay=0.3))
-    assert [p.shape for g in muon.param_groups for p in g["params"]] == [(24, 24)], (
-        "routers and heads are too thin"
-    )
-    every = {id(p) for o in (adamw, muon) for g in o.param_groups for p in g["params"]}
-    assert every == {id(p) for p in model.parameters()}
+    names = {id(p): name for name, p in model.named_parameters()}
+    taken = {
+        names[id(p)].rpartition(".layers.")[2][2:] for g in muon.param_groups for p in g["params"]
+    }
+    last = {name.removesuffix(".weight").rpartition(".")[2] for name in taken}
+    assert last == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}, taken
+    every = [id(p) for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
+    assert sorted(every) == sorted(names)
     assert all(g["weight_decay"] == 0.0 for g in adamw.param_groups if g["params"][0].ndim < 2)
 
 
