@@ -63,6 +63,15 @@ def prepare(
     spread(model, layers, cfg, world)
 
 
+def require_graphs() -> None:
+    """UserError when dynamo has given up on every block, after which they run eagerly."""
+    if not torch._dynamo.utils.counters["stats"]["unique_graphs"]:
+        raise UserError(
+            "train.compile=true compiled none of the blocks (TORCH_LOGS=graph_breaks says why); set "
+            "train.compile=false, or train.activation_checkpointing=false"
+        )
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module, cfg: TrainConfig, world: World) -> Iterator[None]:
     """Ask a model in training: eval mode, no gradients, training's precision, and nothing compiled.

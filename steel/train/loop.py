@@ -28,7 +28,7 @@ from ..config import TrainConfig, UserError, first_line
 from ..machine import peak_memory_bytes, progress
 from ..runlog import RunLog, read_log
 from . import checkpoint
-from .build import evaluating, precision
+from .build import evaluating, precision, require_graphs
 from .checkpoint import Checkpoints
 from .metrics import Curves, Profile, Speed
 from .optim import build_optimizers, set_learning_rate
@@ -159,6 +159,8 @@ def fit(
             while state.step < cfg.steps:
                 profile.before(state.step)
                 measured = train_step(stage, state, world)
+                if cfg.compile and state.step == first + 1:
+                    require_graphs()
                 step, last = state.step, state.step == cfg.steps
                 if last or step <= 3 or step % cfg.log_every == 0:
                     row = {"tokens": state.tokens, **measured}
