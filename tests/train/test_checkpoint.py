@@ -1,6 +1,11 @@
 """A checkpoint is whole or absent: after kill -9 in the middle of a save, and on a full disk."""
 
+import errno
+import json
+import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from train_world import (
@@ -20,6 +25,7 @@ from train_world import (
 from steel.config import UserError
 from steel.train import checkpoint
 from steel.train.checkpoint import Checkpoints
+from steel.train.parallel import World
 from steel.train.pretrain import pretrain
 from steel.train.run_folder import RunFolder
 
@@ -68,6 +74,7 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(tmp_path, corpus, 
         "train.steps=6",
         "train.checkpoint_every=2",
         "train.batch_size=2",
+        "model.vocab_size=300",
         "model.hidden_size=32",
         "model.num_hidden_layers=1",
         "data.sequence_length=32",
@@ -155,9 +162,6 @@ def test_a_crash_between_the_last_checkpoint_and_the_model_folder_is_mended(
 
 
 def test_a_full_disk_while_the_model_folder_is_written_is_one_line(corpus, tmp_path, monkeypatch):
-    import errno
-    import os
-
     from steel.model.modeling import SteelForCausalLM
 
     def full(self, folder, **_):
@@ -169,3 +173,61 @@ def test_a_full_disk_while_the_model_folder_is_written_is_one_line(corpus, tmp_p
     monkeypatch.undo()
     pretrain(tiny(train__steps=2), corpus[0], tmp_path)
     assert (tmp_path / "hf" / "model.safetensors").is_file()
+
+
+def test_one_every_n_and_the_one_before_the_decay_are_kept_for_good(tmp_path):
+    cfg = toy_config(steps=20, checkpoint_every=3, keep_checkpoints=1, keep_every=6)
+    cfg.keep_at_decay = True  # wsd decays from step 16 on: saved although 16 is no multiple of 3
+    toy_fit(tmp_path, cfg)
+    assert [int(name[5:]) for name in names(tmp_path)] == [6, 12, 16, 18, 20]
+    for name in names(tmp_path):
+        saved = json.loads((tmp_path / "checkpoints" / name / "state.json").read_text())
+        assert saved["for_good"] == (saved["step"] in (6, 12, 16, 18))
+
+
+def test_without_checkpoints_in_between_none_is_saved_at_the_decay(tmp_path):
+    cfg = toy_config(checkpoint_every=0)
+    cfg.keep_at_decay = True
+    toy_fit(tmp_path, cfg)
+    assert names(tmp_path) == ["step-00000010"]
+
+
+@pytest.mark.parametrize("harm", ["flip", "remove", "add"])
+def test_a_damaged_checkpoint_is_named_before_it_is_read(tmp_path, harm):
+    toy_fit(tmp_path, toy_config())
+    newest = checkpoint.complete(tmp_path / "checkpoints")[-1]
+    victim = newest / "__0_0.distcp"
+    if harm == "flip":
+        data = bytearray(victim.read_bytes())
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
+    elif harm == "remove":
+        victim.unlink()
+    else:
+        (newest / "__1_0.distcp").write_bytes(b"of another run")
+    with pytest.raises(UserError, match=f"{newest.name} is damaged .__[01]_0.distcp is not as"):
+        toy_fit(tmp_path, toy_config(steps=12))
+    shutil.rmtree(newest)  # as the message says
+    assert toy_fit(tmp_path, toy_config())[1].resumed_from == 5
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    """The disk may be full when the checkpoint's folder is made, before anything is written."""
+    make = Path.mkdir
+
+    def full(self, *args, **given):
+        if self.name.startswith(".step-"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return make(self, *args, **given)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(UserError, match="step-00000005: the disk is full"):
+        toy_fit(tmp_path, toy_config())
+
+
+def test_a_second_process_is_told_who_is_in_the_run_folder(tmp_path):
+    with RunFolder(tmp_path).locked(World()):
+        with pytest.raises(UserError, match=f"is in use by process {os.getpid()} on"):
+            toy_fit(tmp_path, toy_config())
+        assert not (tmp_path / "log.jsonl").exists()
+    toy_fit(tmp_path, toy_config())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_world import Crash, crash_before, curve, tiny
+from train_world import Crash, Toy, crash_before, curve, tiny, toy_batches, toy_config, toy_loss
 
 from steel.config import UserError
+from steel.data import ShardSet
 from steel.model.build import build
+from steel.model.folder import open_model
 from steel.runlog import read_log
 from steel.train.build import make_model
-from steel.train.parallel import World, check_batch
+from steel.train.loop import Stage, fit
+from steel.train.parallel import World
 from steel.train.pretrain import pretrain
+from steel.train.run_folder import RunFolder
 
 HERE = Path(__file__).parent
 SHARDINGS = ("full", "grad_op", "hybrid", "ddp")
@@ -67,6 +72,10 @@ def runs(corpus, tmp_path_factory):
         {"config": tiny().to_dict(), "run": "resumed", "crash": 5},
         {"config": variants["muon"].to_dict(), "run": "muon"},
         {"config": variants["hf"].to_dict(), "run": "hf"},
+        {"config": tiny().to_dict(), "run": "stale", "crash": 5},
+        {"config": tiny().to_dict(), "run": "stale", "stale": True},
+        {"config": tiny(train__steps=8).to_dict(), "run": "stale", "rate": 2.0},
+        {"config": tiny().to_dict(), "run": "changed", "data": str(changed_shards(corpus, root))},
     ]
     (root / "jobs.json").write_text(
         json.dumps({"root": str(root), "data": str(corpus[0]), "jobs": jobs})
@@ -91,6 +100,15 @@ def runs(corpus, tmp_path_factory):
     assert done.returncode == 0, done.stderr[-4000:]
     pretrain(tiny(), corpus[0], root / "resumed")
     return root
+
+
+def changed_shards(corpus, root: Path) -> Path:
+    """A copy of the shards whose second one, which rank 1 looks at, was changed."""
+    shutil.copytree(corpus[0], root / "changed-shards")
+    path = ShardSet.open(root / "changed-shards").manifest["shards"][1]["path"]
+    with open(root / "changed-shards" / path, "r+b") as file:
+        file.write(b"\x07\x07")
+    return root / "changed-shards"
 
 
 def assert_same_run(one: Path, many: Path):
@@ -173,6 +191,68 @@ def test_the_ranks_see_every_sample_exactly_once(runs, corpus):
     assert len(set(rows)) == len(rows) == 24
 
 
-def test_a_batch_that_does_not_divide_is_refused_before_it_hangs():
+def test_ranks_that_see_other_checkpoints_go_on_from_the_one_that_rank_0_sees(runs):
+    assert_same_run(runs / "one-adamw", runs / "stale")
+    resumes = read_log(runs / "stale" / "log.jsonl", "event")
+    assert [e["step"] for e in resumes if e["what"] == "resume"] == [4]
+
+
+def test_ranks_with_another_configuration_are_stopped_before_the_first_step(runs):
+    for rank in (0, 1):
+        assert "the ranks disagree about" in (runs / f"stale.error{rank}").read_text()
+
+
+def test_a_shard_that_one_rank_finds_changed_ends_all_of_them(runs):
+    found = [(runs / f"changed.error{rank}").read_text() for rank in (0, 1)]
+    assert all("was changed since it was written" in text for text in found)
+    assert found[0].startswith("rank 1: ") and not found[1].startswith("rank")
+
+
+LOAD = """
+import json, sys
+sys.modules["steel"] = None  # importing it raises ImportError, also where the package is installed
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+found = {}
+for folder in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    ids = torch.arange(3, 15)[None]
+    out = model.generate(ids, max_new_tokens=4, do_sample=False)
+    words = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    found[folder] = model(ids).logits[0, -1].tolist(), words("春夏").input_ids
+    assert out.shape[1] > 12
+print(json.dumps(found))
+"""
+
+
+def test_every_run_leaves_a_model_that_loads_without_the_package(runs):
+    """Sharding swaps the class of a model; config.json once named torch's, and nothing could load it."""
+    names = ("one-adamw", "one-muon", *SHARDINGS, "muon", "resumed")
+    folders = [str(runs / name / "hf") for name in names]
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *folders], capture_output=True, text=True, env=clean, cwd=runs
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name, folder in zip(names, folders, strict=True):
+        files = sorted(p.name for p in Path(folder).iterdir())
+        assert files == sorted(p.name for p in Path(folders[0]).iterdir()), name
+        logits, ids = found[folder]
+        assert ids == found[folders[0]][1], "the shards' tokenizer stands beside the model"
+        model, _ = open_model(folder)
+        torch.testing.assert_close(
+            torch.tensor(logits), model(torch.arange(3, 15)[None]).logits[0, -1].detach()
+        )
+
+
+def test_what_fails_on_one_rank_alone_is_raised_as_it_is():
+    with pytest.raises(UserError, match="^mine$"), World().together():
+        raise UserError("mine")
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_every_stage_before_it_hangs(tmp_path):
+    cfg = toy_config(batch_size=10)
+    stage = Stage("DPO", cfg, Toy(), toy_batches, toy_loss, save_hf=False)
     with pytest.raises(UserError, match="batch_size 10 is not a multiple of 4 ranks; use 8"):
-        check_batch(tiny(train__batch_size=10).train, World(0, 4))
+        fit(stage, RunFolder(tmp_path), World(0, 4))

@@ -15,12 +15,15 @@ from train_world import (
     toy_batches,
     toy_config,
     toy_fit,
+    toy_loss,
     toy_run_signalled,
 )
 
 from steel.config import UserError
 from steel.runlog import read_log
 from steel.train import checkpoint
+from steel.train.loop import Stage, fit
+from steel.train.run_folder import RunFolder
 
 
 def events(folder, what):
@@ -159,3 +162,30 @@ def test_a_signal_saves_and_exits_with_zero_and_the_run_goes_on(tmp_path, name):
     whole, _ = toy_fit(tmp_path / "whole", toy_config(steps=20, checkpoint_every=0))
     assert result.resumed_from == 7 and same(again, whole)
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+
+
+def test_validation_and_samples_run_in_the_precision_of_training(tmp_path):
+    """Once they ran outside of it: in other numbers, and on a GPU with kernels that refuse fp32."""
+    seen = {}
+
+    def look(where):
+        seen[where] = torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()
+
+    def evaluate(model, step):
+        look("evaluate")
+        assert not model.training
+        return {}
+
+    def sample(model, step):
+        look("sample")
+        return []
+
+    def loss(model, x):
+        look("train")
+        assert model.training
+        return toy_loss(model, x)
+
+    stage = Stage("test", toy_config(steps=2, precision="bf16"), Toy(), toy_batches, loss)
+    stage.evaluate, stage.sample, stage.save_hf = evaluate, sample, False
+    fit(stage, RunFolder(tmp_path))
+    assert seen == {"train": (True, True), "evaluate": (True, False), "sample": (True, False)}
