@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -65,36 +64,35 @@ def data_download(source: str, out: Path) -> None:
 
 
 @app.command("prepare")
-def data_prepare(
-    raw: Path,
-    out: Path,
-    recipe: Recipe = "steel",
-    executor: Annotated[str, typer.Option(help="Where it runs: local.")] = "local",
-) -> None:
+def data_prepare(raw: Path, out: Path, recipe: Recipe = "steel") -> None:
     """Raw files to clean, deduplicated documents, with OUT/report.json.
 
     [dim]steel data prepare raw docs --recipe steel[/dim]
     """
     from .corpus.pipeline import prepare
 
-    prepare(raw, out, recipe=recipe, executor=executor)
+    report = prepare(raw, out, recipe)
+    for warning in report["warnings"]:
+        say(f"warning    {warning}")
     say(f"documents  {out}\nreport     {out / 'report.json'}")
 
 
-def _step(name: str, module: str, summary: str) -> None:
+def _step(name: str, summary: str) -> None:
     """Add the command of one of `prepare`'s steps alone."""
 
     def command(source: Path, out: Path, recipe: Recipe = "steel") -> None:
-        getattr(import_module(module, __package__), name)(source, out, recipe=recipe)
+        from .corpus.pipeline import prepare
+
+        prepare(source, out, recipe, steps=(name,))
         say(f"documents  {out}")
 
     example = f"[dim]steel data {name} FROM TO --recipe original[/dim]"
     app.command(name, help=f"{summary}\n\n{example}")(command)
 
 
-_step("convert", ".corpus.convert", "Only the first step: raw files to OUT/<source>.jsonl.zst.")
-_step("clean", ".corpus.pipeline", "Only the second step: a recipe's operators over documents.")
-_step("dedup", ".corpus.pipeline", "Only the third step: remove exact and near duplicates.")
+_step("convert", "Only the first step: raw files to OUT/<source>.jsonl.zst.")
+_step("clean", "Only the second step: a recipe's operators over documents.")
+_step("dedup", "Only the third step: remove exact and near duplicates.")
 
 
 @app.command("append")

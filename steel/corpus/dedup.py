@@ -224,7 +224,7 @@ def _buckets(signature_MP: np.ndarray, near: Near) -> np.ndarray:
     return buckets_MB
 
 
-def write_pairs(path: Path, pairs: list[Pair], ids: list[str], most: int = 100_000) -> None:
+def write_pairs(path: Path, pairs: list[Pair], ids: dict[int, str], most: int = 100_000) -> None:
     """The first `most` pairs as JSON lines {"removed", "kept", "kind", "similarity"}, by id."""
     write_rows(
         path, (p._asdict() | {"removed": ids[p.removed], "kept": ids[p.kept]} for p in pairs[:most])

@@ -1,20 +1,18 @@
-"""Post-training sets that real documents already hold: their dialogues, and the tasks that their metadata spell out.
+"""Post-training sets that real documents hold: their dialogues, and tasks that metadata spell out.
 
-Dialogue sources give SFT rows as they are. A regulated poem gives the request that its title and form imply, and a
-preference: the poem over one that has another form than was asked for. Sources with neither give nothing, and the life
-skips the stages that would need it.
+Dialogue sources give SFT rows as they are. A regulated poem gives the request that its title and form
+imply, and a preference: the poem over one that has another form than was asked for. Sources with
+neither give nothing, and the life skips the stages that would need it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from ..documents import Document, read_documents
-from ..runlog import atomic_write
+from ..documents import Document, read_documents, write_rows
 
 FORMS = {(5, 4): "五言绝句", (7, 4): "七言绝句", (5, 8): "五言律诗", (7, 8): "七言律诗"}
 
@@ -27,79 +25,54 @@ def write_instructions(
     limit: int = 4000,
     skip: Callable[[Document], bool] = lambda doc: False,
 ) -> dict[str, int]:
-    """Read every document under `docs` and write OUT/sft.jsonl and OUT/preference.jsonl where there is something.
+    """Read every document under `docs`; write OUT/sft.jsonl and preference.jsonl if there are rows.
 
-    At most `limit` rows a file, chosen by a hash of seed and document id, so that the choice does not depend on the
-    order of files. `skip(doc)` leaves out held-out documents. Returns the number of rows written by name.
+    At most `limit` dialogues and poems, chosen by a hash of seed and document id, so that the choice
+    does not depend on the order of files. `skip(doc)` leaves out held-out documents. Returns the
+    number of rows written by name.
     """
     dialogues: list[tuple[str, dict]] = []
-    poems: list[tuple[str, str, str, str]] = []
-    for path in sorted(docs.glob("*.jsonl.zst")):
-        for doc in read_documents(path):
-            rank = hashlib.blake2b(f"{seed}:{doc.id}".encode(), digest_size=8).hexdigest()
-            if skip(doc):
-                continue
-            if doc.meta.get("messages"):
-                dialogues.append(
-                    (rank, {"messages": doc.meta["messages"], "kind": doc.source, "lang": doc.lang})
-                )
-            elif (form := poem_form(doc)) and doc.meta.get("title"):
-                title = doc.text.split("\n")[
-                    0
-                ]  # in the script of the text; the metadata keep the original's
-                poems.append((rank, form, title, _lines(doc)))
+    poems: list[tuple[str, str, str, str]] = []  # rank, form, title, verse
+    for doc in read_documents(docs):
+        if skip(doc):
+            continue
+        rank = hashlib.blake2b(f"{seed}:{doc.id}".encode(), digest_size=8).hexdigest()
+        if doc.messages:
+            row = {"messages": doc.messages, "kind": doc.source, "lang": doc.lang}
+            dialogues.append((rank, row))
+        elif (form := poem_form(doc)) and doc.meta.get("title"):
+            title = doc.text.split("\n")[0]  # in the script of the text, unlike the metadata
+            poems.append((rank, form, title, _verse(doc)))
+    dialogues = sorted(dialogues, key=lambda ranked: ranked[0])[:limit]
     poems = sorted(poems)[:limit]
-    rows = [row for _, row in sorted(dialogues, key=lambda pair: pair[0])[:limit]]
-    rows += [
-        {
-            "messages": [*_ask(form, title), {"role": "assistant", "content": text}],
-            "kind": form,
-            "lang": "zh",
-        }
-        for _, form, title, text in poems
-    ]
-    pairs = list(_form_pairs(poems))
-    counts = {"sft": len(rows), "preference": len(pairs)}
-    for name, table in (("sft", rows), ("preference", pairs)):
-        if table:
-            atomic_write(
-                out / f"{name}.jsonl",
-                "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in table),
-            )
-    return counts
+    sft, pairs = [row for _, row in dialogues], []
+    for place, (_, form, title, verse) in enumerate(poems):
+        request = {"role": "user", "content": f"请以《{title}》为题，写一首{form}。"}
+        answer = {"role": "assistant", "content": verse}
+        sft.append({"messages": [request, answer], "kind": form, "lang": "zh"})
+        following = (poem for poem in poems[place + 1 : place + 20] if poem[1] != form)
+        if other := next(following, None):
+            pair = {"messages": [request], "chosen": verse, "rejected": other[3]}
+            pairs.append({**pair, "kind": "wrong_form", "lang": "zh"})
+    for name, rows in (("sft", sft), ("preference", pairs)):
+        if rows:
+            write_rows(out / f"{name}.jsonl", rows)
+    return {"sft": len(sft), "preference": len(pairs)}
 
 
 def poem_form(doc: Document) -> str:
-    """五言绝句, 七言绝句, 五言律诗, 七言律诗, or "" when lines and characters do not fit any."""
-    return text_form(_lines(doc)) if doc.source == "chinese_poetry" else ""
+    """五言绝句, 七言绝句, 五言律诗, 七言律诗, or "" when the verse fits none of them."""
+    return text_form(_verse(doc)) if doc.source == "chinese_poetry" else ""
 
 
 def text_form(text: str) -> str:
-    """The regulated form of some verse: how many characters a line has, and how many lines there are."""
+    """The regulated form of a verse: how many characters a line has, how many lines there are."""
     lines = [piece for piece in re.split(r"[，。！？；、,.!?;\s]+", text) if piece]
     widths = {len(line) for line in lines}
     return FORMS.get((widths.pop(), len(lines)), "") if len(widths) == 1 else ""
 
 
-def _lines(doc: Document) -> str:
-    """The verse without its head (title, dynasty and author)."""
+def _verse(doc: Document) -> str:
+    """The lines without their head (title, dynasty and author)."""
     head = bool(doc.meta.get("title")) + bool(doc.meta.get("author") or doc.meta.get("dynasty"))
     return "\n".join(doc.text.split("\n")[head:])
-
-
-def _ask(form: str, title: str) -> list[dict]:
-    return [{"role": "user", "content": f"请以《{title}》为题，写一首{form}。"}]
-
-
-def _form_pairs(poems: list[tuple[str, str, str, str]]) -> Iterator[dict]:
-    """Each poem against the next one of another form."""
-    for i, (_, form, title, text) in enumerate(poems):
-        other = next((p for p in poems[i + 1 : i + 20] if p[1] != form), None)
-        if other:
-            yield {
-                "messages": _ask(form, title),
-                "chosen": text,
-                "rejected": other[3],
-                "kind": "wrong_form",
-                "lang": "zh",
-            }

@@ -1,8 +1,10 @@
 """Raw folder -> clean documents: convert, clean, deduplicate, and a report whose sums close.
 
-Each source is converted and cleaned in one stream into OUT/.work, with its counts and its deduplication keys; when all
-are there, copies are found across sources and OUT/<source>.jsonl.zst are written. A killed run goes on with the first
-source that is not finished; its result is byte for byte that of a run that was not killed.
+Each source runs through the first steps in one stream into OUT/.work, with its counts and its
+deduplication keys; when all are there, copies are found across sources and OUT/<source>.jsonl.zst
+are written. A killed run goes on with the first source that is not finished; its result is byte for
+byte that of a run that was not killed. Any part of the steps can run alone, on the documents that
+the steps before have written.
 """
 
 from __future__ import annotations
@@ -14,312 +16,257 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import UserError
-from ..documents import Document, DocumentWriter, decode, encode, read_documents, read_lines
+from ..documents import Document, DocumentWriter, decode, document_files, encode, read_lines
+from ..machine import Progress, progress
 from ..runlog import atomic_write
 from . import dedup as duplicates
-from .convert import Tally, chosen, convert_source
+from .convert import convert_source, rules_of
 from .dedup import Dedup, Keys, Pair
-from .operators import Operator, apply
+from .operators import apply
 from .recipe import Recipe, load_recipe
-from .report import EVERY, Progress, drop_stale, finish, shown
-from .sources import SOURCES, inside
+from .report import STEPS, Tally, drop_stale, write_report
+from .sources import SOURCES, find_source, inside, survey
 
-VERSION = 1  # raise when the same recipe gives other bytes, so that old intermediate files are not taken up
-
-
-class _Cleaner:
-    """Applies a source's operators and counts: in = kept + removed."""
-
-    def __init__(self, operators: list[Operator]):
-        self.operators, self.read, self.kept, self.characters = operators, 0, 0, 0
-        self.removed: Counter = Counter()
-        self.changed: Counter = Counter()
-
-    def __call__(self, document: Document) -> Document | None:
-        self.read += 1
-        result, by = apply(self.operators, document, self.changed)
-        if result is None:
-            self.removed[by] += 1
-            return None
-        self.kept += 1
-        self.characters += len(result.readable())
-        return result
-
-    def counts(self) -> dict[str, Any]:
-        assert self.read == self.kept + sum(self.removed.values())
-        return {
-            "in": self.read,
-            "kept": self.kept,
-            "removed": dict(sorted(self.removed.items())),
-            "changed": dict(sorted(self.changed.items())),
-            "characters": self.characters,
-        }
+VERSION = (
+    2  # raise when a recipe gives other bytes: intermediate files of old runs are then not used
+)
+EVERY = 1000  # records between two moves of the progress bar
 
 
 def prepare(
     raw: Path | str,
     out: Path | str,
     recipe: str | Path | Recipe = "steel",
-    executor: str = "local",
-    limit: int | None = None,
-    progress: Progress | None = None,
+    *,
+    steps: tuple[str, ...] = STEPS,
     sources: list[str] | None = None,
+    limit: int | None = None,
 ) -> dict[str, Any]:
-    """Convert, clean and deduplicate `raw` into OUT/<source>.jsonl.zst, with OUT/report.json.
+    """Run `steps` over `raw` and write OUT/<source>.jsonl.zst and OUT/report.json; returns the report.
 
-    limit: read at most this many records of each source. progress(source, step, records) is called now and then.
-    Returns the report. Raises UserError for a folder without known data, a broken recipe or another executor.
+    raw: a folder of raw files, or without the step "convert" of documents. sources: only these.
+    limit: read at most this many records of each source. Pairs of copies go to OUT/report. Raises
+    UserError for a folder without known data, a broken recipe or a name that does not exist.
     """
-    if executor != "local":
-        raise UserError(
-            f"executor {executor!r} is not part of this version: only `local` runs here; split RAW by "
-            "source and run one process for each"
-        )
     raw, out, recipe = Path(raw), Path(out), load_recipe(recipe)
-    wanted, rest = chosen(raw, out, recipe, sources)
-    settings, work = Dedup.of(recipe.dedup), out / ".work"
-    prints = {name: _fingerprint(raw, name, files, recipe, limit) for name, files in wanted}
-    everything = hashlib.blake2b(json.dumps([prints, rest]).encode(), digest_size=8).hexdigest()
-    if (done := _finished(out, work, everything)) is not None:
+    files, about = _inputs(raw, out, recipe, steps, sources)
+    settings = Dedup.of(recipe.dedup) if "dedup" in steps else None
+    job = _Job(raw, out, recipe, steps, limit, files, settings)
+    everything = _digest([*map(job.fingerprint, files), about])
+    if (done := job.finished(everything)) is not None:
         return done
-    work.mkdir(parents=True, exist_ok=True)
-    with shown(progress, "preparing documents") as progress:
-        parts = _first_steps(wanted, prints, raw, recipe, settings, work, progress, limit)
-        names = list(parts)
-        pairs, owners = _duplicates(names, work, settings)
-        files = [work / f"{name}.jsonl.zst" for name in names]
-        removed, ids = _write_unique(names, files, pairs, owners, out, work, progress)
-    for name in names:
-        kept = parts[name]["steps"]["clean"]["kept"]
-        counts = removed.get(name, Counter())
-        parts[name]["steps"]["dedup"] = {
-            "in": kept,
-            "kept": kept - sum(counts.values()),
-            "removed": dict(sorted(counts.items())),
-        }
-    duplicates.write_pairs(out / "report" / "duplicates.jsonl", pairs, ids)
-    report = finish(out, recipe.name, parts, rest)
-    shutil.rmtree(work)
-    atomic_write(
-        work / "done.json",
-        json.dumps({"fingerprint": everything, "outputs": _outputs(out, report)}),
-    )
+    with progress(None, "preparing documents", "records") as bar:
+        parts = {name: job.stream(name, bar) for name in files}
+        job.publish(job.pairs(), parts, bar)
+    report = write_report(out, recipe.name, parts, about)
+    shutil.rmtree(job.work)
+    job.finish(everything, report)
     return report
 
 
-def _first_steps(
-    wanted: list[tuple[str, list[Path]]],
-    prints: dict[str, str],
-    raw: Path,
-    recipe: Recipe,
-    settings: Dedup,
-    work: Path,
-    progress: Progress | None,
-    limit: int | None,
-) -> dict[str, Any]:
-    """Convert and clean every source that no earlier, killed run has finished; returns the counts of all."""
-    parts = {}
-    for name, files in wanted:
-        marker = work / f"{name}.json"
-        state = json.loads(marker.read_text()) if marker.exists() else {}
-        whole = all((work / f"{name}{suffix}").exists() for suffix in (".jsonl.zst", ".npz"))
-        if not whole or state.get("fingerprint") != prints[name]:
-            part = _convert_and_clean(name, files, raw, recipe, settings, work, progress, limit)
-            atomic_write(marker, json.dumps(state := {"fingerprint": prints[name], "part": part}))
-        parts[name] = state["part"]
-    return parts
+def convert(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel", **options):
+    """Only the first step: raw files to documents. `options`: sources, limit."""
+    return prepare(raw, out, recipe, steps=("convert",), **options)
 
 
-def _fingerprint(raw: Path, name: str, files: list[Path], recipe: Recipe, limit: int | None) -> str:
-    """Everything that decides the documents of one source."""
-    stats = [(inside(f, raw, name), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
-    data = json.dumps([VERSION, recipe.fingerprint(), limit, stats])
-    return hashlib.blake2b(data.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+def clean(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel"):
+    """Only the second step: a recipe's operators over a folder of documents."""
+    return prepare(docs, out, recipe, steps=("clean",))
 
 
-def _outputs(out: Path, report: dict) -> dict[str, int]:
-    return {
-        f.name: f.stat().st_size
-        for name in report["sources"]
-        if (f := out / f"{name}.jsonl.zst").exists()
-    }
+def dedup(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel"):
+    """Only the third step: remove copies from a folder of documents; the first stays."""
+    return prepare(docs, out, recipe, steps=("dedup",))
 
 
-def _finished(out: Path, work: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The report of an earlier run over the same files with the same recipe whose outputs still stand."""
-    try:
-        done = json.loads((work / "done.json").read_text())
-        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if done["fingerprint"] == fingerprint and done["outputs"] == _outputs(out, report):
-        return report
-    (work / "done.json").unlink()
-    return None
-
-
-def _convert_and_clean(
-    name: str,
-    files: list[Path],
-    raw: Path,
-    recipe: Recipe,
-    settings: Dedup,
-    work: Path,
-    progress: Progress | None,
-    limit: int | None,
-) -> dict[str, Any]:
-    """Stream one source into WORK/<name>.jsonl.zst and its keys into WORK/<name>.npz; returns its counts."""
-    tally, cleaner = Tally(), _Cleaner(recipe.operators(SOURCES[name]))
-    with DocumentWriter(work / f"{name}.jsonl.zst") as writer:
-
-        def documents() -> Iterator[Document]:
-            for document, line in convert_source(name, files, raw, recipe, tally, progress, limit):
-                cleaned = cleaner(document)
-                if cleaned is not None:
-                    writer.write_line(line if cleaned is document else encode(cleaned))
-                    yield cleaned
-
-        found = duplicates.keys(documents(), settings)
-    buffer = io.BytesIO()
-    np.savez(buffer, **found._asdict())
-    atomic_write(work / f"{name}.npz", buffer.getvalue())
-    return {"files": len(files), "steps": {"convert": tally.check(), "clean": cleaner.counts()}}
-
-
-def _duplicates(names: list[str], work: Path, settings: Dedup) -> tuple[list[Pair], list[str]]:
-    """The copies among all sources, and for every document the source it came from."""
-    loaded = []
-    for name in names:
-        with np.load(work / f"{name}.npz", allow_pickle=False) as data:
-            loaded.append(Keys(*(data[field] for field in Keys._fields)))
-    owners = [
-        name for name, keys in zip(names, loaded, strict=True) for _ in range(len(keys.exact_N2))
-    ]
-    return duplicates.find(Keys.join(loaded, settings), settings), owners
-
-
-def _write_unique(
-    names: list[str],
-    files: list[Path],
-    pairs: list[Pair],
-    owners: list[str],
-    out: Path,
-    work: Path,
-    progress: Progress,
-) -> tuple[dict[str, Counter], list[str]]:
-    """Copy what is no duplicate to OUT; returns what was removed by source, and the ids of the documents of pairs."""
-    kinds = {pair.removed: pair.kind for pair in pairs}
-    needed = {place for pair in pairs for place in (pair.removed, pair.kept)}
-    ids, removed, place = [""] * len(owners), {name: Counter() for name in names}, 0
-    for name, file in zip(names, files, strict=True):
-        with DocumentWriter(work / f"{name}.unique.zst") as writer:
-            for number, line in read_lines(file):
-                if place in needed:
-                    ids[place] = decode(line).id
-                if kind := kinds.get(place):
-                    removed[name][kind] += 1
-                else:
-                    writer.write_line(line + b"\n")
-                place += 1
-                if number % EVERY == 0:
-                    progress(name, "dedup", number)
-    assert place == len(owners), "the intermediate files do not match their keys"
-    drop_stale(out, names)
-    for name in names:
-        os.replace(work / f"{name}.unique.zst", out / f"{name}.jsonl.zst")
-    return removed, ids
-
-
-def _document_files(docs: Path) -> list[Path]:
-    files = sorted(docs.glob("*.jsonl.zst"))
-    if not files:
-        raise UserError(f"{docs}: no *.jsonl.zst files; make documents with `steel data convert`")
-    return files
-
-
-def _apart(docs: Path, out: Path) -> None:
-    if docs.resolve() == out.resolve():
+def _inputs(
+    raw: Path, out: Path, recipe: Recipe, steps: tuple[str, ...], sources: list[str] | None
+) -> tuple[dict[str, list[Path]], dict[str, Any]]:
+    """The files to work on by source, in the order of the cards, and what the report says of others."""
+    if raw.resolve() == out.resolve():
         raise UserError(f"{out}: give an output folder that is not the input folder")
-
-
-def _name_of(file: Path) -> str:
-    return file.name.removesuffix(".jsonl.zst")
-
-
-def clean(
-    docs: Path | str,
-    out: Path | str,
-    recipe: str | Path | Recipe = "steel",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Run a recipe's operators over a folder of documents; writes OUT/<source>.jsonl.zst and OUT/report.json."""
-    docs, out, recipe = Path(docs), Path(out), load_recipe(recipe)
-    _apart(docs, out)
-    parts, files = {}, _document_files(docs)
-    drop_stale(out, [_name_of(file) for file in files])
-    for file in files:
-        operators: dict[str, list[Operator]] = {}
-        cleaner = _Cleaner([])
-        with (
-            DocumentWriter(out / file.name) as writer,
-            shown(progress, f"cleaning {_name_of(file)}") as progress_of,
-        ):
-            for number, document in enumerate(read_documents(file), start=1):
-                if document.source not in operators:
-                    operators[document.source] = recipe.operators(SOURCES[document.source])
-                cleaner.operators = operators[document.source]
-                cleaned = cleaner(document)
-                if cleaned is not None:
-                    writer.write(cleaned)
-                if number % EVERY == 0:
-                    progress_of(_name_of(file), "clean", number)
-        parts[_name_of(file)] = {"files": 1, "steps": {"clean": cleaner.counts()}}
-    return finish(out, recipe.name, parts)
-
-
-def dedup(
-    docs: Path | str,
-    out: Path | str,
-    recipe: str | Path | Recipe = "steel",
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Remove copies from a folder of documents, across its files in the order of the cards; the first stays."""
-    docs, out, recipe = Path(docs), Path(out), load_recipe(recipe)
-    _apart(docs, out)
-    settings, work = Dedup.of(recipe.dedup), out / ".work"
-    rank = {name: place for place, name in enumerate(SOURCES)}
-    files = sorted(_document_files(docs), key=lambda f: (rank.get(_name_of(f), len(rank)), f.name))
-    with shown(progress, "removing copies") as progress:
-        names, loaded = (
-            [_name_of(f) for f in files],
-            [duplicates.keys(read_documents(f), settings) for f in files],
-        )
-        pairs = duplicates.find(Keys.join(loaded, settings), settings)
-        owners = [
-            name
-            for name, keys in zip(names, loaded, strict=True)
-            for _ in range(len(keys.exact_N2))
-        ]
-        removed, ids = _write_unique(names, files, pairs, owners, out, work, progress)
-    parts = {
-        name: {
-            "files": 1,
-            "steps": {
-                "dedup": {
-                    "in": owners.count(name),
-                    "kept": owners.count(name) - sum(removed[name].values()),
-                    "removed": dict(sorted(removed[name].items())),
-                }
-            },
-        }
-        for name in names
+    if "convert" not in steps:
+        rank = {name: place for place, name in enumerate(SOURCES)}
+        named = {file.name.removesuffix(".jsonl.zst"): [file] for file in document_files(raw)}
+        return dict(sorted(named.items(), key=lambda item: rank.get(item[0], len(rank)))), {}
+    if (raw / "truth.json").is_file() and (raw / "raw").is_dir():
+        raise UserError(f"{raw} is a whole world, with its exam; give {raw / 'raw'}")
+    if out.resolve().is_relative_to(raw.resolve()):
+        raise UserError(f"{out} lies inside {raw}: it would be read as raw data; choose another")
+    for name in sources or ():
+        find_source(name)
+    found, unknown = survey(raw)
+    if not found:
+        names = ", ".join(SOURCES)
+        raise UserError(f"{raw}: no raw data recognised; name the folders after sources ({names})")
+    if missing := [name for name in sources or () if name not in found]:
+        raise UserError(f"{raw}: no files of {', '.join(missing)}; found {', '.join(found)}")
+    rules = rules_of(recipe)
+    about = {
+        "unrecognised_files": [os.fspath(p.relative_to(raw)) for p in unknown],
+        "sources_without_a_rule": [name for name in found if name not in rules],
     }
-    duplicates.write_pairs(out / "report" / "duplicates.jsonl", pairs, ids)
-    shutil.rmtree(work)
-    return finish(out, recipe.name, parts)
+    wanted = [name for name in found if name in rules and (sources is None or name in sources)]
+    return {name: found[name] for name in wanted}, about
+
+
+def _digest(data: Any) -> str:
+    text = json.dumps(data).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call of `prepare`, and its intermediate files in OUT/.work."""
+
+    root: Path
+    out: Path
+    recipe: Recipe
+    steps: tuple[str, ...]
+    limit: int | None
+    files: dict[str, list[Path]]  # by source
+    settings: Dedup | None  # None: copies stay
+
+    @property
+    def work(self) -> Path:
+        return self.out / ".work"
+
+    def fingerprint(self, name: str) -> str:
+        """Everything that decides the documents of one source."""
+        stats = [(file, file.stat()) for file in self.files[name]]
+        files = [(inside(f, self.root, name), s.st_size, s.st_mtime_ns) for f, s in stats]
+        return _digest([VERSION, self.steps, self.recipe.fingerprint(), self.limit, files])
+
+    def finished(self, fingerprint: str) -> dict[str, Any] | None:
+        """The report of an earlier run over the same files whose outputs still stand."""
+        try:
+            done = json.loads((self.work / "done.json").read_text())
+            report = json.loads((self.out / "report.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        same = done["fingerprint"] == fingerprint and done["outputs"] == self._outputs(report)
+        if not same:
+            (self.work / "done.json").unlink()
+        return report if same else None
+
+    def finish(self, fingerprint: str, report: dict[str, Any]) -> None:
+        done = {"fingerprint": fingerprint, "outputs": self._outputs(report)}
+        atomic_write(self.work / "done.json", json.dumps(done))
+
+    def _outputs(self, report: dict[str, Any]) -> dict[str, int]:
+        files = [self.out / f"{name}.jsonl.zst" for name in report["sources"]]
+        return {file.name: file.stat().st_size for file in files if file.exists()}
+
+    def stream(self, name: str, bar: Progress) -> dict[str, Any]:
+        """The first steps over one source, into WORK/<name>.jsonl.zst, its keys into .npz.
+
+        Returns its counts: those of an earlier, killed run, if that has finished the source.
+        """
+        marker, current = self.work / f"{name}.json", self.fingerprint(name)
+        data, keys = self.work / f"{name}.jsonl.zst", self.work / f"{name}.npz"
+        if marker.exists() and data.exists() and (keys.exists() or self.settings is None):
+            state = json.loads(marker.read_text())
+            if state["fingerprint"] == current:
+                return state["part"]
+        tallies: dict[str, Tally] = {}
+        with DocumentWriter(data) as writer:
+
+            def written() -> Iterator[Document]:
+                for document, line in self._documents(name, tallies):
+                    writer.write_line(line)
+                    if writer.count % EVERY == 0:
+                        bar.advance(EVERY, source=name)
+                    yield document
+
+            if self.settings is None:
+                for _ in written():
+                    pass
+            else:
+                buffer = io.BytesIO()
+                np.savez(buffer, **duplicates.keys(written(), self.settings)._asdict())
+                atomic_write(keys, buffer.getvalue())
+        steps = {step: tally.counts() for step, tally in tallies.items()}
+        part = {"files": len(self.files[name]), "steps": steps}
+        atomic_write(marker, json.dumps({"fingerprint": current, "part": part}))
+        return part
+
+    def _documents(self, name: str, tallies: dict[str, Tally]) -> Iterator[tuple[Document, bytes]]:
+        """(document, its JSON line) of one source behind the first steps, which count in `tallies`."""
+        files = self.files[name]
+        if "convert" in self.steps:
+            tally = tallies["convert"] = Tally("rejected")
+            found = convert_source(name, files, self.root, self.recipe, tally, self.limit)
+        else:
+            lines = ((file, *numbered) for file in files for numbered in read_lines(file))
+            found = ((decode(line, f"{file}:{n}"), line + b"\n") for file, n, line in lines)
+        if "clean" in self.steps:
+            tally = tallies["clean"] = Tally()
+            found = _cleaned(found, self.recipe, tally)
+        return found
+
+    def pairs(self) -> list[Pair]:
+        """The copies among the documents of all sources, in the order of `files`."""
+        if self.settings is None:
+            return []
+        loaded = []
+        for name in self.files:
+            with np.load(self.work / f"{name}.npz", allow_pickle=False) as data:
+                loaded.append(Keys(*(data[field] for field in Keys._fields)))
+        return duplicates.find(Keys.join(loaded, self.settings), self.settings)
+
+    def publish(self, pairs: list[Pair], parts: dict[str, dict], bar: Progress) -> None:
+        """Give what is no copy its name in OUT, count the copies in `parts`, write the pairs."""
+        kinds = {pair.removed: pair.kind for pair in pairs}
+        in_pairs = {place for pair in pairs for place in (pair.removed, pair.kept)}
+        ids: dict[int, str] = {}
+        place = 0
+        for name in self.files if self.settings else ():
+            tally = Tally()
+            with DocumentWriter(self.work / f"{name}.unique") as writer:
+                for _, line in read_lines(self.work / f"{name}.jsonl.zst"):
+                    tally.read += 1
+                    if place in in_pairs:
+                        ids[place] = decode(line).id
+                    if kind := kinds.get(place):
+                        tally.gone[kind] += 1
+                    else:
+                        tally.kept += 1
+                        writer.write_line(line + b"\n")
+                    place += 1
+                    if place % EVERY == 0:
+                        bar.advance(EVERY, source=name, step="dedup")
+            parts[name]["steps"]["dedup"] = tally.counts()
+        drop_stale(self.out, list(self.files))
+        suffix = ".unique" if self.settings else ".jsonl.zst"
+        for name in self.files:
+            os.replace(self.work / f"{name}{suffix}", self.out / f"{name}.jsonl.zst")
+        if self.settings:
+            duplicates.write_pairs(self.out / "report" / "duplicates.jsonl", pairs, ids)
+
+
+def _cleaned(
+    found: Iterator[tuple[Document, bytes]], recipe: Recipe, tally: Tally
+) -> Iterator[tuple[Document, bytes]]:
+    """What the recipe's operators leave of the documents; a changed one is encoded again."""
+    operators: dict[tuple[str, bool], list] = {}
+    changed = tally.more.setdefault("changed", Counter())
+    tally.more["characters"] = 0
+    for document, line in found:
+        kind = (document.source, bool(document.messages))
+        if kind not in operators:
+            operators[kind] = recipe.operators(*kind)
+        tally.read += 1
+        result, by = apply(operators[kind], document, changed)
+        if result is None:
+            tally.gone[by] += 1
+            continue
+        tally.kept += 1
+        tally.more["characters"] += len(result.readable())
+        yield result, line if result is document else encode(result)

@@ -1,10 +1,10 @@
-"""A recipe: which conversion rules, which operators for which kind of source, which deduplication. YAML."""
+"""A recipe in YAML: conversion rules, operators for each kind of source, deduplication."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,16 @@ import yaml
 
 from ..config import UserError, first_line
 from .operators import Operator, make_all
-from .sources import SOURCES, Source
+from .sources import KINDS, SOURCES
 
-KINDS = ("text", "dialogue", "code", "poetry")
 RULE_SETS = ("steel", "original")
 _FOLDER = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`rules` names the conversion, `options` its parameters by source; `clean` lists operators by kind or by source
-    (the source's own list wins); `dedup` holds `exact: bool` and `near: {…}` or null."""
+    """`rules` names the conversion, `options` its parameters by source; `clean` lists operators by
+    kind or by source (the source's own list wins); `dedup` holds `exact: bool` and `near: {…}`."""
 
     name: str
     rules: str = "steel"
@@ -30,18 +29,14 @@ class Recipe:
     clean: dict[str, list] = field(default_factory=dict)
     dedup: dict[str, Any] = field(default_factory=dict)
 
-    def operators(self, source: Source) -> list[Operator]:
-        """The operators for one source, in order."""
-        return make_all(self.clean.get(source.name, self.clean.get(source.kind, [])))
+    def operators(self, source: str, dialogue: bool = False) -> list[Operator]:
+        """The operators for one source, in order; `dialogue` gives the kind of one without a card."""
+        kind = SOURCES[source].kind if source in SOURCES else "dialogue" if dialogue else "text"
+        return make_all(self.clean.get(source, self.clean.get(kind)) or [])
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides the result; a killed run resumes only under the same recipe."""
-        data = {
-            "rules": self.rules,
-            "options": self.options,
-            "clean": self.clean,
-            "dedup": self.dedup,
-        }
+        """Hash of everything that decides the result, for resuming under the same recipe only."""
+        data = {key: value for key, value in asdict(self).items() if key != "name"}
         return hashlib.blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
@@ -58,9 +53,8 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     if str(recipe) not in recipes():
         path = Path(recipe)
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
-            raise UserError(
-                f"no recipe {str(recipe)!r}; use {' or '.join(recipes())}, or the path of a YAML file"
-            )
+            known = " or ".join(recipes())
+            raise UserError(f"no recipe {str(recipe)!r}; use {known}, or the path of a YAML file")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

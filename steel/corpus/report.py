@@ -1,33 +1,65 @@
-"""OUT/report.json: records in, kept, removed and rejected, per source and per step, with sums that close."""
+"""What the pipeline counts: records in, kept and gone, per source and per step, with sums that close."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import machine
 from ..runlog import atomic_write
 
 STEPS = ("convert", "clean", "dedup")
-EVERY = 1000  # records between two calls of progress
-Progress = Callable[[str, str, int], None]  # source, step, records so far
+_LOSSES = ("pdf", "rule failed", "unreadable", "damaged", "compressed", "tar", "array")
 
 
-@contextlib.contextmanager
-def shown(progress: Progress | None, what: str) -> Iterator[Progress]:
-    """The caller's progress, or a bar of our own (silent with STEEL_QUIET=1)."""
-    if progress is not None:
-        yield progress
-        return
-    with machine.progress(None, what, "records") as bar:
-        yield lambda source, step, _: bar.advance(EVERY, source=source, step=step)
+@dataclass
+class Tally:
+    """Counts of one step over one source: in = kept + gone, by reason.
+
+    word: what the report calls the gone: removed, or (raw records) rejected. more: further counts.
+    """
+
+    word: str = "removed"
+    read: int = 0
+    kept: int = 0
+    gone: Counter = field(default_factory=Counter)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, Any]:
+        """The report's entry."""
+        assert self.read == self.kept + self.gone.total(), f"records are lost: {self}"
+        more = {
+            name: dict(sorted(value.items())) if isinstance(value, Counter) else value
+            for name, value in self.more.items()
+        }
+        gone = dict(sorted(self.gone.items()))
+        return {"in": self.read, "kept": self.kept, self.word: gone, **more}
 
 
-def drop_stale(out: Path, names: Iterable[str]) -> None:
-    """Remove outputs that an earlier run's report lists and this run does not make: they would be trained on."""
+def write_report(
+    out: Path, recipe: str, parts: dict[str, dict], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Check that the sums close, add totals and warnings, write OUT/report.json, return the report."""
+    totals: dict[str, dict[str, int]] = {}
+    for name, part in parts.items():
+        before = None
+        for step, counts in part["steps"].items():
+            assert before in (None, counts["in"]), f"{name}, {step}: records lost between steps"
+            before = counts["kept"]
+            total = totals.setdefault(step, {"in": 0, "kept": 0, "removed": 0})
+            total["in"] += counts["in"]
+            total["kept"] += counts["kept"]
+            total["removed"] += counts["in"] - counts["kept"]
+    report = {"recipe": recipe, "sources": parts, "totals": totals, **about}
+    report["warnings"] = _warnings(report)
+    atomic_write(out / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    return report
+
+
+def drop_stale(out: Path, names: list[str]) -> None:
+    """Remove outputs that an earlier report lists and this run does not make: they would be used."""
     try:
         before = json.loads((out / "report.json").read_text(encoding="utf-8"))["sources"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -36,40 +68,12 @@ def drop_stale(out: Path, names: Iterable[str]) -> None:
         (out / f"{name}.jsonl.zst").unlink(missing_ok=True)
 
 
-def finish(
-    out: Path, recipe: str, parts: dict[str, dict], rest: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Check that the sums close, add totals and warnings, write OUT/report.json, return the report."""
-    totals: dict[str, dict[str, int]] = {}
-    for name, part in parts.items():
-        before = None
-        for step in (s for s in STEPS if s in part["steps"]):
-            counts = part["steps"][step]
-            gone = sum({**counts.get("removed", {}), **counts.get("rejected", {})}.values())
-            assert counts["in"] == counts["kept"] + gone, (
-                f"{name}, {step}: the sums do not close: {counts}"
-            )
-            assert before is None or counts["in"] == before, (
-                f"{name}, {step}: records lost between the steps"
-            )
-            before = counts["kept"]
-            total = totals.setdefault(step, {"in": 0, "kept": 0, "removed": 0})
-            total["in"] += counts["in"]
-            total["kept"] += counts["kept"]
-            total["removed"] += gone
-    report = {"recipe": recipe, "sources": parts, "totals": totals, **(rest or {})}
-    report["warnings"] = _warnings(report)
-    atomic_write(out / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
-    return report
-
-
 def _warnings(report: dict[str, Any]) -> list[str]:
     """Lines that a user should see: what was left out and is easy to miss."""
     lines = []
     if files := report.get("unrecognised_files"):
-        lines.append(
-            f"{len(files)} files belong to no source and were not read, the first is {files[0]}"
-        )
+        count, first = len(files), files[0]
+        lines.append(f"{count} files belong to no source and were not read, the first is {first}")
     if names := report.get("sources_without_a_rule"):
         lines.append(f"recipe {report['recipe']} has no rule for {', '.join(names)}: not read")
     for name, part in report["sources"].items():
@@ -77,9 +81,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         if not counts:
             continue
         for reason, number in counts["rejected"].items():
-            if reason.startswith(
-                ("pdf", "rule failed", "unreadable", "damaged", "compressed", "tar", "array")
-            ):
+            if reason.startswith(_LOSSES):
                 lines.append(f"{name}: {number} × {reason}")
         if counts["unread_bytes"]:
             lines.append(f"{name}: {counts['unread_bytes']:,} bytes could not be read")

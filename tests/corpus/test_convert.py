@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from raw_samples import write_raw
 
 from steel.config import UserError
-from steel.corpus.convert import Tally, convert, convert_source, rules_of
+from steel.corpus.convert import convert_source, rules_of
+from steel.corpus.pipeline import convert
 from steel.corpus.recipe import load_recipe
+from steel.corpus.report import Tally
 from steel.corpus.sources import SOURCES, original_rules, steel_rules
 from steel.corpus.sources.readers import records
 from steel.corpus.sources.rules import Piece, Skip
@@ -73,9 +75,9 @@ def test_no_record_makes_a_rule_fail(name, recipe):
 def test_arbitrary_json_is_counted_whole(tmp_path_factory, rows, name):
     folder = tmp_path_factory.mktemp("any")
     (folder / "rows.json").write_text(json.dumps(rows))
-    tally = Tally()
+    tally = Tally("rejected")
     made = list(convert_source(name, [folder / "rows.json"], folder, load_recipe("steel"), tally))
-    counts = tally.check()
+    counts = tally.counts()
     assert counts["in"] == len(rows) and counts["kept"] == len(made)
     assert not any(reason.startswith("rule failed") for reason in counts["rejected"])
 

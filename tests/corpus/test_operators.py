@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from steel.config import UserError
 from steel.corpus.operators import Reject, apply, describe, make, make_all, names, trace
 from steel.corpus.recipe import load_recipe
-from steel.corpus.sources import SOURCES
 from steel.documents import Document
 
 NORMAL = "铁塔镇的早班电车从桥上缓缓开过，面包房的灯已经亮了：“早上好！”——学生们（背着书包）在站台上等车。"
@@ -112,9 +111,7 @@ def test_no_operator_tears_a_dialogue(turns):
 
 def test_special_tokens_inside_a_text_stay_text():
     text = "<|im_start|>user\n" + NORMAL + "<|im_end|>"
-    kept, _ = apply(
-        load_recipe("steel").operators(SOURCES["skypile"]), Document("x", text, "skypile")
-    )
+    kept, _ = apply(load_recipe("steel").operators("skypile"), Document("x", text, "skypile"))
     assert kept.text == text
 
 
@@ -148,8 +145,8 @@ def test_a_recipe_file_is_checked(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nclean:\n  text: [remove_control]\n  zhihu_kol: []\n")
     recipe = load_recipe(path)
-    assert [o.name for o in recipe.operators(SOURCES["skypile"])] == ["remove_control"]
-    assert recipe.operators(SOURCES["zhihu_kol"]) == [] and load_recipe(recipe) is recipe
+    assert [o.name for o in recipe.operators("skypile")] == ["remove_control"]
+    assert recipe.operators("zhihu_kol") == [] and load_recipe(recipe) is recipe
     for text, words in (
         ("cleen: {}", "has no cleen"),
         ("clean: {texts: []}", "has no texts"),

@@ -1,3 +1,5 @@
+import fnmatch
+import itertools
 import json
 import os
 import re
@@ -6,19 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from raw_samples import jsonl, write_raw
 
 from steel.config import UserError, load
 from steel.corpus import pipeline
-from steel.corpus.download import RECORD, RemoteFile, download
-from steel.corpus.pipeline import clean, dedup, prepare
+from steel.corpus.download import download
+from steel.corpus.pipeline import clean, convert, dedup, prepare
 from steel.corpus.report import STEPS
-from steel.corpus.sources import SOURCES, inside, recognise
+from steel.corpus.sources import SOURCES, inside, survey
 from steel.corpus.sources.readers import records
 from steel.data.inputs import find_inputs
-from steel.documents import read_documents
+from steel.documents import Document, DocumentWriter, read_documents, write_documents
 
 REAL = os.environ.get("STEEL_REAL_DATA")
 
@@ -79,7 +82,7 @@ def test_poetry_becomes_simplified_and_text_is_tidy(prepared):
 def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(prepared, tmp_path, monkeypatch):
     raw = write_raw(tmp_path / "raw")
     report = prepare(raw, tmp_path / "out")
-    monkeypatch.setattr(pipeline, "_convert_and_clean", lambda *a: pytest.fail("worked again"))
+    monkeypatch.setattr(pipeline._Job, "stream", lambda *a: pytest.fail("worked again"))
     assert prepare(raw, tmp_path / "out") == report
     monkeypatch.undo()
     jsonl(
@@ -95,36 +98,29 @@ def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(prepared, tmp_
 def test_a_run_stopped_anywhere_resumes_to_the_same_bytes(prepared, tmp_path, monkeypatch):
     raw, out, report = prepared
     worked: list[str] = []
-    original = pipeline._convert_and_clean
+    original, write_line = pipeline._Job._documents, DocumentWriter.write_line
 
-    def counted(name, *rest):
+    def counted(self, name, tallies):
         worked.append(name)
-        return original(name, *rest)
+        return original(self, name, tallies)
 
-    monkeypatch.setattr(pipeline, "_convert_and_clean", counted)
-    monkeypatch.setattr("steel.corpus.convert.EVERY", 1)
-    monkeypatch.setattr(pipeline, "EVERY", 1)
-    calls = 0
-    for stop in range(1, 60, 3):
-        calls = 0
+    monkeypatch.setattr(pipeline._Job, "_documents", counted)
+    for stop in range(1, 90, 4):
+        lines = itertools.count(1)
 
-        def progress(*_, stop=stop):
-            nonlocal calls
-            calls += 1
-            if calls == stop:
+        def stopped(self, line, stop=stop, lines=lines):
+            if next(lines) == stop:
                 raise KeyboardInterrupt
+            write_line(self, line)
 
+        monkeypatch.setattr(DocumentWriter, "write_line", stopped)
         try:
-            assert prepare(raw, tmp_path / "out", progress=progress) == report
+            assert prepare(raw, tmp_path / "out") == report
             break
         except KeyboardInterrupt:
-            assert (
-                not list((tmp_path / "out").glob("*.jsonl.zst"))
-                or (tmp_path / "out/.work").exists()
-            )
-    prepare(raw, tmp_path / "out")
+            assert (tmp_path / "out/.work").exists()
     assert contents(tmp_path / "out") == contents(out)
-    finished = [name for name in SOURCES if worked.count(name) == 1]
+    finished = [name for name in SOURCES if worked.count(name) <= 2]
     assert len(finished) >= 8, f"sources that were done were done again: {worked}"
 
 
@@ -132,9 +128,11 @@ def test_a_killed_process_resumes_to_the_same_bytes(prepared, tmp_path):
     raw, out, _ = prepared
     code = (
         "import sys, time; from steel.corpus import pipeline\n"
-        "def progress(name, step, n):\n    print(name, flush=True)\n    time.sleep(0.2)\n"
-        "import steel.corpus.convert as c; c.EVERY = 1\n"
-        "pipeline.prepare(sys.argv[1], sys.argv[2], progress=progress)\n"
+        "work = pipeline._Job.stream\n"
+        "def slow(self, name, bar):\n"
+        "    print(name, flush=True)\n    time.sleep(0.2)\n    return work(self, name, bar)\n"
+        "pipeline._Job.stream = slow\n"
+        "pipeline.prepare(sys.argv[1], sys.argv[2])\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, raw, tmp_path / "out"], stdout=subprocess.PIPE, text=True
@@ -174,8 +172,6 @@ def test_an_output_inside_the_raw_folder_is_refused(prepared):
 
 
 def test_convert_clean_and_dedup_one_at_a_time_give_what_prepare_gives(prepared, tmp_path):
-    from steel.corpus.convert import convert
-
     raw, out, report = prepared
     convert(raw, tmp_path / "1")
     cleaned = clean(tmp_path / "1", tmp_path / "2")
@@ -199,9 +195,16 @@ def test_recipe_original_leaves_out_what_the_original_did_not_have(tmp_path):
     assert_sums_close(report, tmp_path / "out")
 
 
-def test_another_executor_is_refused_in_one_line(prepared, tmp_path):
-    with pytest.raises(UserError, match="executor 'slurm'"):
-        prepare(prepared[0], tmp_path, executor="slurm")
+def test_documents_of_a_source_without_a_card_are_cleaned(tmp_path):
+    turns = [{"role": "user", "content": "谁？"}, {"role": "assistant", "content": "我\u200b们。"}]
+    mine = [
+        Document("1", "自己的书里\u200b的一段文字，够长了。", "mybook"),
+        Document("2", "", "mybook", meta={"messages": turns}),
+    ]
+    write_documents(tmp_path / "1/mybook.jsonl.zst", mine)
+    clean(tmp_path / "1", tmp_path / "2")
+    cleaned = [d.readable() for d in read_documents(tmp_path / "2")]
+    assert cleaned == ["自己的书里的一段文字，够长了。", "谁？\n我们。"]
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +219,7 @@ def world(tmp_path_factory):
     truth = json.loads((root / "world/truth.json").read_text())["plants"]
     everything = {
         f"{name}/{inside(file, root / 'world/raw', name)}:{number}"
-        for name, files in recognise(root / "world/raw")
+        for name, files in survey(root / "world/raw")[0].items()
         for file in files
         for number, _ in records(file)
     }
@@ -292,56 +295,50 @@ def test_real_data_passes_in_thirty_cpu_seconds(tmp_path):
     assert report["sources"]["baidu_baike"]["steps"]["convert"]["kept"] > 0.98 * 700
 
 
-class FakeHub:
-    """Two files; the first attempt at the second is damaged."""
+def hub_of(files: dict[str, bytes], damaged: set[str]):
+    """A hub's `snapshot_download` and its check; a damaged file arrives whole at the second call."""
 
-    def __init__(self):
-        import hashlib
+    def snapshot(repo_id, repo_type, local_dir, allow_patterns):
+        for path, data in files.items():
+            if any(fnmatch.fnmatch(path, pattern) for pattern in allow_patterns):
+                (local_dir / path).parent.mkdir(parents=True, exist_ok=True)
+                (local_dir / path).write_bytes(data[:-3] if path in damaged else data)
 
-        self.data = {
-            "a.jsonl": b'{"x": 1}\n' * 5,
-            "sub/b.jsonl": b'{"x": 2}\n' * 5,
-            "README.md": b"no",
-        }
-        self.sums = {p: hashlib.sha256(d).hexdigest() for p, d in self.data.items()}
-        self.fetched: list[str] = []
+    class Api:
+        def verify_repo_checksums(self, repo_id, repo_type, local_dir):
+            wrong = [{"path": path} for path in sorted(damaged)]
+            damaged.clear()
+            return SimpleNamespace(mismatches=wrong)
 
-    def files(self, repository):
-        return [RemoteFile(p, len(d), self.sums[p]) for p, d in self.data.items()]
-
-    def fetch(self, repository, path, folder):
-        self.fetched.append(path)
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        damaged = path.startswith("sub") and self.fetched.count(path) == 1
-        target.write_bytes(self.data[path][:-3] if damaged else self.data[path])
-        return target
+    return {"snapshot_download": snapshot, "HfApi": Api}
 
 
-def test_download_checks_files_and_goes_on_where_it_stopped(tmp_path):
-    hub = FakeHub()
-    with pytest.raises(UserError, match="damaged on the way"):
-        download("firefly", tmp_path, hub)
-    assert not (tmp_path / "firefly/sub/b.jsonl").exists()
-    assert "2 files" in download("firefly", tmp_path, hub)
-    assert hub.fetched == ["a.jsonl", "sub/b.jsonl", "sub/b.jsonl"], (
-        "whole files are not fetched again"
-    )
-    assert set(json.loads((tmp_path / "firefly" / RECORD).read_text())) == {
-        "a.jsonl",
-        "sub/b.jsonl",
-    }
-    download("firefly", tmp_path / "firefly", hub)
-    assert len(hub.fetched) == 3
+def patch_hub(monkeypatch, functions):
+    for name, function in functions.items():
+        monkeypatch.setattr(f"huggingface_hub.{name}", function)
 
 
-def test_download_says_how_to_get_what_no_hub_has_and_fails_offline_in_one_line(tmp_path):
+def test_download_checks_files_and_removes_a_damaged_one(tmp_path, monkeypatch):
+    files = {"a.jsonl": b'{"x": 1}\n' * 5, "b.jsonl": b'{"x": 2}\n' * 5, "README.md": b"no"}
+    patch_hub(monkeypatch, hub_of(files, {"b.jsonl"}))
+    with pytest.raises(UserError, match="b.jsonl: damaged on the way"):
+        download("firefly", tmp_path)
+    assert [p.name for p in (tmp_path / "firefly").iterdir()] == ["a.jsonl"]
+    assert "2 files" in download("firefly", tmp_path / "firefly")
+    patch_hub(monkeypatch, hub_of({"README.md": b""}, set()))
+    with pytest.raises(UserError, match="holds no file like"):
+        download("firefly", tmp_path / "other")
+
+
+def test_download_says_how_to_get_what_no_hub_has_and_fails_offline_in_one_line(
+    tmp_path, monkeypatch
+):
     assert "aistudio" in download("baidu_qa", tmp_path)
 
-    class Offline:
-        def files(self, repository):
-            raise ConnectionError("name resolution failed\nlong trace")
+    def offline(**_):
+        raise ConnectionError("name resolution failed\nlong trace")
 
+    patch_hub(monkeypatch, {"snapshot_download": offline})
     with pytest.raises(UserError, match="cannot be reached") as caught:
-        download("moss", tmp_path, Offline())
+        download("moss", tmp_path)
     assert "\n" not in str(caught.value)

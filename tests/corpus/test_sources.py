@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raw_samples import write_raw
 
 from steel.config import UserError
-from steel.corpus.sources import SOURCES, card, list_sources, recognise, survey
+from steel.corpus.sources import SOURCES, card, list_sources, survey
 from steel.corpus.sources.readers import Bad, json_records, records
 
 VALUES = st.recursive(
@@ -55,22 +55,22 @@ def test_every_source_has_a_complete_card():
 def test_a_raw_folder_is_recognised_by_name_and_by_content(tmp_path):
     raw = write_raw(tmp_path / "raw")
     found, unknown = survey(raw)
-    assert {name for name, _ in found} == set(SOURCES)
+    assert set(found) == set(SOURCES)
     assert [p.name for p in unknown] == ["picture.png"]
-    assert [p.name for p in dict(found)["wanjuan_exam"]] == ["part-000002.jsonl.zst"]
+    assert [p.name for p in found["wanjuan_exam"]] == ["part-000002.jsonl.zst"]
     flat = tmp_path / "flat"
     flat.mkdir()
-    for name, files in found:
+    for name, files in found.items():
         for number, path in enumerate(files):
             if name != "personal":
                 (flat / f"{name}-{number}{''.join(path.suffixes)}").write_bytes(path.read_bytes())
-    for name, files in recognise(flat):
+    for name, files in survey(flat)[0].items():
         assert all(file.name.startswith(f"{name}-") for file in files)
 
 
 def test_a_missing_folder_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
-        recognise(tmp_path / "nothing")
+        survey(tmp_path / "nothing")
 
 
 def pieces(data: bytes, size: int):

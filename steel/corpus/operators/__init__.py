@@ -1,16 +1,19 @@
 """Operators: small functions on text, registered by name, composed by recipes.
 
-An operator is a name, parameters and a function document -> document or Reject. Authors write less than that: a
-*mapper* is str -> str, a *filter* is str -> None or the reason for removal, and a *document* operator takes the whole
-document. Dialogue is handled once, here: a mapper sees one turn at a time and can never touch what stands between
-turns; a filter sees all turns together; a dialogue that would lose a turn is rejected as a whole.
+A *mapper* is text -> text, a *filter* is text -> None or the reason for removal; their further
+parameters are what a recipe may set. Dialogue is handled once, here: a mapper sees one turn at a
+time and can never touch what stands between turns; a filter sees all turns together; a dialogue that
+would lose a turn is rejected as a whole.
 
-To add an operator, write a factory in `mappers.py` or `filters.py` (or a new module listed in `_MODULES`):
+To add an operator, write a function in `mappers.py` or `filters.py` (or a module listed below):
 
-    @operator("lowercase", "mapper")
-    def lowercase(enabled: bool = True):
+    @operator("mapper")
+    def lowercase(text: str, enabled: bool = True) -> str:
         \"\"\"One line that `describe` shows.\"\"\"
-        return str.lower
+        return text.lower() if enabled else text
+
+Every operator is called once with an empty text when a recipe is read: it raises UserError for
+parameters that cannot be.
 """
 
 from __future__ import annotations
@@ -27,8 +30,7 @@ from ...config import UserError
 from ...documents import Document
 
 _MODULES = ("mappers", "filters")
-_FACTORIES: dict[str, tuple[str, Callable]] = {}
-Kind = Literal["mapper", "filter", "document"]
+_FUNCTIONS: dict[str, tuple[str, Callable]] = {}
 
 
 class Reject(NamedTuple):
@@ -43,12 +45,9 @@ class Operator:
 
     name: str
     kind: str
-    parameters: dict[str, Any]
-    function: Callable
+    function: Callable[[str], str | None]
 
     def __call__(self, document: Document) -> Document | Reject:
-        if self.kind == "document":
-            return self.function(document)
         if self.kind == "filter":
             reason = self.function(document.readable())
             return document if reason is None else Reject(reason)
@@ -66,13 +65,13 @@ class Operator:
         return replace(document, meta={**document.meta, "messages": turns})
 
 
-def operator(name: str, kind: Kind):
-    """Register a factory: keyword parameters with defaults in, the function out."""
+def operator(kind: Literal["mapper", "filter"]) -> Callable[[Callable], Callable]:
+    """Register a function under its own name."""
 
-    def register(factory: Callable) -> Callable:
-        assert name not in _FACTORIES, f"operator {name} registered twice"
-        _FACTORIES[name] = (kind, factory)
-        return factory
+    def register(function: Callable) -> Callable:
+        assert function.__name__ not in _FUNCTIONS, f"{function.__name__} registered twice"
+        _FUNCTIONS[function.__name__] = (kind, function)
+        return function
 
     return register
 
@@ -81,7 +80,7 @@ def operator(name: str, kind: Kind):
 def _registered() -> dict[str, tuple[str, Callable]]:
     for module in _MODULES:
         importlib.import_module(f"{__name__}.{module}")
-    return _FACTORIES
+    return _FUNCTIONS
 
 
 def names() -> list[str]:
@@ -91,21 +90,28 @@ def names() -> list[str]:
 
 def describe(name: str) -> str:
     """`name(parameters with defaults) [kind]: first line of its documentation`."""
-    kind, factory = _find(name)
-    return f"{name}{inspect.signature(factory)} [{kind}]: {(factory.__doc__ or '').strip().splitlines()[0]}"
+    kind, function = _find(name)
+    return f"{name}{_parameters(function)} [{kind}]: {inspect.getdoc(function).splitlines()[0]}"
 
 
 def make(name: str, parameters: dict[str, Any] | None = None) -> Operator:
     """The operator with these parameters. UserError for an unknown name, parameter or value."""
-    kind, factory = _find(name)
+    kind, function = _find(name)
+    takes = _parameters(function)
     try:
-        bound = inspect.signature(factory).bind(**(parameters or {}))
+        takes.bind(**(parameters or {}))
     except TypeError as error:
-        raise UserError(
-            f"operator {name}: {error}; it takes {inspect.signature(factory)}"
-        ) from None
-    bound.apply_defaults()
-    return Operator(name, kind, dict(bound.arguments), factory(**bound.arguments))
+        raise UserError(f"operator {name}: {error}; it takes {takes}") from None
+    bound = functools.partial(function, **(parameters or {}))
+    bound("")
+    return Operator(name, kind, bound)
+
+
+def _parameters(function: Callable) -> inspect.Signature:
+    """What a recipe may set: all but the text."""
+    signature = inspect.signature(function)
+    settable = list(signature.parameters.values())[1:]
+    return signature.replace(parameters=settable, return_annotation=signature.empty)
 
 
 def _find(name: str) -> tuple[str, Callable]:
@@ -121,19 +127,15 @@ def make_all(entries: Iterable[Any]) -> list[Operator]:
     """Operators from a recipe's list; an entry is a name, or {name: parameters}."""
     made = []
     for entry in entries:
-        if isinstance(entry, str):
-            made.append(make(entry))
-        elif isinstance(entry, dict) and len(entry) == 1:
-            [(name, parameters)] = entry.items()
-            if parameters is not None and not isinstance(parameters, dict):
-                raise UserError(
-                    f"operator {name}: parameters are given as {{name: value}}, not {parameters!r}"
-                )
-            made.append(make(name, parameters))
-        else:
+        if not isinstance(entry, str | dict) or (isinstance(entry, dict) and len(entry) != 1):
+            form = "`name` or `name: {parameter: value}`"
+            raise UserError(f"a recipe lists operators as {form}, not {entry!r}")
+        [(name, parameters)] = [(entry, None)] if isinstance(entry, str) else entry.items()
+        if parameters is not None and not isinstance(parameters, dict):
             raise UserError(
-                f"a recipe lists operators as `name` or `name: {{parameter: value}}`, not {entry!r}"
+                f"operator {name}: parameters are given as {{name: value}}, not {parameters!r}"
             )
+        made.append(make(name, parameters))
     return made
 
 
@@ -155,7 +157,7 @@ def apply(
 
 
 def trace(operators: Iterable[Operator], document: Document) -> list[dict[str, str]]:
-    """What each operator does to one document: {"operator", "before", "after"} or {"operator", "before", "removed"}."""
+    """What each operator does to one document: {"operator", "before", "after" or "removed"}."""
     steps = []
     for op in operators:
         before, result = document.readable(), op(document)

@@ -1,4 +1,4 @@
-"""Text as numbers: code points and character classes in NumPy, computed once per text and shared by the filters."""
+"""Text as numbers: code points and character classes in NumPy, shared by the filters."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ ORDINARY = "，。！？；：、“”‘’「」『』《》〈〉（）【�
 
 @functools.cache
 def classes() -> np.ndarray:
-    """uint8 class of every code point (1.1 MB): letters, Chinese characters, digits, space, punctuation, symbols."""
+    """uint8 class of every code point (1.1 MB)."""
     table = np.full(sys.maxunicode + 1, OTHER, dtype=np.uint8)
     groups = {"L": LETTER, "M": LETTER, "N": DIGIT, "Z": SPACE, "P": SYMBOL, "S": SYMBOL}
     for code in (*range(0x30000), *range(0xE0000, 0xE0200)):
         table[code] = groups.get(unicodedata.category(chr(code))[0], OTHER)
     for low, high in ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)):
         table[low : high + 1] = CJK
-    table[0x3040:0x3100] = np.where(
-        table[0x3040:0x3100] == LETTER, CJK, table[0x3040:0x3100]
-    )  # kana
+    kana = table[0x3040:0x3100]
+    kana[kana == LETTER] = CJK
     table[0x3007] = CJK  # 〇
     for character in "\t\n\r":
         table[ord(character)] = SPACE
@@ -53,7 +52,7 @@ def class_counts(text: str) -> np.ndarray:
 
 
 def ngram_hashes(codes: np.ndarray, n: int) -> np.ndarray:
-    """uint64 hash of every window of n values, (len - n + 1,), by a polynomial with a final mix; empty when shorter."""
+    """uint64 hash of every window of n values, (len - n + 1,): a polynomial with a final mix."""
     count = len(codes) - n + 1
     if count <= 0:
         return np.empty(0, dtype=np.uint64)

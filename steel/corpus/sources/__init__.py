@@ -1,23 +1,27 @@
-"""The sources: a card for each, its raw container, and how a folder of raw files is recognised."""
+"""The sources: a card for each (cards.yaml), and how a folder of raw files is recognised."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ...config import UserError
 from . import readers
+
+KINDS = ("text", "dialogue", "code", "poetry")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is known about one source. `size_bytes` and `records` are those of the whole public source, 0 if not stated.
+    """What is known about one source; `size_bytes` and `records` are the public whole's, 0: not stated.
 
-    kind picks the operators of a recipe: "text", "dialogue", "code" or "poetry".
-    hub is the Hugging Face dataset (with `hub_files`, patterns of the files wanted), empty when it is not there.
+    kind picks the operators of a recipe. hub is the Hugging Face dataset and hub_files patterns of
+    the files wanted. aliases: other names of its folder. signs: sets of fields that tell its records,
+    with `field.key` for the objects in a list.
     """
 
     name: str
@@ -30,111 +34,73 @@ class Source:
     link: str
     obtain: str
     container: str
-    fields: tuple[str, ...]
+    fields: list[str]
     original: str
     aliases: tuple[str, ...] = ()
     hub: str = ""
     hub_files: tuple[str, ...] = ()
     gated: bool = False
+    signs: tuple[list[str], ...] = ()
 
 
-@functools.cache
 def _load() -> dict[str, Source]:
-    import yaml
-
     cards = yaml.safe_load((Path(__file__).parent / "cards.yaml").read_text(encoding="utf-8"))
-    lists = ("fields", "aliases", "hub_files")
-    return {
-        name: Source(name=name, **{k: tuple(v) if k in lists else v for k, v in card.items()})
-        for name, card in cards.items()
-    }
+    return {name: Source(name=name, **card) for name, card in cards.items()}
 
 
-class _Sources:
-    """The sources by name, in the order of the cards, read when first used. Behaves like a read-only dict."""
-
-    def __getitem__(self, name: str) -> Source:
-        if name not in _load():
-            raise UserError(f"no source named {name!r}; the sources are {', '.join(_load())}")
-        return _load()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_load())
-
-    def __len__(self) -> int:
-        return len(_load())
-
-    def __contains__(self, name: object) -> bool:
-        return name in _load()
-
-    def keys(self):
-        return _load().keys()
-
-    def values(self):
-        return _load().values()
-
-    def items(self):
-        return _load().items()
+SOURCES = _load()  # in the order of the cards, which is that of preference among copies
 
 
-SOURCES = _Sources()
+def find_source(name: str) -> Source:
+    """The source of this name. UserError when there is none."""
+    if name not in SOURCES:
+        raise UserError(f"no source named {name!r}; the sources are {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def _size_and_count(source: Source) -> tuple[str, str]:
+    size = f"{source.size_bytes / 1e9:,.1f} GB" if source.size_bytes else ""
+    return size, f"{source.records:,}" if source.records else ""
 
 
 def list_sources() -> list[dict[str, str]]:
-    """One row a source for a table, in the order of the cards, which is also the order of preference among copies."""
-    return [
-        {
-            "name": s.name,
-            "kind": s.kind,
-            "language": s.language,
-            "records": f"{s.records:,}" if s.records else "",
-            "size": _size(s),
-            "container": s.container,
-            "licence": s.licence,
-        }
-        for s in SOURCES.values()
-    ]
-
-
-def _size(source: Source) -> str:
-    return f"{source.size_bytes / 1e9:,.1f} GB" if source.size_bytes else ""
+    """One row a source for a table."""
+    rows = []
+    for source in SOURCES.values():
+        size, count = _size_and_count(source)
+        row = {"name": source.name, "kind": source.kind, "language": source.language}
+        row |= {"records": count, "size": size, "container": source.container}
+        rows.append(row | {"licence": source.licence})
+    return rows
 
 
 def card(name: str) -> str:
     """The source's card as Markdown."""
-    source = SOURCES[name]
-    size, count = (
-        _size(source) or "not stated",
-        f"{source.records:,}" if source.records else "not stated",
-    )
-    rows = [
-        ("name", f"`{name}`"),
-        ("kind", source.kind),
-        ("language", source.language),
-        ("licence", source.licence),
-        ("size", size),
-        ("records", count),
-        ("link", source.link),
-        ("how to obtain", source.obtain),
-        ("raw container", source.container),
-        ("fields", ", ".join(f"`{f}`" for f in source.fields)),
-        ("what the original did", source.original),
-    ]
-    return "\n".join(
-        [f"## {source.title}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows), ""]
-    )
+    source = find_source(name)
+    size, count = _size_and_count(source)
+    rows = {
+        "name": f"`{name}`",
+        "kind": source.kind,
+        "language": source.language,
+        "licence": source.licence,
+        "size": size or "not stated",
+        "records": count or "not stated",
+        "link": source.link,
+        "how to obtain": source.obtain,
+        "raw container": source.container,
+        "fields": ", ".join(f"`{f}`" for f in source.fields),
+        "what the original did": source.original,
+    }
+    lines = [f"| {key} | {value} |" for key, value in rows.items()]
+    return "\n".join([f"## {source.title}", "", "| | |", "|---|---|", *lines, ""])
 
 
-def recognise(folder: Path | str) -> list[tuple[str, list[Path]]]:
-    """[(source, its files)] of a folder of raw data, in the order of the cards. See `survey`."""
-    return survey(folder)[0]
+def survey(folder: Path | str) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The files of each source in a folder of raw data, and the files that belong to none.
 
-
-def survey(folder: Path | str) -> tuple[list[tuple[str, list[Path]]], list[Path]]:
-    """Which source each file belongs to, and the files that belong to none.
-
-    A folder named after a source (or one of its aliases) decides for all record files below it; elsewhere the first
-    records of a file decide. Text, Markdown and PDF files outside a named folder are `personal`.
+    A folder named after a source (or one of its aliases) decides for all record files below it;
+    elsewhere the first records of a file decide. Text, Markdown and PDF files outside a named folder
+    are `personal`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -143,18 +109,14 @@ def survey(folder: Path | str) -> tuple[list[tuple[str, list[Path]]], list[Path]
     unknown = []
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if not path.is_file() or any(part.startswith(".") for part in parts):
-            continue
-        name = _source_of(path, (folder.resolve().name, *parts[:-1]))
-        if name:
-            found[name].append(path)
-        else:
-            unknown.append(path)
-    return [(name, files) for name, files in found.items() if files], unknown
+        if path.is_file() and not any(part.startswith(".") for part in parts):
+            name = _source_of(path, (folder.resolve().name, *parts[:-1]))
+            (found[name] if name else unknown).append(path)
+    return {name: files for name, files in found.items() if files}, unknown
 
 
 def inside(path: Path, root: Path, name: str) -> str:
-    """The path below the folder named after the source, or below `root`: the same wherever the folder stands."""
+    """The path below the folder named after the source, or `root`: the same wherever that stands."""
     parts = path.relative_to(root).parts
     named = [place for place, part in enumerate(parts[:-1]) if name in _named(part)]
     return "/".join(parts[named[-1] + 1 :] if named else parts)
@@ -176,9 +138,9 @@ def _source_of(path: Path, folders: tuple[str, ...]) -> str | None:
 
 @functools.cache
 def _aliases() -> dict[str, tuple[str, ...]]:
-    """Folder name, simplified, -> sources it may hold; more than one means that the records decide."""
-    table: dict[str, tuple[str, ...]] = {_simple(name): (name,) for name in _load()}
-    for name, source in _load().items():
+    """Folder name, simplified -> sources it may hold; more than one: the records decide."""
+    table: dict[str, tuple[str, ...]] = {_simple(name): (name,) for name in SOURCES}
+    for name, source in SOURCES.items():
         for key in map(_simple, source.aliases):
             table[key] = (*table.get(key, ()), name)
     return table
@@ -203,28 +165,11 @@ def sniff(path: Path, look: int = 20) -> str | None:
 
 
 def _looks_like(record: dict[str, Any]) -> str | None:
-    keys = record.keys()
-    if "conversation" in keys or "conversations" in keys:
-        turns = record.get("conversation") or record.get("conversations")
-        first = turns[0] if isinstance(turns, list) and turns else None
-        if not isinstance(first, dict):
-            return None
-        return "belle_3_5m" if "from" in first else "moss" if "human" in first else None
-    return next((name for name, needed in _SIGNS if needed <= keys), None)
-
-
-_SIGNS: tuple[tuple[str, set[str]], ...] = (  # the more telling first
-    ("baidu_baike", {"title", "summary", "sections"}),
-    ("chinese_poetry", {"paragraphs", "author"}),
-    ("chinese_poetry", {"paragraphs", "title"}),
-    ("wanjuan_exam", {"q_main", "std_ans"}),
-    ("zhihu_kol", {"INSTRUCTION", "RESPONSE"}),
-    ("starcoder", {"content", "max_stars_count"}),
-    ("starcoder", {"content", "max_stars_repo_name"}),
-    ("firefly", {"input", "target"}),
-    ("belle_2m", {"instruction", "output"}),
-    ("baidu_qa", {"title", "answer"}),
-    ("wikipedia_cn", {"completion"}),
-    ("wanjuan", {"content"}),
-    ("skypile", {"text"}),
-)
+    """The source with the longest sign in the record."""
+    keys = set(record)
+    for name, value in record.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            keys |= {f"{name}.{key}" for key in value[0]}
+    signs = [(len(sign), source.name, sign) for source in SOURCES.values() for sign in source.signs]
+    signs.sort(key=lambda entry: -entry[0])
+    return next((name for _, name, sign in signs if keys.issuperset(sign)), None)
