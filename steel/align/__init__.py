@@ -1,1 +1,1 @@
-"""From a base model to an assistant: SFT, reward model, DPO and GRPO, all on `steel.train.loop.fit`."""
+"""From a base model to an assistant: SFT, reward model, DPO and GRPO, each a `steel.train.loop.Stage`."""

@@ -1,4 +1,4 @@
-"""Log-probabilities of answers given their prompts: what DPO and GRPO are made of.
+"""Log-probabilities of answers given their prompts: what reward models, DPO and GRPO are made of.
 
 Shapes: R rows (prompt + answer, padded on the right), T tokens, K scored positions, V vocabulary.
 """
@@ -13,20 +13,26 @@ import torch.nn.functional as F
 
 from ..tokenizer.chat import encode_chat
 
+Row = tuple[list[int], int]
+"""Token ids of prompt + answer, and where the answer starts."""
+
 
 @dataclass
 class AnswerRows:
-    """Rows to score: input_ids_RT int64 and answer_RT bool, True on the answer and the `<|im_end|>` that ends it."""
+    """Rows to score. `first` and `answers` are known on the host, so nobody waits for the device."""
 
-    input_ids: torch.Tensor
-    answer: torch.Tensor
+    input_ids: torch.Tensor  # (R, T) int64
+    answer: torch.Tensor  # (R, T) bool, True on the answer and the `<|im_end|>` that ends it
+    first: int  # the first column that is an answer in any row, at least 1
+    answers: int  # answer tokens in all rows
 
     def to(self, device) -> AnswerRows:
-        return AnswerRows(self.input_ids.to(device), self.answer.to(device))
+        parts = (self.input_ids, self.answer)
+        return AnswerRows(*(part.to(device) for part in parts), self.first, self.answers)
 
 
-def encode_answer(tokenizer, messages: list[dict], answer: str) -> tuple[list[int], int]:
-    """Token ids of prompt + answer, ending with the answer's `<|im_end|>`, and where the answer starts.
+def encode_answer(tokenizer, messages: list[dict], answer: str) -> Row:
+    """Prompt + answer up to the answer's `<|im_end|>`.
 
     Earlier answers in a multi-turn prompt belong to the prompt.
     """
@@ -37,52 +43,43 @@ def encode_answer(tokenizer, messages: list[dict], answer: str) -> tuple[list[in
     return ids[:end], start
 
 
-def pad_rows(rows: Sequence[tuple[Sequence[int], int]], pad_id: int = 0) -> AnswerRows:
-    """Pad (ids, answer start) rows on the right; a causal model never looks there, so no mask is needed."""
+def pad_rows(rows: Sequence[Row], pad_id: int = 0) -> AnswerRows:
+    """Pad on the right; a causal model never looks there, so no mask is needed."""
     longest = max(len(ids) for ids, _ in rows)
     input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
     answer = torch.zeros((len(rows), longest), dtype=torch.bool)
     for r, (ids, start) in enumerate(rows):
         input_ids[r, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
         answer[r, start : len(ids)] = True
-    return AnswerRows(input_ids, answer)
+    first = max(1, min(start for _, start in rows))
+    return AnswerRows(input_ids, answer, first, sum(len(ids) - start for ids, start in rows))
 
 
 @dataclass
 class Scores:
-    """What a model thinks of the answers; zeros outside `answer_RK`."""
+    """What a model thinks of the answers; zeros outside `answer`."""
 
-    logprob: torch.Tensor  # (R, K) log p(token | everything before it), in nats
+    logprob: torch.Tensor  # (R, K) log p(token | everything before it) [nats]
     answer: torch.Tensor  # (R, K) bool
-    entropy: (
-        torch.Tensor | None
-    )  # (R, K) entropy of the next-token distribution in nats, without gradient
+    entropy: torch.Tensor | None  # (R, K) of the next token [nats], without gradient
 
 
 def score_answers(
     model, rows: AnswerRows, temperature: float = 1.0, with_entropy: bool = False
 ) -> Scores:
-    """Log-probability of every answer token. Logits are made from the first answer on, not for the prompts.
+    """Log-probability of every answer token; logits are made from the first answer on.
 
     With a temperature, logits are divided by it first: the distribution that the sampler drew from.
     """
-    first = max(
-        int(rows.answer.any(0).int().argmax()), 1
-    )  # first column that is an answer in any row
-    keep = rows.input_ids.shape[1] - (first - 1)
-    logits = model(input_ids=rows.input_ids, logits_to_keep=keep, use_cache=False).logits[
-        :, -keep:
-    ][:, :-1]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    answer, target = rows.answer[:, first:], rows.input_ids[:, first:]
-    logprob = -F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(
-        target.shape
-    )
+    keep = rows.input_ids.shape[1] - (rows.first - 1)
+    out = model(input_ids=rows.input_ids, logits_to_keep=keep, use_cache=False)
+    logits = out.logits[:, -keep:][:, :-1]
+    logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+    answer, target = rows.answer[:, rows.first :], rows.input_ids[:, rows.first :]
+    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
     entropy = None
     if with_entropy:
         with torch.no_grad():
             log_p = logits.log_softmax(-1)
             entropy = -(log_p.exp() * log_p).sum(-1).masked_fill(~answer, 0.0)
-    return Scores(logprob.masked_fill(~answer, 0.0), answer, entropy)
+    return Scores((-loss).view(target.shape).masked_fill(~answer, 0.0), answer, entropy)

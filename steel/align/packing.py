@@ -1,7 +1,7 @@
 """Dialogues packed into fixed-length sequences without tearing one.
 
-Shapes: B sequences, T tokens, N dialogues. Position ids restart at 0 at every dialogue; the model reads that as the
-document mask, so a packed batch gives each dialogue exactly the loss it has alone.
+Shapes: B sequences, T tokens, N dialogues. Every dialogue is a document of the batch, so attention
+ends with it, and a packed batch gives each dialogue exactly the loss it has alone.
 """
 
 from __future__ import annotations
@@ -16,22 +16,17 @@ import numpy as np
 import torch
 
 from ..data.batch import IGNORED, Batch, positions
+from ..data.order import permute_array, round_keys
 
 
 def best_fit_decreasing(
     lengths: Sequence[int], capacity: int, order: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """Pack items into bins of `capacity`: longest first, each into the fullest bin that still holds it.
+    """Bins of item indices: the longest item first, each into the fullest bin that still holds it.
 
-    The number of bins depends on the lengths alone, not on `order` (which only breaks ties between equal lengths),
-    so every epoch has the same number of sequences. Time O(N log N + N·D), D distinct remainders (D <= capacity).
-
-    Args:
-        lengths: N lengths in tokens, each in 1..capacity.
-        capacity: T, tokens in a bin.
-        order: a permutation of range(N); equal lengths are taken in this order.
-    Returns:
-        bins of item indices.
+    lengths: N lengths in 1..capacity [tokens]. order: a permutation of range(N), which breaks ties
+    between equal lengths; the number of bins does not depend on it, so every epoch has the same
+    number of sequences. Time O(N log N + N·D), D distinct remainders (D <= capacity).
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     assert len(lengths) == 0 or (lengths.min() >= 1 and lengths.max() <= capacity)
@@ -62,12 +57,10 @@ def best_fit_decreasing(
 
 @dataclass
 class Dialogues:
-    """N tokenised dialogues in flat arrays, 5 bytes a token, so that millions of them fit in memory."""
+    """N tokenised dialogues in flat arrays, 5 bytes a token: millions of them fit in memory."""
 
     tokens: np.ndarray  # uint32, all dialogues end to end
-    answer: (
-        np.ndarray
-    )  # bool, True where the token belongs to an answer (it is predicted, and counts in the loss)
+    answer: np.ndarray  # bool, True where a token belongs to an answer and counts in the loss
     start: np.ndarray  # int64 (N + 1,), dialogue i is [start[i], start[i+1])
 
     def __len__(self) -> int:
@@ -80,18 +73,13 @@ class Dialogues:
     @classmethod
     def from_encoded(cls, encoded: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Dialogues:
         """From (ids, loss_mask) pairs as `steel.tokenizer.chat.encode_chat` returns them."""
-        tokens, answer, start = [], [], [0]
+        tokens, answer, start = [np.zeros(0, np.uint32)], [np.zeros(0, bool)], [0]
         for ids, mask in encoded:
             assert len(ids) == len(mask)
             tokens.append(np.asarray(ids, dtype=np.uint32))
             answer.append(np.asarray(mask, dtype=bool))
             start.append(start[-1] + len(ids))
-        empty = [np.zeros(0, dtype=np.uint32)]
-        return cls(
-            np.concatenate(tokens or empty),
-            np.concatenate(answer or empty).astype(bool),
-            np.array(start),
-        )
+        return cls(np.concatenate(tokens), np.concatenate(answer), np.array(start))
 
 
 def lay_out(
@@ -128,33 +116,29 @@ def lay_out(
 
 
 class PackedEpochs:
-    """The endless stream of packed sequences, epoch after epoch; sequence i is a pure function of (data, seed, i).
+    """The endless stream of packed sequences; sequence i is a pure function of (data, seed, i).
 
-    Every epoch holds every dialogue exactly once, packed anew and shuffled by (seed, epoch).
+    Every epoch holds every dialogue exactly once, packed and ordered anew.
     """
 
     def __init__(self, data: Dialogues, sequence_length: int, seed: int = 0, pad_id: int = 0):
-        self.data, self.sequence_length, self.seed, self.pad_id = (
-            data,
-            sequence_length,
-            seed,
-            pad_id,
-        )
+        self.data, self.sequence_length = data, sequence_length
+        self.seed, self.pad_id = seed, pad_id
         self._plan = lru_cache(maxsize=2)(self._pack_epoch)  # a step may straddle two epochs
         self.per_epoch = len(self._plan(0))
 
     def _pack_epoch(self, epoch: int) -> list[list[int]]:
-        rng = np.random.default_rng([self.seed, epoch, 0x5F7])
-        bins = best_fit_decreasing(
-            self.data.lengths, self.sequence_length, rng.permutation(len(self.data))
-        )
-        return [bins[i] for i in rng.permutation(len(bins))]
+        def shuffled(n: int, what: str) -> np.ndarray:
+            return permute_array(np.arange(n), n, round_keys(self.seed, what, epoch))
+
+        order = shuffled(len(self.data), "dialogues")
+        bins = best_fit_decreasing(self.data.lengths, self.sequence_length, order)
+        return [bins[i] for i in shuffled(len(bins), "sequences")]
 
     def bins(self, first: int, last: int, stride: int = 1) -> list[list[int]]:
         """Dialogue indices of sequences first, first + stride, … < last of the stream."""
-        return [
-            self._plan(i // self.per_epoch)[i % self.per_epoch] for i in range(first, last, stride)
-        ]
+        places = (divmod(i, self.per_epoch) for i in range(first, last, stride))
+        return [self._plan(epoch)[at] for epoch, at in places]
 
     def batch(self, first: int, last: int, stride: int = 1) -> Batch:
         """Sequences first, first + stride, … < last of the stream."""

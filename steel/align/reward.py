@@ -1,7 +1,10 @@
-"""A reward model: the backbone with one number on top, trained so that the better answer gets the larger number.
+"""A reward model: the backbone with one number on top; the better answer gets the larger number.
 
-loss = -log sigmoid(r(chosen) - r(rejected)) (Bradley and Terry 1952; Ouyang et al. 2022, eq. 1). The number is read at
-the answer's last token, the only place that has seen all of it. What counts is the accuracy on pairs it never saw.
+loss = -log sigmoid(r(chosen) - r(rejected)) (Bradley and Terry 1952; Ouyang et al. 2022, eq. 1). The
+number is read at the answer's last token, the only place that has seen all of it. What counts is the
+accuracy on pairs it never saw.
+
+Shapes: P pairs, R = 2P rows (all chosen, then all rejected), T tokens, D model width.
 """
 
 from __future__ import annotations
@@ -13,28 +16,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import Config, UserError
+from ..data.order import Stream
 from ..model.folder import open_model
 from ..runlog import atomic_write
-from ..train.build import prepare
-from ..train.loop import Stage
-from ..train.parallel import join_world
-from ..train.run_folder import RunFolder
 from .dpo import Pairs, encode_pairs
 from .logprobs import AnswerRows, encode_answer, pad_rows
-from .rows import check_preference, count_by, read_rows
-from .stage import Shuffled, device_of, open_student, split, train, with_steps
+from .stage import Job, device_of, split
 
 HEAD_FILE = "reward_head.safetensors"
 
 
 class RewardModel(nn.Module):
-    """A causal LM's backbone and a linear head D -> 1 that starts at zero (reward 0 for everything)."""
+    """A causal LM's backbone and a linear head D -> 1 that starts at zero (reward 0 for all)."""
 
     def __init__(self, lm):
         super().__init__()
         self.lm = lm
-        self.config = lm.config
-        self.head = nn.Linear(lm.config.hidden_size, 1, bias=False, dtype=lm.dtype)
+        self.config, self.generation_config = lm.config, lm.generation_config
+        head = nn.Linear(lm.config.hidden_size, 1, bias=False, dtype=lm.dtype, device=lm.device)
+        self.head = head
         nn.init.zeros_(self.head.weight)
 
     def forward(self, rows: AnswerRows) -> torch.Tensor:
@@ -49,12 +49,12 @@ class RewardModel(nn.Module):
         """The backbone as a Hugging Face folder, the head beside it."""
         from safetensors.torch import save
 
-        weights = kwargs.pop("state_dict", None)
-        if weights is not None:  # gathered from all ranks by the loop
+        head, weights = self.head.weight, kwargs.pop("state_dict", None)
+        if weights is not None:  # gathered from all ranks
+            head = weights["head.weight"]
             kwargs["state_dict"] = {
                 k.removeprefix("lm."): v for k, v in weights.items() if k.startswith("lm.")
             }
-        head = self.head.weight if weights is None else weights["head.weight"]
         self.lm.save_pretrained(folder, **kwargs)
         atomic_write(Path(folder) / HEAD_FILE, save({"weight": head.detach().cpu().contiguous()}))
 
@@ -63,13 +63,14 @@ class RewardModel(nn.Module):
         """(reward model, tokenizer) from a folder that `run` wrote."""
         from safetensors.torch import load_file
 
-        if not (Path(folder) / HEAD_FILE).is_file():
+        file = Path(folder) / HEAD_FILE
+        if not file.is_file():
             raise UserError(
-                f"{folder} holds no reward model ({HEAD_FILE} is missing); train one with 'steel reward'"
+                f"{folder} holds no reward model (no {HEAD_FILE}); train one with 'steel reward'"
             )
-        lm, tokenizer = open_model(folder, device="cpu")
+        lm, tokenizer = open_model(folder)
         model = cls(lm)
-        model.head.load_state_dict(load_file(Path(folder) / HEAD_FILE))
+        model.head.load_state_dict(load_file(file))
         return model, tokenizer
 
     @torch.no_grad()
@@ -80,28 +81,24 @@ class RewardModel(nn.Module):
 
 
 def loss(model: RewardModel, micro: AnswerRows):
-    """Sum of Bradley-Terry losses over pairs [nats], number of pairs, metrics."""
+    """loss_fn of the loop: sum of Bradley-Terry losses over pairs [nats], their number, metrics."""
     chosen_P, rejected_P = model(micro.to(device_of(model))).chunk(2)
     margin_P = chosen_P - rejected_P
+    pairs = len(margin_P)
     metrics = {
-        "margin": (margin_P.sum().item(), len(margin_P)),
-        "accuracy": ((margin_P > 0).sum().item(), len(margin_P)),
+        "margin": (margin_P.detach().sum(), pairs),
+        "accuracy": ((margin_P > 0).sum(), pairs),
         "tokens": (micro.input_ids.numel(), 1),
     }
-    return -F.logsigmoid(margin_P).sum(), len(margin_P), metrics
+    return -F.logsigmoid(margin_P).sum(), pairs, metrics
 
 
-@torch.no_grad()
 def accuracy(model: RewardModel, pairs: Pairs, indices: list[int], batch: int = 32) -> float:
     """Share of pairs whose chosen answer gets the larger reward; a tie counts one half."""
-    was_training, right = model.training, 0.0
-    model.eval()
+    right = 0.0
     for piece in split(indices, batch):
-        chosen_P, rejected_P = model(pairs.rows(piece).to(device_of(model))).chunk(2)
-        right += (
-            ((chosen_P > rejected_P).float() + 0.5 * (chosen_P == rejected_P).float()).sum().item()
-        )
-    model.train(was_training)
+        chosen_P, rejected_P = model(pairs.batch(piece).to(device_of(model))).chunk(2)
+        right += float(((chosen_P > rejected_P) + 0.5 * (chosen_P == rejected_P)).sum())
     return right / len(indices)
 
 
@@ -110,57 +107,42 @@ def hold_out(rows: list[dict], share: float, seed: int) -> tuple[list[int], list
     prompts: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         prompts.setdefault(repr(row["messages"]), []).append(i)
-    groups, order = list(prompts.values()), Shuffled(len(prompts), seed, salt=0x4E1D)
-    held: list[int] = []
-    for g in range(len(groups)):
+    groups, held = list(prompts.values()), []
+    for g in Stream("reward held out", seed, len(groups)).samples(range(len(groups)))[0]:
         if len(held) >= share * len(rows):
             break
-        held += groups[order[g]]
-    rest = set(range(len(rows))) - set(held)
-    return sorted(rest), sorted(held)
+        held += groups[g]
+    return sorted({*range(len(rows))} - {*held}), sorted(held)
 
 
 def run(
     cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto"
 ) -> Path:
-    """Train a reward model on preference rows; its accuracy on held-out pairs is logged as an `eval` record.
+    """Train on preference rows; accuracy on held-out pairs is logged as an `eval` record.
 
-    The stage is `cfg.reward`; returns the folder of the result (`RewardModel.from_pretrained` reads it).
+    Settings are `cfg.reward`. Returns the folder that `RewardModel.from_pretrained` reads.
     """
-    stage, run_folder, world = cfg.reward, RunFolder(run_dir), join_world()
-    if not 0 <= stage.holdout <= 0.5:
-        raise UserError(f"reward.holdout is {stage.holdout}; it must lie in 0..0.5")
-    rows = read_rows(data, check_preference, "preference pairs")
-    lm, tokenizer = open_student(model_folder, "reward training")
-    pairs, long, kept = *encode_pairs(tokenizer, rows.rows, stage.sequence_length), rows.rows
-    if long:
-        raise UserError(
-            f"{long['skipped']} pairs are longer than reward.sequence_length={stage.sequence_length}"
-        )
-    training, held = hold_out(kept, stage.holdout, cfg.seed)
-    stage, stream = with_steps(stage, len(training)), Shuffled(len(training), cfg.seed, salt=0x4E2D)
-    model = RewardModel(lm)
-    counts = {
-        **rows.report(),
-        "pairs": len(training),
-        "held_out": len(held),
-        "sha256": rows.digest,
-        "kinds": count_by(rows.rows, "kind"),
-    }
+    job = Job.open(cfg, "reward", model_folder, data, run_dir)
+    settings = job.settings
+    pairs, long = encode_pairs(job, settings.sequence_length)
+    training, held = hold_out(pairs.rows, settings.holdout, cfg.seed)
+    job.set_steps(len(training))
+    stream = Stream("reward", cfg.seed, len(training))
 
     def batch_fn(step: int) -> list[AnswerRows]:
-        mine = [training[i] for i in stream.take(step, stage.batch_size, world.rank, world.size)]
-        return [pairs.rows(piece) for piece in split(mine, stage.micro_batch_size)]
+        mine = [training[i] for i in job.take(stream, step)]
+        return [pairs.batch(piece) for piece in split(mine, settings.micro_batch_size)]
 
-    def evaluate(current, step: int) -> dict:
-        return (
-            {"held_out_accuracy": accuracy(current, pairs, held), "held_out_pairs": len(held)}
-            if held
-            else {}
-        )
+    def evaluate(model: RewardModel, step: int) -> dict:
+        return {"held_out_accuracy": accuracy(model, pairs, held), "held_out_pairs": len(held)}
 
-    model.to(world.device)
-    prepare(model, stage, world, stage.sequence_length, False)
-    whole = Stage("reward model", stage, model, batch_fn, loss, tokenizer=tokenizer)
-    whole.evaluate = evaluate
-    return train(cfg, whole, run_folder, world, counts, resume)
+    counts = {"long": long, "pairs": len(training), "held_out": len(held)}
+    return job.train(
+        batch_fn,
+        loss,
+        counts,
+        settings.sequence_length,
+        model=RewardModel(job.model),
+        evaluate=evaluate if held else None,
+        resume=resume,
+    )

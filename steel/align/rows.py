@@ -1,7 +1,7 @@
 """Rows of post-training data: read jsonl, check each row, count what is refused and why.
 
-One bad row never stops a run and is never dropped silently: it is counted under a reason, and the counts close
-(`kept + sum(rejected) == read`). A missing or empty file is the user's mistake and says so in one line.
+One bad row never stops a run and is never dropped silently: it is counted under a reason, and the
+counts close (`kept + sum(rejected) == read`). A missing or empty file is the user's mistake.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import documents
 from ..config import UserError
 
 Check = Callable[[dict], str | None]
@@ -23,84 +24,56 @@ class Rows:
     """Rows that passed their check, and how many were refused by reason."""
 
     rows: list[dict]
-    read: int = 0
     rejected: Counter = field(default_factory=Counter)
     digest: str = ""  # sha256 of the kept rows: the identity of this data set
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def report(self) -> dict:
         """Counts for the run log: read = kept + the sum of rejected."""
-        return {
-            "read": self.read,
-            "kept": len(self.rows),
-            "rejected": dict(sorted(self.rejected.items())),
-        }
+        kept, rejected = len(self.rows), dict(sorted(self.rejected.items()))
+        counts = {"read": kept + sum(rejected.values()), "kept": kept, "rejected": rejected}
+        for key, name in (("kind", "kinds"), ("lang", "langs")):
+            counts[name] = dict(sorted(Counter(str(r.get(key, "?")) for r in self.rows).items()))
+        return {**counts, "sha256": self.digest}
 
 
-def paths_of(data) -> list[Path]:
-    """One path or several, as a list of paths."""
-    return [Path(p) for p in ([data] if isinstance(data, str | Path) else data)]
+def read_rows(data: Path | str | list, check: Check, what: str = "rows") -> Rows:
+    """Read one jsonl file or several, in the order given.
 
-
-def read_rows(data, check: Check, what: str = "rows") -> Rows:
-    """Read jsonl files in the order given.
-
-    Args:
-        data: one path or a list of paths.
-        check: returns None for a good row, else the reason (a few words) under which it is counted.
-        what: what the rows are, for the error message.
-    Raises:
-        UserError: a file is missing, or no usable row is left.
+    check: None for a good row, else the reason (a few words) under which it is counted. what: what
+    the rows are, for the error message. Raises UserError when a file is missing or cut off, or no
+    usable row is left.
     """
-    paths = paths_of(data)
+    paths = [Path(p) for p in ([data] if isinstance(data, str | Path) else data)]
     if not paths:
         raise UserError(f"no file of {what} was given; name at least one .jsonl file")
     result, digest = Rows([]), hashlib.sha256()
     for path in paths:
         if not path.is_file():
             raise UserError(
-                f"{what}: {path} does not exist; write the post-training data first (`steel world OUT`)"
+                f"{what}: {path} does not exist; write the rows first (`steel world OUT`)"
             )
-        with path.open("rb") as lines:
-            for line in lines:
-                if line.strip():
-                    _take(line, check, result, digest)
+        for _, row in documents.read_rows(path, lambda _, why: result.rejected.update([why])):
+            if reason := check(row):
+                result.rejected[reason] += 1
+                continue
+            result.rows.append(row)
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     if not result.rows:
-        reasons = (
-            ", ".join(f"{n} {why}" for why, n in result.rejected.items()) or "the files are empty"
-        )
-        raise UserError(f"{what}: no usable row in {', '.join(map(str, paths))} ({reasons})")
+        reasons = ", ".join(f"{n} {why}" for why, n in result.rejected.items())
+        files = ", ".join(map(str, paths))
+        raise UserError(f"{what}: no usable row in {files} ({reasons or 'the files are empty'})")
     result.digest = digest.hexdigest()
     return result
 
 
-def _take(line: bytes, check: Check, result: Rows, digest) -> None:
-    result.read += 1
-    try:
-        row = json.loads(line)
-    except ValueError:  # JSONDecodeError and UnicodeDecodeError both are
-        result.rejected["not json"] += 1
-        return
-    reason = check(row) if isinstance(row, dict) else "not an object"
-    if reason:
-        result.rejected[reason] += 1
-        return
-    result.rows.append(row)
-    digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
-
-
 def check_turns(messages, last_role: str) -> str | None:
-    """Reason why a list of turns is not `[system] (user assistant)* …` ending in `last_role`; None if it is."""
+    """Why turns are not `[system] (user assistant)* …` ending in `last_role`; None if they are."""
     if not isinstance(messages, list) or not messages:
         return "no messages"
     for turn in messages:
-        if (
-            not isinstance(turn, dict)
-            or not isinstance(turn.get("content"), str)
-            or "role" not in turn
-        ):
+        if not isinstance(turn, dict) or "role" not in turn:
+            return "malformed turn"
+        if not isinstance(turn.get("content"), str):
             return "malformed turn"
         if not turn["content"].strip():
             return "empty turn"
@@ -120,7 +93,7 @@ def check_dialogue(row: dict) -> str | None:
 
 
 def check_preference(row: dict) -> str | None:
-    """Preference row {"messages", "chosen", "rejected"}: two different, non-empty answers to one prompt."""
+    """Preference row {"messages", "chosen", "rejected"}: two different answers to one prompt."""
     if reason := check_turns(row.get("messages"), "user"):
         return reason
     for key in ("chosen", "rejected"):
@@ -142,8 +115,3 @@ def check_verifiable(row: dict) -> str | None:
     if options and row["answer"] not in options and row["answer"] not in tuple(letters):
         return "answer is not among the options"
     return None
-
-
-def count_by(rows: Iterable[dict], key: str) -> dict[str, int]:
-    """How many rows carry each value of `key` (for the run log)."""
-    return dict(sorted(Counter(str(row.get(key, "?")) for row in rows).items()))

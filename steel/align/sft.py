@@ -1,8 +1,9 @@
 """Supervised fine-tuning: teach a base model to answer.
 
-Dialogues are packed into rows without tearing one; positions restart at each dialogue (document mask), and only the
-assistant's tokens are predicted, in every turn. Sequence i of the stream is a pure function of (data, seed, i), so a
-resumed run sees what an unbroken one would have seen.
+loss = -sum over answer tokens t of log p(x_t | x_<t), over their number (Ouyang et al. 2022, §3.5):
+only what the assistant says is predicted, in every turn. Dialogues are packed into rows without
+tearing one; attention ends where a dialogue does. Sequence i of the stream is a pure function of
+(data, seed, i), so a resumed run sees what an unbroken one would have seen.
 """
 
 from __future__ import annotations
@@ -12,66 +13,47 @@ from pathlib import Path
 from ..config import Config, UserError
 from ..data.batch import Batch
 from ..machine import progress
-from ..model.folder import stop_ids
+from ..model import SteelForCausalLM
 from ..tokenizer.chat import encode_chat
-from ..train.build import prepare
-from ..train.loop import Stage
-from ..train.parallel import World, join_world
 from ..train.pretrain import next_token_loss
-from ..train.run_folder import RunFolder
 from .packing import Dialogues, PackedEpochs
-from .rows import check_dialogue, count_by, read_rows
-from .stage import open_student, train, with_steps
+from .stage import Job
 
 
 def run(
     cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto"
 ) -> Path:
-    """Fine-tune the model in `model_folder` on dialogue rows {"messages": […], "kind", "lang"}.
+    """Fine-tune on dialogue rows {"messages": […], "kind", "lang"}; settings are `cfg.sft`.
 
-    Args:
-        cfg: the stage is `cfg.sft`.
-        data: one jsonl file or a list of them; what is refused is counted in the log.
-        run_dir: the stage's folder: log.jsonl, checkpoints/, hf/.
-    Returns:
-        the Hugging Face folder of the result.
+    data: one jsonl file or a list of them; what is refused is counted in the log. run_dir: the
+    stage's folder: log.jsonl, checkpoints/, hf/. Returns the Hugging Face folder of the result.
     """
-    stage, run_folder, world = cfg.sft, RunFolder(run_dir), join_world()
-    rows = read_rows(data, check_dialogue, "dialogues")
-    model, tokenizer = open_student(model_folder, "SFT")
-    pad_id = stop_ids(tokenizer)[-1]
-    dialogues, long = encode_dialogues(tokenizer, rows.rows, stage.sequence_length, stage.long)
-    stream = PackedEpochs(dialogues, stage.sequence_length, cfg.seed, pad_id)
-    stage = with_steps(stage, stream.per_epoch)
-    filled = int(dialogues.lengths.sum()) / (stream.per_epoch * stage.sequence_length)
+    job = Job.open(cfg, "sft", model_folder, data, run_dir)
+    settings, length = job.settings, job.settings.sequence_length
+    if settings.z_loss and not isinstance(job.model, SteelForCausalLM):
+        raise UserError("sft.z_loss is computed by Steel's own head; set sft.z_loss=0")
+    dialogues, long = encode_dialogues(job.tokenizer, job.rows.rows, length, settings.long)
+    stream = PackedEpochs(dialogues, length, cfg.seed, job.pad_id)
+    job.set_steps(stream.per_epoch)
     counts = {
-        **rows.report(),
         "long": long,
-        "kinds": count_by(rows.rows, "kind"),
-        "langs": count_by(rows.rows, "lang"),
         "dialogues": len(dialogues),
         "tokens": len(dialogues.tokens),
         "answer_tokens": int(dialogues.answer.sum()),
         "sequences_per_epoch": stream.per_epoch,
-        "filled": round(filled, 4),
-        "sha256": rows.digest,
+        "filled": round(len(dialogues.tokens) / (stream.per_epoch * length), 4),
     }
-    model.to(world.device)
-    prepare(model, stage, world, stage.sequence_length, True)
-    batch_fn, loss_fn = batches(stream, stage, world), next_token_loss(stage.z_loss)
-    whole = Stage("SFT", stage, model, batch_fn, loss_fn, tokenizer=tokenizer)
-    return train(cfg, whole, run_folder, world, counts, resume)
+    loss_fn = next_token_loss(settings.z_loss)
+    return job.train(batches(stream, job), loss_fn, counts, length, packed=True, resume=resume)
 
 
 def encode_dialogues(
     tokenizer, rows: list[dict], limit: int, long: str = "skip"
 ) -> tuple[Dialogues, dict[str, int]]:
-    """Tokenise dialogue rows; those above `limit` tokens are skipped or truncated, and counted by reason.
+    """Tokenise dialogue rows; those above `limit` tokens are counted, and skipped or truncated.
 
     Raises UserError when none is left.
     """
-    if long not in ("skip", "truncate"):
-        raise UserError(f"sft.long is '{long}'; use skip or truncate")
     encoded, counts = [], {}
     with progress(len(rows), "encoding dialogues", "rows") as bar:
         for row in rows:
@@ -87,21 +69,22 @@ def encode_dialogues(
             encoded.append((ids, mask))
     if not encoded:
         raise UserError(
-            f"every dialogue is longer than sft.sequence_length={limit}; raise it, or sft.long=truncate"
+            f"every dialogue is longer than sft.sequence_length={limit}; raise it, or "
+            "sft.long=truncate"
         )
     return Dialogues.from_encoded(encoded), counts
 
 
-def batches(stream: PackedEpochs, stage, world: World):
+def batches(stream: PackedEpochs, job: Job):
     """batch_fn of the loop: the micro-batches of this rank at a step."""
+    settings, world = job.settings, job.world
 
     def batch_fn(step: int) -> list[Batch]:
-        low, high = step * stage.batch_size, (step + 1) * stage.batch_size
-        width = stage.micro_batch_size * world.size
-        starts = range(low, high, width)
+        low, high = step * settings.batch_size, (step + 1) * settings.batch_size
+        width = settings.micro_batch_size * world.size
         return [
             stream.batch(at + world.rank, min(at + width, high), world.size).to(world.device)
-            for at in starts
+            for at in range(low, high, width)
         ]
 
     return batch_fn

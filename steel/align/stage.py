@@ -1,73 +1,113 @@
-"""What the four stages share: open a model folder, spread the model, turn epochs into steps, start the loop."""
+"""What the four stages share: a `Job` opens what a stage needs, refuses what cannot work, trains."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from ..config import Config, TrainConfig, UserError
+from ..data.order import Stream
 from ..model.build import require_causal
 from ..model.folder import open_model, stop_ids
 from ..runlog import read_log
 from ..train import checkpoint
+from ..train.build import prepare
 from ..train.loop import Stage, fit
-from ..train.parallel import World
+from ..train.parallel import World, check_batch, join_world
 from ..train.run_folder import RunFolder
+from .rows import Check, Rows, check_dialogue, check_preference, check_verifiable, read_rows
+
+STAGES: dict[str, tuple[str, str, Check]] = {
+    "sft": ("SFT", "dialogues", check_dialogue),
+    "reward": ("reward training", "preference pairs", check_preference),
+    "dpo": ("DPO", "preference pairs", check_preference),
+    "grpo": ("GRPO", "RL prompts", check_verifiable),
+}
+"""Title of each stage, what its rows are, and what is asked of them."""
 
 
-def open_student(folder: Path | str, what: str):
-    """(model on the CPU, tokenizer) to train on rows that are packed or padded.
+@dataclass
+class Job:
+    """One stage to be done: its settings, rows, model, and where it runs."""
 
-    `what` is the stage's name. Raises UserError for a folder without a model, a model that mixes
-    the tokens of a row, and a tokenizer without the tokens of the chat template.
-    """
-    model, tokenizer = open_model(folder, device="cpu")
-    require_causal(model, what)
-    stop_ids(tokenizer, chat=True)
-    return model, tokenizer
+    title: str
+    cfg: Config
+    settings: TrainConfig
+    """The section of `cfg` that is this stage's."""
+    rows: Rows
+    model: nn.Module
+    """The causal LM to start from, on this rank's device."""
+    tokenizer: Any
+    run: RunFolder
+    world: World
 
+    @classmethod
+    def open(cls, cfg: Config, name: str, model: Path | str, data, run: Path | str) -> Job:
+        """Read the rows of `data` (one jsonl file or a list of them) and open the folder `model`.
 
-def digest_of(folder: Path | str, *more: object) -> str:
-    """sha256 over the weights and tokenizer of a model folder and the repr of anything else: a cache key."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix in (".safetensors", ".json", ".bin"):
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                while block := file.read(1 << 24):
-                    digest.update(block)
-    for item in more:
-        digest.update(repr(item).encode())
-    return digest.hexdigest()
+        Raises UserError for a batch that does not divide by the ranks, files without usable rows, a
+        `run` folder that was started on others, a model that mixes the tokens of a row (padding and
+        packed neighbours would enter its loss) and a tokenizer without the chat template's tokens.
+        """
+        title, what, check = STAGES[name]
+        settings, folder, world = getattr(cfg, name), RunFolder(run), join_world()
+        check_batch(settings, world)
+        rows = read_rows(data, check, what)
+        _refuse_other_data(folder, rows.digest)
+        lm, tokenizer = open_model(model, device=world.device)
+        require_causal(lm, title)
+        stop_ids(tokenizer, chat=True)
+        return cls(title, cfg, settings, rows, lm, tokenizer, folder, world)
 
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up."""
+        return stop_ids(self.tokenizer)[-1]
 
-def with_steps(stage: TrainConfig, items: int) -> TrainConfig:
-    """The stage with `steps` filled in from `epochs` over `items`, unless the user has set it."""
-    if stage.steps > 0:
-        return stage
-    if stage.epochs <= 0:
-        raise UserError("epochs must be above 0 (or set steps)")
-    return dataclasses.replace(
-        stage, steps=max(1, math.ceil(stage.epochs * items / stage.batch_size))
-    )
+    def set_steps(self, items: int) -> None:
+        """Fill in `steps` from `epochs` over `items`, unless the user has set it."""
+        if self.settings.steps <= 0:
+            steps = math.ceil(self.settings.epochs * items / self.settings.batch_size)
+            self.settings = dataclasses.replace(self.settings, steps=max(1, steps))
 
+    def take(self, stream: Stream, step: int) -> list[int]:
+        """This rank's items of step `step`, of a stream that gives `batch_size` items to each."""
+        size = self.settings.batch_size
+        draws = np.arange(step * size + self.world.rank, (step + 1) * size, self.world.size)
+        return stream.samples(draws)[0].tolist()
 
-def split(items: list, size: int) -> list[list]:
-    """Consecutive pieces of at most `size` items."""
-    return [items[i : i + size] for i in range(0, len(items), size)]
+    def train(
+        self, batch_fn, loss_fn, counts: dict, length: int, packed: bool = False, **stage
+    ) -> Path:
+        """Run the loop; returns the Hugging Face folder.
 
-
-def train(cfg: Config, stage: Stage, run: RunFolder, world: World, data: dict, resume: str) -> Path:
-    """Run the loop and return the Hugging Face folder. `data` (counts of rows) goes into the log's header."""
-    _refuse_other_data(run, data["sha256"])
-    stage.seed, stage.config = cfg.seed, cfg.to_dict()
-    stage.header = {"config_hash": cfg.hash(), "data": data}
-    fit(stage, run, world, resume)
-    return run.hf
+        counts: of rows, for the log's header. length: of the longest row [tokens]. packed: whether
+        a row holds several documents. stage: more fields of `Stage`, and `resume`.
+        """
+        resume, model = stage.pop("resume"), stage.pop("model", self.model)
+        prepare(model, self.settings, self.world, length, packed)
+        data = {**self.rows.report(), **counts}
+        whole = Stage(
+            self.title,
+            self.settings,
+            model,
+            batch_fn,
+            loss_fn,
+            seed=self.cfg.seed,
+            tokenizer=self.tokenizer,
+            config=self.cfg.to_dict(),
+            header={"config_hash": self.cfg.hash(), "data": data},
+            **stage,
+        )
+        fit(whole, self.run, self.world, resume)
+        return self.run.hf
 
 
 def _refuse_other_data(run: RunFolder, sha256: str) -> None:
@@ -82,30 +122,11 @@ def _refuse_other_data(run: RunFolder, sha256: str) -> None:
         )
 
 
-def device_of(model) -> torch.device:
+def split(items: list, size: int) -> list[list]:
+    """Consecutive pieces of at most `size` items."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def device_of(model: nn.Module) -> torch.device:
     """Where the model computes."""
     return next(model.parameters()).device
-
-
-class Shuffled:
-    """An endless stream over range(n), each epoch in a new order; item i is a pure function of (n, seed, i)."""
-
-    def __init__(self, n: int, seed: int, salt: int = 0):
-        assert n > 0
-        self.n, self.seed, self.salt, self._order = n, seed, salt, {}
-
-    def __getitem__(self, i: int) -> int:
-        import numpy as np
-
-        epoch = i // self.n
-        if epoch not in self._order:
-            rng = np.random.default_rng([self.seed, epoch, self.salt])
-            self._order = {
-                k: v for k, v in self._order.items() if k == epoch - 1
-            }  # a batch may straddle two
-            self._order[epoch] = rng.permutation(self.n).tolist()
-        return self._order[epoch][i % self.n]
-
-    def take(self, step: int, batch: int, rank: int = 0, world: int = 1) -> list[int]:
-        """This rank's items of step `step` when each step takes `batch` items."""
-        return [self[i] for i in range(step * batch + rank, (step + 1) * batch, world)]

@@ -1,8 +1,8 @@
 """Verifiable rewards: a program reads the response and says whether it is right.
 
-The response is all it reads. The original's reward searched prompt + response for a letter and paid an empty response
-25 %, because the prompt prints "A". Here an empty response earns exactly 0, and so does one that hedges by listing
-several answers.
+The response is all it reads. The original's reward searched prompt + response for a letter and paid
+an empty response 25 %, because the prompt prints "A". Here an empty response earns exactly 0, and so
+does one that hedges by listing several answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEDGE = re.compile(r"、|/|\||或|还是|(?<![a-z])(?:or|either)(?![a-z])", re.
 
 @dataclass(frozen=True)
 class Verdict:
-    """`correct`: the response answers rightly. `readable`: an answer could be read from it, right or wrong."""
+    """`correct`: the response answers rightly. `readable`: it names an answer, right or wrong."""
 
     correct: bool
     readable: bool
@@ -31,17 +31,17 @@ class Verdict:
 def verify(row: dict, response: str, rivals: Collection[str] = ()) -> Verdict:
     """Judge a response to an RL row {"answer", "options", "kind"} from the response alone.
 
-    With options: the option chosen (`extract_choice`). A number: the last number. Otherwise the answer has to stand in
-    the first sentence as a whole word (kind "hop2" may reason first: in any), beside no alternative and no rival.
-    rivals: the other answers that questions of this kind have (`rivals_of`).
+    With options: the option chosen (`extract_choice`). A number: the last number. Otherwise the
+    answer has to stand in the first sentence as a whole word (kind "hop2" may reason first: in any),
+    beside no alternative and no rival. rivals: the other answers that questions of this kind have.
     """
-    text = unicodedata.normalize("NFKC", response).strip()
+    text = _plain(response)
     if not text:
         return Verdict(False, False)
     if row.get("options"):
         letter = extract_choice(response, row["options"])
         return Verdict(letter is not None and letter == right_letter(row), letter is not None)
-    answer = unicodedata.normalize("NFKC", row["answer"]).strip()
+    answer = _plain(row["answer"])
     if _NUMBER.fullmatch(answer):
         numbers = _NUMBER.findall(text)
         return Verdict(bool(numbers) and int(numbers[-1]) == int(answer), bool(numbers))
@@ -56,17 +56,16 @@ def right_letter(row: dict) -> str:
 
 
 def rivals_of(rows: Iterable[dict], most: int = 256) -> dict[str, frozenset[str]]:
-    """For each kind of open question, the set of its answers if there are at most `most` of them: a closed class."""
+    """The answers of each kind of open question: a closed class, if there are at most `most`."""
     answers: dict[str, set[str]] = {}
     for row in rows:
         if not row.get("options"):
-            answers.setdefault(row.get("kind", ""), set()).add(
-                unicodedata.normalize("NFKC", row["answer"]).strip()
-            )
-    return {
-        kind: frozenset(found) if len(found) <= most else frozenset()
-        for kind, found in answers.items()
-    }
+            answers.setdefault(row.get("kind", ""), set()).add(_plain(row["answer"]))
+    return {kind: frozenset(found) for kind, found in answers.items() if len(found) <= most}
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).strip()
 
 
 def _contains(text: str, answer: str, rivals: Collection[str], anywhere: bool) -> Verdict:

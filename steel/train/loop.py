@@ -75,6 +75,8 @@ class Stage:
     """{"what", …} to log after the header."""
     save_hf: bool = True
     """Whether the model folder `hf/` is written at the end."""
+    unit: int = 1
+    """Steps that belong together: a checkpoint, and a stop, comes only after whole units."""
 
 
 @dataclass
@@ -170,8 +172,9 @@ def fit(
                 bar.advance(1, loss=state.loss, **state.speed.note(state.tokens, step, cfg.steps))
                 if last or (cfg.eval_every and step % cfg.eval_every == 0):
                     validate(stage, state, world, curves)
-                stopping = world.any(bool(stop.name))
-                if last or stopping or checkpoints.due(step):
+                whole = step % stage.unit == 0
+                stopping = world.any(bool(stop.name)) and whole
+                if last or stopping or (whole and checkpoints.due(step)):
                     with state.speed.phase("checkpoint"):
                         data = {"data": stage.data_state(step)} if stage.data_state else {}
                         counters = {**state.counters(), **data}

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from steel.align.rows import Rows
+from steel.align.stage import STAGES, Job
 from steel.config import Config, ModelConfig
 from steel.model import build
 from steel.model.folder import open_model
 from steel.tokenizer import bpe
+from steel.train.parallel import World
+from steel.train.run_folder import RunFolder
 
 CITIES = ["云州", "青岩", "白港", "松山", "海宁", "石桥", "Norfell", "Eastmere"]
 SURNAMES, GIVEN = "林陈赵周吴郑王冯", "晓雨晴明远山海川月星"
@@ -140,3 +144,11 @@ def config(**stages: dict) -> Config:
             assert hasattr(getattr(cfg, name), key), key
             setattr(getattr(cfg, name), key, value)
     return cfg
+
+
+def job_of(base, name: str, rows: list[dict], folder: Path, world: World | None = None, **fields):
+    """The Job of a stage on the model of `base`, as `Job.open` makes it from files."""
+    cfg = config(**{name: fields})
+    _, model, tokenizer = base
+    parts = (Rows(rows), model, tokenizer, RunFolder(folder), world or World())
+    return Job(STAGES[name][0], cfg, getattr(cfg, name), *parts)

@@ -2,13 +2,12 @@ import math
 
 import pytest
 import torch
-from align_world import config, preference_rows, turn, write
+from align_world import config, job_of, preference_rows, turn, write
 
 from steel.align import dpo
 from steel.align.logprobs import encode_answer, pad_rows, score_answers
 from steel.config import UserError
 from steel.runlog import read_log
-from steel.train.parallel import World
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -77,19 +76,16 @@ def test_the_whole_loss_equals_a_hand_computation_from_full_logits(base):
 
 
 def test_reference_is_computed_once_and_again_when_its_key_changes(base, tmp_path, monkeypatch):
-    _, model, tokenizer = base
-    pairs, _ = dpo.encode_pairs(tokenizer, preference_rows(9), 128)
-    cache = tmp_path / "reference.safetensors"
-    first = dpo.reference_logprobs(model, pairs, cache, "a", World(), 4)
-    rows = pairs.rows([3])
-    torch.testing.assert_close(
-        first[3], score_answers(model, rows).logprob.sum(-1).detach(), rtol=1e-4, atol=1e-4
-    )
+    job = job_of(base, "dpo", preference_rows(9), tmp_path, micro_batch_size=4)
+    pairs, _ = dpo.encode_pairs(job, 128)
+    first = dpo.reference_logprobs(job, pairs, "a")
+    expected = score_answers(base[1], pairs.batch([3])).logprob.sum(-1).detach()
+    torch.testing.assert_close(first[3], expected, rtol=1e-4, atol=1e-4)
     calls = []
     real = dpo.score_answers
     monkeypatch.setattr(dpo, "score_answers", lambda *a: calls.append(1) or real(*a))
-    assert dpo.reference_logprobs(model, pairs, cache, "a", World(), 4).equal(first) and not calls
-    dpo.reference_logprobs(model, pairs, cache, "b", World(), 4)
+    assert dpo.reference_logprobs(job, pairs, "a").equal(first) and not calls
+    dpo.reference_logprobs(job, pairs, "b")
     assert len(calls) == 3
 
 
@@ -134,18 +130,13 @@ def test_interrupted_and_resumed_dpo_is_bit_equal_to_unbroken(
     assert len(resumed_equals_unbroken(lambda run: dpo.run(cfg, base[0], data, run), 3)) == 6
 
 
-def test_long_pairs_are_counted_and_settings_without_meaning_are_refused(base, tmp_path):
-    _, _, tokenizer = base
-    rows = preference_rows(4) + [
-        {"messages": [turn("user", "问")], "chosen": "长" * 90, "rejected": "短"}
-    ]
-    pairs, counts = dpo.encode_pairs(tokenizer, rows, 64)
-    assert len(pairs) == 4 and counts == {"skipped": 1}
+def test_long_pairs_are_counted(base, tmp_path):
+    long = {"messages": [turn("user", "问")], "chosen": "长" * 90, "rejected": "短"}
+    rows = [long, *preference_rows(4)]
+    pairs, counts = dpo.encode_pairs(job_of(base, "dpo", rows, tmp_path), 64)
+    assert len(pairs) == 4 and counts == {"skipped": 1} and pairs.rows == rows[1:]
     with pytest.raises(UserError, match="sequence_length"):
-        dpo.encode_pairs(tokenizer, rows[-1:], 64)
-    for bad in ({"beta": 0.0}, {"label_smoothing": 0.5}):
-        with pytest.raises(UserError, match="dpo"):
-            dpo.check_settings(config(dpo=bad).dpo)
+        dpo.encode_pairs(job_of(base, "dpo", [long], tmp_path), 64)
 
 
 def test_trl_walks_the_same_loss_curve(base, tmp_path):

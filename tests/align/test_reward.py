@@ -2,18 +2,18 @@ import math
 
 import pytest
 import torch
-from align_world import config, preference_rows, write
+from align_world import config, job_of, preference_rows, turn, write
 
 from steel.align import dpo, reward
 from steel.config import UserError
 from steel.runlog import read_log
 
 
-def test_bradley_terry_loss_and_the_place_it_reads(base):
+def test_bradley_terry_loss_and_the_place_it_reads(base, tmp_path):
     _, lm, tokenizer = base
     model = reward.RewardModel(lm).eval()
-    pairs, _ = dpo.encode_pairs(tokenizer, preference_rows(3), 128)
-    rows = pairs.rows([0, 1, 2])
+    pairs, _ = dpo.encode_pairs(job_of(base, "reward", preference_rows(3), tmp_path), 128)
+    rows = pairs.batch([0, 1, 2])
     total, count, metrics = reward.loss(model, rows)
     assert (
         total.item() == pytest.approx(3 * math.log(2), rel=1e-6)
@@ -67,3 +67,13 @@ def test_it_learns_is_judged_on_pairs_it_never_saw_and_survives_a_round_trip(bas
     assert good > bad
     with pytest.raises(UserError, match="no reward model"):
         reward.RewardModel.from_pretrained(base[0])
+
+
+def test_a_long_pair_is_counted_and_the_others_train(base, tmp_path):
+    long = {"messages": [turn("user", "问")], "chosen": "长" * 90, "rejected": "短"}
+    rows = preference_rows(12)
+    data = write(tmp_path / "p.jsonl", [rows[0], long, *rows[1:]])
+    fields = {"steps": 1, "batch_size": 4, "sequence_length": 64, "holdout": 0.25}
+    reward.run(config(reward=fields), base[0], data, tmp_path / "run")
+    counted = read_log(tmp_path / "run" / "log.jsonl")[0]["data"]
+    assert counted["long"] == {"skipped": 1} and counted["pairs"] + counted["held_out"] == 12

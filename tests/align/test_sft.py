@@ -1,10 +1,13 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
-from align_world import awake, config, sft_rows, turn, write
+from align_world import awake, config, job_of, preference_rows, rl_rows, sft_rows, turn, write
 
-from steel.align import sft
+from steel.align import dpo, grpo, reward, sft
 from steel.align.packing import PackedEpochs, lay_out
-from steel.align.stage import open_student
 from steel.config import ModelConfig, UserError
 from steel.data.batch import IGNORED
 from steel.model import build
@@ -79,20 +82,19 @@ def test_long_dialogues_are_skipped_or_truncated_and_counted(base):
     )
     with pytest.raises(UserError, match="sequence_length"):
         sft.encode_dialogues(tokenizer, rows[:1], 16)
-    with pytest.raises(UserError, match="skip or truncate"):
-        sft.encode_dialogues(tokenizer, rows, 32, "tear")
 
 
-def test_ranks_together_see_what_one_process_sees(base):
+def test_ranks_together_see_what_one_process_sees(base, tmp_path):
     _, _, tokenizer = base
     data, _ = sft.encode_dialogues(tokenizer, sft_rows(30), 256)
     stream = PackedEpochs(data, 96)
-    stage = config(sft={"batch_size": 4, "micro_batch_size": 1}).sft
-    whole = torch.cat([m.input_ids for m in sft.batches(stream, stage, World())(3)])
-    ranks = [
-        torch.cat([m.input_ids for m in sft.batches(stream, stage, World(r, 2))(3)]) for r in (0, 1)
-    ]
-    assert torch.stack(ranks, dim=1).flatten(0, 1).equal(whole)
+
+    def rows(world):
+        job = job_of(base, "sft", [], tmp_path, world, batch_size=4, micro_batch_size=1)
+        return torch.cat([micro.input_ids for micro in sft.batches(stream, job)(3)])
+
+    ranks = [rows(World(r, 2)) for r in (0, 1)]
+    assert torch.stack(ranks, dim=1).flatten(0, 1).equal(rows(World()))
 
 
 def test_sft_learns_and_the_log_says_what_it_read(base, tmp_path):
@@ -148,10 +150,70 @@ def test_interrupted_and_resumed_sft_is_bit_equal_to_unbroken(
         sft.run(cfg, base[0], write(tmp_path / "b.jsonl", sft_rows(41)), tmp_path / "killed")
 
 
-def test_a_model_that_mixes_the_row_is_refused_before_any_training(base, tmp_path):
+ROOMS = {"sft": sft, "reward": reward, "dpo": dpo, "grpo": grpo}
+
+
+@pytest.fixture
+def run_stage(base, tmp_path):
+    """run(name, model=…, **settings): the stage `name` on eight rows."""
+    rows = {"sft": sft_rows(8), "grpo": rl_rows(8)}
+
+    def run(name, model=base[0], **fields):
+        data = write(tmp_path / f"{name}.jsonl", rows.get(name, preference_rows(8)))
+        cfg = config(**{name: {"steps": 1, "batch_size": 4, "micro_batch_size": 2, **fields}})
+        return ROOMS[name].run(cfg, model, data, tmp_path / name)
+
+    return run
+
+
+@pytest.mark.parametrize("name", ROOMS)
+@pytest.mark.parametrize("feed_forward", ["soft_moe_v2", "soft_moe_v3"])
+def test_a_model_that_mixes_the_row_is_refused(base, tmp_path, run_stage, name, feed_forward):
     """Packed neighbours and padding would enter its loss and every log-probability."""
-    cfg = ModelConfig(vocab_size=len(base[2]), feed_forward="soft_moe_v3")
-    save_model(tmp_path / "v3", build(cfg), tokenizer=base[2])
-    for what in ("SFT", "DPO", "GRPO"):
-        with pytest.raises(UserError, match=f"{what} needs a causal model"):
-            open_student(tmp_path / "v3", what)
+    cfg = ModelConfig(vocab_size=len(base[2]), feed_forward=feed_forward)
+    save_model(tmp_path / "mixes", build(cfg), tokenizer=base[2])
+    with pytest.raises(UserError, match="needs a causal model"):
+        run_stage(name, tmp_path / "mixes")
+    assert not (tmp_path / name / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_batch_that_ranks_cannot_share_is_refused_at_once(monkeypatch, tmp_path, run_stage, name):
+    """Ranks with another number of micro-batches would wait for each other for ever."""
+    monkeypatch.setattr("steel.align.stage.join_world", lambda: World(0, 3))
+    with pytest.raises(UserError, match="batch_size 4 is not a multiple of 3 ranks; use 3"):
+        run_stage(name)
+    assert not (tmp_path / name / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_every_stage_installs_the_kernels_that_it_is_given(run_stage, name):
+    with pytest.raises(UserError, match="no operation 'attentoin'"):
+        run_stage(name, kernels={"attentoin": "sdpa"})
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_every_stage_leaves_a_folder_that_opens_in_a_process_without_steel(
+    run_stage, tmp_path, name
+):
+    """Chat template, stop tokens and code travel with the model."""
+    folder = run_stage(name, **({"group_size": 2, "max_new_tokens": 2} if name == "grpo" else {}))
+    program = f"""
+import sys
+sys.modules["steel"] = None
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained({str(folder)!r}, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=True)
+turns = [{{"role": "user", "content": "?"}}]
+asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
+print(model.generate(**asked, max_new_tokens=2).shape[0], model.generation_config.eos_token_id)
+"""
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **home},
+    )
+    assert done.stdout == "1 [2, 0]\n", done.stderr[-600:]
