@@ -44,8 +44,9 @@ if not torch.cuda.is_available():
 
 from steel.config import UserError, load, preset
 from steel.kernels import linear_cross_entropy as head
-from steel.kernels import rms_norm, rope, soft_moe, swiglu
+from steel.kernels import elementwise, soft_moe
 from steel.kernels._triton import can_run, jit, tl
+from steel.model.loss import linear_cross_entropy
 from steel.train.metrics import device_name
 from steel.plan import count_parameters, experts_per_token, flops_per_token, mfu
 from steel.plan import GPUS, published
@@ -300,7 +301,7 @@ def norm_bytes(D, N):
         return written_norm(total, weight), total
 
     def kernel(x, residual, weight):
-        return rms_norm.rms_norm(x, weight, 1e-6, residual)
+        return elementwise.rms_norm(x, weight, 1e-6, residual)
 
     return both(written, kernel, meta(N, D), meta(N, D), meta(D), tokens=N)
 
@@ -308,22 +309,25 @@ def norm_bytes(D, N):
 def rope_bytes(H, G, C, B, T):
     half = meta(1, T, 1, C // 2, dtype=torch.float32)
     forms = [lambda x, form=form: form(x, half, half, H, G)
-             for form in (rope.rope_qkv_reference, rope.rope_qkv)]
+             for form in (elementwise.rope_qkv_reference, elementwise.rope_qkv)]
     return both(*forms, meta(B, T, H + 2 * G, C), tokens=B * T)
 
 
 def gate_bytes(width, N):
     pair = meta(N, 2 * width)
-    return both(swiglu.swiglu_reference, swiglu.swiglu, pair, tokens=N)
+    forms = elementwise.swiglu_reference, elementwise.swiglu
+    return both(*forms, pair, tokens=N)
 
 
 # %%
 def mixture_bytes(D, C, J, B, T):
     """Dispatch and combine of one layer, segments of C tokens, J slots."""
     w, z = meta(B, T, J), meta(B, -(-T // C), J, D)
-    kinds = [soft_moe.PRIMITIVES[kind] for kind in ("reference", "triton")]
-    sums = [lambda x, w, k=k: k.segment_sums(x, w, C) for k in kinds]
-    mixes = [lambda w, z, k=k: k.segment_combine(w, z, C) for k in kinds]
+    plan = soft_moe.even_segments(B, T, C, "meta")
+    sums = [lambda x, w, f=f: f(x, w, plan)
+            for f in (soft_moe.segment_sums_reference, soft_moe.segment_sums)]
+    mixes = [lambda w, z, f=f: f(w, z, plan)
+             for f in (soft_moe.segment_combine_reference, soft_moe.segment_combine)]
     dispatch = both(*sums, meta(B, T, D), w, tokens=B * T)
     combine = both(*mixes, w, z, tokens=B * T)
     return [a + b for a, b in zip(dispatch, combine)]
@@ -475,10 +479,10 @@ def draw(*shape):
 
 
 x, w, t = draw(7, 5), draw(11, 5), torch.randint(0, 11, (7,), generator=g)
-mine, ours = lambda x, w: ChunkedLoss.apply(x, w, t, 3), head.linear_cross_entropy
+mine, ours = lambda x, w: ChunkedLoss.apply(x, w, t, 3), linear_cross_entropy
 assert torch.autograd.gradcheck(mine, (x, w))
 found = torch.autograd.grad(2.5 * mine(x, w), (x, w))
-wanted = torch.autograd.grad(2.5 * ours(x, w, t, rows=4), (x, w))
+wanted = torch.autograd.grad(2.5 * ours(x, w, t), (x, w))
 torch.testing.assert_close(found, wanted)
 
 # %% [markdown]
@@ -611,11 +615,12 @@ angle = draw(1, 4, 1, 2).detach()
 table_of = (angle.cos(), angle.sin())
 cases = [
     (lambda x, r, w: AddNorm.apply(x, r, w, 1e-6),
-     lambda x, r, w: rms_norm.rms_norm_reference(x, w, 1e-6, r),
+     lambda x, r, w: elementwise.rms_norm_reference(x, w, 1e-6, r),
      [(3, 6), (3, 6), (6,)]),
-    (SwiGLU.apply, swiglu.swiglu_reference, [(3, 8)]),
+    (SwiGLU.apply, elementwise.swiglu_reference, [(3, 8)]),
     (lambda qkv: RopeQKV.apply(qkv, *table_of, 2),
-     lambda qkv: rope.rope_qkv_reference(qkv, *table_of, 2, 2), [(1, 4, 6, 4)]),
+     lambda qkv: elementwise.rope_qkv_reference(qkv, *table_of, 2, 2),
+     [(1, 4, 6, 4)]),
 ]
 for mine, ours, shapes in cases:
     inputs = [draw(*shape) for shape in shapes]
@@ -660,7 +665,7 @@ else:
     print("Triton is not installed here: the kernel stays a text")
 
 # %% [markdown]
-# What an interpreter cannot show is how a kernel fits the chip. A compiler can, without the chip: `python -m steel.kernels.aot` translates every kernel for an A100
+# What an interpreter cannot show is how a kernel fits the chip. A compiler can, without the chip: `python -m figures.experiments.aot` translates every kernel for an A100
 # and an H100 and asks the assembler what each thread needs. A kernel that needs more registers than there are *spills* them to memory, and gives
 # back what fusing has won.
 

@@ -85,15 +85,10 @@ def _one(op: str, name: str, case: str, sizes: Sizes, device, dtype, compiled: b
     }
     began = time.monotonic()
     try:
-        function = select.implementation(op, name, device)
-        if compiled:  # the operator must survive the compiler: one graph, no break
-            wrap = lambda f: torch.compile(f, fullgraph=True)  # noqa: E731
-            function = (
-                type(function)(*map(wrap, function))
-                if isinstance(function, tuple)
-                else wrap(function)
-            )
-        record["error"] = select.verify(op, function, device, dtype, sizes)
+        functions = select.implementation(op, name, device)
+        if compiled:  # the operators must survive the compiler: one graph, no break
+            functions = {k: torch.compile(f, fullgraph=True) for k, f in functions.items()}
+        record["error"] = select.verify(op, functions, device, dtype, sizes)
     except Exception as error:  # noqa: BLE001 - each failure is a result
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [
             type(error).__name__

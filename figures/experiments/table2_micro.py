@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 
-from steel.kernels import Sizes, attention, select
-from steel.kernels.examples import EXAMPLES, normal
-from steel.kernels.linear_cross_entropy import in_chunks, linear_cross_entropy
+from steel.kernels import Sizes, attention, examples, select
+from steel.kernels.examples import normal
+from steel.kernels.linear_cross_entropy import linear_cross_entropy
+from steel.model import loss
 
 # Passes over memory that the operation cannot do without, forward and backward, in elements per token; `w` the width.
 FLOOR = {
@@ -103,17 +105,8 @@ def _head(bench) -> list[dict]:
     x = normal(bench.device, N, D).to(bench.dtype).requires_grad_()
     weight = (normal(bench.device, V, D) / D**0.5).to(bench.dtype).requires_grad_()
     targets = (torch.arange(N, device=bench.device) * 7919) % V
-    with torch.no_grad():
-        exact = in_chunks(
-            x.detach().float(),
-            weight.detach().float(),
-            targets,
-            0.0,
-            max(1, N // 32),
-            "reference",
-            True,
-            True,
-        )[2:]
+    wide = [t.detach().float().requires_grad_() for t in (x, weight)]
+    exact = torch.autograd.grad(loss.linear_cross_entropy(*wide, targets), wide)
     return [
         _one_head(bench, name, function, (x, weight), targets, exact)
         for name, function in _heads(bench).items()
@@ -122,8 +115,6 @@ def _head(bench) -> list[dict]:
 
 def _heads(bench) -> dict[str, Callable]:
     """name -> function(x, weight, targets) -> summed loss; what is missing here raises when it is called."""
-    cuda = bench.device.type == "cuda"
-    how = "triton" if cuda else "reference"
 
     def eager(x, weight, targets):
         return F.cross_entropy(F.linear(x, weight).float(), targets, reduction="sum")
@@ -140,10 +131,11 @@ def _heads(bench) -> dict[str, Callable]:
 
     compiled = torch.compile(eager, backend=bench.backend)
     chunks = {
-        f"ours_{n}": lambda x, w, t, n=n: linear_cross_entropy(x, w, t, implementation=how, rows=n)
+        f"ours_{n}": lambda x, w, t, n=n: linear_cross_entropy(x, w, t, rows=n)
         for n in (1024, 2048, 4096, 8192)
     }
     return {
+        "model": loss.linear_cross_entropy,
         **chunks,
         "eager": eager,
         "compile": compiled,
@@ -202,7 +194,7 @@ def _operations(bench) -> list[dict]:
     )
     records = []
     for op in (*FLOOR, "experts"):
-        inputs, call = EXAMPLES[op](bench.device, sizes)
+        inputs, call = getattr(examples, op)(bench.device, sizes)
         inputs = [t.to(bench.dtype).requires_grad_() for t in inputs]
         for name in (
             ("reference", "torch")
@@ -221,10 +213,11 @@ def _operations(bench) -> list[dict]:
             }
             records.append(record)
             try:
-                function = select.implementation(op, name, bench.device)
-                record["error"] = select.verify(op, function, bench.device, bench.dtype)
+                functions = _functions(op, name, bench.device)
+                record["error"] = select.verify(op, functions, bench.device, bench.dtype)
+                f = SimpleNamespace(**functions)
                 record["ms"] = _milliseconds(
-                    bench.device, lambda f=function, i=inputs, c=call: _step(f, i, c)
+                    bench.device, lambda f=f, i=inputs, c=call: _step(f, i, c)
                 )
                 if op in FLOOR:
                     moved = FLOOR[op](sizes) * sizes.tokens * inputs[0].element_size()
@@ -234,7 +227,35 @@ def _operations(bench) -> list[dict]:
     return records
 
 
-def _step(function: Callable, inputs: list[torch.Tensor], call: Callable) -> None:
-    out = call(function, *inputs)
+def _functions(op: str, name: str, device: torch.device) -> dict[str, Callable]:
+    """An operation's functions by name: of the package, the compiler's version of its reference, or Liger-Kernel's."""
+    if name == "liger":
+        return _liger(op)
+    if name != "compile":
+        return select.implementation(op, name, device)
+    references = select.implementation(op, "reference", device)
+    return {hook: torch.compile(function) for hook, function in references.items()}
+
+
+def _liger(op: str) -> dict[str, Callable]:
+    """Liger-Kernel's functions behind this package's signatures; ImportError where it has none."""
+    from liger_kernel.transformers import functional
+
+    def rms_norm(x, weight, eps, residual=None):
+        if residual is None:
+            return functional.liger_rms_norm(x, weight, eps, 0.0, "llama", False)
+        return functional.liger_fused_add_rms_norm(x, residual, weight, eps, 0.0, "llama", False)
+
+    def swiglu(pair):
+        return functional.liger_swiglu(*(half.contiguous() for half in pair.chunk(2, dim=-1)))
+
+    known = {"rms_norm": rms_norm, "swiglu": swiglu}
+    if op not in known:
+        raise ImportError(f"Liger-Kernel has no {op} of this form")
+    return {op: known[op]}
+
+
+def _step(functions: SimpleNamespace, inputs: list[torch.Tensor], call: Callable) -> None:
+    out = call(functions, *inputs)
     out = out if isinstance(out, (tuple, list)) else [out]
     torch.autograd.grad(out, inputs, [torch.ones_like(o) for o in out])

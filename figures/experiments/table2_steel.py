@@ -27,12 +27,12 @@ FUSED = ("rms_norm", "rope", "swiglu", "linear_cross_entropy", "soft_moe")
 # -- the original's style: separate operators, as its scripts and transformers' models of the time had them ------------
 
 
-def seed_rms_norm(x, weight, eps: float, residual=None, dtype=None):
+def seed_rms_norm(x, weight, eps: float, residual=None):
     """Upcast, square, mean, scale, downcast, weight: six passes over memory."""
     s = x if residual is None else x + residual
     wide = s.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + eps)
-    y = (weight * wide.to(s.dtype)).to(dtype or s.dtype)
+    y = (weight * wide.to(s.dtype)).to(s.dtype)
     return y if residual is None else (y, s)
 
 
@@ -139,10 +139,11 @@ class Steel:
                     asked, device=device, dtype=dtype, compiled=row.pieces["compile"], sizes=sizes
                 )
             found = cache[key]
-            choice.names[op], choice.functions[op] = found.names[op], found.functions[op]
+            choice.names[op] = "seed" if name == "seed" else found.names[op]
+            choice.hooks |= found.hooks
             choice.notes += found.notes
             if name == "seed":
-                choice.names[op], choice.functions[op] = "seed", SEEDS[op]
+                choice.hooks["rope_qkv" if op == "rope" else op] = SEEDS[op]
         return choice
 
     def load(self, state: dict[str, torch.Tensor]) -> None:

@@ -1,29 +1,16 @@
-"""Fused operations: for each a PyTorch reference and a Triton kernel, in one file, chosen when a run starts.
+"""Fused operations: for each a PyTorch reference and a faster implementation, chosen when a run starts.
 
-linear_cross_entropy  the vocabulary head and its loss, chunk by chunk
-rms_norm              with the residual addition before it
-rope                  on the fused projection, which it splits
-swiglu                the gate of SwiGLU and of double SwiGLU
-soft_moe              dispatch and combine of v3 and of the causal layer
+linear_cross_entropy  the vocabulary head and its loss, chunk by chunk (Triton)
+soft_moe              dispatch and combine of v3 and of the causal layer (Triton)
 experts               top-k experts, by PyTorch's grouped product (no kernel of our own)
-attention             which of PyTorch's or flash-attn's kernels, by a probe (none of our own)
+attention             PyTorch's or flash-attn's kernels, by rule and clock (none of our own)
+elementwise           RMSNorm, rotary embedding, SwiGLU (Triton): only when asked for by name
 
-`choose` settles which implementation runs, `install` puts it into a built model; both work without Triton, with the
-references. `python -m steel.kernels.aot` compiles every kernel without a GPU and reports
-registers and spills.
+`choose` settles which implementation runs, `install` puts it into a built model; both work without
+Triton, with the model's own code.
 """
 
 from .examples import Sizes, sizes_of
-from .install import install, uninstall
-from .select import IMPLEMENTATIONS, OPERATIONS, Choice, choose
+from .select import OPERATIONS, Choice, choose, install, uninstall
 
-__all__ = [
-    "IMPLEMENTATIONS",
-    "OPERATIONS",
-    "Choice",
-    "Sizes",
-    "choose",
-    "install",
-    "sizes_of",
-    "uninstall",
-]
+__all__ = ["OPERATIONS", "Choice", "Sizes", "choose", "install", "sizes_of", "uninstall"]

@@ -1,19 +1,27 @@
-"""What the start-up check computes: for each operation inputs and a call, at the sizes of the run or at small ones.
+"""What the start-up check computes: for each operation inputs and a call, at the sizes of the run.
 
-Shapes: B batch, T time, N tokens, D model width, F expert width, H heads, G key/value heads, C head width, J slots,
-E experts, K experts per token, V vocabulary.
+Shapes: B batch, T time, N tokens, D model width, F expert width, H heads, G key/value heads,
+C head width, J slots, E experts, K experts per token, V vocabulary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
+
+from .soft_moe import even_segments
+
+# Relative error in the 2-norm that the start-up check lets pass.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3, torch.float64: 1e-6}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The run's sizes as far as the kernels see them. The defaults divide no block and suit Triton's interpreter."""
+    """The run's sizes as far as the kernels see them. The defaults divide no block and suit
+    Triton's interpreter."""
 
     width: int = 100
     expert_width: int = 100
@@ -36,19 +44,23 @@ class Sizes:
 
 
 def sizes_of(config, *, batch: int, length: int, documents: bool) -> Sizes:
-    """Sizes of a run from a model's configuration (Steel's; of another model's, what it has under the same names)."""
-    width, heads = config.hidden_size, config.num_attention_heads
+    """Sizes of a run from a model's configuration (of another than Steel's, what it has)."""
+
+    def read(name: str, default: int) -> int:
+        return getattr(config, name, None) or default
+
+    width, heads, experts = config.hidden_size, config.num_attention_heads, read("num_experts", 1)
     return Sizes(
         width=width,
-        expert_width=getattr(config, "intermediate_size", None) or width,
+        expert_width=read("intermediate_size", width),
         vocabulary=config.vocab_size,
         heads=heads,
-        key_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or width // heads,
-        slots=getattr(config, "num_experts", 1) * getattr(config, "slots_per_expert", 1),
-        segment=getattr(config, "segment_length", 64),
-        experts=getattr(config, "num_experts", 1),
-        top_k=getattr(config, "experts_per_token", 1),
+        key_heads=read("num_key_value_heads", heads),
+        head_dim=read("head_dim", width // heads),
+        slots=experts * read("slots_per_expert", 1),
+        segment=read("segment_length", 64),
+        experts=experts,
+        top_k=read("top_k", 1),
         tokens=1021,
         batch=batch,
         length=length,
@@ -62,77 +74,87 @@ def normal(device: torch.device, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator).to(device)
 
 
-def _linear_cross_entropy(device: torch.device, s: Sizes):
+def relative_error(found, wanted) -> float:
+    """The largest ‖found - wanted‖ / ‖wanted‖ over pairs of tensors; NaN if anything is."""
+    pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(found, wanted, strict=True)]
+    errors = [(a - b).norm() / b.norm().clamp_min(1e-30) for a, b in pairs]
+    return float(torch.stack(errors).max())
+
+
+def values(call, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Outputs of call(*inputs), and the gradients of the sum of their squares / 2."""
+    with torch.enable_grad():
+        inputs = [t.detach().clone().requires_grad_() for t in inputs]
+        out = call(*inputs)
+        out = list(out) if isinstance(out, tuple) else [out]
+        return [*out, *torch.autograd.grad(out, inputs, [o.detach() for o in out])]
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, short; its type if it says nothing."""
+    return [*str(error).strip().splitlines(), type(error).__name__][0][:160]
+
+
+# Each: (device, sizes) -> (inputs, call(functions, *inputs) -> outputs).
+
+
+def linear_cross_entropy(device: torch.device, s: Sizes):
+    """Two chunks of tokens, one of them ignored, and a z-loss."""
     width = min(s.width, 256)  # the fp64 reference of the whole matrix would not fit beside a model
     targets = (torch.arange(s.tokens) * 7 % s.vocabulary).to(device)
     targets[3] = -100
+    inputs = [normal(device, s.tokens, width), normal(device, s.vocabulary, width) / width**0.5]
+    rows = -(-s.tokens // 2)
+    return inputs, lambda f, x, w: f.linear_cross_entropy(x, w, targets, 1e-3, rows)
+
+
+def soft_moe(device: torch.device, s: Sizes):
+    """Two rows dispatched and combined."""
+    plan = even_segments(2, -(-s.tokens // 2), s.segment, device)
+    S, T = plan.start_BS.shape[1], -(-s.tokens // 2)
+    shapes = (2, T, s.width), (2, T, s.slots), (2, S, s.slots, s.width)
     return (
-        [normal(device, s.tokens, width), normal(device, s.vocabulary, width) / width**0.5],
-        lambda f, x, w: f(x, w, targets, 1e-3, reduction="sum", rows=-(-s.tokens // 2)),
+        [normal(device, *shape) for shape in shapes],
+        lambda f, x, w, z: (*f.segment_sums(x, w, plan), f.segment_combine(w, z, plan)),
     )
 
 
-def _rms_norm(device: torch.device, s: Sizes):
-    inputs = [
-        normal(device, s.tokens, s.width),
-        normal(device, s.tokens + 1, s.width)[:-1],
-        normal(device, s.width),
-    ]
-    return inputs, lambda f, x, r, w: f(x, w, 1e-6, r)
-
-
-def _rope(device: torch.device, s: Sizes):
-    time = -(-s.tokens // 2)
-    angle = torch.arange(float(time), device=device)[None, :, None, None]
-    angle = angle * torch.linspace(1.0, 0.1, s.head_dim // 2, device=device)
-    cos, sin = angle.cos(), angle.sin()
-    return (
-        [normal(device, 2, time, s.heads + 2 * s.key_heads, s.head_dim)],
-        lambda f, x: f(x, cos, sin, s.heads, s.key_heads),
-    )
-
-
-def _soft_moe(device: torch.device, s: Sizes):
-    time = -(-s.tokens // 2)
-
-    def call(f, x, w, z):
-        sums, weights = f.segment_sums(x, w, s.segment)
-        return sums, weights, f.segment_combine(w, z, s.segment)
-
-    return [
-        normal(device, 2, time, s.width),
-        normal(device, 2, time, s.slots),
-        normal(device, 2, -(-time // s.segment), s.slots, s.width),
-    ], call
-
-
-def _experts(device: torch.device, s: Sizes):
-    D, F, E = -(-s.width // 8) * 8, -(-s.expert_width // 8) * 8, s.experts
+def experts(device: torch.device, s: Sizes):
+    """Double experts, the last of which nobody visits."""
+    D, inner, E = -(-s.width // 8) * 8, -(-s.expert_width // 8) * 8, s.experts
     chosen_NK = normal(device, s.tokens, E).topk(min(s.top_k, E), dim=-1).indices
-    chosen_NK[chosen_NK == E - 1] = 0  # the last expert is visited by nobody
-    inputs = [
-        normal(device, s.tokens, D),
-        normal(device, *chosen_NK.shape).abs(),
-        normal(device, E, D, 2 * F) / D**0.5,
-        normal(device, E, F, 2 * D) / F**0.5,
-    ]
+    chosen_NK[chosen_NK == E - 1] = 0
+    weights = normal(device, E, D, 2 * inner) / D**0.5, normal(device, E, inner, 2 * D) / inner**0.5
 
-    def gate(pair):
-        a, b = pair.chunk(2, dim=-1)
-        return torch.nn.functional.silu(a) * b
+    def call(f, x, w, up, down):
+        stacked = SimpleNamespace(gate_up_proj=up, down_proj=down, swiglu=gate, double=True)
+        return f.top_k_experts(x, w, chosen_NK, stacked)
 
-    return inputs, lambda f, x, w, up, down: f(x, w, chosen_NK, up, down, gate, True)
+    return [normal(device, s.tokens, D), normal(device, *chosen_NK.shape).abs(), *weights], call
 
 
-EXAMPLES = {
-    "linear_cross_entropy": _linear_cross_entropy,
-    "rms_norm": _rms_norm,
-    "rope": _rope,
-    "swiglu": lambda device, s: (
-        [normal(device, s.tokens, 2 * s.expert_width)],
-        lambda f, pair: f(pair),
-    ),
-    "soft_moe": _soft_moe,
-    "experts": _experts,
-}
-"""Operation -> function(device, sizes) -> (inputs, call(function, *inputs) -> outputs)."""
+def gate(pair: torch.Tensor) -> torch.Tensor:
+    """silu(a) · b of the two halves of the last axis."""
+    a, b = pair.chunk(2, dim=-1)
+    return F.silu(a) * b
+
+
+def rms_norm(device: torch.device, s: Sizes):
+    """With a residual."""
+    rows = normal(device, s.tokens, s.width), normal(device, s.tokens + 1, s.width)[:-1]
+    return [*rows, normal(device, s.width)], lambda f, x, r, w: f.rms_norm(x, w, 1e-6, r)
+
+
+def rope(device: torch.device, s: Sizes):
+    """Two rows of a fused projection."""
+    T, heads = -(-s.tokens // 2), s.heads + 2 * s.key_heads
+    rate = torch.linspace(1.0, 0.1, s.head_dim // 2, device=device)
+    angle = torch.arange(float(T), device=device)[None, :, None, None] * rate
+    tables = angle.cos(), angle.sin()
+    inputs = [normal(device, 2, T, heads, s.head_dim)]
+    return inputs, lambda f, x: f.rope_qkv(x, *tables, s.heads, s.key_heads)
+
+
+def swiglu(device: torch.device, s: Sizes):
+    """One gate."""
+    return [normal(device, s.tokens, 2 * s.expert_width)], lambda f, pair: f.swiglu(pair)

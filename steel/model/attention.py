@@ -77,6 +77,17 @@ def document_index(
     return index_BT if bool((index_BT[:, -1] > 1).any()) else None
 
 
+def document_ends(position_ids_BT: torch.Tensor) -> torch.Tensor:
+    """Exclusive end of every document in the flattened (B·T) tokens, row ends included, on the host.
+
+    A document starts where position_ids is 0, and at each row. Waits for the device.
+    """
+    starts_BT = position_ids_BT == 0
+    starts_BT[:, 0] = True
+    starts = starts_BT.flatten().nonzero()[:, 0].cpu()
+    return torch.cat((starts[1:], starts.new_tensor([starts_BT.numel()])))
+
+
 def attention_mask(
     query_length: int,
     past_length: int,

@@ -14,7 +14,14 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from .attention import SteelAttention, SteelRMSNorm, attention_mask, document_index, rope_tables
+from .attention import (
+    SteelAttention,
+    SteelRMSNorm,
+    attention_mask,
+    document_ends,
+    document_index,
+    rope_tables,
+)
 from .cache import with_slots
 from .causal_soft_moe import SegmentPlan, SteelCausalSoftMoE, plan_segments, plan_step
 from .configuration import NON_CAUSAL, SteelConfig
@@ -163,9 +170,13 @@ BRANCH_SCALE = 4.0
 class SteelModel(SteelPreTrainedModel):
     """The decoder without the head. forward(...) -> BaseModelOutputWithPast with last_hidden_state (B, T, D)."""
 
-    # (position ids, whether rows hold several documents) -> a `Context.mask`, or None for the model's own: a built
-    # model may get one here, for batches without padding and without a past.
-    attention_form = None
+    @staticmethod
+    def attention_form(document_ends, shape: tuple[int, int], device):
+        """A `Context.mask` for a batch (B, T) without padding and past; None leaves it to the model.
+
+        document_ends: on the host, see `document_ends`; None for rows of one document. A built model
+        may get another implementation here.
+        """
 
     def __init__(self, config: SteelConfig) -> None:
         super().__init__(config)
@@ -249,10 +260,13 @@ class SteelModel(SteelPreTrainedModel):
         if given_mask is not None and given_mask.ndim == 4:
             context.mask = given_mask
         elif self.config._attn_implementation in (None, "sdpa", "eager"):
-            packed, whole = document_BT is not None, valid_BK is None and past == 0 and T > 1
-            own = self.config._attn_implementation == "eager"
-            if self.attention_form is not None and whole and not own:
-                context.mask = self.attention_form(position_ids.expand(x_BTD.shape[0], T), packed)
+            whole = valid_BK is None and past == 0 and T > 1
+            if whole and self.config._attn_implementation != "eager":
+                shape = (x_BTD.shape[0], T)
+                ends = (
+                    document_ends(position_ids.expand(shape)) if document_BT is not None else None
+                )
+                context.mask = self.attention_form(ends, shape, x_BTD.device)
             if context.mask is None:
                 context.mask = attention_mask(T, past, valid_BK, document_BT, x_BTD.device)
         elif document_BT is not None and "flash" in self.config._attn_implementation:

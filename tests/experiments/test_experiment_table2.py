@@ -77,8 +77,8 @@ def test_the_gate_hears_v3_speak(bench):
     assert min(norms.values()) > 1e-6 * max(norms.values()), norms
 
 
-def _wrong_norm(x, weight, eps, residual=None, dtype=None):
-    return table2_steel.seed_rms_norm(x, weight, 0.03, residual, dtype)
+def _wrong_norm(x, weight, eps, residual=None):
+    return table2_steel.seed_rms_norm(x, weight, 0.03, residual)
 
 
 def _wrong_loss(x, weight, targets, z_loss=0.0):

@@ -1,4 +1,4 @@
-"""Attention is picked by a probe that checks before it times; documents never see each other, whoever computes."""
+"""Attention is settled by a rule, a check and one clock; documents never see each other, whoever computes."""
 
 from types import SimpleNamespace
 
@@ -6,23 +6,23 @@ import pytest
 import torch
 
 from steel.config import load
-from steel.kernels import Sizes, attention, choose, install
+from steel.kernels import Choice, Sizes, attention, choose, install
+from steel.model.attention import document_ends
 from steel.model.build import build
 
 CPU = torch.device("cpu")
 SMALL = Sizes(heads=4, key_heads=2, head_dim=16, batch=2, length=24, documents=True)
 
 
-def test_on_a_cpu_the_probe_tries_and_takes_what_pytorch_has():
+def test_a_name_that_cannot_run_here_leaves_the_models_own_and_says_why():
     found = attention.select("flex", SMALL, CPU, torch.float32)
     assert (found.plain, found.documents) == ("reference", "reference")
     tried = {(t.name, t.documents): t for t in found.trials}
     assert tried["reference", True].error < 1e-5 and tried["reference", True].milliseconds > 0
-    assert "not usable here" in tried["flex", True].note, (
-        "FlexAttention has no backward pass on a CPU"
-    )
-    table = found.table()
-    assert table.count("<- picked") == 2 and "forward and backward" in table
+    assert "not usable here" in tried["flex", True].note, "no backward pass on a CPU"
+    lines = []
+    choose({"all": "reference", "attention": "flex"}, sizes=SMALL, say=lines.append)
+    assert lines[0].startswith("kernels: attention: flex is not usable here") and len(lines) == 2
 
 
 def test_auto_on_a_cpu_and_unknown_shapes_ask_nobody():
@@ -30,66 +30,77 @@ def test_auto_on_a_cpu_and_unknown_shapes_ask_nobody():
     assert attention.select("cudnn", Sizes(), CPU, torch.float32).trials == []
 
 
-def test_a_wrong_candidate_is_refused_and_a_slow_one_is_not_taken(monkeypatch):
-    right = attention.attend
+@pytest.mark.parametrize(
+    "milliseconds, documents", [({"varlen": 1.0}, "varlen"), ({"varlen": 1.99}, "reference")]
+)
+def test_the_first_that_agrees_is_timed_once_beside_the_models_own(
+    monkeypatch, milliseconds, documents
+):
+    tried = []
 
-    def wrong(name, *args):
-        return right("reference", *args) * (1.05 if name == "efficient" else 1.0)
+    def try_one(name, sizes, device, dtype, documents, compiled):
+        tried.append((name, documents))
+        note = "wrong: differs from fp32 by 5.0e-02" if name == "flash_attn_3" else ""
+        return attention.Trial(name, documents, 1e-3, milliseconds.get(name, 2.0), note)
 
-    monkeypatch.setattr(attention, "attend", wrong)
-    monkeypatch.setattr(
-        attention, "_time", lambda call, name, *a: {"cudnn": 1.0, "flash": 3.0}.get(name, 2.0)
-    )
-    found = _probe_as_on_a_gpu(monkeypatch)
-    assert found.plain == "cudnn"
-    notes = {t.name: t.note for t in found.trials if not t.documents}
-    assert notes["efficient"].startswith("wrong: differs from fp32")
-    assert found.documents == "cudnn"
-
-
-def _probe_as_on_a_gpu(monkeypatch):
-    """`select` told that it has a GPU, with every tensor on the CPU and every candidate given the dense mask."""
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    try_one, documents_for = attention.try_one, attention.documents_for
-    monkeypatch.setattr(
-        attention, "try_one", lambda name, sizes, device, *rest: try_one(name, sizes, CPU, *rest)
-    )
-    monkeypatch.setattr(
-        attention, "documents_for", lambda name, place: documents_for("reference", place)
-    )
-    return attention.select("auto", SMALL, SimpleNamespace(type="cuda"), torch.float32)
+    monkeypatch.setattr(attention, "try_one", try_one)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    gpu = SimpleNamespace(type="cuda")
+    found = attention.select("auto", SMALL, gpu, torch.bfloat16)
+    assert (found.plain, found.documents) == ("reference", documents)
+    names = ("reference", "flash_attn_3", "varlen")  # flex is not asked: varlen works
+    assert tried == [("reference", False), *((name, True) for name in names)]
+    forced = attention.select("cudnn", SMALL, gpu, torch.bfloat16)
+    assert (forced.plain, forced.documents) == ("cudnn", "cudnn"), "a name is used where it passes"
 
 
-def test_every_form_of_documents_says_the_same():
-    place = attention.positions(2, 24, CPU)
-    mask = attention.documents_for("reference", place).mask[:, 0]
-    blocks = attention.documents_for("flex", place).blocks
-    visible = torch.stack(
-        [
-            torch.stack(
-                [
-                    torch.stack(
-                        [
-                            blocks.mask_mod(
-                                torch.tensor(b), torch.tensor(0), torch.tensor(q), torch.tensor(k)
-                            )
-                            for k in range(24)
-                        ]
-                    )
-                    for q in range(24)
-                ]
-            )
-            for b in range(2)
-        ]
-    )
-    assert torch.equal(visible, mask)
-    ends = attention.documents_for("varlen", place).ends.tolist()
-    number = torch.zeros(48, dtype=torch.long)
-    for start in ends[1:-1]:
-        number[start:] += 1
-    number = number.reshape(2, 24)
-    same = (number[:, :, None] == number[:, None, :]) & torch.ones(24, 24).tril().bool()
-    assert ends[0] == 0 and ends[-1] == 48 and torch.equal(same, mask)
+def test_a_wrong_candidate_is_refused(monkeypatch):
+    right = attention.Form.attend
+    monkeypatch.setattr(attention.Form, "attend", lambda *args: right(*args) * 1.05)
+    trial = attention.try_one("reference", SMALL, CPU, torch.float32, True)
+    assert trial.note.startswith("wrong: differs from fp32") and trial.milliseconds is None
+
+
+def test_the_clock_pays_for_what_is_made_anew_for_each_batch(monkeypatch):
+    """A15: a block mask made once flatters FlexAttention, which needs a new one for every batch."""
+    made, own = [], attention.Form.__init__
+
+    def count(self, name, ends, shape, device, alone=False):
+        made.append(shape)
+        own(self, name, ends, shape, device, alone)
+
+    monkeypatch.setattr(attention.Form, "__init__", count)
+    sizes = Sizes(heads=4, key_heads=2, head_dim=16, batch=3, length=24, documents=True)
+    assert attention.try_one("reference", sizes, CPU, torch.float32, True).milliseconds > 0
+    assert made.count((3, 24)) == 10, "three to warm up, seven on the clock"
+
+
+def visible(form, B: int, T: int) -> torch.Tensor:
+    """(B, T, T), True where a query may look, whatever the form holds."""
+    if form.mask is not None:
+        return form.mask[:, 0]
+    if form.blocks is not None:
+        row, query, key = torch.meshgrid(
+            torch.arange(B), torch.arange(T), torch.arange(T), indexing="ij"
+        )
+        return form.blocks.mask_mod(row, 0, query, key)
+    number = torch.bucketize(torch.arange(B * T), form.edges[1:], right=True).view(B, T)
+    return (number[:, :, None] == number[:, None]) & torch.ones(T, T, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("name", ["flex", "varlen", "flash_attn"])
+def test_every_form_of_documents_says_the_same(name):
+    ends = attention.example_ends(2, 24)
+    wanted = attention.Form("reference", ends, (2, 24), CPU)
+    form = attention.Form(name, ends, (2, 24), CPU)
+    assert torch.equal(visible(form, 2, 24), visible(wanted, 2, 24))
+
+
+def test_ends_of_documents_by_position_ids_cover_every_row():
+    """A16: positions (1, T) for a batch of three rows once gave the ends of one."""
+    position = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6])
+    assert document_ends(position.expand(3, 12)).tolist() == [5, 12, 17, 24, 29, 36]
+    assert document_ends(position[None] + 7).tolist() == [12], "a row that begins inside a document"
 
 
 @pytest.fixture
@@ -97,7 +108,7 @@ def packed():
     """A small model, a batch whose rows hold three documents each, and the loss of the model's own code."""
     model = build(load("cpu").model, seed=3).train()
     tokens = torch.arange(96).reshape(2, 48) * 7 % 50
-    position = torch.arange(48).remainder(20).expand(2, -1)
+    position = torch.arange(48).remainder(20)[None]
     return model, lambda: model(tokens, position_ids=position, shift_labels=tokens).loss
 
 
@@ -107,45 +118,25 @@ def test_an_installed_choice_gets_documents_in_its_own_form(packed, monkeypatch,
     model, loss = packed
     wanted = loss()
 
-    def attend(asked, query, key, value, scale, documents=None, alone=True):
-        assert asked == name and (documents.blocks is not None) == (name == "flex")
-        if name == "flex":
-            T = query.shape[2]
-            grid = torch.meshgrid(
-                torch.arange(len(query)), torch.arange(T), torch.arange(T), indexing="ij"
-            )
-            mask = documents.blocks.mask_mod(grid[0], 0, grid[1], grid[2])[:, None]
-        else:
-            T, ends = query.shape[2], documents.ends
-            number = torch.bucketize(
-                torch.arange(query.shape[0] * T), ends[1:], right=True
-            ).reshape(-1, T)
-            mask = (
-                (number[:, :, None] == number[:, None]) & torch.ones(T, T, dtype=torch.bool).tril()
-            )[:, None]
-        return attention._formula(query, key, value, scale, mask)
+    def attend(self, query, key, value, scale):
+        assert self.name == name and (self.blocks is not None) == (name == "flex")
+        mask = visible(self, query.shape[0], query.shape[2])[:, None]
+        return attention.formula(query, key, value, scale, mask)
 
-    monkeypatch.setattr(attention, "attend", attend)
-    choice = choose("reference")
-    choice.names["attention"] = name
-    choice.functions["attention"] = attention.Attention("reference", name)
-    changed = install(model, choice)
-    assert changed == {"SteelModel": 1}
+    monkeypatch.setattr(attention.Form, "attend", attend)
+    picked = attention.Attention("reference", name)
+    assert install(model, Choice(hooks={"attention_form": picked.form})) == {"SteelModel": 1}
     torch.testing.assert_close(loss(), wanted)
     model.eval()
-    with torch.no_grad():  # generation has a cache and no documents: the model's own code
+    with torch.no_grad():  # generation has a past and no documents: the model's own code
         model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, do_sample=False)
 
 
 def test_a_backend_of_pytorch_is_a_preference_not_a_must(packed):
     model, loss = packed
     wanted = loss()
-    choice = choose("reference")
-    choice.names["attention"], choice.functions["attention"] = (
-        "cudnn",
-        attention.Attention("cudnn", "efficient"),
-    )
-    install(model, choice)
+    picked = attention.Attention("cudnn", "efficient")
+    install(model, Choice(hooks={"attention_form": picked.form}))
     torch.testing.assert_close(loss(), wanted)  # neither exists on a CPU: the others take over
     for layer in model.model.layers:
         layer.compile(backend="eager", fullgraph=True)

@@ -1,16 +1,14 @@
 """Exchanged operations leave the model what it is: checkpointed, saved and computed as without them."""
 
-import importlib
-
 import pytest
 import torch
 
 from steel.config import load
-from steel.kernels import choose, install
+from steel.kernels import Choice, install
+from steel.kernels.select import HOOKS
 from steel.model.attention import SteelAttention
 from steel.model.build import build
 
-installing = importlib.import_module("steel.kernels.install")
 KINDS = ("dense", "causal_soft_moe", "soft_moe_v3", "top_k_moe")
 
 
@@ -32,15 +30,9 @@ def test_every_hook_is_called_and_every_layer_is_recomputed_once(kind, monkeypat
     def spy(name, reference):
         return lambda *args: called.add(name) or reference(*args)
 
-    own = {
-        name: getattr(type(m), name)
-        for m in model.modules()
-        for name in installing.HOOKS
-        if installing._has_hook(m, name) and name != "attention_form"
-    }
-    monkeypatch.setattr(installing, "_hooks", lambda choice: {n: spy(n, f) for n, f in own.items()})
-    plain = loss_of(model).loss
-    changed = install(model, choose("reference"))
+    modules, plain = list(model.modules()), loss_of(model).loss
+    own = {hook: getattr(type(m), hook) for m in modules for hook in HOOKS if hasattr(m, hook)}
+    changed = install(model, Choice(hooks={hook: spy(hook, f) for hook, f in own.items()}))
     forward = SteelAttention.forward
     monkeypatch.setattr(
         SteelAttention,
