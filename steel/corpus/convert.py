@@ -10,14 +10,15 @@ from typing import Any
 from ..documents import Document, document_id, encode, guess_language
 from .recipe import Recipe
 from .report import Tally
-from .sources import inside, original_rules, steel_rules
+from .sources import SOURCES, inside, original_rules, steel_rules
 from .sources.readers import Bad, records
 from .sources.rules import Rule, Skip
 
 
 def rules_of(recipe: Recipe) -> dict[str, Rule]:
-    """The conversion rules of a recipe, by source."""
-    return original_rules.RULES if recipe.rules == "original" else steel_rules.RULES
+    """The conversion rules of a recipe by source: the functions with the sources' names."""
+    module = original_rules if recipe.rules == "original" else steel_rules
+    return {name: getattr(module, name) for name in SOURCES if hasattr(module, name)}
 
 
 def convert_source(

@@ -1,9 +1,10 @@
 """The rules of the original Steel-LLM's conversion, bugs included, for comparison (recipe `original`).
 
-Documented in the data chapter: Baike entries without a summary are lost, "赞同 1.6 万" counts as 0 upvotes, the
-description of a Baidu question and the input of a BELLE instruction are ignored, punctuation becomes half-width by
-NFKC, and the end of a conversation is stripped by characters instead of by the end marker. One thing is not
-reproduced: there, a malformed record ended its whole file; here it is counted and skipped.
+Each is named after its source. Documented in the data chapter: Baike entries without a summary are
+lost, "赞同 1.6 万" counts as 0 upvotes, the description of a Baidu question and the input of a BELLE
+instruction are ignored, punctuation becomes half-width by NFKC, and the end of a conversation is
+stripped by characters instead of by the end marker. One thing is not reproduced: there, a malformed
+record ended its whole file; here it is counted and skipped.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ def untouched(name: str) -> Rule:
     return rule
 
 
+skypile = untouched("text")
+wanjuan = untouched("content")
+
+
 def wanjuan_exam(record: dict[str, Any], path: Path, options: dict) -> Piece:
     names = ("q_main", *(f"option_{letter}" for letter in "abcde"), "std_ans", "answer_detail")
     if any(record.get(name) is None for name in names):
@@ -108,9 +113,8 @@ def belle_3_5m(record: dict[str, Any], path: Path, options: dict) -> Piece:
         if not isinstance(turn, dict):
             raise Skip("a turn is not an object")
         expected = ("human", "assistant")[place % 2]
-        if (
-            turn.get("from") == expected
-        ):  # a turn out of order is left out and the rest pairs up wrongly
+        # A turn out of order is left out, and the rest pairs up wrongly.
+        if turn.get("from") == expected:
             sides[expected].append(_field(turn, "value"))
     return _conversation(sides["human"], sides["assistant"])
 
@@ -133,19 +137,3 @@ def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
     if isinstance(stars, (int, float)) and stars < 0:
         raise Skip("fewer than 0 stars")
     return untouched("content")(record, path, options)
-
-
-RULES: dict[str, Rule] = {
-    "skypile": untouched("text"),
-    "wanjuan": untouched("content"),
-    "wanjuan_exam": wanjuan_exam,
-    "wikipedia_cn": wikipedia_cn,
-    "baidu_baike": baidu_baike,
-    "baidu_qa": baidu_qa,
-    "zhihu_kol": zhihu_kol,
-    "belle_2m": belle_2m,
-    "belle_3_5m": belle_3_5m,
-    "moss": moss,
-    "firefly": firefly,
-    "starcoder": starcoder,
-}

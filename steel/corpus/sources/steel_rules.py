@@ -1,4 +1,4 @@
-"""The rules of recipe `steel`, one per source: keep what the record says, in a form that reads well."""
+"""The rules of recipe `steel`, each named after its source: keep what the record says, well laid out."""
 
 from __future__ import annotations
 
@@ -7,44 +7,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .rules import Piece, Rule, Skip, list_of, needed, only, text_of
+from .rules import Piece, Skip, list_of, needed, only, text_of
 
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "moss": "assistant",
-    "bot": "assistant",
-    "system": "system",
-}
+_ROLES = {"human": "user", "user": "user", "system": "system"}
+_ROLES |= dict.fromkeys(("assistant", "gpt", "moss", "bot"), "assistant")
 _TAGS = re.compile(r"\A\ufeff?(?:<(?:reponame|filename|gh_stars)>[^<\n]*)+\n?")
 _TAG = re.compile(r"<(reponame|filename|gh_stars)>([^<\n]*)")
 _UPVOTES = re.compile(r"([\d,]+(?:\.\d+)?)\s*([万萬wWkK千]?)")
 _UNITS = {"万": 10_000, "萬": 10_000, "w": 10_000, "k": 1_000, "千": 1_000}
 _NOT_WORD = re.compile(r"[\W_]+")
-_LANGUAGES = {
-    ".py": "python",
-    ".java": "java",
-    ".cpp": "cpp",
-    ".cc": "cpp",
-    ".cxx": "cpp",
-    ".hpp": "cpp",
-    ".h": "cpp",
-}
-_DYNASTIES = (
-    ("tang", "唐"),
-    ("song", "宋"),
-    ("yuan", "元"),
-    ("唐", "唐"),
-    ("宋", "宋"),
-    ("元", "元"),
-    ("wudai", "五代"),
-    ("五代", "五代"),
-)
+_LANGUAGES = {".py": "python", ".java": "java"}
+_LANGUAGES |= dict.fromkeys((".cpp", ".cc", ".cxx", ".hpp", ".h"), "cpp")
+# The poetry repository names files and folders after the dynasty (poet.tang.0.json, 元曲/).
+_DYNASTIES = {"tang": "唐", "song": "宋", "yuan": "元", "wudai": "五代"}
 
 
-def plain_text(record: dict[str, Any], path: Path, options: dict) -> Piece:
+def skypile(record: dict[str, Any], path: Path, options: dict) -> Piece:
     return Piece(needed(record, "text"))
 
 
@@ -78,7 +56,7 @@ def wikipedia_cn(record: dict[str, Any], path: Path, options: dict) -> Piece:
 
 
 def baidu_baike(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    """Title, summary if there is one, then every section under its heading. Entries without a summary are kept."""
+    """Title, summary if there is one, then every section under its heading."""
     title, summary = needed(record, "title").strip(), text_of(record, "summary").strip()
     parts, body = [f"{title}\n{summary}" if summary else title], bool(summary)
     for section in list_of(record, "sections"):
@@ -101,7 +79,7 @@ def baidu_qa(record: dict[str, Any], path: Path, options: dict) -> Piece:
 
 
 def _question(title: str, description: str) -> tuple[str, str]:
-    """Titles are often the first words of the description, cut off: then the description alone is the question."""
+    """A title is often the beginning of the description, cut off: then that alone is the question."""
     bare_title, bare = _NOT_WORD.sub("", title), _NOT_WORD.sub("", description)
     if not bare or bare in bare_title:
         return title, ""
@@ -137,12 +115,10 @@ def parse_upvotes(value: Any) -> int:
 def belle_2m(record: dict[str, Any], path: Path, options: dict) -> Piece:
     """Instruction and, where it says more, the input; the output answers."""
     instruction, given = needed(record, "instruction").strip(), text_of(record, "input").strip()
+    output = needed(record, "output").strip()
     if given and given not in instruction:
-        return Piece(
-            messages=_pair(f"{instruction}\n{given}", needed(record, "output").strip()),
-            note="input used",
-        )
-    return Piece(messages=_pair(instruction, needed(record, "output").strip()))
+        return Piece(messages=_pair(f"{instruction}\n{given}", output), note="input used")
+    return Piece(messages=_pair(instruction, output))
 
 
 def belle_3_5m(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -162,18 +138,13 @@ def moss(record: dict[str, Any], path: Path, options: dict) -> Piece:
     for pair in list_of(record, "conversation"):
         if not isinstance(pair, dict):
             raise Skip("a turn is not an object")
-        turns += [
-            {"role": "user", "content": text_of(pair, "human").strip()},
-            {"role": "assistant", "content": text_of(pair, "assistant").strip()},
-        ]
+        turns += _pair(text_of(pair, "human").strip(), text_of(pair, "assistant").strip())
     return _dialogue(turns, only(record, "category"))
 
 
 def firefly(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    return Piece(
-        messages=_pair(needed(record, "input").strip(), needed(record, "target").strip()),
-        meta=only(record, "kind"),
-    )
+    messages = _pair(needed(record, "input").strip(), needed(record, "target").strip())
+    return Piece(messages=messages, meta=only(record, "kind"))
 
 
 def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -196,18 +167,14 @@ def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
     if not content.strip():
         raise Skip("content is empty")
     stars = record.get("max_stars_count")
-    stars = (
-        int(stars)
-        if isinstance(stars, (int, float)) and stars == stars and abs(stars) < 1e12
-        else 0
-    )
+    counted = isinstance(stars, (int, float)) and abs(stars) < 1e12  # NaN is not
+    stars = int(stars) if counted else 0
     if stars < options.get("min_stars", 0):
         raise Skip("too few stars")
     suffix = Path(str(meta["path"] or "")).suffix.lower()
     meta |= {"stars": stars, "language": _LANGUAGES.get(suffix, path.parent.name)}
-    return Piece(
-        content, lang="code", meta={k: v for k, v in meta.items() if v not in (None, "")}, note=note
-    )
+    meta = {key: value for key, value in meta.items() if value not in (None, "")}
+    return Piece(content, lang="code", meta=meta, note=note)
 
 
 def chinese_poetry(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -219,23 +186,17 @@ def chinese_poetry(record: dict[str, Any], path: Path, options: dict) -> Piece:
     if not lines:
         raise Skip("no lines")
     title = (text_of(record, "title") or text_of(record, "rhythmic")).strip()
-    dynasty, author = (
-        text_of(record, "dynasty").strip() or _dynasty(path),
-        text_of(record, "author").strip(),
-    )
+    dynasty = text_of(record, "dynasty").strip() or _dynasty(path)
+    author = text_of(record, "author").strip()
     head = [title, "·".join(part for part in (dynasty, author) if part)]
     meta = {"title": title, "author": author, "dynasty": dynasty, "form": text_of(record, "form")}
-    return Piece(
-        "\n".join([part for part in head if part] + lines),
-        lang="zh",
-        meta={k: v for k, v in meta.items() if v},
-    )
+    text = "\n".join([part for part in head if part] + lines)
+    return Piece(text, lang="zh", meta={key: value for key, value in meta.items() if value})
 
 
 def _dynasty(path: Path) -> str:
-    """The public repository names its files and folders after the dynasty (poet.tang.0.json, 元曲/)."""
     place = "/".join(path.parts[-2:]).lower()
-    return next((name for sign, name in _DYNASTIES if sign in place), "")
+    return next((name for sign, name in _DYNASTIES.items() if sign in place or name in place), "")
 
 
 def _pair(question: str, answer: str) -> list[dict[str, str]]:
@@ -243,7 +204,7 @@ def _pair(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def _dialogue(turns: list[dict[str, str]], meta: dict[str, Any]) -> Piece:
-    """An optional system turn, then user and assistant in alternation; a last question without an answer is cut."""
+    """An optional system turn, then user and assistant in turn; a last, unanswered one is cut."""
     note = ""
     system = turns[:1] if turns and turns[0]["role"] == "system" else []
     rest = turns[len(system) :]
@@ -255,24 +216,5 @@ def _dialogue(turns: list[dict[str, str]], meta: dict[str, Any]) -> Piece:
         raise Skip("turns out of order")
     if any(not turn["content"] for turn in rest):
         raise Skip("empty turn")
-    return Piece(
-        messages=[*(turn for turn in system if turn["content"]), *rest], meta=meta, note=note
-    )
-
-
-RULES: dict[str, Rule] = {
-    "skypile": plain_text,
-    "personal": personal,
-    "wanjuan": wanjuan,
-    "wanjuan_exam": wanjuan_exam,
-    "wikipedia_cn": wikipedia_cn,
-    "baidu_baike": baidu_baike,
-    "baidu_qa": baidu_qa,
-    "zhihu_kol": zhihu_kol,
-    "belle_2m": belle_2m,
-    "belle_3_5m": belle_3_5m,
-    "moss": moss,
-    "firefly": firefly,
-    "starcoder": starcoder,
-    "chinese_poetry": chinese_poetry,
-}
+    system = [turn for turn in system if turn["content"]]
+    return Piece(messages=[*system, *rest], meta=meta, note=note)
