@@ -31,16 +31,12 @@ SAMPLE_PROMPTS = 6
 HELD_OUT_DOCUMENTS = 100  # of a source, for bits per byte
 # A few dozen rows among thousands: seen once an epoch, the model does not learn its own name.
 SELF_COGNITION_REPEATS = 16
-# name, the stage before it, its files of rows (of real data the first alone)
-ALIGNMENT = (
-    (
-        "sft",
-        "pretrain",
-        ("sft.jsonl", "multi_turn.jsonl", *("self_cognition.jsonl",) * SELF_COGNITION_REPEATS),
-    ),
-    ("dpo", "sft", ("preference.jsonl",)),
-    ("grpo", "dpo", ("rl.jsonl",)),
-)
+# The stages after pretraining, each with its files of rows (of real data only the first).
+ALIGNMENT = {
+    "sft": ["sft.jsonl", "multi_turn.jsonl", *["self_cognition.jsonl"] * SELF_COGNITION_REPEATS],
+    "dpo": ["preference.jsonl"],
+    "grpo": ["rl.jsonl"],
+}
 
 
 @dataclass
@@ -186,27 +182,22 @@ class Life:
         folders = (self.run / name for name in ("shards", "pretrain", "tokenizer"))
         pretrain(self.cfg, *folders, prompts=self.prompts())
 
-    def align(self, name: str, before: str, rows: tuple[str, ...]) -> str | None:
-        """One stage after pretraining, from the model of the stage before."""
-        files = [self.post / row for row in rows]
+    def align(self, name: str) -> str | None:
+        """One stage after pretraining, from the model of the newest stage before it."""
+        files = [self.post / row for row in ALIGNMENT[name][: 1 if self.raw else None]]
         if missing := [f.name for f in files if not f.is_file()]:
             return f"these raw files give no {', '.join(missing)}"
+        stages = ["pretrain", *ALIGNMENT]
+        before = [self.run / stage / "hf" for stage in stages[: stages.index(name)]]
+        model = next(folder for folder in reversed(before) if folder.is_dir())
         room = importlib.import_module(f".align.{name}", __package__)
-        room.run(self.cfg, self.latest(before), files, self.run / name)
+        room.run(self.cfg, model, files, self.run / name)
         return None
 
     @property
     def post(self) -> Path:
         """Folder of the post-training sets."""
         return self.run / "post" if self.raw else self.run / "world" / "post"
-
-    def latest(self, upto: str) -> Path:
-        """The Hugging Face folder of the newest stage that is done, at `upto` or before it."""
-        order = ["pretrain", *(name for name, _, _ in ALIGNMENT)]
-        for name in reversed(order[: order.index(upto) + 1]):
-            if (folder := self.run / name / "hf").is_dir():
-                return folder
-        raise UserError(f"{self.run} holds no model yet")
 
     # -- judging -----------------------------------------------------------------------------------
 
@@ -219,22 +210,16 @@ class Life:
 
         if self.state["stages"].get(name, {}).get("status") == "skipped":
             return f"stage {name} was skipped"
-        began, settings = time.monotonic(), self.cfg.exam
+        began = time.monotonic()
         opened = self.untrained() if name == "init" else open_model(self.run / name / "hf")
         result: dict = {"stage": name}
         if folder := self.exam or (None if self.raw else self.run / "world" / "exam"):
-            result["exam"] = run_exam(
-                *opened,
-                folder,
-                scoring=tuple(settings.scoring),
-                shots=settings.shots,
-                limit=settings.limit or None,
-                batch_size=settings.batch_size,
-                max_new_tokens=settings.max_new_tokens,
-            )
-            if (folder / "cloze.jsonl").is_file():
-                file = folder / "cloze.jsonl"
-                result["cloze"] = cloze(*opened, file, batch_size=settings.batch_size)
+            settings = vars(self.cfg.exam)
+            options = {k: v for k, v in settings.items() if not k.startswith("min_")}
+            options["limit"] = options["limit"] or None
+            result["exam"] = run_exam(*opened, folder, **options)
+            if (file := folder / "cloze.jsonl").is_file():
+                result["cloze"] = cloze(*opened, file, batch_size=settings["batch_size"])
         result["perplexity"] = bits_per_byte(*opened, self.heldout)
         if name != "init":
             result["samples"] = self.samples(*opened, chat=name != "pretrain")
@@ -316,9 +301,8 @@ class Life:
         self.stage("exam:init", partial(self.examine, "init"))
         self.stage("pretrain", self.pretrain)
         self.stage("exam:pretrain", partial(self.examine, "pretrain"))
-        for name, before, rows in ALIGNMENT:
-            rows = rows[:1] if self.raw else rows
-            self.stage(name, partial(self.align, name, before, rows))
+        for name in ALIGNMENT:
+            self.stage(name, partial(self.align, name))
             self.stage(f"exam:{name}", partial(self.examine, name))
         return self.report()
 
