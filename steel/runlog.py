@@ -63,7 +63,7 @@ class RunLog:
         if not self._whole:
             self._rewrite(lambda record: True)
         record = {"kind": kind, **fields, "time_s": round(time.monotonic() - self._started, 3)}
-        line = json.dumps(_finite(record), ensure_ascii=False)
+        line = json.dumps(finite(record), ensure_ascii=False)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -113,11 +113,12 @@ def _record(line: bytes) -> dict | None:
     return record if isinstance(record, dict) and "kind" in record else None
 
 
-def _finite(value):
+def finite(value):
+    """The same data with NaN and infinities as None, which is what JSON can say."""
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value

@@ -6,8 +6,8 @@ option, or names two, is `None`.
 
 Order of belief, strongest first:
 
-1. a statement: "答案是B", "选 B", "B 正确", "Answer: B", "option B is correct"; the last one counts,
-   so that a response that changes its mind is taken at its last word;
+1. a statement: "答案是B", "选 B", "B 正确", "Answer: B", "option B is correct"; the last one, so
+   that a response that changes its mind is taken at its last word;
 2. a response, or its last or first line, that is a letter, alone or followed by its option: "B",
    "(B)", "B. 云州";
 3. the text of exactly one option, searched from the last sentence backwards.
@@ -23,8 +23,14 @@ from collections.abc import Mapping, Sequence
 
 LETTERS = "ABCDEFGHIJ"
 
-_NOT = r"(?:不应该?|不可能|不会|并不|并非|不|非|别|排除|没有?|isn't|is not|not|never|cannot be|exclude)"
-_WRONG = r"(?:错误?|不对|不正确|不符|不是|排除|(?:is|are) (?:not|wrong|incorrect|false)|isn't|wrong|incorrect|false)"
+_NOT = (
+    r"(?:不应该?|不可能|不会|并不|并非|不|非|别|排除|没有?"
+    r"|isn't|is not|not|never|cannot be|exclude)"
+)
+_WRONG = (
+    r"(?:错误?|不对|不正确|不符|不是|排除"
+    r"|(?:is|are) (?:not|wrong|incorrect|false)|isn't|wrong|incorrect|false)"
+)
 _RIGHT = r"(?:正确|对|是对的|是正确的|符合题意|is (?:the )?(?:correct|right|true)|correct|right)"
 _OF = r"(?:应该?(?:是|为|选)|可能是|就是|选择|是|为|选|项|is|option|[:=,])"
 
@@ -60,7 +66,7 @@ def _normalise(text: str) -> str:
 
 
 def _letter(texts: Mapping[str, str]) -> str:
-    """A letter that stands alone: not inside a word, and not the first of "A或B", "A and B", "AB"."""
+    """A letter that stands alone: not in a word, and not the first of "A或B", "A and B", "AB"."""
     alternatives = "".join(texts)
     return (
         rf"(?<![A-Za-z0-9])[(\[\"'“「]?([{alternatives}])[)\]\"'”」]?(?![A-Za-z0-9])"
@@ -79,9 +85,10 @@ def _drop_negated(text: str, texts: Mapping[str, str]) -> str:
 
 def _stated(text: str, texts: Mapping[str, str]) -> set[str]:
     letter = _letter(texts)
-    # No two-letter statement may be read by half: "答案是A和B" has no match, because _letter looks ahead.
+    # "答案是A和B" is not read by half: it has no match, because _letter looks ahead.
     forms = [
-        rf"(?:答案|结论|answer|choice|choose|chose|pick|select|option is)(?:\s|选项|应该?|{_OF})*{letter}",
+        rf"(?:答案|结论|answer|choice|choose|chose|pick|select|option is)"
+        rf"(?:\s|选项|应该?|{_OF})*{letter}",
         rf"(?:应该?选|选择?|选项(?:是|为))\s*[:,]?\s*(?:选项)?\s*{letter}",
         rf"{letter}\s*(?:选?项)?\s*(?:才|都)?(?:是)?{_RIGHT}",
         rf"{letter}\s*(?:选?项)?\s*是?(?:答案|the answer)",

@@ -4,8 +4,8 @@ Each row is {"prompt", "answer", "candidates", "lang", "attribute"}. Two measure
 vocabulary, the greedy continuation starts with the answer; and *rank*, closed vocabulary, how many
 candidates are likelier than the answer. The first asks for the word, the second for the knowledge.
 
-A prompt is a text that stops in the middle, and a subword vocabulary may have a token that straddles
-the cut. So the last tokens of the prompt are taken back and spelled again by the model
+A prompt is a text that stops in the middle, and a subword vocabulary may have a token that
+straddles the cut. So the last tokens of the prompt are taken back and spelled again by the model
 (`scoring.Speller`), and candidates are compared from the last place where all their tokenizations
 agree.
 """
@@ -80,7 +80,7 @@ def _by(rows: Sequence[dict], right: Sequence[bool], key: str) -> dict:
 
 
 def _join(prompt: str, answer: str) -> str:
-    """Prompt and answer as a writer would: a space where two words would touch, none next to a Hanzi."""
+    """Prompt and answer: a space where two words would touch, none next to a Hanzi."""
     prompt, answer = prompt.rstrip(), answer.strip()
     spaced = prompt[-1].isascii() and answer[0].isascii() and answer[0].isalnum()
     return prompt + (" " if spaced else "") + answer
@@ -115,7 +115,7 @@ def _starts(text: str, answer: str) -> bool:
 
 
 def _ranks(model, tok, rows: Sequence[dict], batch_size: int) -> list[int]:
-    """Rank of the answer among its candidates by log p(candidate | prompt); ties count against it."""
+    """Rank of the answer among its candidates by log p(· | prompt); ties count against it."""
     pairs, sizes = [], []
     for row in rows:
         others = [c for c in row.get("candidates") or [] if c != row["answer"]]

@@ -14,13 +14,13 @@ little; and a score without its standard error and the scores of trivial strateg
 less.
 
 Text scoring gives the reply its first words (答案是…, The answer is …), as the plain format gives
-them in its marker. It is not a courtesy: in byte-level BPE " Yunzhou" inside a sentence and "Yunzhou"
-at the start of a reply are different tokens, and a model that has read the first a thousand times
-may hardly know the second (measured on one base model of the closed world: English city questions
-26 % on the bare name, 100 % inside the sentence). It divides the log-probability by the option's
-UTF-8 bytes: without that, short options win (`accuracy_sum` is reported beside it). The reply has
-to end, or its sentence has to, after the option: otherwise "13" could never lose against "130",
-whose beginning it is.
+them in its marker. It is not a courtesy: in byte-level BPE " Yunzhou" inside a sentence and
+"Yunzhou" at the start of a reply are different tokens, and a model that has read the first a
+thousand times may hardly know the second (measured on one base model of the closed world: English
+city questions 26 % on the bare name, 100 % inside the sentence). It divides the log-probability
+by the option's UTF-8 bytes: without that, short options win (`accuracy_sum` is reported beside
+it). The reply has to end, or its sentence has to, after the option: otherwise "13" could never
+lose against "130", whose beginning it is.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def run_exam(
         chat: chat turns, or a text to continue; None: turns if the tokenizer has their tokens.
         shuffle_seed: redraw the order of the options.
 
-    Raises UserError for an unknown way of scoring or subject, and for a folder that holds no exam or
-    another one than `suite`.
+    Raises UserError for an unknown way of scoring or subject, and for a folder that holds no exam
+    or another one than `suite`.
     """
     began = time.perf_counter()
     unknown = set(scoring) - set(SCORINGS)

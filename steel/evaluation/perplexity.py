@@ -31,7 +31,7 @@ from ..tokenizer.chat import encode_chat
 from .scoring import context_length, score_continuations
 
 _LOGITS_AT_ONCE = 2**27
-"""Largest number of logits kept in one forward pass; bounds the memory, 512 MiB in fp32 [entries]."""
+"""Most logits in one forward pass [entries]; bounds the memory, 512 MiB in fp32."""
 
 
 def load_domains(source: Path | str | Sequence[Path]) -> dict[str, list]:
@@ -44,7 +44,7 @@ def load_domains(source: Path | str | Sequence[Path]) -> dict[str, list]:
     files = sorted(Path(source).glob("*.jsonl")) if folder else [Path(file) for file in source]
     if not files:
         raise UserError(
-            f"no held-out text in {source}: expected <domain>.jsonl with a text or messages per line"
+            f"no held-out text in {source}: expected <domain>.jsonl with text or messages per line"
         )
     domains: dict[str, list] = {}
     for name, file in zip(_names(files), files):
@@ -79,7 +79,7 @@ def bits_per_byte(
     batch_size: int = 64,
     reference=None,
 ) -> dict:
-    """Score held-out documents per domain. Returns plain data for JSON, None for what is not finite:
+    """Score held-out documents per domain. Returns plain data, None for what is not finite:
 
     {"domains": {name: {"bpb", "nats_per_byte", "ppl", "ppl_normalised", "tokens", "bytes",
     "documents", "tokens_per_byte", "nan_documents"}}, "nan_domains": [names],
@@ -155,7 +155,7 @@ def _exp(value: float | None) -> float | None:
 
 
 def _pieces(tok, document, context: int, stride: int) -> list[tuple[list[int], list[int]]]:
-    """Cut a document into (tokens before, scored tokens), each scored token in exactly one piece."""
+    """Cut a document into (tokens before, scored tokens), each scored token in one piece."""
     if isinstance(document, str):
         ids = encode_text(tok, document)
         scored = [True] * len(ids)

@@ -30,7 +30,7 @@ class Prompter:
 
     tok: PreTrainedTokenizerBase
     chat: bool
-    """Chat turns, the way the questions of SFT look; else a text with 答案： or Answer: at its end."""
+    """Turns, as the questions of SFT look; else a text with 答案： or Answer: at its end."""
     max_length: int | None = None
     """Longest sequence of the model [tokens]."""
     examples: dict[str, list[Question]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Prompter:
         return encode_chat(self.tok, messages[:-1], add_generation_prompt=True)[0]
 
     def reply(self, question: Question, text: str, cue: bool = False) -> list[int]:
-        """Ids of a reply; with `cue` it names the option in a sentence, if the prompt has no marker."""
+        """Ids of a reply; with `cue` in a sentence, unless the prompt ends in a marker."""
         if cue and self.chat:
             text = ("答案是" if question.chinese else "The answer is ") + text
         spaced = not self.chat and not question.chinese  # after "Answer:"

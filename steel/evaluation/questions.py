@@ -1,4 +1,4 @@
-"""Multiple-choice questions: read from the CSV folders of C-Eval, CMMLU, MMLU and the closed world."""
+"""Multiple-choice questions, read from folders of CSV files as the exams come."""
 
 from __future__ import annotations
 

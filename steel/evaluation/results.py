@@ -1,4 +1,4 @@
-"""From chosen letters to numbers: accuracies with standard errors, trivial baselines, comparison."""
+"""From chosen letters to numbers: accuracy, standard error, trivial baselines, comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def binomial_se(p: float, n: int) -> float:
 
 
 def baselines(questions: Sequence) -> dict[str, float]:
-    """Accuracies of strategies that know nothing: chance, always the first letter, the longest option.
+    """Accuracies without knowledge: chance, always the first letter, the longest option.
 
     Options that tie for the longest share its point, so the number does not depend on their order.
     """

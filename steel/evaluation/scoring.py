@@ -1,10 +1,10 @@
 """The two questions that every evaluation asks a model: how likely is this continuation, and what
 would you say next?
 
-Both are batched without ever changing an answer. Continuations are scored on right-padded rows: in a
-causal model nothing to the right can matter, and the others get the attention mask. Greedy decoding
-batches prompts of equal length, so that a batch costs one forward per new token and a model that
-mixes a whole row can be asked too.
+Both are batched without ever changing an answer. Continuations are scored on right-padded rows: in
+a causal model nothing to the right can matter, and the others get the attention mask. Greedy
+decoding batches prompts of equal length, so that a batch costs one forward per new token and a
+model that mixes a whole row can be asked too.
 
 Shapes: B rows of a batch, T padded length, K kept positions, N scored tokens, V vocabulary.
 """

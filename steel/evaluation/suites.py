@@ -1,4 +1,4 @@
-"""Which exam a folder holds, and which groups a subject counts in: `suites.yaml`, and the closed world."""
+"""Which exam a folder holds, and which groups a subject counts in (`suites.yaml`)."""
 
 from __future__ import annotations
 

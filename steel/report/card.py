@@ -1,12 +1,13 @@
 """The report card's data: what a RUN folder knows about itself, collected from plain files.
 
-`collect` never fails for a missing part: what is not there is left out, what cannot be read becomes a line under
-"notes". Every key of the result is optional:
+`collect` never fails for a missing part: what is not there is left out, what cannot be read becomes
+a line under "notes". Every key of the result is optional:
 
-    run      {name, preset, seed, started, finished [unix seconds], commit, config_hash, hardware, packages}
+    run      {name, preset, seed, started, finished [unix seconds], commit, config_hash, hardware,
+              packages}
     model    {parameters, feed_forward, …}
-    stages   [{name, status: done|skipped|failed|running, reason, steps, tokens, seconds, tokens_per_s,
-               peak_memory_bytes, loss, eval_loss, metric: the key that its curve shows,
+    stages   [{name, status: done|skipped|failed|running, reason, steps, tokens, seconds,
+               tokens_per_s, peak_memory_bytes, loss, eval_loss, metric: the key of its curve,
                curve: [{step, tokens, loss, …}], eval: [{step, tokens, loss}],
                events: [{step, what, why}]}]
     exams    [{stage, exam: run_exam(…), cloze: cloze(…), perplexity: bits_per_byte(…), seconds}],
@@ -23,8 +24,8 @@ docs/report.json.
 from __future__ import annotations
 
 import json
-import math
 import statistics
+import warnings
 from pathlib import Path
 
 from ..config import UserError
@@ -69,15 +70,6 @@ def collect(run_dir: Path | str) -> dict:
     return data
 
 
-def finite(value):
-    """The same data with NaN and infinities as None, which is what JSON can say."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
-    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 def _read_json(path: Path, notes: list[str]) -> dict:
     """The object in a file; an empty one if there is no file, or none that can be read."""
     if not path.is_file():
@@ -93,15 +85,14 @@ def _read_json(path: Path, notes: list[str]) -> dict:
 
 
 def _read_stage(stage: dict, log: Path, data: dict) -> None:
-    """Add what a stage's log says to the stage, and what its header says to the run and the model."""
-    try:
-        records = [r for r in read_log(log) if isinstance(r, dict)]
-    except (OSError, ValueError) as error:
-        data["notes"].append(f"{stage['name']}/log.jsonl cannot be read: {error}")
-        return
+    """Add what a stage's log says to the stage, and what its header says to run and model."""
+    with warnings.catch_warnings(record=True) as damage:
+        warnings.simplefilter("always")
+        records = read_log(log)
+    data["notes"] += [str(warning.message) for warning in damage]
 
     def kind(name: str) -> list[dict]:
-        return [r for r in records if r.get("kind") == name]
+        return [r for r in records if r["kind"] == name]
 
     for header in kind("header"):
         _read_header(header, data)
@@ -147,7 +138,7 @@ def _read_header(header: dict, data: dict) -> None:
 
 
 def _seconds(records: list[dict]) -> float:
-    """Seconds in a log: `time_s` counts from each opening, so the runs between resumes are added up."""
+    """Seconds in a log: `time_s` counts from each resume, so the runs are added up."""
     times = [r["time_s"] for r in records if isinstance(r.get("time_s"), (int, float))]
     following = [*times[1:], -1.0]
     return sum(time for time, after in zip(times, following) if after < time)
@@ -175,7 +166,7 @@ def _last_samples(data: dict) -> list[dict]:
 
 
 def _sources(run_dir: Path, notes: list[str]) -> list[dict]:
-    """Per source of docs/report.json: records in, records kept, and how many went where, by reason."""
+    """Per source of docs/report.json: records in, records kept, records removed by reason."""
     report = _read_json(run_dir / "docs" / "report.json", notes)
     notes += report.get("warnings", [])
     rows = []

@@ -23,7 +23,7 @@ WAYS = {
 
 @dataclass
 class Chart:
-    """One chart. Places are shares of the plot area: x from 0 (left) to 1, y from 0 (bottom) to 1."""
+    """One chart. Places are shares of the plot area, x from the left and y from the bottom."""
 
     name: str
     """Said to readers who cannot see it."""

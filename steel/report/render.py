@@ -1,4 +1,4 @@
-"""The report card's pages: `card.html.j2` and `card.md.j2`, both filled from the data of `card.collect`.
+"""The report card's pages: `card.html.j2` and `card.md.j2`, filled from what `collect` returns.
 
 The HTML page is one file: inline CSS, inline SVG, no script, nothing fetched, light and dark.
 """
@@ -10,8 +10,8 @@ import math
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..runlog import atomic_write
-from .card import TRAINED, collect, finite
+from ..runlog import atomic_write, finite
+from .card import TRAINED, collect
 from .charts import WAYS, Chart, bits_per_byte, curve, forest
 from .words import count, duration, number, percent, size, title, when
 
@@ -128,8 +128,10 @@ def _people(exam: dict) -> tuple[float, float]:
 
 
 def _after_pretraining(results: list[tuple]) -> tuple | None:
-    """(stage, result) of the base model, else the last one there is: continuing text is its trade, and later stages
-    give some of it up for answering."""
+    """(stage, result) of the base model, else the last one there is.
+
+    Continuing text is its trade; later stages give some of it up for answering.
+    """
     found = [pair for pair in results if pair[1]]
     return next((pair for pair in found if pair[0] == "pretrain"), found[-1] if found else None)
 

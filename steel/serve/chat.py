@@ -27,8 +27,9 @@ def chat(
 ) -> None:
     """Talk to the model in `folder`, a Hugging Face folder with config.json.
 
-    With `prompt`, print its answer and return. Without a terminal, each line of standard input is a message and its
-    answer is printed, so that `echo 你好 | steel chat RUN` works. Raises UserError for a folder without a model.
+    With `prompt`, print its answer and return. Without a terminal, each line of standard input is a
+    message and its answer is printed, so that `echo 你好 | steel chat RUN` works. Raises UserError
+    for a folder without a model.
     """
     sampling = Sampling(temperature, top_p, max_new_tokens, seed)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
@@ -56,7 +57,7 @@ class Session:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
     def answer(self, text: str, show=lambda piece: None) -> str:
-        """Answer one message; `show` gets the pieces as they come. A stop by Ctrl-C keeps what was said."""
+        """Answer one message; `show` gets the pieces as they come. Ctrl-C keeps what was said."""
         asked = [*self.messages, {"role": "user", "content": text}]
         pieces: list[str] = []
         sampling = replace(self.sampling, seed=self.sampling.seed + len(asked))

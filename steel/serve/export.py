@@ -1,4 +1,4 @@
-"""Hand a model on: a Hugging Face folder that carries its own code, so that a machine without `steel` loads it."""
+"""Hand a model on: a Hugging Face folder with its own code, which loads without `steel`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def export_hf(folder: Path | str, out: Path | str, dtype: str = "fp32") -> Path:
-    """Write the model in `folder` to `out` with weights, tokenizer, chat template and code; returns `out`.
+    """Write the model in `folder`, with tokenizer, chat template and code, to `out`; returns `out`.
 
-    `AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)` loads it anywhere. dtype: fp32 or bf16 (half the
-    bytes). The folder appears whole or not at all. Raises UserError when `out` is in use or `folder` holds no model.
+    `AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)` loads it anywhere. dtype:
+    fp32, or bf16 with half the bytes. The folder appears whole or not at all. Raises UserError when `out` is
+    in use or `folder` holds no model.
     """
     out = Path(out)
     if dtype not in DTYPES:

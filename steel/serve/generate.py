@@ -17,10 +17,10 @@ CHAT = Sampling(temperature=0.7, top_p=0.9)
 def stream(
     model, tokenizer, messages: list[dict], sampling: Sampling | None = None
 ) -> Iterator[str]:
-    """Yield the assistant's answer to `messages` piece by piece; the pieces joined are the whole answer.
+    """Yield the assistant's answer to `messages` in pieces, which joined are the whole answer.
 
-    Equal seed and dialogue give an equal answer. Whole characters only: the bytes of a Hanzi that is not finished yet
-    are held back.
+    Equal seed and dialogue give an equal answer. Whole characters only: the bytes of a Hanzi that
+    is not finished yet are held back.
     """
     sampling = sampling or CHAT
     stops = stop_ids(tokenizer, chat=True)
@@ -46,9 +46,10 @@ def continue_text(model, tokenizer, text: str, sampling: Sampling | None = None)
 
 
 def fit_prompt(model, tokenizer, messages: list[dict], room: int) -> list[int]:
-    """Token ids of the dialogue; the oldest rounds go when it does not fit the context beside `room` new tokens.
+    """Token ids of the dialogue; the oldest rounds go when they do not fit the context.
 
-    A system turn stays. Raises UserError when the last message alone is too long.
+    `room` is what the answer may take [tokens]. A system turn stays. Raises UserError when the last
+    message alone is too long.
     """
     limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     head = [m for m in messages[:1] if m["role"] == "system"]
@@ -59,7 +60,7 @@ def fit_prompt(model, tokenizer, messages: list[dict], room: int) -> list[int]:
             return ids
         if len(rounds) <= 2:
             raise UserError(
-                f"the message is {len(ids)} tokens long; this model reads {limit} in all, with the answer"
+                f"the message is {len(ids)} tokens long; this model reads {limit}, answer included"
             )
         rounds = rounds[2:]
 
@@ -77,9 +78,8 @@ class TextStream:
         if text.endswith("\ufffd"):
             return ""
         piece, self.shown = text[self.shown :], len(text)
-        if text.endswith(
-            "\n"
-        ):  # nothing before a line break changes any more: start afresh, so long answers stay fast
+        if text.endswith("\n"):
+            # nothing before a line break changes any more: start afresh, so long answers stay fast
             self.ids, self.shown = [], 0
         return piece
 

@@ -280,7 +280,13 @@ def test_a_damaged_part_is_noted(run, damaged):
     (run / damaged).write_text('{"kind": "step", "step": 1, "los', encoding="utf-8")
     page = write_report(run).read_text(encoding="utf-8")
     read(page)
-    assert damaged.endswith("log.jsonl") or "cannot be read" in page
+    assert "cannot be read" in page or damaged.endswith("log.jsonl")
+
+
+def test_a_damaged_line_of_a_log_is_noted(run):
+    log = run / "sft" / "log.jsonl"
+    log.write_text(log.read_text().replace('"step": 7', '"ste', 1))
+    assert any("1 damaged line" in note for note in collect(run)["notes"])
 
 
 def test_time_is_added_over_resumes(tmp_path):
