@@ -196,12 +196,12 @@ class Loader:
         yield from zip(range(first, last), ahead, strict=True)
 
     def one_pass(self, most: int | None = None) -> Iterator[Batch]:
-        """Batches that hold every sample once, or `most` full ones; the last may be smaller.
+        """Batches that hold every sample once, or the first `most` of them; the last may be smaller.
 
         For one rank and no weights, where the first epoch of the order is one pass.
         """
         rows = self._span(0)[1]
-        left = self.samples if most is None else min(self.samples, most * rows)
+        left = self.samples if most is None else min(self.samples, most)
         for step in range(-(-left // rows)):
             yield self.batch(step).split(min(rows, left - step * rows))[0]
 

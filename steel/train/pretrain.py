@@ -171,10 +171,10 @@ def next_token_loss(z_loss: float = 0.0):
     return loss_fn
 
 
-def validator(cfg: Config, data: Path | str, world: World, most: int = 16, measure=None):
+def validator(cfg: Config, data: Path | str, world: World, most: int = 512, measure=None):
     """evaluate(model, step) -> mean loss on held-out documents [nats/token], by source, and perplexity.
 
-    Every held-out sample counts once; of more than `most` batches the same ones every time.
+    Every held-out sample counts once; of more than `most` the same ones every time.
     `measure(model, step)` adds its numbers; without a validation split it alone is asked. None
     when there is neither.
     """
