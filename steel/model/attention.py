@@ -61,30 +61,43 @@ def rope_qkv(qkv_BTXC: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, H: in
     return *apply_rope(qk, cos, sin).split([H, G], dim=2), value
 
 
-def document_index(
-    position_ids_BT: torch.Tensor, valid_BT: torch.Tensor | None
-) -> torch.Tensor | None:
-    """Number of the document each token belongs to, (B, T); None when no row holds a second document.
+def starts_from_ends(document_ends: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """(B, T) bool on the host: True where another document of the row starts.
 
-    A document starts where position_ids is 0; padding starts none.
+    document_ends: (N,) int64, exclusive ends in the flattened (B·T) tokens, ascending, row ends
+    included. Raises ValueError for ends of another batch.
     """
-    starts_BT = position_ids_BT == 0
-    if valid_BT is not None:
-        starts_BT = starts_BT & valid_BT
-    elif position_ids_BT.shape[1] == 1 or not bool(starts_BT[:, 1:].any()):
-        return None
-    index_BT = starts_BT.cumsum(dim=1)
-    return index_BT if bool((index_BT[:, -1] > 1).any()) else None
+    B, T = shape
+    row_ends = torch.arange(1, B + 1) * T
+    if not len(document_ends) or int(document_ends[-1]) != B * T:
+        raise ValueError(f"document_ends must end with B·T = {B * T}")
+    starts = torch.zeros(B * T + 1, dtype=torch.bool)
+    starts[document_ends] = True
+    if not bool(starts[row_ends].all()):
+        raise ValueError(f"document_ends must hold the end of every row, multiples of {T}")
+    starts[row_ends] = False
+    return starts[:-1].view(B, T)
 
 
-def document_ends(position_ids_BT: torch.Tensor) -> torch.Tensor:
-    """Exclusive end of every document in the flattened (B·T) tokens, row ends included, on the host.
+def starts_from_positions(
+    position_ids_BT: torch.Tensor, valid_BK: torch.Tensor | None, past: int
+) -> torch.Tensor:
+    """(B, T) bool on the host: position 0 after earlier tokens of the row. Waits for the device."""
+    starts_BT, T = position_ids_BT == 0, position_ids_BT.shape[1]
+    if valid_BK is not None:
+        earlier_BT = (valid_BK.cumsum(dim=1) - valid_BK.long())[:, -T:] > 0
+        return (starts_BT & valid_BK[:, -T:] & earlier_BT).cpu()
+    starts_BT = starts_BT.cpu()
+    if past == 0:
+        starts_BT[:, 0] = False
+    return starts_BT
 
-    A document starts where position_ids is 0, and at each row. Waits for the device.
-    """
-    starts_BT = position_ids_BT == 0
+
+def ends_from_starts(starts_BT: torch.Tensor) -> torch.Tensor:
+    """The inverse of `starts_from_ends`."""
+    starts_BT = starts_BT.clone()
     starts_BT[:, 0] = True
-    starts = starts_BT.flatten().nonzero()[:, 0].cpu()
+    starts = starts_BT.flatten().nonzero()[:, 0]
     return torch.cat((starts[1:], starts.new_tensor([starts_BT.numel()])))
 
 

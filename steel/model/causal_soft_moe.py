@@ -15,7 +15,7 @@ Accumulators are fp32 (or wider). Decoding carries (n, m, N, M, z, count) per ro
 Shapes: B batch, T time, S segments, C segment length, D model width, J = E·P slots.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ CAP = 15.0
 
 @dataclass
 class SegmentPlan:
-    """Where each token lies in the grid of segments (B, S, C); built once per forward, the same for all layers.
+    """Where each token lies in the grid of segments (B, S, C); made once per forward on the host.
 
     `cell_BT` is None when token t lies in cell t of every row (training without packing or padding).
     """
@@ -44,45 +44,47 @@ class SegmentPlan:
     last_B: torch.Tensor | None = None  # segment in which the row's last real token lies
     count_B: torch.Tensor | None = None  # tokens in the open segment after this forward
     complete_B: torch.Tensor | None = None  # True where the last real token filled its segment
-    any_complete: bool = (
-        True  # on the host, so that a decoding step knows without asking the device per layer
-    )
+    any_complete: bool = True  # on the host: a decoding step asks the device once, not per layer
+
+    def to(self, device: torch.device) -> "SegmentPlan":
+        """The same plan with its tensors on `device`; nobody waits for the copies."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **moved)
 
 
 def plan_segments(
     shape: tuple[int, int],
     length: int,
-    position_ids_BT: torch.Tensor | None,
-    valid_BT: torch.Tensor | None,
-    count_B: torch.Tensor | None,
-    packed: bool,
+    starts_BT: torch.Tensor | None = None,
+    valid_BT: torch.Tensor | None = None,
+    count_B: torch.Tensor | None = None,
 ) -> SegmentPlan:
-    """Lay the tokens of a batch out in segments of `length` tokens.
+    """Lay the tokens of a batch out in segments of `length` tokens; all tensors on the host.
 
-    A document starts where position_ids is 0 (only looked at when `packed`, which needs an empty cache); padding is
-    skipped; `count_B` tokens of each row's open segment are already in the cache (None: an empty cache).
+    starts_BT: True where another document of the row starts (None: none does). valid_BT: False on
+    padding, which lies in no segment (None: no padding). count_B: tokens of each row's open segment
+    that are already in the cache (None: an empty cache); documents start on an empty cache only.
     """
     B, T = shape
-    device = position_ids_BT.device
-    if not packed and valid_BT is None and count_B is None:
-        start_S = torch.arange(0, T, length, device=device, dtype=torch.int32)
+    if starts_BT is None and valid_BT is None and count_B is None:
+        start_S = torch.arange(0, T, length, dtype=torch.int32)
         length_S = (T - start_S).clamp_max(length)
         return SegmentPlan(len(start_S), length, start_S.expand(B, -1), length_S.expand(B, -1))
-    assert not packed or count_B is None
-    valid = torch.ones(B, T, dtype=torch.bool, device=device) if valid_BT is None else valid_BT
-    before_B1 = (
-        torch.zeros(B, 1, dtype=torch.long, device=device) if count_B is None else count_B[:, None]
-    )
-    starts = valid & (position_ids_BT == 0) if packed else torch.zeros_like(valid)
+    assert starts_BT is None or count_B is None
+    valid = torch.ones(B, T, dtype=torch.bool) if valid_BT is None else valid_BT
+    starts = torch.zeros(B, T, dtype=torch.bool) if starts_BT is None else starts_BT
+    before_B1 = torch.zeros(B, 1, dtype=torch.long) if count_B is None else count_B[:, None]
     seen = valid.cumsum(dim=1)
     base = torch.where(starts, seen - 1, -before_B1).cummax(dim=1).values
     offset = seen - 1 - base  # tokens of the document before this one, modulo what the cache holds
     begins = valid & (offset % length == 0)
-    segment = begins.cumsum(dim=1) - 1 + (before_B1 > 0).long()
-    segment = segment.clamp_min(0)
+    segment = (begins.cumsum(dim=1) - 1 + (before_B1 > 0).long()).clamp_min(0)
     num_segments = int(segment.max()) + 1
-    cell = torch.where(valid, segment * length + offset % length, num_segments * length)
-    started = torch.zeros(B, num_segments, dtype=torch.long, device=device)
+    started = torch.zeros(B, num_segments, dtype=torch.long)
     started.scatter_add_(1, segment, starts.long())
     any_valid = valid.any(dim=1)
     count = torch.where(any_valid, (offset[:, -1] + 1) % length, before_B1[:, 0])
@@ -92,24 +94,24 @@ def plan_segments(
         length,
         start_BS,
         length_BS,
-        valid_BT is not None,
-        cell,
-        started.cumsum(dim=1),
-        segment[:, -1],
-        count,
-        any_valid & (count == 0),
+        padded=valid_BT is not None,
+        cell_BT=torch.where(valid, segment * length + offset % length, num_segments * length),
+        document_BS=started.cumsum(dim=1),
+        last_B=segment[:, -1],
+        count_B=count,
+        complete_B=any_valid & (count == 0),
     )
 
 
 def segment_spans(segment_BT, valid_BT, num_segments: int) -> tuple[torch.Tensor, torch.Tensor]:
     """First token (T if there is none) and number of tokens of each segment, both (B, S) int32.
 
-    The tokens of a segment stand side by side: padding is left or right of them, and shares a segment with none.
+    The tokens of a segment stand side by side: padding lies left or right of them, in no segment.
     """
     B, T = segment_BT.shape
     segment_BT = torch.where(valid_BT, segment_BT, num_segments)
-    t_BT = torch.arange(T, device=segment_BT.device).expand(B, T)
-    zeros = torch.zeros(B, num_segments + 1, dtype=torch.long, device=segment_BT.device)
+    t_BT = torch.arange(T).expand(B, T)
+    zeros = torch.zeros(B, num_segments + 1, dtype=torch.long)
     length = zeros.scatter_add(1, segment_BT, torch.ones_like(t_BT))
     start = (zeros + T).scatter_reduce(1, segment_BT, t_BT, "amin")
     return start[:, :-1].int().contiguous(), length[:, :-1].int().contiguous()
@@ -119,14 +121,9 @@ def plan_step(length: int, valid_BT: torch.Tensor | None, count_B: torch.Tensor)
     """The plan of one decoding step: each row adds a token to its open segment (padding adds none)."""
     adds_B = torch.ones_like(count_B) if valid_BT is None else valid_BT[:, -1].long()
     count_B = count_B + adds_B
-    complete_B = (count_B == length) & adds_B.bool()
-    return SegmentPlan(
-        1,
-        length,
-        count_B=count_B % length,
-        complete_B=complete_B,
-        any_complete=bool(complete_B.any()),
-    )
+    full_B = (count_B == length) & adds_B.bool()
+    counts = {"count_B": count_B % length, "complete_B": full_B}
+    return SegmentPlan(1, length, **counts, any_complete=bool(full_B.any()))
 
 
 def segment_sums(x_BTD, weight_BTJ, plan: SegmentPlan) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,13 +170,8 @@ class SteelCausalSoftMoE(nn.Module):
         B, T, D = x_BTD.shape
         plan = context.plan if context is not None else None
         if plan is None:
-            position_BT = torch.arange(T, device=x_BTD.device).expand(B, T)
-            plan = plan_segments((B, T), self.segment_length, position_BT, None, None, packed=False)
-        wide = torch.promote_types(x_BTD.dtype, torch.float32)
-        # One product for both routers; logits in fp32, bounded by ±15, so the exponential needs no running maximum.
-        logits = x_BTD @ torch.cat((self.dispatch, self.combine), dim=1).to(x_BTD.dtype)
-        logits = CAP * torch.tanh(logits.to(wide) / CAP)
-        dispatch_BTJ, combine_BTJ = logits.chunk(2, dim=-1)
+            plan = plan_segments((B, T), self.segment_length).to(x_BTD.device)
+        dispatch_BTJ, combine_BTJ = self._router_logits(x_BTD)
         weight_BTJ, combine_BTJ = dispatch_BTJ.exp(), router_softmax(combine_BTJ)
         state = cache_layer.slots if cache_layer is not None else None
         if cache_layer is not None and T == 1:
@@ -196,6 +188,19 @@ class SteelCausalSoftMoE(nn.Module):
             return mixed
         return mixed + self.shared.every(x_BTD.reshape(B * T, D)).sum(dim=0).view(B, T, D)
 
+    def _router_logits(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Dispatch and combine logits (B, T, J), in at least fp32 and within ±15.
+
+        Bounded logits need no running maximum before the exponential. Both routers are one product,
+        padded to a multiple of 8 columns: rows of bf16 must be aligned to 16 bytes to be fast.
+        """
+        J = self.dispatch.shape[1]
+        spare = self.dispatch.new_zeros(x_BTD.shape[-1], -2 * J % 8)
+        weight = torch.cat((self.dispatch, self.combine, spare), dim=1).to(x_BTD.dtype)
+        wide = torch.promote_types(x_BTD.dtype, torch.float32)
+        logits = CAP * torch.tanh((x_BTD @ weight).to(wide) / CAP)
+        return logits[..., :J], logits[..., J : 2 * J]
+
     def _slot_outputs(self, n: torch.Tensor, m: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Sums n (…, J, D) and weights m (…, J) -> slot outputs z (…, J, D)."""
         pi_J = self.prior_weight.to(n.dtype).exp()
@@ -203,63 +208,50 @@ class SteelCausalSoftMoE(nn.Module):
         return run_slot_experts(self.experts, root_mean_square_normalize(mean).to(dtype))
 
     def _segments(self, x_BTD, weight_BTJ, combine_BTJ, state, plan, keep):
-        """The parallel form over a grid of segments; continues from `state`, returns the new one when `keep`."""
-        N, M = self.segment_sums(x_BTD, weight_BTJ, plan)
-        if state is not None:
-            N = torch.cat((N[:, :1] + state["N"][:, None], N[:, 1:]), dim=1)
-            M = torch.cat((M[:, :1] + state["M"][:, None], M[:, 1:]), dim=1)
-        n, m = self._decayed(N, M, state, plan)
+        """The parallel form over a grid of segments; returns the new decode state when `keep`."""
+        with full_precision(x_BTD):
+            N, M = self.segment_sums(x_BTD, weight_BTJ, plan)
+            if state is not None:
+                N = torch.cat((N[:, :1] + state["N"][:, None], N[:, 1:]), dim=1)
+                M = torch.cat((M[:, :1] + state["M"][:, None], M[:, 1:]), dim=1)
+            n, m = self._decayed(N, M, state, plan)
         z_BSJD = self._slot_outputs(n, m, x_BTD.dtype)
         mixed = self.segment_combine(combine_BTJ, z_BSJD, plan)
-        T = x_BTD.shape[1]
-        return mixed, self._export(N, M, n, m, plan, T, x_BTD.dtype) if keep else None
+        return mixed, self._export(N, M, n, m, plan, x_BTD) if keep else None
 
     def _decayed(self, N, M, state, plan):
-        """n[s] = Σ_{s' < s, same document} γ^(s-1-s') N[s'] as one product with a strictly lower triangular matrix."""
-        S = N.shape[1]
+        """n[s] = Σ_{s' < s, same document} γ^(s-1-s') N[s'], a product with a lower triangle."""
+        B, S = N.shape[:2]
         index = torch.arange(S, device=N.device)
         power_SS = index[:, None] - 1 - index[None, :]
         log_gamma_J = F.logsigmoid(self.decay.to(N.dtype))
         matrix = (power_SS.clamp_min(0) * log_gamma_J[:, None, None]).exp() * (power_SS >= 0)
+        matrix = matrix.expand(B, -1, -1, -1)
         if plan.document_BS is not None:
             same = plan.document_BS[:, :, None] == plan.document_BS[:, None, :]
-            matrix = matrix[None] * same[:, None]
-            n, m = (
-                torch.einsum("bjst,btjd->bsjd", matrix, N),
-                torch.einsum("bjst,btj->bsj", matrix, M),
-            )
-        else:
-            n, m = (
-                torch.einsum("jst,btjd->bsjd", matrix, N),
-                torch.einsum("jst,btj->bsj", matrix, M),
-            )
-        if state is not None:
-            carry_SJ = (
-                index[:, None] * log_gamma_J
-            ).exp()  # packing is read on an empty cache only
+            matrix = matrix * same[:, None]
+        n = torch.einsum("bjst,btjd->bsjd", matrix, N)
+        m = torch.einsum("bjst,btj->bsj", matrix, M)
+        if state is not None:  # a state follows one document alone
+            carry_SJ = (index[:, None] * log_gamma_J).exp()
             n = n + carry_SJ[..., None] * state["n"][:, None]
             m = m + carry_SJ * state["m"][:, None]
         return n, m
 
-    def _export(self, N, M, n, m, plan, T, dtype):
-        """Decode state after this forward: the open segment's sums, or a fold of the one just completed."""
-        B, S = N.shape[:2]
+    def _export(self, N, M, n, m, plan, x_BTD):
+        """Decode state after this forward: the open segment's sums, or a fold of one completed."""
+        B, T, _ = x_BTD.shape
         if plan.last_B is None:
-            last = torch.full((B,), S - 1, device=N.device)
+            last = torch.full((B,), plan.num_segments - 1, device=N.device)
             count = torch.full((B,), T % self.segment_length, device=N.device)
             complete = count == 0
         else:
             last, count, complete = plan.last_B, plan.count_B, plan.complete_B
         row = torch.arange(B, device=N.device)
-        open_state = {
-            "n": n[row, last],
-            "m": m[row, last],
-            "N": N[row, last],
-            "M": M[row, last],
-            "count": count,
-        }
+        sums = {"n": n, "m": m, "N": N, "M": M}
+        open_state = {name: value[row, last] for name, value in sums.items()} | {"count": count}
         state = self._fold(open_state, complete)
-        state["z"] = self._slot_outputs(state["n"], state["m"], dtype)
+        state["z"] = self._slot_outputs(state["n"], state["m"], x_BTD.dtype)
         return state
 
     def _fold(self, state, complete_B):
@@ -290,9 +282,8 @@ class SteelCausalSoftMoE(nn.Module):
         if not plan.any_complete:
             return state
         state = self._fold(state, plan.complete_B)
-        state["z"] = self._slot_outputs(
-            state["n"], state["m"], x_B1D.dtype
-        )  # of other rows: the same as before
+        # Rows that completed none get the same z as before.
+        state["z"] = self._slot_outputs(state["n"], state["m"], x_B1D.dtype)
         return state
 
     def _empty_state(self, B: int, D: int, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -300,14 +291,14 @@ class SteelCausalSoftMoE(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         n, m = x.new_zeros(B, J, D, dtype=wide), x.new_zeros(B, J, dtype=wide)
         count = torch.zeros(B, dtype=torch.long, device=x.device)
-        return {
-            "n": n,
-            "m": m,
-            "N": n,
-            "M": m,
-            "count": count,
-            "z": self._slot_outputs(n, m, x.dtype),
-        }
+        z = self._slot_outputs(n, m, x.dtype)
+        return {"n": n, "m": m, "N": n, "M": m, "count": count, "z": z}
+
+
+def full_precision(x: torch.Tensor):
+    """Autocast switched off: sums over many tokens stay in the type that they are written in."""
+    kind = x.device.type
+    return torch.autocast(kind if kind != "meta" else "cpu", enabled=False)
 
 
 class _ToGrid:

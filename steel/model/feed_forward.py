@@ -116,11 +116,13 @@ def top_k_experts(x_ND, weights_NK, chosen_NK, experts: SteelExperts) -> torch.T
 
 
 class SteelTopKMoE(nn.Module):
-    """Sparse mixture: each token visits K of E routed experts (Shazeer et al. 2017), renormalised, plus shared ones.
+    """Sparse mixture (Shazeer et al. 2017): each token visits K of E routed experts, renormalised.
 
-    No capacity and no dropped tokens, so decoding one token at a time computes what the full forward does.
-    In training `balance` holds the Switch load-balancing term E · Σ_e share_e · probability_e (Fedus et al. 2022,
-    eq. 4; 1 when even); the model adds `balance_loss` times its mean over layers to the loss.
+    Shared experts see every token. No capacity and no dropped tokens, so decoding one token at a
+    time computes what the full forward does.
+
+    forward(x_BTD, context) -> (B, T, D), and in training the Switch load-balancing term
+    E · Σ_e share_e · probability_e (Fedus et al. 2022, eq. 4; 1 when even), else None.
     """
 
     top_k_experts = staticmethod(top_k_experts)  # a built model may get another implementation here
@@ -132,28 +134,27 @@ class SteelTopKMoE(nn.Module):
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.router.role = "route"
         self.experts = make_experts(config, config.num_experts)
-        self.shared = (
-            make_experts(config, config.num_shared_experts) if config.num_shared_experts else None
-        )
-        self.balance: torch.Tensor | None = None
+        self.shared = None
+        if config.num_shared_experts:
+            self.shared = make_experts(config, config.num_shared_experts)
 
-    def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, context=None):
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         probability_NE = router_softmax(self.router(x_ND))
         weights_NK, chosen_NK = probability_NE.topk(self.experts_per_token, dim=-1)
         weights_NK = weights_NK / weights_NK.sum(dim=-1, keepdim=True)
-        if self.training:
-            self.balance = self._balance(probability_NE, chosen_NK, context)
         out_ND = self.top_k_experts(x_ND, weights_NK.to(x_ND.dtype), chosen_NK, self.experts)
         if self.shared is not None:
             out_ND = out_ND + self.shared.every(x_ND).sum(dim=0)
-        return out_ND.view(x_BTD.shape)
+        balance = self._balance(probability_NE, chosen_NK, context) if self.training else None
+        return out_ND.view(x_BTD.shape), balance
 
     def _balance(self, probability_NE, chosen_NK, context) -> torch.Tensor:
+        real_N1 = torch.ones_like(probability_NE[:, :1])
         if context is not None and context.valid_BT is not None:
-            valid = context.valid_BT.reshape(-1)
-            probability_NE, chosen_NK = probability_NE[valid], chosen_NK[valid]
-        share_E = (
-            torch.bincount(chosen_NK.reshape(-1), minlength=self.num_experts) / chosen_NK.numel()
-        )
-        return self.num_experts * (share_E * probability_NE.mean(dim=0)).sum()
+            real_N1 = context.valid_BT.reshape(-1, 1).to(probability_NE.dtype)
+        count = real_N1.sum().clamp_min(1)
+        visits_NK = real_N1.expand_as(chosen_NK).flatten()
+        visits_E = torch.zeros_like(probability_NE[0]).index_add(0, chosen_NK.flatten(), visits_NK)
+        share_E = visits_E / (count * chosen_NK.shape[1])
+        return self.num_experts * (share_E * (probability_NE * real_N1).sum(dim=0) / count).sum()

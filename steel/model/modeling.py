@@ -4,6 +4,7 @@ Shapes: B batch, T time, K past + T, D model width, V vocabulary.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -18,9 +19,10 @@ from .attention import (
     SteelAttention,
     SteelRMSNorm,
     attention_mask,
-    document_ends,
-    document_index,
+    ends_from_starts,
     rope_tables,
+    starts_from_ends,
+    starts_from_positions,
 )
 from .cache import with_slots
 from .causal_soft_moe import SegmentPlan, SteelCausalSoftMoE, plan_segments, plan_step
@@ -54,7 +56,11 @@ class Context:
 
 
 class SteelDecoderLayer(GradientCheckpointingLayer):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)). `mlp` is None for feed_forward="none"."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)). `mlp` is None for feed_forward="none".
+
+    A top_k_moe layer in training returns its load-balancing term too: as an output, checkpointing
+    can recompute it, and nothing keeps its graph alive.
+    """
 
     def __init__(self, config: SteelConfig, layer_idx: int) -> None:
         super().__init__()
@@ -75,6 +81,9 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
         h_BTD, x_BTD = self.post_attention_layernorm(attended_BTD, x_BTD)
         if past_key_values is not None and isinstance(self.mlp, SteelCausalSoftMoE):
             return x_BTD + self.mlp(h_BTD, context, past_key_values.layers[self.layer_idx])
+        if isinstance(self.mlp, SteelTopKMoE):
+            branch_BTD, balance = self.mlp(h_BTD, context)
+            return x_BTD + branch_BTD if balance is None else (x_BTD + branch_BTD, balance)
         return x_BTD + self.mlp(h_BTD, context)
 
 
@@ -167,15 +176,22 @@ GATED_RMS = 0.5965
 BRANCH_SCALE = 4.0
 
 
+@dataclass
+class SteelModelOutput(BaseModelOutputWithPast):
+    """last_hidden_state (B, T, D), and the mean over layers of top_k_moe's `balance` in training."""
+
+    balance: torch.Tensor | None = None
+
+
 class SteelModel(SteelPreTrainedModel):
-    """The decoder without the head. forward(...) -> BaseModelOutputWithPast with last_hidden_state (B, T, D)."""
+    """The decoder without the head, see `SteelForCausalLM`; forward(...) -> SteelModelOutput."""
 
     @staticmethod
     def attention_form(document_ends, shape: tuple[int, int], device):
         """A `Context.mask` for a batch (B, T) without padding and past; None leaves it to the model.
 
-        document_ends: on the host, see `document_ends`; None for rows of one document. A built model
-        may get another implementation here.
+        document_ends: as `SteelForCausalLM` takes them; None for rows of one document. A built
+        model may get another implementation here.
         """
 
     def __init__(self, config: SteelConfig) -> None:
@@ -196,8 +212,9 @@ class SteelModel(SteelPreTrainedModel):
         past_key_values=None,
         inputs_embeds=None,
         use_cache=None,
+        document_ends=None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> SteelModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids (B, T) and inputs_embeds (B, T, D)")
         x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -208,19 +225,23 @@ class SteelModel(SteelPreTrainedModel):
             past_key_values = None
         if past_key_values is not None and self.config.feed_forward == "causal_soft_moe":
             past_key_values = with_slots(past_key_values, self.config.num_hidden_layers)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        position_ids = self._positions(x_BTD, position_ids, attention_mask, past)
-        context = self._context(x_BTD, attention_mask, position_ids, past_key_values, past)
+        context = self._context(x_BTD, attention_mask, position_ids, document_ends, past_key_values)
         states = (x_BTD,) if kwargs.pop("output_hidden_states", False) else None
-        kwargs.pop("output_attentions", None)
+        balances = []
         for layer in self.layers:
             x_BTD = layer(x_BTD, context, past_key_values=past_key_values)
+            if isinstance(x_BTD, tuple):
+                x_BTD, balance = x_BTD
+                balances.append(balance)
             states = states + (x_BTD,) if states is not None else None
         x_BTD = self.norm(x_BTD)
         if states is not None:
             states = states[:-1] + (x_BTD,)
-        return BaseModelOutputWithPast(
-            last_hidden_state=x_BTD, past_key_values=past_key_values, hidden_states=states
+        return SteelModelOutput(
+            last_hidden_state=x_BTD,
+            past_key_values=past_key_values,
+            hidden_states=states,
+            balance=torch.stack(balances).mean() if balances else None,
         )
 
     def _use_cache(self, use_cache: bool | None, past_key_values: Cache | None) -> bool:
@@ -244,34 +265,38 @@ class SteelModel(SteelPreTrainedModel):
             return (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)[:, -T:]
         return torch.arange(past, past + T, device=x_BTD.device)[None].expand(B, T)
 
-    def _context(self, x_BTD, given_mask, position_ids, cache, past: int) -> Context:
+    def _context(self, x_BTD, given_mask, position_ids, document_ends, cache) -> Context:
         """Rotary tables, attention mask and segment plan of this batch."""
-        T = x_BTD.shape[1]
-        valid_BK = given_mask.bool() if given_mask is not None and given_mask.ndim == 2 else None
+        B, T, _ = x_BTD.shape
+        device, implementation = x_BTD.device, self.config._attn_implementation
+        past = cache.get_seq_length() if cache is not None else 0
+        whole_mask = given_mask is not None and given_mask.ndim == 4
+        if whole_mask and self.config.feed_forward == "causal_soft_moe":
+            raise ValueError("causal_soft_moe cannot follow a 4-D attention_mask: give a 2-D one")
+        valid_BK = given_mask.bool() if given_mask is not None and not whole_mask else None
         if valid_BK is not None and bool(valid_BK.all()):
             valid_BK = None
-        valid_BT = valid_BK[:, -T:] if valid_BK is not None else None
-        document_BT = document_index(position_ids, valid_BT) if past == 0 else None
-        cos, sin = rope_tables(position_ids, self.config.head_dim, self.config.rope_theta)
-        context = Context(cos, sin)
-        context.valid_BT = valid_BT
+        starts_BT = self._document_starts((B, T), position_ids, document_ends, valid_BK, past)
+        position_ids = self._positions(x_BTD, position_ids, given_mask, past)
+        context = Context(*rope_tables(position_ids, self.config.head_dim, self.config.rope_theta))
+        context.valid_BT = valid_BK[:, -T:] if valid_BK is not None else None
         if self.config.feed_forward == "causal_soft_moe":
-            context.plan = self._plan(x_BTD, position_ids, valid_BT, document_BT is not None, cache)
-        if given_mask is not None and given_mask.ndim == 4:
+            context.plan = self._plan((B, T), starts_BT, context.valid_BT, cache).to(device)
+        packed = starts_BT is not None
+        if whole_mask:
             context.mask = given_mask
-        elif self.config._attn_implementation in (None, "sdpa", "eager"):
-            whole = valid_BK is None and past == 0 and T > 1
-            if whole and self.config._attn_implementation != "eager":
-                shape = (x_BTD.shape[0], T)
-                ends = (
-                    document_ends(position_ids.expand(shape)) if document_BT is not None else None
-                )
-                context.mask = self.attention_form(ends, shape, x_BTD.device)
+        elif implementation in (None, "sdpa", "eager"):
+            if valid_BK is None and past == 0 and T > 1 and implementation != "eager":
+                ends = ends_from_starts(starts_BT) if packed else None
+                context.mask = self.attention_form(ends, (B, T), device)
             if context.mask is None:
-                context.mask = attention_mask(T, past, valid_BK, document_BT, x_BTD.device)
-        elif document_BT is not None and "flash" in self.config._attn_implementation:
-            raise ValueError(  # it would look across documents without a word: it is given no mask to keep them apart
-                f"attn_implementation={self.config._attn_implementation!r} cannot keep packed documents apart; use "
+                document_BT = None
+                if packed:
+                    document_BT = starts_BT.cumsum(dim=1).to(device, non_blocking=True)
+                context.mask = attention_mask(T, past, valid_BK, document_BT, device)
+        elif packed and "flash" in implementation:  # it has no mask that keeps documents apart
+            raise ValueError(
+                f"attn_implementation={implementation!r} cannot keep packed documents apart; use "
                 "sdpa or flex_attention, or train with train.kernels={attention: auto}"
             )
         else:
@@ -284,27 +309,53 @@ class SteelModel(SteelPreTrainedModel):
             )
         return context
 
-    def _plan(self, x_BTD, position_ids, valid_BT, packed: bool, cache) -> SegmentPlan:
-        B, T, _ = x_BTD.shape
-        slots = cache.layers[0].slots if cache is not None else None
+    @staticmethod
+    def _document_starts(shape, position_ids, document_ends, valid_BK, past: int):
+        """(B, T) bool on the host, see `attention`; None when every row is one document.
+
+        With `document_ends`, and for positions that are counted here, nobody waits for the device.
+        """
+        if document_ends is not None:
+            if position_ids is None or valid_BK is not None or past:
+                raise ValueError(
+                    "document_ends needs position_ids, and goes with neither padding nor a cache"
+                )
+            starts_BT = starts_from_ends(document_ends, shape)
+            return starts_BT if len(document_ends) > shape[0] else None
+        if position_ids is None:
+            return None
+        starts_BT = starts_from_positions(position_ids.expand(shape), valid_BK, past)
+        if not bool(starts_BT.any()):
+            return None
+        if past:
+            raise ValueError(
+                "position_ids start another document behind cached tokens: decode each document "
+                "with a cache of its own"
+            )
+        return starts_BT
+
+    def _plan(self, shape, starts_BT, valid_BT, cache) -> SegmentPlan:
+        C, slots = self.config.segment_length, cache.layers[0].slots if cache is not None else None
         count_B = slots["count"] if slots is not None else None
-        if cache is not None and T == 1:
-            if count_B is None:
-                count_B = torch.zeros(B, dtype=torch.long, device=x_BTD.device)
-            return plan_step(self.config.segment_length, valid_BT, count_B)
-        return plan_segments(
-            (B, T), self.config.segment_length, position_ids, valid_BT, count_B, packed
-        )
+        if cache is not None and shape[1] == 1:
+            empty_B = torch.zeros(
+                shape[0], dtype=torch.long, device=self.embed_tokens.weight.device
+            )
+            return plan_step(C, valid_BT, empty_B if count_B is None else count_B)
+        valid_BT, count_B = (None if t is None else t.cpu() for t in (valid_BT, count_B))
+        return plan_segments(shape, C, starts_BT, valid_BT, count_B)
 
 
 class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
-    """Steel with its vocabulary head.
+    """Steel with its vocabulary head: forward(input_ids (B, T)) -> CausalLMOutputWithPast.
 
-    forward(input_ids (B, T)) -> CausalLMOutputWithPast. Three ways to a loss, in nats:
+    Two ways to a loss in nats, a sum divided by num_items_in_batch or else by the valid targets:
       labels (B, T): as in transformers, shifted here; logits are returned too.
-      shift_labels (B, T): targets already shifted, -100 ignored; the loss is computed chunk by chunk from the hidden
-      state and `logits` is None. With num_items_in_batch the sum is divided by it, else by the valid targets.
-      Both add z_loss · logsumexp(logits)² per token when `z_loss` > 0 (shift_labels only).
+      shift_labels (B, T): targets already shifted, -100 ignored; the loss is computed chunk by
+      chunk from the hidden state, `logits` is None, and z_loss · logsumexp(logits)² is added.
+    Packed documents: position_ids (B, T) restart at 0 where one starts. document_ends (N,) int64 on
+    the host, the exclusive ends in the flattened (B·T) tokens, says so without asking the device.
+    Raises ValueError for documents behind cached tokens or under a mask that cannot part them.
     """
 
     _auto_class = "AutoModelForCausalLM"
@@ -350,20 +401,21 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden_BTD = out.last_hidden_state
-        logits, loss = None, None
+        logits, loss, targets = None, None, shift_labels
         if shift_labels is not None:
-            total = self._head_loss(hidden_BTD, shift_labels, z_loss)
-            loss = self._divide(total, shift_labels, num_items_in_batch)
+            loss = self._head_loss(hidden_BTD, shift_labels, z_loss)
         else:
             if isinstance(logits_to_keep, int):
                 logits_to_keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
             logits = self.lm_head(hidden_BTD[:, logits_to_keep])
-        if labels is not None and shift_labels is None:
-            targets = nn.functional.pad(labels, (0, 1), value=IGNORE)[:, 1:].reshape(-1)
-            total = cross_entropy_sum(
-                logits.reshape(-1, logits.shape[-1]), targets.to(logits.device)
-            )
-            loss = self._divide(total, targets, num_items_in_batch)
+            if labels is not None:
+                targets = nn.functional.pad(labels, (0, 1), value=IGNORE)[:, 1:].to(logits.device)
+                loss = cross_entropy_sum(logits.flatten(0, 1), targets.flatten())
+        if loss is not None:
+            count = (targets != IGNORE).sum().clamp_min(1)
+            if out.balance is not None:  # weighted like the tokens
+                loss = loss + self.config.balance_loss * count * out.balance
+            loss = loss / (count if num_items_in_batch is None else num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -374,44 +426,6 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
     def _head_loss(self, hidden_BTD, targets, z_loss):
         if isinstance(self.lm_head, SteelHead):
             return self.lm_head(hidden_BTD, targets, z_loss)
-        flat = hidden_BTD.reshape(
-            -1, hidden_BTD.shape[-1]
-        )  # after resize_token_embeddings the head is a plain Linear
-        return linear_cross_entropy(flat, self.lm_head.weight, targets.reshape(-1), z_loss)
-
-    def _divide(self, total, targets, num_items_in_batch):
-        """Sum -> loss; in training with the load-balancing term of top_k_moe, weighted like the tokens."""
-        count = (targets != IGNORE).sum().clamp_min(1)
-        balance = self._take_balance()
-        if balance is not None:
-            total = total + self.config.balance_loss * count * balance
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
-
-    def _take_balance(self) -> torch.Tensor | None:
-        """Mean over layers of the routers' balance terms of the last training forward; None where there are none."""
-        routed = [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, SteelTopKMoE)]
-        terms = [layer.balance for layer in routed if layer.balance is not None]
-        for layer in routed:
-            layer.balance = None  # holds a graph: let go of it with the step
-        return torch.stack(terms).mean() if terms and self.training else None
-
-    def num_parameters_by_component(self) -> dict[str, int]:
-        """Parameter counts; the sum is `num_parameters()` (a tied head counts 0)."""
-        counts = dict.fromkeys(
-            ("embedding", "lm_head", "attention", "experts", "router", "norms"), 0
-        )
-        for name, parameter in self.named_parameters():
-            counts[_component(name)] += parameter.numel()
-        return counts
-
-
-def _component(name: str) -> str:
-    if name.startswith("model.embed_tokens."):
-        return "embedding"
-    if name.startswith("lm_head."):
-        return "lm_head"
-    if "norm" in name.split(".")[-2]:
-        return "norms"
-    if ".self_attn." in name:
-        return "attention"
-    return "experts" if name.split(".")[-1].endswith("_proj") or "_proj." in name else "router"
+        # After resize_token_embeddings the head is a plain Linear.
+        flat_ND, targets_N = hidden_BTD.flatten(0, 1), targets.flatten()
+        return linear_cross_entropy(flat_ND, self.lm_head.weight, targets_N, z_loss)

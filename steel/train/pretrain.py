@@ -14,6 +14,7 @@ from ..config import Config, UserError
 from ..data.batch import IGNORED, Batch
 from ..data.loader import Loader
 from ..data.shards import ShardSet
+from ..model import SteelForCausalLM
 from ..model.build import build
 from ..model.decoding import Sampling, generate
 from ..model.folder import stop_ids
@@ -156,14 +157,19 @@ def next_token_loss(z_loss: float = 0.0):
     """loss_fn of the loop: cross-entropy of the next token, summed over targets [nats]."""
 
     def loss_fn(model: nn.Module, batch: Batch):
+        options = {"z_loss": z_loss} if z_loss else {}
+        positions = batch.position_ids
+        if isinstance(model, SteelForCausalLM):  # told on the host, it need not ask the device
+            options["document_ends"] = batch.ends
+            positions = None if batch.ends is None else positions
         out = model(
             input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
+            position_ids=positions,
             labels=batch.targets,
             shift_labels=batch.targets,
             num_items_in_batch=1,
             use_cache=False,
-            **({"z_loss": z_loss} if z_loss else {}),
+            **options,
         )
         count = (batch.targets != IGNORED).sum()  # stays on the device, which nobody waits for here
         return out.loss, count, {"tokens": (float(batch.input_ids.numel()), 1.0)}

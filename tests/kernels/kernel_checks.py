@@ -253,10 +253,10 @@ def check_layers():
         vocab_size=10,
     )
     config = steel_config(shape)
-    position = torch.cat((torch.arange(9), torch.arange(13))).expand(2, -1)
+    starts = (torch.arange(22) == 9).expand(2, -1)
     valid = torch.ones(2, 22, dtype=torch.bool)
     valid[1, -3:] = False
-    plan = plan_segments((2, 22), 4, position, valid, None, packed=True)
+    plan = plan_segments((2, 22), 4, starts, valid)
     context = SimpleNamespace(valid_BT=valid, plan=plan)
     assert plan.padded and int(plan.length_BS.sum()) == int(valid.sum())
     choice, worst = choose("triton", device="cpu", check=False), {}

@@ -7,7 +7,7 @@ import torch
 
 from steel.config import load
 from steel.kernels import Choice, Sizes, attention, choose, install
-from steel.model.attention import document_ends
+from steel.model.attention import ends_from_starts, starts_from_positions
 from steel.model.build import build
 
 CPU = torch.device("cpu")
@@ -99,8 +99,16 @@ def test_every_form_of_documents_says_the_same(name):
 def test_ends_of_documents_by_position_ids_cover_every_row():
     """A16: positions (1, T) for a batch of three rows once gave the ends of one."""
     position = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6])
-    assert document_ends(position.expand(3, 12)).tolist() == [5, 12, 17, 24, 29, 36]
-    assert document_ends(position[None] + 7).tolist() == [12], "a row that begins inside a document"
+    assert ends_from_starts(starts_from_positions(position.expand(3, 12), None, 0)).tolist() == [
+        5,
+        12,
+        17,
+        24,
+        29,
+        36,
+    ]
+    inside = starts_from_positions(position[None] + 7, None, 0)
+    assert ends_from_starts(inside).tolist() == [12], "a row that begins inside a document"
 
 
 @pytest.fixture

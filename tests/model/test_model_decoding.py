@@ -56,6 +56,58 @@ def test_packed_documents_equal_separate_documents(feed_forward):
             start += length
 
 
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_document_ends_say_what_positions_say(feed_forward):
+    model = double_model(tiny(feed_forward))
+    rows = [[5, 1, 9, 4], [8, 8, 3], [19]]
+    tokens = random_tokens(3, 19)
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in rows])
+    ends = torch.tensor([n for row in rows for n in row]).cumsum(0)
+    for chosen in (slice(0, 3), slice(2, 3)):  # the last row alone is one document
+        given = {"position_ids": positions[chosen]}
+        part = ends if chosen.start == 0 else torch.tensor([19])
+        with_ends = full(model, tokens[chosen], **given, document_ends=part)
+        torch.testing.assert_close(with_ends, full(model, tokens[chosen], **given), rtol=0, atol=0)
+    for wrong in ([5, 6, 15], [5, 6, 15, 19, 27, 35, 37, 57], []):
+        with pytest.raises(ValueError, match="document_ends must"):
+            full(model, tokens, position_ids=positions, document_ends=torch.tensor(wrong).long())
+    with pytest.raises(ValueError, match="document_ends needs position_ids"):
+        full(model, tokens, document_ends=ends)
+
+
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_a_row_that_begins_inside_a_document_is_cut_at_the_next(feed_forward):
+    """Also when no other row of the batch is packed: rows must not depend on their neighbours."""
+    model = double_model(tiny(feed_forward))
+    tokens = random_tokens(2, 12)
+    positions = torch.stack((torch.cat((torch.arange(5, 9), torch.arange(8))), torch.arange(12)))
+    changed = tokens.clone()
+    changed[0, 1] = (changed[0, 1] + 1) % model.config.vocab_size
+    before, after = (full(model, t[:1], position_ids=positions[:1]) for t in (tokens, changed))
+    torch.testing.assert_close(after[:, 4:], before[:, 4:], **TOLERANCE)
+    assert (after[:, 1:4] - before[:, 1:4]).abs().max() > 1e-6
+    packed = positions.clone()
+    packed[1] = torch.arange(12) % 6
+    with_neighbour = full(model, tokens, position_ids=packed)
+    torch.testing.assert_close(with_neighbour[:1], before, **TOLERANCE)
+
+
+@pytest.mark.parametrize("feed_forward", CAUSAL)
+def test_another_document_behind_cached_tokens_is_refused(feed_forward):
+    model = double_model(tiny(feed_forward))
+    cache = model(random_tokens(1, 5), use_cache=True).past_key_values
+    positions = torch.tensor([[5, 6, 0, 1]])
+    with pytest.raises(ValueError, match="behind cached tokens"):
+        model(random_tokens(1, 4), position_ids=positions, past_key_values=cache)
+
+
+def test_a_mask_that_slots_cannot_follow_is_refused():
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    full(double_model(tiny("dense")), random_tokens(1, 6), attention_mask=mask)
+    with pytest.raises(ValueError, match="4-D"):
+        full(double_model(tiny("causal_soft_moe")), random_tokens(1, 6), attention_mask=mask)
+
+
 def left_pad(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ragged rows -> tokens and attention mask, padding (id 0) on the left."""
     width = max(len(row) for row in rows)
