@@ -10,6 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "numpy", "triton"),
+    *("liger_kernel", "flash_attn"),
+)
+
 
 def commit() -> str:
     """Short hash of the checked-out commit, with + when files differ; empty outside a checkout."""
@@ -39,7 +44,7 @@ def packages() -> dict[str, str]:
     from importlib import metadata
 
     found = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "tokenizers", "numpy", "triton"):
+    for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

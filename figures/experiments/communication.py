@@ -7,7 +7,6 @@ Random tokens, no data, one step after a first one that is not counted. Works on
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,16 +18,12 @@ from torch import nn
 
 from steel.config import Config, UserError, load
 from steel.plan import count_parameters
+from steel.train.bench import counted_bytes
 
 from . import command
 from .ledger import Ledger
 
 SHARDINGS = ("full", "grad_op", "hybrid", "ddp")
-KINDS = {
-    "all_gather": ("all_gather_into_tensor", "all_gather_single"),
-    "all_reduce": ("all_reduce",),
-    "reduce_scatter": ("reduce_scatter_tensor", "reduce_scatter_single"),
-}
 
 
 def count(
@@ -56,7 +51,7 @@ def count(
         )
         optimizers = build_optimizers(model, cfg.train)
         for _ in range(2):
-            with _counted() as sent:
+            with counted_bytes() as sent:
                 between = _step(model, cfg, micro_batches, world.device)
             held = {
                 "weights": _bytes(model.parameters()),
@@ -110,43 +105,6 @@ def _waiting_gradients(model: nn.Module) -> Iterator[torch.Tensor | None]:
 def _bytes(tensors) -> int:
     local = (t.to_local() if hasattr(t, "to_local") else t for t in tensors if t is not None)
     return sum(t.numel() * t.element_size() for t in local)
-
-
-@contextlib.contextmanager
-def _counted() -> Iterator[dict[str, int]]:
-    """Bytes that this rank sends through torch.distributed's collectives, by kind."""
-    sent, inside = dict.fromkeys(KINDS, 0), []
-    whole = {
-        name: getattr(dist, name)
-        for names in KINDS.values()
-        for name in names
-        if hasattr(dist, name)
-    }
-
-    def counting(kind: str, name: str):
-        def call(*args, **kwargs):
-            if not inside:  # one collective may be made of another
-                given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
-                size = max(t.numel() * t.element_size() for t in given)
-                ranks = dist.get_world_size(kwargs.get("group"))
-                sent[kind] += (2 if kind == "all_reduce" else 1) * size * (ranks - 1) // ranks
-            inside.append(name)
-            try:
-                return whole[name](*args, **kwargs)
-            finally:
-                inside.pop()
-
-        return call
-
-    for kind, names in KINDS.items():
-        for name in names:
-            if name in whole:
-                setattr(dist, name, counting(kind, name))
-    try:
-        yield sent
-    finally:
-        for name, function in whole.items():
-            setattr(dist, name, function)
 
 
 def main(

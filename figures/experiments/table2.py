@@ -272,9 +272,12 @@ def everything(out: Path, device: str, budget: float, say: Callable[[str], None]
         out / "table2.json", device=device, budget=max(30.0, end - time.time() - for_step), say=say
     )
     say(render(report))
+    import torch
+
+    preset = "steel-1b-causal" if device != "cpu" and torch.cuda.is_available() else "cpu"
     step = _module(
-        "steel.train.bench",
-        ["--device", device, "--out", str(out / "step.json")],
+        "steel",
+        ["bench", "step", "--preset", preset, "--device", device, "--out", str(out / "step.json")],
         max(for_step, end - time.time()),
     )
     return int(bool(kernels or step or not any(record["ranked"] for record in report["rows"])))

@@ -1,37 +1,47 @@
-"""How fast is one training step here? The trainer's own loop on made-up tokens, phase by phase.
+"""How fast is one training step here, what does it hold and send, and what would help it?
 
     steel bench step --preset steel-1b-causal --accumulation 2 --out step.json
-    steel bench step --preset cpu
+    torchrun --nproc-per-node 8 -m steel bench step --preset steel-1b-causal
 
-Model, kernels, compilation, optimizer and loop are those of `steel pretrain` with the same preset; only the data is
-drawn from a Zipf law and nothing is saved. Under torchrun every rank takes part, and rank 0 reports.
+Model, kernels, compilation, optimizer and loop are those of `steel pretrain` with the same preset;
+only the data is drawn from a Zipf law and nothing is saved. Under torchrun every rank takes part.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import json
+import os
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from ..config import Config, UserError, load
+from ..config import Config, UserError
 from ..data.batch import Batch, positions
 from ..machine import peak_memory_bytes
+from ..plan import GIB, MARGIN, advice, memory, memory_settings
 from ..runlog import atomic_write
 from .build import make_model
 from .device import describe
 from .loop import Stage, State, train_step
-from .metrics import Speed, token_flops
+from .metrics import Speed, executed, token_flops
 from .optim import build_optimizers
 from .parallel import World, check_batch, join_world
+from .preflight import available_bytes
 from .pretrain import next_token_loss
 
 PHASES = ("data", "forward_backward", "update")
+COLLECTIVES = {
+    "all_gather": ("all_gather_into_tensor", "all_gather_single"),
+    "all_reduce": ("all_reduce",),
+    "reduce_scatter": ("reduce_scatter_tensor", "reduce_scatter_single"),
+}
+GATHERS = {"full": 2, "hybrid": 2, "grad_op": 1, "ddp": 0}
+"""How often a micro-batch gathers every weight."""
 
 
 def zipf_batches(
@@ -54,39 +64,63 @@ def bench_step(
     accumulation: int = 1,
     device: str = "auto",
     out: Path | str | None = None,
-    say: Callable[[str], None] | None = None,
-) -> dict:
-    """Time `steps` optimizer steps of cfg after `warmup`; returns the report and, with `out`, writes it as JSON.
+) -> dict | None:
+    """Time `steps` optimizer steps of cfg after `warmup`, then count what one more sends.
 
-    accumulation: micro-batches per step and rank (cfg.train.batch_size is replaced; 0 keeps it). Times in seconds,
-    tokens/s over all ranks, memory of this process or its GPU in bytes. Raises UserError for a batch that does not
-    divide and for a device that is not there.
+    accumulation: micro-batches per step and rank (cfg.train.batch_size is replaced; 0 keeps it).
+    Returns the report, and writes it to `out` as JSON, on the main rank; None on the others. Times
+    in seconds, tokens/s over all ranks, memory of this process or its GPU in bytes, bytes that one
+    rank sends in a step. Raises UserError for a batch that does not divide and for a device that is
+    not there.
     """
     if device not in ("auto", "cuda", "cpu"):
         raise UserError(f"--device {device}: choose auto, cuda or cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
-    world = join_world() if device != "cpu" else World()
+    world, rows = join_world() if device != "cpu" else World(), cfg.train.batch_size
     if accumulation:
         cfg.train.batch_size = cfg.train.micro_batch_size * accumulation * world.size
     check_batch(cfg.train, world)
-    cfg.train.steps, cfg.train.checkpoint_every, cfg.train.async_checkpoint = (
-        warmup + steps,
-        0,
-        False,
-    )
+    cfg.train.steps = warmup + steps + 1
     began = time.monotonic()
     model = make_model(cfg, world)
     built = time.monotonic() - began
-    flops, loss_fn = token_flops(cfg), next_token_loss(cfg.train.z_loss)
+    loss_fn = next_token_loss(cfg.train.z_loss)
     stage = Stage("bench", cfg.train, model, _batches(cfg, world), loss_fn)
-    state = State(build_optimizers(model, cfg.train), Speed(world, flops))
-    rows = [_one(stage, state, world) for _ in range(warmup + steps)]
-    report = _report(cfg, world, rows, warmup, flops, built)
-    if world.is_main and out is not None:
+    state = State(build_optimizers(model, cfg.train), Speed(world))
+    timed = [_one(stage, state, world) for _ in range(warmup + steps)]
+    with counted_bytes() as sent:
+        train_step(stage, state, world)
+    if not world.is_main:
+        return None
+    report = {
+        "kind": "step",
+        "preset": cfg.preset,
+        "config_hash": cfg.hash(),
+        "device": describe(world.device),
+        "ranks": world.size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "micro_batch": cfg.train.micro_batch_size,
+        "sequence_length": cfg.data.sequence_length,
+        "settings": {
+            "precision": cfg.train.precision,
+            "compile": cfg.train.compile,
+            "kernels": cfg.train.kernels,
+            "sharding": cfg.train.sharding,
+            "activation_checkpointing": cfg.train.activation_checkpointing,
+            "mask_documents": cfg.data.mask_documents,
+            "optimizer": cfg.train.optimizer,
+        },
+        "first_step_s": round(timed[0]["step"], 2),
+        "build_s": round(built, 2),
+        "losses": [round(row["loss"], 5) for row in timed],
+        "sent_bytes": sent,
+    }
+    report |= _speeds(cfg, world, timed[warmup:], report["device"])
+    report["memory_bytes"] = _peak(world)
+    report["advice"] = _advice(cfg, world, max(rows // world.size, 1), report["memory_bytes"])
+    if out is not None:
         atomic_write(Path(out), json.dumps(report, indent=1) + "\n")
-    if world.is_main and say is not None:
-        say(render(report))
     return report
 
 
@@ -100,11 +134,11 @@ def _batches(cfg: Config, world: World):
         ends = torch.tensor([row * T + end for row in range(B) for end in in_row])
     position = positions(None if ends is None else ends.numpy(), B, T).to(world.device)
     batches = [Batch(tokens, targets, position, ends) for tokens, targets in kept]
-    return lambda step: batches[step % len(batches)].split(max(1, cfg.train.micro_batch_size))
+    return lambda step: batches[step % len(batches)].split(cfg.train.micro_batch_size)
 
 
 def _one(stage: Stage, state: State, world: World) -> dict:
-    """Seconds of one step, whole and by phase; the loop reads the loss, so the device is done when it returns."""
+    """What one step logs, and its seconds, whole ("step") and by phase."""
     before = state.speed.phases(6)
     began = time.monotonic()
     logged = train_step(stage, state, world)
@@ -112,124 +146,141 @@ def _one(stage: Stage, state: State, world: World) -> dict:
         torch.cuda.synchronize()
         if state.step == 1:
             torch.cuda.reset_peak_memory_stats()
-    seconds = time.monotonic() - began
-    phases = state.speed.phases(6)
-    return {
-        "step": seconds,
-        "loss": logged["loss"],
-        **{name: phases.get(name, 0.0) - before.get(name, 0.0) for name in PHASES},
-    }
+    seconds, phases = time.monotonic() - began, state.speed.phases(6)
+    spent = {name: phases.get(name, 0.0) - before.get(name, 0.0) for name in PHASES}
+    return {**logged, "step": seconds, **spent}
 
 
-def _report(
-    cfg: Config, world: World, rows: list[dict], warmup: int, flops: dict, built: float
-) -> dict:
-    timed = rows[warmup:]
+def _speeds(cfg: Config, world: World, timed: list[dict], device: dict) -> dict:
+    """Medians over the timed steps, tokens/s, and MFU over the peak and over the measured rate."""
     median = {name: statistics.median(row[name] for row in timed) for name in ("step", *PHASES)}
     tokens = cfg.train.batch_size * cfg.data.sequence_length
-    rate = tokens / median["step"]
-    facts = describe(world.device)
-    over = {"peak": facts["peak_flops"], "measured": facts["matmul_flops"]}
-    cuda = world.device.type == "cuda"
+    rate, share = tokens / median["step"] / world.size, timed[-1].get("attention_share", 1.0)
+    flops = executed(token_flops(cfg), share)
+    rates = {"peak": device["peak_flops"], "measured": device["matmul_flops"]}
     return {
-        "kind": "step",
-        "preset": cfg.preset,
-        "config_hash": cfg.hash(),
-        "device": facts,
-        "ranks": world.size,
-        "parameters": None if world.size > 1 else cfg_parameters(cfg),
         "tokens_per_step": tokens,
-        "micro_batch": cfg.train.micro_batch_size,
-        "sequence_length": cfg.data.sequence_length,
-        "accumulation": cfg.train.batch_size // (cfg.train.micro_batch_size * world.size) or 1,
-        "settings": {
-            "precision": cfg.train.precision,
-            "compile": cfg.train.compile,
-            "kernels": cfg.train.kernels,
-            "mask_documents": cfg.data.mask_documents,
-            "optimizer": cfg.train.optimizer,
-        },
+        "accumulation": max(1, cfg.train.batch_size // (cfg.train.micro_batch_size * world.size)),
         "seconds": {name: round(value, 5) for name, value in median.items()},
         "slowest_step_s": round(max(row["step"] for row in timed), 5),
-        "first_step_s": round(rows[0]["step"], 2),
-        "build_s": round(built, 2),
-        "tokens_per_s": round(rate, 1),
-        "tokens_per_s_per_gpu": round(rate / world.size, 1),
+        "tokens_per_s": round(rate * world.size, 1),
+        "tokens_per_s_per_gpu": round(rate, 1),
+        "attention_share": round(share, 4),
         "flops_per_token": flops,
         "mfu": {
             name: {
-                what: round(value * rate / world.size / speed, 4) if speed else None
-                for what, speed in over.items()
+                over: round(work * rate / top, 4) if top else None for over, top in rates.items()
             }
-            for name, value in flops.items()
+            for name, work in flops.items()
         },
-        "memory_bytes": {
-            "allocated": torch.cuda.max_memory_allocated() if cuda else None,
-            "reserved": torch.cuda.max_memory_reserved() if cuda else peak_memory_bytes(),
-        },
-        "losses": [round(row["loss"], 5) for row in rows],
     }
 
 
-def cfg_parameters(cfg: Config) -> int | None:
-    """Parameters by the planner, None for a shape that it cannot read."""
-    from ..plan import count_parameters
+def _peak(world: World) -> int:
+    """Largest memory of this rank: its GPU's, or its process's [bytes]."""
+    cuda = world.device.type == "cuda"
+    return torch.cuda.max_memory_allocated() if cuda else peak_memory_bytes()
 
+
+def _advice(cfg: Config, world: World, rows: int, peak: int) -> list[str]:
+    """Settings that should be faster here, or make it fit: by the planner's formula times the ratio
+    of the measured peak to its estimate. rows: sequences per rank and step of the real run."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    kernels = "fused" if cfg.train.compile else "eager"
+    here = memory_settings(cfg, world.size, kernels=kernels, gpus_per_node=local)
     try:
-        return count_parameters(cfg.model)["total"]
-    except UserError:
-        return None
+        ratio = peak / memory(cfg.model, **here)["total"]
+    except UserError:  # a shape that the planner cannot read
+        return []
+    limit = available_bytes(world, local)
+    real = here | {"accumulation": max(1, rows // here["micro_batch_size"])}
+
+    def needed(**change) -> float:
+        return memory(cfg.model, **real | change)["total"] * ratio
+
+    def fits(**change) -> bool:
+        return needed(**change) <= MARGIN * limit
+
+    if not fits():
+        return [f"memory is short for the whole batch: {advice(cfg.model, real, limit / ratio)}"]
+    found, micro = [], here["micro_batch_size"]
+    while micro * 2 <= rows and fits(micro_batch_size=micro * 2, accumulation=rows // (micro * 2)):
+        micro *= 2
+    if micro > here["micro_batch_size"]:
+        size = needed(micro_batch_size=micro, accumulation=rows // micro) / GIB
+        found.append(f"train.micro_batch_size={micro} fits, about {size:.1f} GiB: larger products")
+    if cfg.train.activation_checkpointing and fits(activation_checkpointing=False):
+        found.append("train.activation_checkpointing=false fits: nothing is computed twice")
+    for sharding in ("ddp", "grad_op") if world.size > 1 else ():
+        saved = GATHERS[cfg.train.sharding] - GATHERS[sharding]
+        if saved > 0 and fits(sharding=sharding):
+            size = needed(sharding=sharding) / GIB
+            less = f"{saved} gather(s) of all weights fewer per micro-batch"
+            found.append(f"train.sharding={sharding} fits, about {size:.1f} GiB: {less}")
+            break
+    if local < world.size and cfg.train.sharding == "full" and fits(sharding="hybrid"):
+        found.append("train.sharding=hybrid fits: weights are gathered inside a node only")
+    return found
+
+
+@contextlib.contextmanager
+def counted_bytes() -> Iterator[dict[str, int]]:
+    """Bytes that this rank sends through torch.distributed's collectives inside, by kind.
+
+    They are those of the ring algorithms: (W-1)/W of the whole for a gather or a scatter, twice
+    that for a reduction to all.
+    """
+    sent, inside = dict.fromkeys(COLLECTIVES, 0), []
+    names = {name: kind for kind, names in COLLECTIVES.items() for name in names}
+    originals = {name: getattr(dist, name) for name in names if hasattr(dist, name)}
+
+    def counting(name: str):
+        def call(*args, **kwargs):
+            if not inside:  # one collective may be made of another
+                given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+                size = max(t.numel() * t.element_size() for t in given)
+                ranks = dist.get_world_size(kwargs.get("group"))
+                times = 2 if name == "all_reduce" else 1
+                sent[names[name]] += times * size * (ranks - 1) // ranks
+            inside.append(name)
+            try:
+                return originals[name](*args, **kwargs)
+            finally:
+                inside.pop()
+
+        return call
+
+    for name in originals:
+        setattr(dist, name, counting(name))
+    try:
+        yield sent
+    finally:
+        for name, function in originals.items():
+            setattr(dist, name, function)
 
 
 def render(report: dict) -> str:
     """The report in a few lines."""
-    seconds, mfu = report["seconds"], report["mfu"]
-    device, where = report["device"]["name"], report["ranks"]
+    seconds, sent = report["seconds"], sum(report["sent_bytes"].values())
+    speed = f"{report['tokens_per_s']:,.0f} tokens/s"
+    phases = ", ".join(f"{name.replace('_', ' + ')} {1e3 * seconds[name]:.1f}" for name in PHASES)
     lines = [
-        f"{report['preset']} on {where} x {device}: {report['tokens_per_s']:,.0f} tokens/s",
+        f"{report['preset']} on {report['ranks']} x {report['device']['name']}: {speed}",
         f"step              {1e3 * seconds['step']:.1f} ms for {report['tokens_per_step']:,} tokens: "
-        + ", ".join(f"{name.replace('_', ' + ')} {1e3 * seconds[name]:.1f}" for name in PHASES),
-        f"first step        {report['first_step_s']} s with compilation, after {report['build_s']} s of building",
+        f"{phases}",
+        f"first step        {report['first_step_s']} s with compilation, after {report['build_s']} s "
+        "of building",
     ]
-    for name, share in mfu.items():
+    for name, share in report["mfu"].items():
         over = f"{share['peak']:.1%} of the peak, " if share["peak"] is not None else ""
+        measured = f"{share['measured']:.1%} of the matrix-product rate measured here"
+        lines.append(f"MFU {name:<16}{over}{measured}")
+    lines.append(f"memory            {report['memory_bytes'] / GIB:.2f} GiB at the peak")
+    if report["ranks"] > 1:
+        rate = sent / seconds["step"] / 1e9
         lines.append(
-            f"MFU {name:<14}{over}{share['measured']:.1%} of the matrix-product rate measured here"
+            f"sent per rank     {sent / 2**20:,.1f} MiB a step, {rate:.2f} GB/s on average "
+            f"(accumulation {report['accumulation']}, sharding {report['settings']['sharding']})"
         )
-    memory = report["memory_bytes"]
-    lines.append(
-        f"memory            {(memory['allocated'] or memory['reserved']) / 2**30:.2f} GiB at the peak"
-    )
+    lines += [f"try               {line}" for line in report["advice"]]
     return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line of this module, for torchrun; `steel bench step` is the same."""
-    parser = argparse.ArgumentParser(
-        prog="python -m steel.train.bench", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--preset", default="", help="steel-1b-causal on a GPU, cpu elsewhere")
-    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--accumulation", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("overrides", nargs="*", help="section.key=value")
-    args = parser.parse_args(argv)
-    cuda = args.device != "cpu" and torch.cuda.is_available()
-    try:
-        bench_step(
-            load(args.preset or ("steel-1b-causal" if cuda else "cpu"), args.overrides),
-            steps=args.steps,
-            accumulation=args.accumulation,
-            device=args.device,
-            out=args.out,
-            say=print,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

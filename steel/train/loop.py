@@ -166,7 +166,8 @@ def fit(
                 step, last = state.step, state.step == cfg.steps
                 if last or step <= 3 or step % cfg.log_every == 0:
                     row = {"tokens": state.tokens, **measured}
-                    row |= {**state.speed.measure(state.tokens), **_memory(world)}
+                    share = measured.get("attention_share", 1.0)
+                    row |= {**state.speed.measure(state.tokens, share), **_memory(world)}
                     state.note("step", step=step, **row)
                     curves.add(step, row)
                 bar.advance(1, loss=state.loss, **state.speed.note(state.tokens, step, cfg.steps))

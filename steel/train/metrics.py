@@ -1,4 +1,4 @@
-"""How fast, how well used, and where it is shown: tokens/s and MFU, time per phase, TensorBoard, W&B, the profiler."""
+"""How fast, how well used, and where it is shown: tokens/s, MFU, phases, curves, the profiler."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ import torch
 from ..config import Config, TrainConfig, UserError
 from .parallel import World
 
-PROFILE_AFTER = (
-    3  # steps of warm-up before the profiler starts: compilation and the allocator settle there
-)
+PROFILE_AFTER = 3  # steps of warm-up: compilation and the allocator settle there
 
 
 def device_name() -> str | None:
@@ -33,7 +31,8 @@ def device_name() -> str | None:
 
 
 def token_flops(cfg: Config) -> dict[str, float]:
-    """FLOPs of one trained token in three conventions [FLOPs/token]; empty for a shape that the planner cannot read."""
+    """FLOPs of one trained token in three conventions [FLOPs/token], see `plan.flops_per_token`;
+    empty for a shape that the planner cannot read."""
     from ..plan import flops_per_token
 
     try:
@@ -45,8 +44,20 @@ def token_flops(cfg: Config) -> dict[str, float]:
         return {}
 
 
+def executed(flops: dict[str, float], attention_share: float) -> dict[str, float]:
+    """`token_flops` with executed_causal as executed: attention_share of the causal half's scores.
+
+    The share is what document masks leave of the query-key pairs of whole rows [1]. The causal half
+    costs as much as the difference of the two executed conventions.
+    """
+    if "executed_causal" not in flops:
+        return flops
+    half = flops["executed_full"] - flops["executed_causal"]
+    return flops | {"executed_causal": flops["executed_causal"] - (1 - attention_share) * half}
+
+
 class Speed:
-    """Tokens per second over all ranks, MFU by convention where the GPU's peak is known, seconds per phase."""
+    """Tokens per second over all ranks, seconds per phase and, where the GPU's peak is known, MFU."""
 
     def __init__(self, world: World, flops: dict[str, float] | None = None):
         from ..plan import gpu
@@ -61,15 +72,14 @@ class Speed:
         """The clock starts at `tokens` seen."""
         self._first = self._last = (time.monotonic(), tokens)
 
-    def measure(self, tokens: int) -> dict:
-        """{"tokens_per_s"[, "mfu": {convention: share}]} since the last call."""
+    def measure(self, tokens: int, attention_share: float = 1.0) -> dict:
+        """{"tokens_per_s"[, "mfu": {convention: share}]} since the last call; see `executed`."""
         now, (then, before) = time.monotonic(), self._last
         rate, self._last = (tokens - before) / max(now - then, 1e-9), (now, tokens)
         result: dict = {"tokens_per_s": round(rate, 1)}
         if self._peak:
-            result["mfu"] = {
-                name: round(flops * rate / self._peak, 4) for name, flops in self._flops.items()
-            }
+            work = executed(self._flops, attention_share)
+            result["mfu"] = {name: round(f * rate / self._peak, 4) for name, f in work.items()}
         return result
 
     def note(self, tokens: int, step: int, steps: int) -> dict:
@@ -81,7 +91,7 @@ class Speed:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time inside to `name` (on a GPU the host's time: its queue is emptied once a step)."""
+        """Count the time inside to `name`; on a GPU the host's: its queue is emptied once a step."""
         began = time.monotonic()
         try:
             yield
@@ -101,7 +111,7 @@ def _short(number: float) -> str:
 
 
 class Curves:
-    """TensorBoard (`train.tensorboard`) and Weights & Biases (`train.wandb`), on the main rank only, after `step`.
+    """TensorBoard (`train.tensorboard`) and Weights & Biases (`train.wandb`) on the main rank.
 
     Raises UserError when a package that was asked for is missing.
     """
@@ -112,9 +122,8 @@ class Curves:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise UserError(
-                    "train.tensorboard needs the package tensorboard: pip install tensorboard"
-                ) from None
+                needs = "train.tensorboard needs the package tensorboard: pip install tensorboard"
+                raise UserError(needs) from None
             # What a crashed attempt drew past the checkpoint is hidden, as in the log.
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         if is_main and cfg.wandb:
@@ -122,16 +131,9 @@ class Curves:
                 import wandb
             except ImportError:
                 raise UserError("train.wandb needs the package wandb: pip install wandb") from None
-            same = hashlib.sha256(f"{folder.absolute()} {title}".encode()).hexdigest()[
-                :16
-            ]  # a resumed run goes on
-            self._wandb = wandb.init(
-                project=cfg.wandb,
-                dir=str(folder),
-                name=f"{folder.name}-{title}",
-                id=same,
-                resume="allow",
-            )
+            same = hashlib.sha256(f"{folder.absolute()} {title}".encode()).hexdigest()[:16]
+            names = {"project": cfg.wandb, "name": f"{folder.name}-{title}", "dir": str(folder)}
+            self._wandb = wandb.init(**names, id=same, resume="allow")  # a resumed run goes on
 
     def add(self, step: int, values: dict) -> None:
         """The numbers among `values`, nested ones by a path, as of `step`."""
@@ -161,7 +163,7 @@ def _numbers(values: dict, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 class Profile:
-    """Profiles `train.profile_steps` steps of the main rank into RUN/trace.json (open it in a Chrome trace viewer)."""
+    """Profiles `train.profile_steps` steps of the main rank into RUN/trace.json, a Chrome trace."""
 
     def __init__(self, folder: Path, cfg: TrainConfig, start: int, world: World):
         wanted = cfg.profile_steps if world.is_main else 0

@@ -25,7 +25,7 @@ def memory_report(cfg: Config, world: World) -> dict | None:
         parts = memory(cfg.model, **settings)
     except UserError:
         return None
-    available = _available(world, ranks)
+    available = available_bytes(world, ranks)
     report = {
         "estimated_bytes": {name: round(size) for name, size in parts.items()},
         "available_bytes": available,
@@ -39,7 +39,7 @@ def memory_report(cfg: Config, world: World) -> dict | None:
     return report
 
 
-def _available(world: World, ranks: int) -> int:
+def available_bytes(world: World, ranks: int) -> int:
     """Memory of this rank: its GPU's, or its share of the machine's [bytes]."""
     if world.device.type == "cuda":
         return torch.cuda.get_device_properties(world.device).total_memory

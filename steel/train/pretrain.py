@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..config import Config, UserError
-from ..data.batch import IGNORED, Batch
+from ..data.batch import IGNORED, Batch, attention_pairs
 from ..data.loader import Loader
 from ..data.shards import ShardSet
 from ..model import SteelForCausalLM
@@ -172,7 +172,12 @@ def next_token_loss(z_loss: float = 0.0):
             **options,
         )
         count = (batch.targets != IGNORED).sum()  # stays on the device, which nobody waits for here
-        return out.loss, count, {"tokens": (float(batch.input_ids.numel()), 1.0)}
+        metrics = {"tokens": (float(batch.input_ids.numel()), 1.0)}
+        if batch.ends is not None:  # of the pairs of whole rows, the share that masks leave
+            rows, length = batch.input_ids.shape
+            whole = rows * length * (length + 1) / 2
+            metrics["attention_share"] = (float(attention_pairs(batch.ends)), whole)
+        return out.loss, count, metrics
 
     return loss_fn
 

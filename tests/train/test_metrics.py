@@ -9,10 +9,11 @@ from train_world import curve, tiny, toy_config, toy_fit
 
 from steel import config
 from steel.config import UserError
+from steel.data.batch import attention_pairs
 from steel.plan import flops_per_token
 from steel.runlog import read_log
 from steel.train import metrics, preflight
-from steel.train.metrics import Speed, token_flops
+from steel.train.metrics import Speed, executed, token_flops
 from steel.train.parallel import World
 from steel.train.pretrain import pretrain
 
@@ -28,7 +29,7 @@ def test_a_run_reports_its_memory_before_the_first_step(corpus, tmp_path):
 
 
 def test_what_will_not_fit_is_said_with_a_remedy_and_nothing_is_stopped(capsys, monkeypatch):
-    monkeypatch.setattr(preflight, "_available", lambda world, ranks: 80 * 2**30)
+    monkeypatch.setattr(preflight, "available_bytes", lambda world, ranks: 80 * 2**30)
     cfg = config.load("steel-1b", ["train.micro_batch_size=256", "train.compile=true"])
     report = preflight.memory_report(cfg, World(0, 8))
     assert not report["fits"] and "train.micro_batch_size=" in report["advice"]
@@ -48,7 +49,7 @@ def test_what_will_not_fit_is_said_with_a_remedy_and_nothing_is_stopped(capsys, 
         ],
     )
     assert preflight.memory_report(smaller, World(0, 8))["fits"], "the remedy works"
-    monkeypatch.setattr(preflight, "_available", lambda world, ranks: 2**20)
+    monkeypatch.setattr(preflight, "available_bytes", lambda world, ranks: 2**20)
     assert "no micro-batch fits" in preflight.memory_report(cfg, World(0, 8))["advice"]
 
 
@@ -67,6 +68,31 @@ def test_mfu_stands_in_the_log_in_three_conventions_on_a_known_gpu(monkeypatch):
         assert share == pytest.approx(wanted, abs=1e-4)
     assert set(measured["mfu"]) == {"executed_causal", "executed_full", "seed"}
     assert speed.note(1_200_000, 10, 1_070_000)["left"].endswith("days")
+
+
+def test_mfu_counts_only_the_attention_that_document_masks_leave():
+    """Three documents a row: PyTorch executes a third of the causal half, so MFU counts a third."""
+    cfg = config.load("steel-1b-causal")
+    T, flops = 2049, token_flops(config.load("steel-1b-causal", ["data.sequence_length=2049"]))
+    third = torch.arange(1, 7) * T // 3
+    share = attention_pairs(third) / (2 * T * (T + 1) / 2)
+    counted = executed(flops, share)
+    planned = flops_per_token(cfg.model, T, document_length=T / 3).total
+    assert counted["executed_causal"] == pytest.approx(planned, rel=1e-3)
+    assert executed(flops, 1.0) == flops and executed({}, share) == {}
+    assert {k: counted[k] for k in ("executed_full", "seed")} == {
+        k: flops[k] for k in ("executed_full", "seed")
+    }
+
+
+def test_the_share_of_attention_stands_in_the_log(corpus, tmp_path):
+    T, rows = 64, []
+    overrides = {"data__sequence_length": T, "data__mask_documents": True, "train__steps": 2}
+    pretrain(tiny(**overrides), corpus[0], tmp_path, on_batch=lambda _, batch: rows.append(batch))
+    for record, batch in zip(read_log(tmp_path / "log.jsonl", "step"), rows, strict=True):
+        whole = len(batch) * T * (T + 1) / 2
+        assert record["attention_share"] == pytest.approx(attention_pairs(batch.ends) / whole)
+        assert 0 < record["attention_share"] < 1
 
 
 def test_on_a_cpu_only_the_throughput_is_logged(tmp_path):
