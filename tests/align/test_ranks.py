@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from align_world import config, preference_rows, sft_rows, turn, write
 
-from steel.align import dpo, grpo, sft
+from steel.align import dpo, grpo, reward, sft
 from steel.runlog import read_log
 
 STAGES = {
     "sft": {"steps": 3, "sequence_length": 96, "batch_size": 8, "micro_batch_size": 2},
+    "reward": {"steps": 3, "batch_size": 8, "micro_batch_size": 2},
     "dpo": {"steps": 3, "batch_size": 8, "micro_batch_size": 2},
     "grpo": {
         "steps": 3,
@@ -28,16 +29,17 @@ STAGES = {
 
 
 def train(base: Path, data: Path, out: Path) -> None:
-    """All three stages from the same base model; also the body of each rank."""
+    """All stages from the same base model; also the body of each rank."""
     common = {"log_every": 1, "learning_rate": 3e-3, "warmup_steps": 1}
     cfg = config(**{name: {**fields, **common} for name, fields in STAGES.items()})
-    for name, room in (("sft", sft), ("dpo", dpo), ("grpo", grpo)):
+    for name, room in (("sft", sft), ("reward", reward), ("dpo", dpo), ("grpo", grpo)):
         room.run(cfg, base, data / f"{name}.jsonl", out / name)
 
 
 def test_two_ranks_train_what_one_trains(base, tmp_path, monkeypatch):
     write(tmp_path / "sft.jsonl", sft_rows(40))
-    write(tmp_path / "dpo.jsonl", preference_rows(20))
+    for name in ("dpo", "reward"):
+        write(tmp_path / f"{name}.jsonl", preference_rows(20))
     write(
         tmp_path / "grpo.jsonl",
         [{"messages": [turn("user", q)], "answer": "7", "kind": "sum"} for q in "甲乙丙丁戊己"],
@@ -69,6 +71,11 @@ def test_two_ranks_train_what_one_trains(base, tmp_path, monkeypatch):
     for name in STAGES:
         one, two = (read_log(tmp_path / n / name / "log.jsonl", "step") for n in ("one", "two"))
         assert len(one) == len(two) == 3
+        files, sharded = (
+            {p.name: p.read_bytes() for p in (tmp_path / n / name / "hf").iterdir()}
+            for n in ("one", "two")
+        )
+        assert files.keys() == sharded.keys() and files["config.json"] == sharded["config.json"]
         for a, b in zip(one, two, strict=True):
             keys = sorted(
                 a.keys()
