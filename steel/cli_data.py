@@ -116,12 +116,27 @@ def data_append(
         say(f"run     {run}: {new} are mixed in from {first}")
 
 
+@app.command("verify")
+def data_verify(shards: Path) -> None:
+    """Read every byte of a shard folder and compare it with the manifest.
+
+    [dim]steel data verify shards[/dim]
+    """
+    from .data.shards import verify
+
+    found = verify(shards)
+    say(f"sound  {shards}: {found['shards']:,} shards, {found['tokens']:,} tokens")
+
+
 def pack(
     docs: Path,
     out: Path,
     tokenizer: Tokenizer,
     workers: Workers = 1,
     hold_out: Annotated[float, typer.Option(help="Share of documents kept for validation.")] = 0.0,
+    litpkds: Annotated[
+        bool, typer.Option("--litpkds", help="DOCS holds the original's chunks (*.bin).")
+    ] = False,
 ) -> None:
     """Documents to token shards with a manifest.
 
@@ -129,7 +144,7 @@ def pack(
     """
     from .data.pack import pack as pack_documents
 
-    pack_documents(docs, out, tokenizer, workers=workers, hold_out=hold_out)
+    pack_documents(docs, out, tokenizer, workers=workers, hold_out=hold_out, litpkds=litpkds)
     say(f"shards  {out}")
 
 

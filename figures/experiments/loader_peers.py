@@ -91,6 +91,16 @@ class Reader:
         return rows_BT[:, :-1], rows_BT[:, 1:], positions
 
 
+class _Steps:
+    """Random access to steps, for worker processes."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __getitem__(self, step: int):
+        return self.loader.batch(step)
+
+
 class Steel(Reader):
     """This project's loader."""
 
@@ -125,14 +135,20 @@ class Steel(Reader):
         return self.loader.state(position // self.batch)
 
     def batches(self):
-        for _, b in self.loader.batches(
-            self.first, self.loader.samples // self.batch, self.workers
-        ):
+        steps = range(self.first, self.loader.samples // self.batch)
+        batches = map(self.loader.batch, steps)
+        if self.workers:
+            from torch.utils.data import DataLoader
+
+            ahead = {"num_workers": self.workers, "prefetch_factor": 4}
+            batches = DataLoader(_Steps(self.loader), batch_size=None, sampler=steps, **ahead)
+        for b in batches:
             yield b.input_ids, b.targets, b.position_ids if self.positions else None
 
     @staticmethod
     def write(folder, sources, length, part=0):
-        from steel.data.shards import EDGE, generation_hash, hash_file, token_dtype
+        from steel.data.shard_file import token_dtype, write_shard
+        from steel.data.shards import generation_hash
 
         path = folder / "manifest.json"
         manifest = (
@@ -157,25 +173,9 @@ class Steel(Reader):
                 ends = np.union1d(np.flatnonzero(tokens == SEPARATOR) + 1, [len(tokens)]).astype(
                     "<i8"
                 )
-                binary = folder / source / f"{part:03d}-0000-{i:05d}.bin"
-                tokens.tofile(binary)
-                ends.tofile(binary.with_suffix(".idx"))
-                manifest["shards"].append(
-                    {
-                        "path": f"{source}/{binary.name}",
-                        "tokens": len(tokens),
-                        "documents": len(ends),
-                        "bytes": 4 * len(tokens),
-                        "hash": hash_file(binary),
-                        "split": "train",
-                        "source": source,
-                        "index_hash": "",
-                        "edge_hash": hash_file(binary, EDGE),
-                        "file": f"{source}.jsonl.zst",
-                        "slice": i,
-                        "generation": part,
-                    }
-                )
+                facts = write_shard(folder, f"{source}/{part:03d}-0000-{i:05d}", tokens, ends)
+                place = {"source": source, "file": f"{source}.jsonl.zst", "generation": part}
+                manifest["shards"].append({"split": "train", "bytes": 0, **facts, **place})
         manifest["generations"].append({"hash": generation_hash(manifest, part)})
         atomic_write(path, json.dumps(manifest))
 
@@ -191,7 +191,7 @@ class Steel(Reader):
                     (folder / first["path"]).with_suffix(suffix),
                     (folder / name).with_suffix(suffix),
                 )
-            manifest["shards"].append(first | {"path": name, "slice": i})
+            manifest["shards"].append(first | {"path": name})
         atomic_write(folder / "manifest.json", json.dumps(manifest))
         return count * first["tokens"] // length
 

@@ -1,18 +1,20 @@
-"""Token shards on disk: writing one, opening a folder of them, reading tokens and document ends.
+"""Token shards on disk: writing one, opening a folder of them, reading and checking tokens.
 
-    OUT/manifest.json                      what there is: counts, hashes, tokenizer, inputs
-    OUT/tokenizer/                         the tokenizer that made the tokens
-    OUT/rejects.json                       records that became no document, by reason
-    OUT/<source>/GGG-FFFF-SSSSS.bin        token stream: little-endian uint16 (vocabulary <= 65,536) or uint32
-    OUT/<source>/GGG-FFFF-SSSSS.idx        document ends: little-endian int64, document i is tokens [end[i-1], end[i])
-    OUT/<source>/GGG-FFFF-SSSSS.json       the shard's own record, written last: without it the shard is not finished
+    OUT/manifest.json                  what there is: counts, hashes, tokenizer, inputs
+    OUT/tokenizer/                     the tokenizer that made the tokens
+    OUT/rejects.json                   records that became no document, by reason
+    OUT/<source>/GGG-FFFF-SSSSS.bin    a shard (see `shard_file`), and beside it its index .idx
+    OUT/<source>/GGG-FFFF.json         the record of an input file, written last: without it the
+                                       file's shards are not finished
 
-G is the generation (0 = first pack, then one per append), F the input file, S the slice of it; ".val" before ".bin"
-marks documents held out for validation. Every document ends with the separator `<|endoftext|>`, which belongs to it.
+G is the generation (0 = first pack, then one per append), F the input file, S the shard of it;
+".val" before ".bin" marks documents held out for validation. Every document ends with the separator
+`<|endoftext|>`, which belongs to it and stands nowhere else.
 
-A *piece* is what one generation gives to one source: its shards, joined. Sample s of a piece of T tokens is tokens
-[sL, sL+L] (L+1 tokens: L inputs and their shifted targets), so a piece holds ceil((T-1)/L) samples; the last one may be
-short and is padded (targets -100). Hence every token but the first is a target exactly once per epoch.
+A *piece* is what one generation gives to one source: its shards, joined. Sample s of a piece of T
+tokens is tokens [sL, sL+L] (L+1 tokens: L inputs and their shifted targets), so a piece holds
+ceil((T-1)/L) samples; the last one may be short and is padded (targets -100). Hence every token but
+the first is a target exactly once per epoch.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..config import UserError
+from ..runlog import atomic_write
+from .shard_file import ShardFile, changed, check_edge, hash_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -42,31 +47,8 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
-EDGE = 1 << 16  # bytes of head and tail that the quick check reads
 SPLITS = ("train", "validation")
-EAGER = 256  # shards that are checked when a folder is opened; of more, each when it is first read
-_OPEN_SHARDS = 128  # kept open at once; each costs two file descriptors
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    """Smallest of uint16 and uint32 that holds every id of a vocabulary."""
-    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
-
-
-def hash_file(path: Path, limit: int | None = None) -> str:
-    """blake2b-128 of a file; with `limit`, of its size, first and last `limit` bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        if limit is None:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        else:
-            size = path.stat().st_size
-            digest.update(size.to_bytes(8, "little"))
-            digest.update(file.read(limit))
-            file.seek(max(size - limit, 0))
-            digest.update(file.read(limit))
-    return digest.hexdigest()
+SPARE_FILES = 256  # open files that are left to the rest of the process
 
 
 def tokenizer_hash(folder: Path | str) -> str:
@@ -80,16 +62,9 @@ def tokenizer_hash(folder: Path | str) -> str:
 
 def copy_tokenizer(folder: Path | str, to: Path) -> None:
     """Copy the files of a tokenizer, so that shards, and what is trained on them, keep it."""
-    from ..runlog import atomic_write
-
     for name in TOKENIZER_FILES:
         if (Path(folder) / name).is_file():
             atomic_write(to / name, (Path(folder) / name).read_bytes())
-
-
-def canonical(value) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def generation_hash(manifest: dict, generation: int) -> str:
@@ -100,58 +75,21 @@ def generation_hash(manifest: dict, generation: int) -> str:
         if s["generation"] == generation
     ]
     head = [FORMAT, manifest["dtype"], manifest["separator_id"], manifest["tokenizer_hash"]]
-    return hashlib.blake2b(canonical([head, rows]), digest_size=16).hexdigest()
-
-
-class ShardWriter:
-    """Collects documents and writes `<stem>.bin` and `<stem>.idx`."""
-
-    def __init__(self, dtype: np.dtype):
-        self.dtype = dtype
-        self._documents: list[np.ndarray] = []
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._documents)
-
-    def add(self, ids: list[int], utf8_bytes: int) -> None:
-        """One document's token ids, separator included."""
-        self._documents.append(np.asarray(ids, dtype=self.dtype))
-        self._bytes += utf8_bytes
-
-    def write(self, root: Path, stem: str) -> dict:
-        """Write both files (durable before the caller writes the record) and return the shard's facts."""
-        from ..runlog import atomic_write
-
-        tokens = np.concatenate(self._documents) if self._documents else np.empty(0, self.dtype)
-        ends = np.cumsum([len(d) for d in self._documents], dtype="<i8")
-        binary, index = root / f"{stem}.bin", root / f"{stem}.idx"
-        atomic_write(binary, tokens.tobytes())
-        atomic_write(index, ends.tobytes())
-        return {
-            "path": f"{stem}.bin",
-            "tokens": len(tokens),
-            "documents": len(ends),
-            "bytes": self._bytes,
-            "hash": hash_file(binary),
-            "index_hash": hash_file(index),
-            "edge_hash": hash_file(binary, EDGE),
-        }
+    text = json.dumps([head, rows], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclass
 class Piece:
-    """The shards that one generation gives to one source. Offsets are tokens from the start of the piece."""
+    """The shards that one generation gives to one source; `first` counts all pieces of the split."""
 
     generation: int
     source: str
     shards: list[dict]
+    first: int
 
     def __post_init__(self):
-        self.offsets = np.concatenate(([0], np.cumsum([s["tokens"] for s in self.shards]))).astype(
-            np.int64
-        )
-        self.tokens = int(self.offsets[-1])
+        self.tokens = sum(shard["tokens"] for shard in self.shards)
 
     def samples(self, sequence_length: int) -> int:
         """ceil((T-1)/L) samples of `sequence_length` inputs."""
@@ -159,7 +97,11 @@ class Piece:
 
 
 class ShardSet:
-    """A folder of shards, opened for one split. Raises UserError for a folder or shard that is not as recorded."""
+    """A folder of shards, opened for one split. UserError for a folder or shard that is not as recorded.
+
+    The pieces of the split, in order of generation and source, are read as one line of `tokens`
+    tokens, in which every piece knows its `first`.
+    """
 
     def __init__(self, root: Path, manifest: dict, split: str):
         self.root, self.manifest, self.split = root, manifest, split
@@ -171,9 +113,52 @@ class ShardSet:
         for shard in manifest["shards"]:
             if shard["split"] == split and shard["tokens"]:
                 groups.setdefault((shard["generation"], shard["source"]), []).append(shard)
-        self.pieces = [Piece(g, source, groups[g, source]) for g, source in sorted(groups)]
-        self._maps: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
-        self._unseen: dict[str, dict] = {}  # shards to check before they are read
+        self.pieces: list[Piece] = []
+        self._shards: list[ShardFile] = []
+        first = [0]  # token of the split at which each shard begins, and the end of the last
+        for generation, source in sorted(groups):
+            records = groups[generation, source]
+            self.pieces.append(Piece(generation, source, records, first[-1]))
+            for record in records:
+                self._shards.append(ShardFile(root, record, self.dtype))
+                first.append(first[-1] + record["tokens"])
+        self._first = np.array(first)
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._most_open = 0
+
+    @classmethod
+    def open(cls, folder: Path | str, split: str = "train", *, check: bool = True) -> ShardSet:
+        """Open `folder` (as written by `pack`). A split without documents opens with no pieces.
+
+        check: look that every file is there and has its size. What is in them is checked block by
+        block as it is first read; `check_all` and `verify` look before.
+        """
+        if split not in SPLITS:
+            raise UserError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+        root = Path(folder)
+        shards = cls(root, read_manifest(root), split)
+        if check:
+            check_sizes(root, shards.manifest)
+            if any("block_bytes" not in shard for shard in shards.manifest["shards"]):
+                warnings.warn(
+                    f"{root} was packed by an older version, without block checksums: of each shard "
+                    "only head and tail are checked; 'steel data verify' reads everything",
+                    stacklevel=2,
+                )
+        return shards
+
+    def check_all(self, part: int = 0, of: int = 1) -> None:
+        """Compare head and tail of the shards of both splits: before a long run, not in the middle.
+
+        Of several processes each looks at every `of`-th shard, from `part` on.
+        """
+        for shard in self.manifest["shards"][part::of]:
+            check_edge(self.root, shard)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the split."""
+        return int(self._first[-1])
 
     @property
     def vocab_size(self) -> int:
@@ -208,96 +193,77 @@ class ShardSet:
                 f"{folder} is not the tokenizer that packed {self.root}; give the same one"
             )
 
-    @classmethod
-    def open(
-        cls, folder: Path | str, split: str = "train", *, check: bool = True, verify: bool = False
-    ) -> ShardSet:
-        """Open `folder` (as written by `pack`). A split without documents opens with no pieces.
+    def samples(self, sequence_length: int, generations: Collection[int] | None = None) -> int:
+        """Samples of `sequence_length` tokens in one pass, of all or of some generations."""
+        return sum(
+            piece.samples(sequence_length)
+            for piece in self.pieces
+            if generations is None or piece.generation in generations
+        )
 
-        check: compare size, head and tail of every shard with the manifest: at once up to EAGER shards; of more, only
-        missing files are found at once, the rest before each is first read. verify: hash every byte, too (slow).
-        """
-        if split not in SPLITS:
-            raise UserError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
-        root = Path(folder)
-        shards = cls(root, read_manifest(root), split)
-        if verify or check and len(shards.manifest["shards"]) <= EAGER:
-            check_shards(root, shards.manifest, verify=verify)
-        elif check:
-            _refuse_missing(root, shards.manifest)
-            shards._unseen = {
-                s["path"]: s for s in shards.manifest["shards"]
-            }  # of the other split, too
-        return shards
+    def read(self, at: int, out: np.ndarray) -> None:
+        """Fill `out` (n,), contiguous and of `self.dtype`, with tokens [at, at + n) of the split."""
+        number = int(np.searchsorted(self._first, at, side="right")) - 1
+        while len(out):
+            inside, left = at - self._first[number], self._first[number + 1] - at
+            self._opened(number).read(int(inside), out[:left])
+            at, out, number = at + left, out[left:], number + 1
 
-    def check_all(self, part: int = 0, of: int = 1) -> None:
-        """Check now what `open` left for later, in both splits: before a long run starts.
+    def read_rows(self, at_B: np.ndarray, count_B: np.ndarray, out_BN: np.ndarray) -> None:
+        """`read` for the first count_B tokens of each row of `out_BN`."""
+        number_B = np.searchsorted(self._first, at_B, side="right") - 1
+        inside_B = at_B - self._first[number_B]
+        whole_B = count_B == out_BN.shape[1]
+        whole_B &= at_B + count_B <= self._first[number_B + 1]  # in one shard: nearly all
+        rows = zip(number_B.tolist(), inside_B.tolist(), whole_B.tolist(), out_BN, strict=True)
+        for row, (number, inside, whole, out_N) in enumerate(rows):
+            if whole:
+                self._opened(number).read(inside, out_N)
+            else:
+                self.read(int(at_B[row]), out_N[: count_B[row]])
 
-        Of several processes each looks at every `of`-th shard, from `part` on.
-        """
-        for shard in list(self._unseen.values())[part::of]:
-            check_shard(self.root, shard, self.dtype.itemsize)
-        self._unseen.clear()
+    def _opened(self, number: int) -> ShardFile:
+        """A shard whose file is open; those read longest ago are closed when there are too many."""
+        shard = self._open.get(number)
+        if shard is None:
+            self._most_open = self._most_open or _file_limit(len(self._shards))
+            shard = self._shards[number]
+            shard.open()
+            self._open[number] = shard
+            if len(self._open) > self._most_open:
+                self._open.popitem(last=False)[1].close()
+        elif len(self._shards) > self._most_open:
+            self._open.move_to_end(number)
+        return shard
 
-    def __getstate__(self) -> dict:  # memory maps do not travel to worker processes
-        return {**self.__dict__, "_maps": OrderedDict()}
-
-    def arrays(self, path: str) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens, document ends) of one shard, memory-mapped; the last few shards asked for stay open."""
-        found = self._maps.get(path)
-        if found is None:
-            if shard := self._unseen.pop(path, None):
-                check_shard(self.root, shard, self.dtype.itemsize)
-            found = self._map(path, self.dtype), self._map(path[:-4] + ".idx", "<i8")
-            self._maps[path] = found
-            if len(self._maps) > _OPEN_SHARDS:
-                self._maps.popitem(last=False)
-        else:
-            self._maps.move_to_end(path)
-        return found
-
-    def _map(self, path: str, dtype) -> np.ndarray:
-        try:
-            return np.asarray(
-                np.memmap(self.root / path, dtype=dtype, mode="r")
-            )  # plain arrays are cut much faster
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read shard {self.root / path}: {error}") from None
-
-    def read(self, piece: Piece, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens [start, stop) of a piece (fewer at its end) as int64, and the document ends inside (start, stop).
-
-        The ends are offsets from `start`: a document begins at each of them.
-        """
-        stop = min(stop, piece.tokens)
-        first = int(np.searchsorted(piece.offsets, start, side="right")) - 1
-        tokens, ends = [], []
-        for i in range(first, len(piece.shards)):
-            offset, shard = int(piece.offsets[i]), piece.shards[i]
-            if offset >= stop:
-                break
-            check_sizes(
-                self.root, shard, self.dtype.itemsize
-            )  # a map of a file that was cut ends in SIGBUS, wordless
-            stream, index = self.arrays(shard["path"])
-            low, high = max(start - offset, 0), min(stop - offset, shard["tokens"])
-            tokens.append(stream[low:high])
-            a, b = np.searchsorted(index, [low, high], side="right")
-            ends.append(index[a:b] + (offset - start))
-        joined = np.concatenate(ends)
-        return np.concatenate(tokens).astype(np.int64), joined[joined < stop - start]
+    def __getstate__(self) -> dict:  # open files do not travel to other processes
+        return {**self.__dict__, "_open": OrderedDict()}
 
     def documents(self, source: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
-        """(source, token ids without the separator) of every document of the split, in stored order."""
+        """(source, int64 token ids without the separator) of every document, in stored order."""
         for piece in self.pieces:
-            if source not in (None, piece.source):
-                continue
-            for shard in piece.shards:
-                tokens, ends = self.arrays(shard["path"])
-                start = 0
-                for end in ends.tolist():
-                    yield piece.source, np.asarray(tokens[start : end - 1], dtype=np.int64)
-                    start = end
+            at = piece.first
+            for shard in piece.shards if source in (None, piece.source) else ():
+                tokens = np.empty(shard["tokens"], self.dtype)
+                self.read(at, tokens)
+                at += len(tokens)
+                ends = np.flatnonzero(tokens == self.separator_id) + 1
+                for document in np.split(tokens, ends)[:-1]:
+                    yield piece.source, document[:-1].astype(np.int64)
+
+
+def _file_limit(wanted: int) -> int:
+    """How many shards this process may keep open; raises its soft limit as far as it may."""
+    try:
+        import resource
+    except ImportError:  # not a Unix system
+        return 256
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + SPARE_FILES  # another split, or another loader, may be open beside
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max((soft - SPARE_FILES) // 2, 1)
 
 
 def read_manifest(root: Path | str) -> dict:
@@ -324,84 +290,71 @@ def read_manifest(root: Path | str) -> dict:
     return manifest
 
 
-def check_shards(root: Path, manifest: dict, *, verify: bool = False) -> None:
-    """Raise UserError naming the first shard whose files are missing, of another size, or changed."""
+def check_sizes(root: Path, manifest: dict) -> None:
+    """UserError naming the first file of a shard that is missing or has another size."""
+    folders = {shard["path"].rpartition("/")[0] for shard in manifest["shards"]}
+    found = {
+        f"{folder}/{entry.name}": entry.stat().st_size
+        for folder in folders
+        if (root / folder).is_dir()
+        for entry in os.scandir(root / folder)
+    }
     width = np.dtype(manifest["dtype"]).itemsize
     for shard in manifest["shards"]:
-        check_shard(root, shard, width)
-        path = root / shard["path"]
-        if verify and (
-            hash_file(path) != shard["hash"]
-            or hash_file(path.with_suffix(".idx")) != shard["index_hash"]
-        ):
-            raise _changed(path)
+        token_bytes = shard["tokens"] * width
+        blocks = -(-token_bytes // shard["block_bytes"]) if "block_bytes" in shard else 0
+        index = shard["path"].removesuffix(".bin") + ".idx"
+        expected = {shard["path"]: token_bytes, index: 8 * shard["documents"] + 4 * blocks}
+        for name, size in expected.items():
+            if found.get(name) != size:
+                there = f"has {found[name]:,} bytes instead of {size:,}" if name in found else ""
+                raise UserError(
+                    f"shard {root / name} {there or 'is missing'}; "
+                    "restore it from a copy, or pack the documents again"
+                )
 
 
-def check_shard(root: Path, shard: dict, width: int) -> None:
-    """The same for one shard: sizes, head and tail."""
-    check_sizes(root, shard, width)
-    if hash_file(root / shard["path"], EDGE) != shard["edge_hash"]:
-        raise _changed(root / shard["path"])
+def verify(folder: Path | str) -> dict:
+    """Read every byte of a shard folder and compare it with the manifest.
 
+    Returns {"shards", "tokens", "bytes"}. UserError names the first file that is missing or changed.
+    """
+    from ..machine import progress
 
-def _refuse_missing(root: Path, manifest: dict) -> None:
-    """UserError when a file of the manifest is not there: one look into each folder, none at the files."""
-    folders = {s["path"].rpartition("/")[0] for s in manifest["shards"]}
-    there = {f"{f}/{name}" for f in folders if (root / f).is_dir() for name in os.listdir(root / f)}
-    for shard in manifest["shards"]:
-        if shard["path"] not in there or shard["path"][:-4] + ".idx" not in there:
-            check_sizes(root, shard, np.dtype(manifest["dtype"]).itemsize)
-
-
-def check_sizes(root: Path, shard: dict, width: int) -> None:
-    """UserError when a file of a shard is missing or has another size than the manifest says."""
-    name = shard["path"]
-    for path, size in (
-        (name, shard["tokens"] * width),
-        (name[:-4] + ".idx", shard["documents"] * 8),
-    ):
-        found = (root / path).stat().st_size if (root / path).is_file() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
-            raise UserError(
-                f"shard {root / path} {what}; restore it from a copy, or pack the documents again"
-            )
-
-
-def _changed(binary: Path) -> UserError:
-    return UserError(
-        f"shard {binary} was changed since it was written (its hash differs from {MANIFEST}); "
-        "restore it from a copy, or pack the documents again"
-    )
+    root, manifest = Path(folder), read_manifest(folder)
+    check_sizes(root, manifest)
+    ShardSet(root, manifest, "train").tokenizer  # noqa: B018 (refuses a changed one)
+    size = sum((root / shard["path"]).stat().st_size for shard in manifest["shards"])
+    with progress(size / 1e6, "verifying", "MB") as bar:
+        for shard in manifest["shards"]:
+            path = root / shard["path"]
+            index = path.with_suffix(".idx")
+            for part, digest in ((path, shard["hash"]), (index, shard["index_hash"])):
+                if hash_file(part) != digest:
+                    raise changed(part)
+            bar.advance(path.stat().st_size / 1e6)
+    return {"shards": len(manifest["shards"]), "tokens": manifest["tokens"], "bytes": size}
 
 
 def describe(folder: Path | str, sequence_length: int | None = None) -> dict:
     """Counts of a shard folder, per source and in total: what `steel data` shows.
 
-    {"tokens", "documents", "bytes" (UTF-8 bytes of text), "dtype", "generations", "records", "rejected", "sources":
-    {name: {"documents", "tokens", "bytes", "bytes_per_token", "share", "validation_documents", "shards", "samples"}}};
+    {"tokens", "documents", "bytes" (UTF-8 bytes of text), "dtype", "generations", "records",
+    "rejected", "tokenizer_hash", "hold_out", "sources": {name: {"documents", "tokens", "bytes",
+    "bytes_per_token", "share", "validation_documents", "validation_tokens", "shards", "samples"}}};
     "samples" (training, of `sequence_length` tokens) only when it is given.
     """
     manifest = read_manifest(folder)
-    sources: dict[str, dict] = {}
+    counted = "documents tokens bytes shards validation_documents validation_tokens".split()
+    sources = {s["source"]: dict.fromkeys(counted, 0) for s in manifest["shards"]}
     for shard in manifest["shards"]:
-        row = sources.setdefault(
-            shard["source"],
-            {
-                "documents": 0,
-                "tokens": 0,
-                "bytes": 0,
-                "shards": 0,
-                "validation_documents": 0,
-                "validation_tokens": 0,
-            },
-        )
-        row["shards"] += 1
+        row = sources[shard["source"]]
         prefix = "validation_" if shard["split"] == "validation" else ""
         row[prefix + "documents"] += shard["documents"]
         row[prefix + "tokens"] += shard["tokens"]
         row["bytes"] += shard["bytes"]
-    total = sum(r["tokens"] for r in sources.values())
+        row["shards"] += 1
+    total = sum(row["tokens"] for row in sources.values())
     for row in sources.values():
         row["share"] = row["tokens"] / total if total else 0.0
         row["bytes_per_token"] = row["bytes"] / max(row["tokens"] + row["validation_tokens"], 1)
@@ -410,18 +363,9 @@ def describe(folder: Path | str, sequence_length: int | None = None) -> dict:
             row["samples"] = 0
         for piece in ShardSet(Path(folder), manifest, "train").pieces:
             sources[piece.source]["samples"] += piece.samples(sequence_length)
-    keys = (
-        "tokens",
-        "documents",
-        "bytes",
-        "records",
-        "rejected",
-        "dtype",
-        "tokenizer_hash",
-        "hold_out",
-    )
+    kept = "tokens documents bytes records rejected dtype tokenizer_hash hold_out".split()
     return {
-        **{k: manifest[k] for k in keys},
+        **{key: manifest[key] for key in kept},
         "generations": len(manifest["generations"]),
         "sources": dict(sorted(sources.items())),
     }

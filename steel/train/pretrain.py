@@ -61,13 +61,13 @@ def pretrain(
     events += [{"what": "data", "change": change} for change in loader.events]
     if world.is_main and (report := memory_report(cfg, world)):
         events.append({"what": "memory", **report})
-    header = {"config_hash": cfg.hash(), "corpus_tokens": shards_tokens(shards)}
+    header = {"config_hash": cfg.hash(), "corpus_tokens": shards.tokens}
     if cfg.data.anneal_weights:
         header["anneal_from_step"] = decay_start(cfg.train.steps, cfg.train)
     ahead = Ahead(loader) if world.device.type == "cuda" else None
 
     def batch_fn(step: int) -> list[Batch]:
-        batch = ahead.batch(step) if ahead else read(loader, step)
+        batch = ahead.batch(step) if ahead else loader.batch(step)
         if on_batch is not None:
             on_batch(step, batch)
         return batch.to(world.device, non_blocking=True).split(cfg.train.micro_batch_size)
@@ -91,12 +91,6 @@ def pretrain(
     return fit(stage, run, world, resume)
 
 
-def read(loader: Loader, step: int) -> Batch:
-    """`loader.batch(step)`, after a look at its shards; UserError names one that was cut short."""
-    loader.check_files(step)
-    return loader.batch(step)
-
-
 class Ahead:
     """Reads the next step's batch in a thread while the GPU works, in pinned memory."""
 
@@ -114,7 +108,7 @@ class Ahead:
         return batch
 
     def _read(self, step: int) -> Batch:
-        batch = read(self._loader, step)
+        batch = self._loader.batch(step)
         return batch.pin_memory() if self._pin else batch
 
 
@@ -240,11 +234,6 @@ def load_tokenizer(folder: Path | str | None):
     from ..tokenizer import bpe
 
     return bpe.load(folder)
-
-
-def shards_tokens(shards: ShardSet) -> int:
-    """Tokens in all pieces of one split."""
-    return sum(piece.tokens for piece in shards.pieces)
 
 
 def _refuse_settings(cfg: Config, world: World) -> None:

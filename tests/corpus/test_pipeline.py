@@ -20,7 +20,7 @@ from steel.corpus.pipeline import clean, convert, dedup, prepare
 from steel.corpus.report import STEPS
 from steel.corpus.sources import SOURCES, inside, survey
 from steel.corpus.sources.readers import records
-from steel.data.inputs import find_inputs
+from steel.data.pack import find_inputs
 from steel.documents import Document, DocumentWriter, read_documents, write_documents
 
 REAL = os.environ.get("STEEL_REAL_DATA")

@@ -9,7 +9,7 @@ from made_up import files, texts, write_documents, write_lines
 from steel.config import UserError
 from steel.data import Loader, ShardSet, append, describe
 from steel.data.append import find_state
-from steel.data.inputs import read_slices
+from steel.documents import read_chunks
 from steel.tokenizer import bpe
 
 L = 32
@@ -117,7 +117,7 @@ def test_duplicates_are_refused_with_both_files_named(
     write_documents(
         tmp_path / "ids.jsonl.zst", texts(60, "wiki")[::-1]
     )  # other ids, other order, same texts
-    lines = [line for part in read_slices(docs / "web.jsonl.zst", 10**9) for line in part]
+    lines = b"".join(read_chunks(docs / "web.jsonl.zst")).splitlines()
     write_lines(tmp_path / "longer.jsonl.zst", [*lines, b'{"text": "more"}'])
     (tmp_path / "a").mkdir()
     shutil.copy(docs / "web.jsonl.zst", tmp_path / "a/web.jsonl.zst")
@@ -169,6 +169,18 @@ def test_append_reports_what_a_run_will_mix(tmp_path, packed, tokenizer_folder):
         (out / name).read_bytes() == data for name, data in old.items()
     )  # a running job notices nothing
     assert describe(out)["generations"] == 2 and describe(out)["rejected"] == {"empty": 1}
+
+
+def test_the_newest_data_state_is_found_among_all_stages(tmp_path, packed):
+    """A later stage without a data state may have made more steps."""
+    states = {"pretrain": {"data": Loader(ShardSet.open(packed), L, 4).state(20)}, "sft": {}}
+    for (stage, state), step in zip(states.items(), (20, 300), strict=True):
+        folder = tmp_path / f"{stage}/checkpoints/step-{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"step": step, **state}))
+    assert find_state(tmp_path)["step"] == 20
+    with pytest.raises(UserError, match="sft holds no data state"):
+        find_state(tmp_path / "sft")
 
 
 def test_mistakes_are_refused_before_anything_is_written(tmp_path, packed, grown, tokenizer_folder):

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steel import cli
 from steel.config import UserError
-from steel.data.litpkds import read_blocks, read_chunk, read_tokens
+from steel.data import ShardSet, describe, pack
+from steel.data.litpkds import read_chunk, without_padding
 
 
 def write_chunk(path: Path, tokens, code=4, dtype="<i4", version=1) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(
         b"LITPKDS"
         + struct.pack("<Q", version)
@@ -23,13 +26,26 @@ def write_chunk(path: Path, tokens, code=4, dtype="<i4", version=1) -> Path:
 
 @pytest.mark.parametrize("code, dtype", [(4, "<i4"), (5, "<i8"), (8, "<u2")])
 def test_chunks_come_back_without_their_padding(tmp_path, code, dtype):
-    parts = [
-        write_chunk(tmp_path / f"{i}.bin", t, code, dtype)
-        for i, t in enumerate(([5, 9, 5, 1], [2, 9, 9, 9]))
-    ]
-    assert read_tokens(parts).tolist() == [5, 9, 5, 1, 2, 9, 9, 9]
-    assert read_tokens(parts, pad_token=9).tolist() == [5, 9, 5, 1, 2]
-    assert read_blocks(parts[0], 2).tolist() == [[5, 9], [5, 1]]
+    tokens = read_chunk(write_chunk(tmp_path / "a.bin", [2, 9, 5, 9, 9], code, dtype))
+    assert tokens.tolist() == [2, 9, 5, 9, 9]
+    assert without_padding(tokens, 9).tolist() == [2, 9, 5]
+
+
+def test_chunks_are_packed_by_the_command(tmp_path, tokenizer_folder):
+    """`steel pack CHUNKS OUT --litpkds`: shards like any others, one source a set, padding gone."""
+    for i, tokens in enumerate(([5, 9, 5, 7], [8, 9, 0, 0])):
+        write_chunk(tmp_path / f"chunks/train_poems_0_{i:010d}.bin", tokens)
+    out = tmp_path / "out"
+    args = ["pack", str(tmp_path / "chunks"), str(out), "-t", str(tokenizer_folder), "--litpkds"]
+    cli.app(args, standalone_mode=False)
+    shards = ShardSet.open(out)
+    assert shards.sources == ["train_poems"]
+    assert [ids.tolist() for _, ids in shards.documents()] == [[5, 9, 5, 7], [8, 9]]
+    assert describe(out)["documents"] == 2 and describe(out)["bytes"] > 0
+    cli.app(["data", "verify", str(out)], standalone_mode=False)
+    write_chunk(tmp_path / "other/a.bin", [300, 1])
+    with pytest.raises(UserError, match="give the tokenizer that made it"):
+        pack(tmp_path / "other", tmp_path / "no", tokenizer_folder, litpkds=True)
 
 
 def test_other_and_torn_files_are_named(tmp_path):
@@ -40,8 +56,6 @@ def test_other_and_torn_files_are_named(tmp_path):
     for name, what in (("torn", "cut off"), ("text", "not a LITPKDS chunk"), ("new", "version 2")):
         with pytest.raises(UserError, match=f"{name}.bin.*{what}"):
             read_chunk(tmp_path / f"{name}.bin")
-    with pytest.raises(UserError, match="not a multiple"):
-        read_blocks(good, 2)
 
 
 @pytest.mark.skipif(
@@ -53,14 +67,8 @@ def test_the_originals_chunks_hold_the_originals_tokens():
         pytest.skip("STEEL_REAL_DATA has no parity/litpkds")
     meta, tokens = json.loads((root / "meta.json").read_text()), np.load(root / "tokens.npy")
     files = [root / name for name in meta["files"]]
-    assert (
-        np.array_equal(read_tokens(files, meta["pad_token"]), tokens)
-        and len(tokens) == meta["n_tokens"]
-    )
-    assert all(
-        len(read_chunk(f)) == meta["chunk_size"] and str(read_chunk(f).dtype) == meta["dtype"]
-        for f in files
-    )
-    blocks = np.concatenate([read_blocks(f, meta["block_size"]) for f in files])
-    padded = np.append(tokens, np.full(blocks.size - len(tokens), meta["pad_token"]))
-    assert np.array_equal(blocks, padded.reshape(-1, meta["block_size"]))
+    chunks = [read_chunk(file) for file in files]
+    whole = without_padding(np.concatenate(chunks), meta["pad_token"])
+    assert np.array_equal(whole, tokens) and len(tokens) == meta["n_tokens"]
+    assert {len(chunk) for chunk in chunks} == {meta["chunk_size"]}
+    assert {str(chunk.dtype) for chunk in chunks} == {meta["dtype"]}

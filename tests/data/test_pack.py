@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import files, texts, write_documents, write_lines
 
 from steel.config import UserError
 from steel.data import ShardSet, append, describe, pack
-from steel.data.inputs import find_inputs, read_slices
-from steel.data.shards import token_dtype
+from steel.data.pack import find_inputs
+from steel.data.shard_file import token_dtype
 from steel.tokenizer import bpe, chat
 
 pack_module = sys.modules["steel.data.pack"]
@@ -30,12 +29,16 @@ def test_documents_come_back_in_order_with_a_separator_after_each(tmp_path, toke
     words = texts(50, 1)
     write_documents(tmp_path / "docs/web.jsonl.zst", words)
     pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder, shard_tokens=300)
-    shards, tok = ShardSet.open(tmp_path / "out", verify=True), bpe.load(tokenizer_folder)
+    shards, tok = ShardSet.open(tmp_path / "out"), bpe.load(tokenizer_folder)
     assert [tok.decode(ids) for _, ids in shards.documents()] == words
     (piece,) = shards.pieces
     assert len(piece.shards) > 3
-    stream, ends = shards.read(piece, 0, piece.tokens)
-    assert np.array_equal(np.flatnonzero(stream == 0) + 1, [*ends, piece.tokens])
+    assert all(s["tokens"] >= 300 for s in piece.shards[:-1])
+    for shard in piece.shards:
+        file = tmp_path / "out" / shard["path"]
+        index = file.with_suffix(".idx").read_bytes()
+        ends = np.frombuffer(index, "<i8", shard["documents"])
+        assert np.array_equal(np.flatnonzero(np.fromfile(file, "<u2") == 0) + 1, ends)
 
 
 def test_special_tokens_inside_text_stay_text(tmp_path, tokenizer_folder):
@@ -103,29 +106,10 @@ def test_every_record_is_in_a_shard_or_rejected_with_its_reason(
     assert describe(root / "out")["documents"] == manifest["documents"]
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    lines=st.lists(st.binary(max_size=12).filter(lambda b: b"\n" not in b), max_size=30),
-    size=st.integers(1, 60),
-    suffix=st.sampled_from(["jsonl", "jsonl.zst"]),
-)
-def test_slices_join_to_the_file(tmp_path_factory, lines, size, suffix):
-    path = write_lines(tmp_path_factory.mktemp("slices") / f"a.{suffix}", lines)
-    slices = list(read_slices(path, size))
-    assert [x for part in slices for x in part] == lines
-    assert all(sum(map(len, part)) + len(part) >= size for part in slices[:-1])
-
-
-def test_files_of_several_zstd_frames_are_read_whole(tmp_path):
-    frames = [zstandard.ZstdCompressor().compress(f"{i}\n".encode()) for i in range(3)]
-    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
-    assert list(read_slices(tmp_path / "a.jsonl.zst", 100)) == [[b"0", b"1", b"2"]]
-
-
 def test_a_cut_or_damaged_input_is_named(tmp_path, tokenizer_folder):
     path = write_documents(tmp_path / "web.jsonl.zst", texts(200, 1))
     whole = path.read_bytes()
-    for data, what in ((whole[:-5], "cut off"), (b"x" + whole[1:], "not a sound zstd file")):
+    for data, what in ((whole[:-5], "cut off"), (b"x" + whole[1:], "damaged")):
         path.write_bytes(data)
         with pytest.raises(UserError, match=f"web.jsonl.zst.*{what}"):
             pack(path, tmp_path / "out", tokenizer_folder)
@@ -135,7 +119,7 @@ def test_sources_are_named_by_file_or_folder(tmp_path, tokenizer_folder):
     write_documents(tmp_path / "docs/wiki.jsonl.zst", texts(3, 1))
     write_documents(tmp_path / "docs/web/00000.jsonl.zst", texts(3, 2))
     write_documents(tmp_path / "docs/web/00001.jsonl", texts(3, 3))
-    (tmp_path / "docs/report.json").write_text("{}")
+    (tmp_path / "docs/notes.json").write_text("{}")
     assert [(i.name, i.source, i.index) for i in find_inputs(tmp_path / "docs")] == [
         ("web/00000.jsonl.zst", "web", 0),
         ("web/00001.jsonl", "web", 1),
@@ -207,8 +191,39 @@ def test_two_inputs_with_the_same_content_are_refused_by_name(tmp_path, tokenize
     with pytest.raises(UserError, match="b.jsonl.zst repeats the content of a.jsonl.zst"):
         pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)
     write_documents(tmp_path / "docs/b.jsonl.zst", texts(9, 1))  # other ids, same texts
-    with pytest.raises(UserError, match="b.jsonl.zst repeats the texts of a.jsonl.zst"):
+    with pytest.raises(UserError, match="b.jsonl.zst repeats the content of a.jsonl.zst"):
         pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tokenizer"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, tokenizer_folder):
+    given = [write_documents(tmp_path / f"{f}/docs.jsonl", texts(9, f)) for f in "ab"]
+    manifest = pack(given, tmp_path / "out", tokenizer_folder)
+    assert [row["file"] for row in manifest["inputs"]] == ["a/docs.jsonl", "b/docs.jsonl"]
+    assert describe(tmp_path / "out")["sources"]["docs"]["documents"] == 18
+    shutil.copy(given[0], given[1])
+    with pytest.raises(UserError, match="b/docs.jsonl repeats the content of a/docs.jsonl"):
+        pack(given, tmp_path / "twice", tokenizer_folder)
+    with pytest.raises(UserError, match="docs.jsonl is given twice"):
+        pack([given[0], given[0]], tmp_path / "thrice", tokenizer_folder)
+
+
+def test_reports_of_prepare_are_no_source(tmp_path, docs, packed, tokenizer_folder):
+    shutil.copytree(docs, tmp_path / "docs")
+    write_lines(tmp_path / "docs/report/duplicates.jsonl", [b'{"removed": "a", "kept": "b"}'])
+    write_lines(tmp_path / "docs/duplicates.jsonl", [b'{"removed": "a", "kept": "b"}'])
+    manifest = pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder, shard_tokens=2000)
+    assert manifest["rejected"] == {} and files(tmp_path / "out") == files(packed)
+
+
+def test_two_packs_at_once_say_so_in_one_line(tmp_path, docs, tokenizer_folder):
+    with (
+        pack_module.locked(tmp_path / "out"),
+        pytest.raises(UserError, match="another process is packing into .*out") as error,
+    ):
+        pack(docs, tmp_path / "out", tokenizer_folder)
+    assert "\n" not in str(error.value)
+    pack(docs, tmp_path / "out", tokenizer_folder)
 
 
 def test_packing_again_changes_nothing_and_is_deterministic(
@@ -257,7 +272,7 @@ def test_packing_processes_start_without_heavy_packages():
 
 KILLED = """
 import os, signal, sys
-import steel.runlog, steel.data.tasks
+import steel.runlog, steel.data.shard_file, steel.data.tasks
 from steel.tokenizer import bpe
 pack_module = sys.modules["steel.data.pack"]
 docs, out, tokenizer, *writes = sys.argv[1:]
@@ -273,7 +288,8 @@ for at in map(int, writes):
                 (path.parent / f".{path.name}.half").write_bytes(data[:3] if isinstance(data, bytes) else b"{")
                 os.kill(os.getpid(), signal.SIGKILL)
             write(path, data)
-        steel.runlog.atomic_write = pack_module.atomic_write = steel.data.tasks.atomic_write = dying
+        for module in (steel.runlog, pack_module, steel.data.tasks, steel.data.shards, steel.data.shard_file):
+            module.atomic_write = dying
         pack_module.pack(docs, f"{out}/{at}", tokenizer, shard_tokens=2000)
     assert os.wait()[1] == signal.SIGKILL
 """
@@ -308,7 +324,7 @@ def test_held_out_documents_are_apart_and_copies_stay_together(tmp_path, tokeniz
     words = texts(400, "hold")
     write_documents(tmp_path / "docs/a.jsonl.zst", words)
     write_documents(
-        tmp_path / "docs/b.jsonl.zst", [*words, words[0]]
+        tmp_path / "docs/b.jsonl.zst", [*words[::-1], words[0]]
     )  # a copy of the whole would be refused
     pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder, hold_out=0.2, shard_tokens=3000)
     tok = bpe.load(tokenizer_folder)

@@ -16,14 +16,11 @@ from steel.train.parallel import World
 from steel.train.pretrain import pretrain, validator
 
 
-def test_a_changed_shard_among_very_many_is_named_before_training(corpus, tmp_path, monkeypatch):
+def test_a_changed_shard_among_very_many_is_named_before_training(corpus, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(corpus[0], shards)
     victim = sorted(shards.rglob("*.bin"))[-1]
     victim.write_bytes(victim.read_bytes()[:-2] + b"\x07\x07")
-    monkeypatch.setattr(
-        "steel.data.shards.EAGER", 0
-    )  # as if there were more than are checked when a folder is opened
     seen = []
     with pytest.raises(UserError, match=f"{victim.name}.*was changed"):
         pretrain(tiny(), shards, tmp_path / "run", on_batch=lambda step, batch: seen.append(step))
@@ -72,10 +69,9 @@ def test_rows_without_an_entry_are_counted_in_parameters_and_flops(corpus, tmp_p
 
 
 def test_the_check_of_the_shards_is_shared_and_leaves_none_out(corpus, monkeypatch):
-    monkeypatch.setattr("steel.data.shards.EAGER", 0)
     seen = []
     monkeypatch.setattr(
-        "steel.data.shards.check_shard", lambda root, shard, width: seen.append(shard["path"])
+        "steel.data.shards.check_edge", lambda root, shard: seen.append(shard["path"])
     )
     for rank in range(3):
         shards = ShardSet.open(corpus[0])
