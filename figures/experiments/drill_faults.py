@@ -150,7 +150,7 @@ def full_disk(root: Path, cfg: Config) -> dict:
     passed = (
         found["exit_codes"] == [2, 0]
         and found["equal"]
-        and "cannot save step 6" in line
+        and "step-00000006" in line
         and "full" in line
         and found["left"] == {"whole": ["step-00000003"], "torn": [], "half_written": []}
     )
