@@ -1,8 +1,11 @@
 """The house stands: a room imports only from floors below its own, and the training rooms from few packages."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,42 @@ def test_imports_go_down(path):
             same_room or FLOOR.get(other, 0) < FLOOR[room] or FLOOR[room] == FLOOR.get(other) == 6
         )
         assert allowed, f"{path.name}:{line} imports steel.{other}, which is not below steel.{room}"
+
+
+def test_rooms_stand_in_no_circle():
+    """Not even inside functions: each room can be understood after those that it imports."""
+    below = {}
+    for path in sorted(STEEL.rglob("*.py")):
+        room = path.relative_to(STEEL).parts[0].removesuffix(".py")
+        below.setdefault(room, set()).update(other for other, _ in imported_rooms(path))
+    graph = {room: others - {room} for room, others in below.items()}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the rooms
+
+
+def test_every_core_dependency_is_imported_and_in_the_table_of_contributing():
+    """What only the book or the tests need is an extra; CONTRIBUTING says what each is for."""
+    names = {"pyyaml": "yaml", "google-re2": "re2"}
+    imported = set()
+    for path in STEEL.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    project = tomllib.loads((STEEL.parent / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    table = (STEEL.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for requirement in project["dependencies"]:
+        name = re.match(r"[\w-]+", requirement)[0]
+        module = names.get(name, name.replace("-", "_"))
+        assert module in imported, f"nothing in steel/ imports {name}: make it an extra, or drop it"
+        assert f"| {name} |" in table, f"CONTRIBUTING.md does not say what {name} is for"
+
+
+def test_the_planner_needs_no_torch():
+    program = "import sys, steel.plan, steel.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_training_rooms_need_few_packages():
