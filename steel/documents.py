@@ -1,9 +1,9 @@
 """The document, and the one reader and writer of JSON lines: files of documents and of rows.
 
 A document is what every source becomes before any operator sees it. A file of documents is
-zstd-compressed JSON lines (`*.jsonl.zst`), keys in the order of the dataclass, so the same documents
-always give the same bytes. Dialogue keeps its turns in `meta["messages"]` and an empty `text`; the
-chat template renders them when they become tokens, so nothing on the way can tear a template.
+zstd-compressed JSON lines (`*.jsonl.zst`), keys in the order of the dataclass, so the same
+documents always give the same bytes. Dialogue keeps its turns in `meta["messages"]` and an empty
+`text`; the chat template renders them when they become tokens: nothing on the way can tear one.
 
 Files are streamed, plain or compressed by their suffix. One that is cut off or damaged raises
 `BrokenFile` where its sound part ends: it is never taken for a shorter file.
@@ -238,7 +238,7 @@ def encode(document: Document) -> bytes:
 
 
 class DocumentWriter:
-    """Writes documents to a temporary sibling, which takes the file's name when the block ends well.
+    """Writes documents to a temporary sibling, which takes the name when the block ends well.
 
     When it does not, or the disk is full at the end, the old file stays and no litter is left.
     """

@@ -1,1 +1,1 @@
-"""Text before it is tokens: sources, documents, operators, deduplication, the pipeline, and the closed world."""
+"""Text before it is tokens: sources, operators, deduplication, the pipeline, the closed world."""

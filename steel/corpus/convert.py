@@ -22,12 +22,11 @@ def rules_of(recipe: Recipe) -> dict[str, Rule]:
 
 
 def convert_source(
-    name: str, files: list[Path], root: Path, recipe: Recipe, tally: Tally, limit: int | None = None
+    name: str, files: list[Path], root: Path, recipe: Recipe, tally: Tally
 ) -> Iterator[tuple[Document, bytes]]:
     """(document, its JSON line) of every good record of one source; the others are counted.
 
-    limit: read at most this many records. One bad record never ends a file, one bad file never ends
-    a source.
+    One bad record never ends a file, one bad file never ends a source.
     """
     rule, options = rules_of(recipe)[name], recipe.options.get(name) or {}
     notes = tally.more.setdefault("notes", Counter())
@@ -35,8 +34,6 @@ def convert_source(
     for path in files:
         place = inside(path, root, name)
         for number, record in records(path):
-            if limit is not None and tally.read >= limit:
-                return
             tally.read += 1
             try:
                 if isinstance(record, Bad):

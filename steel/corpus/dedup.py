@@ -99,7 +99,7 @@ def normalise(text: str) -> str:
 
 
 def letters(text: str) -> np.ndarray:
-    """uint32 code points of letters, Chinese characters and digits: copies differ in punctuation."""
+    """uint32 code points of letters, Hanzi and digits: copies often differ in punctuation."""
     codes = code_points(text)
     return codes[word_table()[codes]]
 

@@ -17,11 +17,11 @@ def instructions(source: Source) -> str:
 
 
 def download(name: str, out: Path | str) -> str:
-    """Fetch a source into OUT/<name>/ (or OUT, when it is called like the source); check every file.
+    """Fetch a source into OUT/<name>/, or OUT when it is called like the source; check files.
 
-    Returns what was done, or, for a source that no hub has, what the user has to do. huggingface_hub
-    goes on with a broken download and reads HF_ENDPOINT and HF_TOKEN. Raises UserError when the hub
-    cannot be reached, refuses, or a file is damaged.
+    Returns what was done, or, for a source that no hub has, what the user has to do.
+    huggingface_hub goes on with a broken download and reads HF_ENDPOINT and HF_TOKEN. Raises
+    UserError when the hub cannot be reached, refuses, or a file is damaged.
     """
     source, out = find_source(name), Path(out)
     if not source.hub:
@@ -55,6 +55,6 @@ def _problem(source: Source, error: Exception) -> str:
     if source.gated and refused:
         return f"{source.name}: the publisher wants its terms accepted: {source.obtain}"
     return (
-        f"{source.name}: {source.hub} cannot be reached ({first_line(error)[:160]}); check the network "
-        "or set HF_ENDPOINT to a mirror, then run the same command again: it goes on"
+        f"{source.name}: {source.hub} cannot be reached ({first_line(error)[:160]}); check the "
+        "network or set HF_ENDPOINT to a mirror, then run the same command again: it goes on"
     )

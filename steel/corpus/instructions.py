@@ -1,8 +1,8 @@
 """Post-training sets that real documents hold: their dialogues, and tasks that metadata spell out.
 
-Dialogue sources give SFT rows as they are. A regulated poem gives the request that its title and form
-imply, and a preference: the poem over one that has another form than was asked for. Sources with
-neither give nothing, and the life skips the stages that would need it.
+Dialogue sources give SFT rows as they are. A regulated poem gives the request that its title and
+form imply, and a preference: the poem over one that has another form than was asked for. Sources
+with neither give nothing, and the life skips the stages that would need it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def write_instructions(
 ) -> dict[str, int]:
     """Read every document under `docs`; write OUT/sft.jsonl and preference.jsonl if there are rows.
 
-    At most `limit` dialogues and poems, chosen by a hash of seed and document id, so that the choice
-    does not depend on the order of files. `skip(doc)` leaves out held-out documents. Returns the
-    number of rows written by name.
+    At most `limit` dialogues and poems, chosen by a hash of seed and document id, so that the
+    choice does not depend on the order of files. `skip(doc)` leaves out held-out documents.
+    Returns the number of rows written by name.
     """
     dialogues: list[tuple[str, dict]] = []
     poems: list[tuple[str, str, str, str]] = []  # rank, form, title, verse

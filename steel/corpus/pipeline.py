@@ -32,11 +32,10 @@ from .dedup import Dedup, Keys, Pair
 from .operators import apply
 from .recipe import Recipe, load_recipe
 from .report import STEPS, Tally, drop_stale, write_report
-from .sources import SOURCES, find_source, inside, survey
+from .sources import SOURCES, inside, survey
 
-VERSION = (
-    2  # raise when a recipe gives other bytes: intermediate files of old runs are then not used
-)
+# Raise when a recipe gives other bytes: intermediate files of old runs are then not used.
+VERSION = 2
 EVERY = 1000  # records between two moves of the progress bar
 
 
@@ -44,24 +43,21 @@ def prepare(
     raw: Path | str,
     out: Path | str,
     recipe: str | Path | Recipe = "steel",
-    *,
     steps: tuple[str, ...] = STEPS,
-    sources: list[str] | None = None,
-    limit: int | None = None,
 ) -> dict[str, Any]:
-    """Run `steps` over `raw` and write OUT/<source>.jsonl.zst and OUT/report.json; returns the report.
+    """Run `steps` over `raw` into OUT/<source>.jsonl.zst and OUT/report.json, which it returns.
 
-    raw: a folder of raw files, or without the step "convert" of documents. sources: only these.
-    limit: read at most this many records of each source. Pairs of copies go to OUT/report. Raises
-    UserError for a folder without known data, a broken recipe or a name that does not exist.
+    raw: a folder of raw files, or without the step "convert" of documents. Pairs of copies go to
+    OUT/report. Raises UserError for a folder without known data or a broken recipe.
     """
     raw, out, recipe = Path(raw), Path(out), load_recipe(recipe)
-    files, about = _inputs(raw, out, recipe, steps, sources)
+    files, about = _inputs(raw, out, recipe, steps)
     settings = Dedup.of(recipe.dedup) if "dedup" in steps else None
-    job = _Job(raw, out, recipe, steps, limit, files, settings)
+    job = _Job(raw, out, recipe, steps, files, settings)
     everything = _digest([*map(job.fingerprint, files), about])
     if (done := job.finished(everything)) is not None:
         return done
+    job.work.mkdir(parents=True, exist_ok=True)
     with progress(None, "preparing documents", "records") as bar:
         parts = {name: job.stream(name, bar) for name in files}
         job.publish(job.pairs(), parts, bar)
@@ -71,25 +67,25 @@ def prepare(
     return report
 
 
-def convert(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel", **options):
-    """Only the first step: raw files to documents. `options`: sources, limit."""
-    return prepare(raw, out, recipe, steps=("convert",), **options)
+def convert(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel"):
+    """Only the first step: raw files to documents."""
+    return prepare(raw, out, recipe, ("convert",))
 
 
 def clean(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel"):
     """Only the second step: a recipe's operators over a folder of documents."""
-    return prepare(docs, out, recipe, steps=("clean",))
+    return prepare(docs, out, recipe, ("clean",))
 
 
 def dedup(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel"):
     """Only the third step: remove copies from a folder of documents; the first stays."""
-    return prepare(docs, out, recipe, steps=("dedup",))
+    return prepare(docs, out, recipe, ("dedup",))
 
 
 def _inputs(
-    raw: Path, out: Path, recipe: Recipe, steps: tuple[str, ...], sources: list[str] | None
+    raw: Path, out: Path, recipe: Recipe, steps: tuple[str, ...]
 ) -> tuple[dict[str, list[Path]], dict[str, Any]]:
-    """The files to work on by source, in the order of the cards, and what the report says of others."""
+    """The files to work on by source, in the order of the cards, and what is said of others."""
     if raw.resolve() == out.resolve():
         raise UserError(f"{out}: give an output folder that is not the input folder")
     if "convert" not in steps:
@@ -100,21 +96,16 @@ def _inputs(
         raise UserError(f"{raw} is a whole world, with its exam; give {raw / 'raw'}")
     if out.resolve().is_relative_to(raw.resolve()):
         raise UserError(f"{out} lies inside {raw}: it would be read as raw data; choose another")
-    for name in sources or ():
-        find_source(name)
     found, unknown = survey(raw)
     if not found:
         names = ", ".join(SOURCES)
         raise UserError(f"{raw}: no raw data recognised; name the folders after sources ({names})")
-    if missing := [name for name in sources or () if name not in found]:
-        raise UserError(f"{raw}: no files of {', '.join(missing)}; found {', '.join(found)}")
     rules = rules_of(recipe)
     about = {
         "unrecognised_files": [os.fspath(p.relative_to(raw)) for p in unknown],
         "sources_without_a_rule": [name for name in found if name not in rules],
     }
-    wanted = [name for name in found if name in rules and (sources is None or name in sources)]
-    return {name: found[name] for name in wanted}, about
+    return {name: files for name, files in found.items() if name in rules}, about
 
 
 def _digest(data: Any) -> str:
@@ -130,7 +121,6 @@ class _Job:
     out: Path
     recipe: Recipe
     steps: tuple[str, ...]
-    limit: int | None
     files: dict[str, list[Path]]  # by source
     settings: Dedup | None  # None: copies stay
 
@@ -142,7 +132,7 @@ class _Job:
         """Everything that decides the documents of one source."""
         stats = [(file, file.stat()) for file in self.files[name]]
         files = [(inside(f, self.root, name), s.st_size, s.st_mtime_ns) for f, s in stats]
-        return _digest([VERSION, self.steps, self.recipe.fingerprint(), self.limit, files])
+        return _digest([VERSION, self.steps, self.recipe.fingerprint(), files])
 
     def finished(self, fingerprint: str) -> dict[str, Any] | None:
         """The report of an earlier run over the same files whose outputs still stand."""
@@ -198,11 +188,11 @@ class _Job:
         return part
 
     def _documents(self, name: str, tallies: dict[str, Tally]) -> Iterator[tuple[Document, bytes]]:
-        """(document, its JSON line) of one source behind the first steps, which count in `tallies`."""
+        """(document, its JSON line) of one source after the first steps, counted in `tallies`."""
         files = self.files[name]
         if "convert" in self.steps:
             tally = tallies["convert"] = Tally("rejected")
-            found = convert_source(name, files, self.root, self.recipe, tally, self.limit)
+            found = convert_source(name, files, self.root, self.recipe, tally)
         else:
             lines = ((file, *numbered) for file in files for numbered in read_lines(file))
             found = ((decode(line, f"{file}:{n}"), line + b"\n") for file, n, line in lines)

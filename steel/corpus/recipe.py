@@ -30,7 +30,7 @@ class Recipe:
     dedup: dict[str, Any] = field(default_factory=dict)
 
     def operators(self, source: str, dialogue: bool = False) -> list[Operator]:
-        """The operators for one source, in order; `dialogue` gives the kind of one without a card."""
+        """The operators for one source; `dialogue` gives the kind of one without a card."""
         kind = SOURCES[source].kind if source in SOURCES else "dialogue" if dialogue else "text"
         return make_all(self.clean.get(source, self.clean.get(kind)) or [])
 

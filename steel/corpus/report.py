@@ -1,4 +1,4 @@
-"""What the pipeline counts: records in, kept and gone, per source and per step, with sums that close."""
+"""What the pipeline counts: records in, kept and gone per source and step, with closing sums."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tally:
 def write_report(
     out: Path, recipe: str, parts: dict[str, dict], about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Check that the sums close, add totals and warnings, write OUT/report.json, return the report."""
+    """Check that the sums close, add totals and warnings, write and return OUT/report.json."""
     totals: dict[str, dict[str, int]] = {}
     for name, part in parts.items():
         before = None
@@ -59,7 +59,7 @@ def write_report(
 
 
 def drop_stale(out: Path, names: list[str]) -> None:
-    """Remove outputs that an earlier report lists and this run does not make: they would be used."""
+    """Remove outputs that an earlier report lists and this run does not make."""
     try:
         before = json.loads((out / "report.json").read_text(encoding="utf-8"))["sources"]
     except (OSError, ValueError, KeyError, TypeError):

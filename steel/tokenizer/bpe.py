@@ -26,7 +26,7 @@ END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END]
 
 # Runs of Hanzi, words of other scripts with their leading space, single digits, punctuation, line
-# ends, spaces. A comma never sticks to the word after it, so that a name has one spelling everywhere.
+# ends, spaces. A comma never sticks to the word after it: a name has one spelling everywhere.
 _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+| ?(?:(?!\p{Han})[\p{L}\p{M}])+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -104,7 +104,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the document separator `<|endoftext|>`; raises UserError when the tokenizer lacks it."""
+    """Id of the document separator `<|endoftext|>`; UserError when the tokenizer lacks it."""
     token_id = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     unknown = token_id == tokenizer.unk_token_id and tokenizer.unk_token != END_OF_TEXT
     if token_id is None or unknown:

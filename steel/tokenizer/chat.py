@@ -5,9 +5,9 @@
     <|im_start|>assistant
     云州。<|im_end|>
 
-A system turn is rendered when the dialogue has one; none is invented. The loss mask is 1 on what the
-assistant has to produce: the answer and the `<|im_end|>` that ends it, not the header and not the
-line break after it.
+A system turn is rendered when the dialogue has one; none is invented. The loss mask is 1 on what
+the assistant has to produce: the answer and the `<|im_end|>` that ends it, not the header and not
+the line break after it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The text of documents as a tokenizer sees it, all of it or a sample that is fair to every source."""
+"""The text of documents as a tokenizer sees it: all of it, or a sample that is fair to sources."""
 
 from __future__ import annotations
 

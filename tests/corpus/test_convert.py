@@ -135,7 +135,7 @@ def test_upvotes_are_read_as_written(written, number):
 def test_the_most_upvoted_answer_is_kept_by_steel_and_lost_by_the_original(converted, tmp_path):
     _, documents = converted
     assert [d.meta["upvotes"] for d in documents["zhihu_kol"]] == [16000, 1234]
-    convert(write_raw(tmp_path / "raw"), tmp_path / "out", recipe="original", sources=["zhihu_kol"])
+    convert(write_raw(tmp_path / "raw"), tmp_path / "out", recipe="original")
     assert len(list(read_documents(tmp_path / "out/zhihu_kol.jsonl.zst"))) == 1
 
 
@@ -215,24 +215,13 @@ def test_the_original_strips_endings_that_belong_to_the_text():
     assert steel_rules.belle_3_5m(record, PATH, {}).messages[1]["content"] == "a Corporation"
 
 
-def test_limit_reads_that_many_records_of_each_source(tmp_path):
-    report = convert(write_raw(tmp_path / "raw"), tmp_path / "out", limit=1)
-    assert all(part["steps"]["convert"]["in"] == 1 for part in report["sources"].values())
-
-
 def test_mistakes_are_one_clear_line(tmp_path):
     raw = write_raw(tmp_path / "raw")
-    for arguments, words in (
-        ({"recipe": "stell"}, "no recipe"),
-        ({"sources": ["wiki"]}, "no source named"),
-    ):
-        with pytest.raises(UserError, match=words):
-            convert(raw, tmp_path / "out", **arguments)
+    with pytest.raises(UserError, match="no recipe"):
+        convert(raw, tmp_path / "out", recipe="stell")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no raw data recognised"):
         convert(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(UserError, match="no files of moss"):
-        convert(raw / "firefly", tmp_path / "out", sources=["moss"])
 
 
 @pytest.mark.skipif(not REAL, reason="STEEL_REAL_DATA is not set")

@@ -1,4 +1,4 @@
-"""Files of every container, damaged at random: what was not touched comes through, the rest is counted."""
+"""Files of every container, damaged at random: what was not touched comes through."""
 
 import gzip
 import io

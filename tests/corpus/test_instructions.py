@@ -1,4 +1,4 @@
-"""Post-training sets from real documents: dialogues as they are, regulated poems as requests and form preferences."""
+"""Post-training sets from real documents: dialogues as they are, regulated poems as requests."""
 
 import json
 

@@ -255,7 +255,7 @@ def test_planted_copies_are_found_in_the_closed_world(world):
     ],
 )
 def test_planted_junk_is_removed_or_mended_in_the_closed_world(world, kind, least):
-    """Where the damaged field is one that a record can do without (desc, input, an explanation), it is kept."""
+    """Where the damaged field is one that a record can do without (desc, input), it is kept."""
     truth, kept, _ = world
     plants = [spot(p) for p in truth if p["kind"] == kind]
     signs = {"mojibake": "[锛銆鐨鍦涓â]", "html": "</|<br|&nbsp"}
@@ -296,7 +296,7 @@ def test_real_data_passes_in_thirty_cpu_seconds(tmp_path):
 
 
 def hub_of(files: dict[str, bytes], damaged: set[str]):
-    """A hub's `snapshot_download` and its check; a damaged file arrives whole at the second call."""
+    """A hub's download and its check; a damaged file arrives whole at the second call."""
 
     def snapshot(repo_id, repo_type, local_dir, allow_patterns):
         for path, data in files.items():

@@ -2,8 +2,8 @@
 
 A *mapper* is text -> text, a *filter* is text -> None or the reason for removal; their further
 parameters are what a recipe may set. Dialogue is handled once, here: a mapper sees one turn at a
-time and can never touch what stands between turns; a filter sees all turns together; a dialogue that
-would lose a turn is rejected as a whole.
+time and can never touch what stands between turns; a filter sees all turns together; a dialogue
+that would lose a turn is rejected as a whole.
 
 To add an operator, write a function in `mappers.py` or `filters.py` (or a module listed below):
 

@@ -43,7 +43,7 @@ def _visible_share(text: str, *classes: int) -> float:
 
 @operator("filter")
 def letter_ratio(text: str, min_ratio: float = 0.5, max_ratio: float = 1.0) -> str | None:
-    """Keep texts in which letters, Chinese characters and digits make up this share of the visible."""
+    """Keep texts in which letters, Hanzi and digits make up this share of the visible."""
     _bounds("letter_ratio", min_ratio, max_ratio)
     ratio = _visible_share(text, LETTER, CJK, DIGIT)
     return None if min_ratio <= ratio <= max_ratio else f"letters {ratio:.2f}"
@@ -51,7 +51,7 @@ def letter_ratio(text: str, min_ratio: float = 0.5, max_ratio: float = 1.0) -> s
 
 @operator("filter")
 def symbol_ratio(text: str, max_ratio: float = 0.25) -> str | None:
-    """Remove texts with too many symbols: no letters, digits, spaces, ordinary punctuation marks."""
+    """Remove texts with too many symbols: no letters, digits, spaces, ordinary marks."""
     counts = class_counts(text)
     ratio = int(counts[SYMBOL] + counts[OTHER]) / len(text) if text else 0.0
     return None if ratio <= max_ratio else f"symbols {ratio:.2f}"
@@ -66,7 +66,7 @@ def digit_ratio(text: str, max_ratio: float = 0.5) -> str | None:
 
 @operator("filter")
 def char_repetition(text: str, n: int = 10, max_ratio: float = 0.4) -> str | None:
-    """Remove texts that repeat themselves: the share of character n-grams that stood there before."""
+    """Remove texts that repeat themselves: the share of n-grams that stood there before."""
     if n < 1:
         raise UserError(f"operator char_repetition: n is {n}; it must be 1 or more")
     if len(text) <= n:
@@ -95,7 +95,7 @@ def max_line(text: str, max_chars: int = 20_000) -> str | None:
 
 @operator("filter")
 def max_token(text: str, max_chars: int = 200) -> str | None:
-    """Remove texts with a run of ASCII letters and digits over max_chars: base64, hashes, images."""
+    """Remove texts with a run of ASCII letters and digits over max_chars: base64, hashes."""
     if len(text) <= max_chars:
         return None
     found = re.search(rf"[A-Za-z0-9+/=_-]{{{max_chars + 1}}}", text)

@@ -1,4 +1,4 @@
-"""Mappers: text -> text. Each looks first whether there is anything to do: most texts need nothing."""
+"""Mappers: text -> text. Each looks first whether there is anything to do; mostly there is not."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def fix_gbk(text: str) -> str:
 def is_gbk_mojibake(line: str) -> bool:
     """Whether a line's beginning turns into Chinese when its GBK bytes are read as UTF-8.
 
-    GBK bytes of ordinary Chinese are hardly ever a three-byte UTF-8 sequence; of misread UTF-8 nearly
-    all are.
+    GBK bytes of ordinary Chinese are hardly ever a three-byte UTF-8 sequence; of misread UTF-8
+    nearly all are.
     """
     if not _GBK_SIGN.search(line):
         return False
@@ -125,7 +125,7 @@ def normalise_whitespace(
 
 @operator("mapper")
 def clean_html(text: str) -> str:
-    """Remove HTML tags, comments, scripts, entities, if there are real tags; code in backticks stays.
+    """Remove HTML tags, comments, scripts and entities of real HTML; code in backticks stays.
 
     A real tag has a known name and well-formed attributes; one-letter tags count only when they are
     closed too. So `#include <vector>`, `a<b 且 c>d` and `List<String>` pass untouched, and so does a

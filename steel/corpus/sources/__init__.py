@@ -17,11 +17,11 @@ KINDS = ("text", "dialogue", "code", "poetry")
 
 @dataclass(frozen=True)
 class Source:
-    """What is known about one source; `size_bytes` and `records` are the public whole's, 0: not stated.
+    """What is known about one source; `size_bytes` and `records` of the public whole, or 0.
 
     kind picks the operators of a recipe. hub is the Hugging Face dataset and hub_files patterns of
-    the files wanted. aliases: other names of its folder. signs: sets of fields that tell its records,
-    with `field.key` for the objects in a list.
+    the files wanted. aliases: other names of its folder. signs: sets of fields that tell its
+    records, with `field.key` for the objects in a list.
     """
 
     name: str
@@ -99,8 +99,8 @@ def survey(folder: Path | str) -> tuple[dict[str, list[Path]], list[Path]]:
     """The files of each source in a folder of raw data, and the files that belong to none.
 
     A folder named after a source (or one of its aliases) decides for all record files below it;
-    elsewhere the first records of a file decide. Text, Markdown and PDF files outside a named folder
-    are `personal`.
+    elsewhere the first records of a file decide. Text, Markdown and PDF files outside a named
+    folder are `personal`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -116,7 +116,7 @@ def survey(folder: Path | str) -> tuple[dict[str, list[Path]], list[Path]]:
 
 
 def inside(path: Path, root: Path, name: str) -> str:
-    """The path below the folder named after the source, or `root`: the same wherever that stands."""
+    """The path below the folder named after the source, or `root`, wherever that stands."""
     parts = path.relative_to(root).parts
     named = [place for place, part in enumerate(parts[:-1]) if name in _named(part)]
     return "/".join(parts[named[-1] + 1 :] if named else parts)

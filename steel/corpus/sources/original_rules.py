@@ -1,4 +1,4 @@
-"""The rules of the original Steel-LLM's conversion, bugs included, for comparison (recipe `original`).
+"""The rules of the original Steel-LLM, bugs included, for comparison (recipe `original`).
 
 Each is named after its source. Documented in the data chapter: Baike entries without a summary are
 lost, "赞同 1.6 万" counts as 0 upvotes, the description of a Baidu question and the input of a BELLE
@@ -37,7 +37,7 @@ def _gate(text: str) -> Piece:
 
 
 def _chat(question: str, answer: str) -> Piece:
-    """Even an empty question with an empty answer passes the gate: the template alone is long enough."""
+    """Even an empty question and answer pass the gate: the template alone is long enough."""
     return _gate(f"{_SYSTEM}<|im_start|>user\n{question}{_END}<|im_start|>assistant\n{answer}")
 
 

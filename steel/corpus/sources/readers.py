@@ -1,8 +1,8 @@
 """Raw containers, read as streams: JSON lines, JSON arrays, Parquet, tar, text; plain, .gz, .zst.
 
-`records(path)` yields (number, record). What cannot be read becomes a `Bad` with its reason and size,
-so that the caller counts it and goes on: damage costs the record that it touched, and whatever else
-had to be skipped is counted in bytes.
+`records(path)` yields (number, record). What cannot be read becomes a `Bad` with its reason and
+size, so that the caller counts it and goes on: damage costs the record that it touched, and whatever
+else had to be skipped is counted in bytes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def json_records(chunks: Iterable[bytes]) -> Iterator[Any]:
 
 
 def _usual_kind(head: bytes) -> set[frozenset]:
-    """The keys that most of the text in `head` stands under: those of records, not of their parts."""
+    """The keys that most of the text in `head` stands under: a record's, not its parts'."""
     sizes: Counter = Counter()
     for record in _objects([head], set()):
         if isinstance(record, dict):
@@ -116,7 +116,7 @@ def _parse(data: bytes) -> Any:
 
 
 def _lines(chunks: Iterable[bytes], kinds: set[frozenset]) -> Iterator[Any]:
-    """One record a line; a line that is damaged may still hold whole objects (a newline is lost)."""
+    """One record a line; a damaged one may still hold whole objects (a newline is lost)."""
     for line in split_lines(chunks):
         if line and not line.isspace():
             record = _parse(line)
@@ -218,7 +218,7 @@ class _Text:
         return self.text[self.at : end].encode("utf-8", "surrogateescape")
 
     def _grow(self) -> bool:
-        """Forget what stands before `at` and read on, as much again as is held; False at the end."""
+        """Forget what stands before `at` and read on, as much again; False at the end."""
         held, more, size = self.text[self.at :], "", 0
         try:
             while not more or size < len(held):

@@ -1,6 +1,7 @@
 """From a raw record to a piece of a document: what the rules of both recipes share.
 
-A rule takes (record, path, options) and returns a Piece, or raises Skip with the reason that the report counts.
+A rule takes (record, path, options) and returns a Piece, or raises Skip with the reason that the
+report counts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Piece(NamedTuple):
 
 
 def text_of(record: dict[str, Any], name: str) -> str:
-    """The text in a field; "" when the field is missing or null. Skip when it holds something else."""
+    """The text in a field; "" when it is missing or null. Skip when it holds something else."""
     value = record.get(name)
     if value is None:
         return ""

@@ -1,4 +1,4 @@
-"""The rules of recipe `steel`, each named after its source: keep what the record says, well laid out."""
+"""The rules of recipe `steel`, named after their sources: keep what the record says, laid out."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def baidu_qa(record: dict[str, Any], path: Path, options: dict) -> Piece:
 
 
 def _question(title: str, description: str) -> tuple[str, str]:
-    """A title is often the beginning of the description, cut off: then that alone is the question."""
+    """A title is often the cut beginning of the description: then that alone is the question."""
     bare_title, bare = _NOT_WORD.sub("", title), _NOT_WORD.sub("", description)
     if not bare or bare in bare_title:
         return title, ""
@@ -148,7 +148,7 @@ def firefly(record: dict[str, Any], path: Path, options: dict) -> Piece:
 
 
 def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    """The file; leading repository tags move to meta. `min_stars` drops unpopular files when asked to."""
+    """The file; leading repository tags move to meta. `min_stars` drops unpopular files."""
     content = needed(record, "content")
     meta: dict[str, Any] = {
         "path": record.get("max_stars_repo_path"),
