@@ -1,0 +1,36 @@
+"""Losses leave their numbers on the device: the loop fetches them all at once."""
+
+import pytest
+import torch
+from align_world import job_of, preference_rows, turn
+
+from steel.align import dpo, grpo, reward
+from steel.align.logprobs import encode_answer, pad_rows
+
+
+def micro_batches(base, tmp_path):
+    _, model, tokenizer = base
+    pairs, _ = dpo.encode_pairs(job_of(base, "dpo", preference_rows(2), tmp_path), 128)
+    rows = pairs.batch([0, 1])
+    answers = [encode_answer(tokenizer, [turn("user", "?")], text) for text in ("7", "云州。")]
+    rollout = grpo.Rollout(pad_rows(answers), torch.tensor([1.0, -1.0]), None, torch.zeros(2, 1))
+    job = job_of(base, "grpo", [], tmp_path, kl_beta=0.1)
+    yield dpo.Loss(job.cfg.dpo), model, dpo.PairBatch(rows, torch.zeros(4))
+    yield grpo.Loss(job.settings), model, rollout
+    yield reward.loss, reward.RewardModel(model), rows
+
+
+def test_no_loss_waits_for_the_device(base, tmp_path, monkeypatch):
+    work = list(micro_batches(base, tmp_path))
+    for loss, model, micro in work:
+        loss(model, micro)  # what transformers looks up once is looked up
+
+    def wait(*_):
+        pytest.fail("the host waits for a number")
+
+    for name in ("item", "tolist", "__int__", "__float__", "__bool__"):
+        monkeypatch.setattr(torch.Tensor, name, wait)
+    found = [loss(model, micro) for loss, model, micro in work]
+    monkeypatch.undo()
+    for total, count, metrics in found:
+        assert torch.isfinite(total) and count > 0 and len(metrics) > 2
