@@ -1,6 +1,7 @@
 """Causal self-attention with grouped queries, RoPE, packed documents and a KV cache.
 
-Shapes: B batch, T query time, K key time (past + T), D model width, H query heads, G key/value heads, C head width.
+Shapes: B batch, T query time, K key time (past + T), D model width, H query heads, G key/value
+heads, C head width.
 """
 
 import torch
@@ -36,10 +37,10 @@ class SteelRMSNorm(nn.Module):
 def rope_tables(
     position_ids_BT: torch.Tensor, head_dim: int, theta: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of the rotary angles (Su et al. 2021), shape (B, T, 1, head_dim / 2), always fp32.
+    """Cosine and sine of the rotary angles (Su et al. 2021), (B, T, 1, head_dim / 2), fp32.
 
-    Computed from integers on each call: bf16 cannot hold angles past a few hundred, and a model built on the meta
-    device then has no buffer to re-fill.
+    Computed from integers on each call: bf16 cannot hold angles past a few hundred, and a model
+    built on the meta device then has no buffer to re-fill.
     """
     exponents = (
         torch.arange(0, head_dim, 2, device=position_ids_BT.device, dtype=torch.float32) / head_dim
@@ -49,14 +50,14 @@ def rope_tables(
 
 
 def apply_rope(x_BTHC: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the halves of each head by the tables; arithmetic in fp32 (or wider), result in x's dtype."""
+    """Rotate the halves of each head; arithmetic in fp32 (or wider), result in x's dtype."""
     first, second = x_BTHC.chunk(2, dim=-1)
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(x_BTHC.dtype)
 
 
 def rope_qkv(qkv_BTXC: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, H: int, G: int):
-    """Fused projection, X = H + 2G heads -> query (B, T, H, C), key, value (B, T, G, C); first two rotated."""
+    """X = H + 2G fused heads -> rotated query (B, T, H, C) and key (B, T, G, C), and value."""
     qk, value = qkv_BTXC.split([H + G, G], dim=2)
     return *apply_rope(qk, cos, sin).split([H, G], dim=2), value
 
@@ -108,9 +109,10 @@ def attention_mask(
     document_BT: torch.Tensor | None,
     device: torch.device,
 ) -> torch.Tensor | None:
-    """Boolean mask (B, 1, T, K), True where a query may look; None when plain causal attention says it all.
+    """Boolean mask (B, 1, T, K), True where a query may look; None for plain causal attention.
 
-    Built once per forward and shared by all layers. A padding query sees itself, so that no softmax is empty.
+    Built once per forward and shared by all layers. A padding query sees itself, so that no softmax
+    is empty.
     """
     if valid_BK is None and document_BT is None and (past_length == 0 or query_length == 1):
         return None
@@ -129,8 +131,9 @@ def attention_mask(
 class SteelAttention(nn.Module):
     """Multi-head attention; one fused projection holds queries, keys and values, in that order.
 
-    forward(x_BTD, context) -> (B, T, D). The context holds `cos`, `sin` of `rope_tables` and the `mask`: a tensor, None
-    for plain causal attention, or an object whose `attend(query, key, value, scale)` computes (B, T, H, C) itself.
+    forward(x_BTD, context) -> (B, T, D). The context holds `cos`, `sin` of `rope_tables` and the
+    `mask`: a tensor, None for plain causal attention, or an object whose `attend(query, key, value,
+    scale)` computes (B, T, H, C) itself.
     """
 
     rope_qkv = staticmethod(rope_qkv)  # a built model may get another implementation here
@@ -141,9 +144,8 @@ class SteelAttention(nn.Module):
         self.layer_idx = layer_idx
         self.num_heads = config.num_attention_heads
         self.num_kv_heads = config.num_key_value_heads
-        self.num_key_value_groups = (
-            self.num_heads // self.num_kv_heads
-        )  # read by transformers' attention functions
+        # Read by transformers' attention functions.
+        self.num_key_value_groups = self.num_heads // self.num_kv_heads
         self.head_dim = config.head_dim
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
@@ -176,23 +178,16 @@ class SteelAttention(nn.Module):
             attend = ALL_ATTENTION_FUNCTIONS[implementation]
             return attend(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)[0]
         grouped = self.num_key_value_groups > 1
-        # Only the CUDA flash path takes grouped heads as they are; elsewhere they would fall to the slow math path.
+        # Grouped heads as they are: the CUDA flash path takes them, others fall to the slow one.
         native = grouped and mask is None and query.is_cuda
         if grouped and not native:
             key = key.repeat_interleave(self.num_key_value_groups, dim=1)
             value = value.repeat_interleave(self.num_key_value_groups, dim=1)
         if implementation == "eager":
             return self._eager(query, key, value, mask).transpose(1, 2)
-        causal = mask is None and query.shape[2] > 1
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            is_causal=causal,
-            scale=self.scaling,
-            enable_gqa=native,
-        )
+        settings = {"is_causal": mask is None and query.shape[2] > 1, "scale": self.scaling}
+        attend = F.scaled_dot_product_attention
+        out = attend(query, key, value, attn_mask=mask, enable_gqa=native, **settings)
         return out.transpose(1, 2)
 
     def _eager(self, query, key, value, mask) -> torch.Tensor:

@@ -25,9 +25,11 @@ def steel_config(model_cfg: ModelConfig, **more) -> SteelConfig:
 def build(
     model_cfg: ModelConfig, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> nn.Module:
-    """A causal LM, freshly initialised from `seed`, or (source "hf" with a path) with the weights of a folder.
+    """A causal LM, freshly initialised from `seed`, or (source "hf" with a path) with the weights
+    of a folder.
 
-    device "meta" allocates nothing: fill it with `model.to_empty(device=...)` and `initialize(model, seed)`.
+    device "meta" allocates nothing: fill it with `model.to_empty(device=...)` and
+    `initialize(model, seed)`.
     """
     if model_cfg.source == "hf":
         return _build_hf(model_cfg, device, dtype, seed)
@@ -60,7 +62,7 @@ def _build_hf(model_cfg: ModelConfig, device: str, dtype: torch.dtype, seed: int
 
 
 def initialize(model: nn.Module, seed: int = 0) -> None:
-    """Fill every weight in place from `seed`, also one that was built on the meta device (after `to_empty`)."""
+    """Fill every weight in place from `seed`; a model of the meta device needs `to_empty` first."""
     model.tie_weights()  # `to_empty` parts a tied head from its embedding
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and embedding is not None and head.weight is embedding.weight
@@ -72,7 +74,7 @@ def initialize(model: nn.Module, seed: int = 0) -> None:
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder blocks in order, the units of compilation, sharding and checkpointing (Steel, Llama, Qwen2, …)."""
+    """The decoder blocks in order: the units of compilation, sharding and checkpointing."""
     inner = getattr(model, "model", model)
     layers = getattr(inner, "layers", None)
     if layers is None:
@@ -89,6 +91,6 @@ def require_causal(model: nn.Module, what: str) -> None:
     """
     if not getattr(model, "is_causal", True):
         raise UserError(
-            f"{what} needs a causal model: feed_forward={model.config.feed_forward} mixes all tokens "
-            "of a row, padding and neighbours too; use causal_soft_moe, top_k_moe or dense"
+            f"{what} needs a causal model: feed_forward={model.config.feed_forward} mixes all "
+            "tokens of a row, neighbours too; use causal_soft_moe, top_k_moe or dense"
         )

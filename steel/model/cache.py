@@ -8,11 +8,12 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 
 class SteelCacheLayer(DynamicLayer):
-    """A growing key/value cache that also carries `slots`: named tensors whose first axis is the batch.
+    """A growing key/value cache that also carries `slots`: named tensors, batch axis first.
 
-    Everything that reorders, repeats or selects batch rows does the same to the slots, so beam search, parallel
-    sampling and batch splits keep each hypothesis with its own state. Slots are sums over the past and cannot be
-    rolled back: `crop` refuses, and `is_croppable` tells assisted generation so.
+    Everything that reorders, repeats or selects batch rows does the same to the slots, so beam
+    search, parallel sampling and batch splits keep each hypothesis with its own state. Slots are
+    sums over the past and cannot be rolled back: `crop` refuses, and `is_croppable` tells assisted
+    generation so.
     """
 
     is_croppable = False
@@ -38,7 +39,7 @@ class SteelCacheLayer(DynamicLayer):
         self._map_slots(lambda value: value[indices.to(value.device)])
 
     def reset(self) -> None:
-        # Drop keys and values rather than zero them: some transformers 5 releases would keep the old length.
+        # Dropped, not zeroed: some transformers 5 releases would keep the old length.
         self.keys = self.values = self.slots = None
         self.is_initialized = False
 
@@ -62,7 +63,8 @@ class SteelCacheLayer(DynamicLayer):
 def with_slots(cache: Cache, num_layers: int) -> Cache:
     """Let an empty cache carry slot state, in place; refuse a filled one that cannot.
 
-    `generate` and users hand in a plain `DynamicCache`; its layers are replaced while they hold nothing yet.
+    `generate` and users hand in a plain `DynamicCache`; its layers are replaced while they hold
+    nothing yet.
     """
     if len(cache.layers) == num_layers and all(
         isinstance(layer, SteelCacheLayer) for layer in cache.layers
@@ -70,8 +72,9 @@ def with_slots(cache: Cache, num_layers: int) -> Cache:
         return cache
     if not isinstance(cache, DynamicCache) or cache.get_seq_length() > 0:
         raise ValueError(
-            f"past_key_values: causal_soft_moe decodes with a DynamicCache from its first token on, not with "
-            f"{type(cache).__name__} ({cache.get_seq_length()} tokens); pass an empty DynamicCache or None"
+            "past_key_values: causal_soft_moe decodes with a DynamicCache from its first token "
+            f"on, not with {type(cache).__name__} ({cache.get_seq_length()} tokens); pass an empty "
+            "DynamicCache or None"
         )
     cache.layers = [SteelCacheLayer() for _ in range(num_layers)]
     cache.layer_class_to_replicate = None

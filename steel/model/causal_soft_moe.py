@@ -1,6 +1,6 @@
-"""A soft mixture of experts that keeps the arrow of time: shared experts plus slots fed by completed segments.
+"""A soft mixture of experts that keeps the arrow of time: slots are fed by completed segments.
 
-With x_t the normalised input, segment s(t) = ⌊t / C⌋ counted from the start of its document, slots j = 1..J:
+With x_t the normalised input, segment s(t) = ⌊t / C⌋ from the document's start, slots j = 1..J:
 
     w[t,j] = exp(cap(<x_t, phi_d[j]>))                    cap(a) = 15 tanh(a / 15)
     N[s,j] = Σ_{t in s} w[t,j] x_t        M[s,j] = Σ_{t in s} w[t,j]
@@ -9,8 +9,9 @@ With x_t the normalised input, segment s(t) = ⌊t / C⌋ counted from the start
     z[s,j] = expert_{⌊j/P⌋}(u[s,j])
     y_t    = Σ shared experts (x_t) + Σ_j softmax_j(cap(<x_t, phi_c[j]>)) z[s(t),j]
 
-y_t reads x_t and segments that ended before it: no token sees a later one, and slot experts run once per C tokens.
-Accumulators are fp32 (or wider). Decoding carries (n, m, N, M, z, count) per row; see `SteelCacheLayer.slots`.
+y_t reads x_t and segments that ended before it: no token sees a later one, and slot experts run
+once per C tokens. Accumulators are fp32 (or wider). Decoding carries (n, m, N, M, z, count) per
+row; see `SteelCacheLayer.slots`.
 
 Shapes: B batch, T time, S segments, C segment length, D model width, J = E·P slots.
 """
@@ -31,7 +32,8 @@ CAP = 15.0
 class SegmentPlan:
     """Where each token lies in the grid of segments (B, S, C); made once per forward on the host.
 
-    `cell_BT` is None when token t lies in cell t of every row (training without packing or padding).
+    `cell_BT` is None when token t lies in cell t of every row (training without packing or
+    padding).
     """
 
     num_segments: int
@@ -127,7 +129,7 @@ def plan_step(length: int, valid_BT: torch.Tensor | None, count_B: torch.Tensor)
 
 
 def segment_sums(x_BTD, weight_BTJ, plan: SegmentPlan) -> tuple[torch.Tensor, torch.Tensor]:
-    """N[s,j] = Σ_{t in s} w[t,j] x_t (B, S, J, D) and M[s,j] = Σ_{t in s} w[t,j] (B, S, J), in the weights' type."""
+    """N[s,j] = Σ_{t in s} w[t,j] x_t (B, S, J, D) and M (B, S, J), in the weights' type."""
     to_grid = _ToGrid(plan, x_BTD.shape[1])
     x_grid = to_grid(x_BTD).to(weight_BTJ.dtype)
     weight_grid = to_grid(weight_BTJ)
@@ -142,11 +144,12 @@ def segment_combine(combine_BTJ, z_BSJD, plan: SegmentPlan) -> torch.Tensor:
 
 
 class SteelCausalSoftMoE(nn.Module):
-    """The layer of this module's formulas. Parameters: dispatch, combine (D, J), prior (J, D), prior_weight (J,) = ρ,
-    decay (J,) = g, stacked slot experts (E) and, if any, shared experts.
+    """The layer of this module's formulas. Parameters: dispatch, combine (D, J), prior (J, D),
+    prior_weight (J,) = ρ, decay (J,) = g, stacked slot experts (E) and, if any, shared experts.
 
-    forward(x_BTD, context, cache_layer) -> (B, T, D). `context.plan` says where documents start and padding lies (None:
-    one document per row, no padding); `cache_layer.slots` is read, and replaced by the state after these tokens.
+    forward(x_BTD, context, cache_layer) -> (B, T, D). `context.plan` says where documents start and
+    padding lies (None: one document per row, no padding); `cache_layer.slots` is read, and replaced
+    by the state after these tokens.
     """
 
     segment_sums = staticmethod(segment_sums)  # a built model may get other implementations here
@@ -269,7 +272,7 @@ class SteelCausalSoftMoE(nn.Module):
         }
 
     def _step(self, x_B1D, weight_BJ, state, context):
-        """Add one token per row to its open segment; run the slot experts only if some row completed one."""
+        """Add one token per row to its open segment; slot experts run if a row completed one."""
         plan = context.plan
         if context.valid_BT is not None:
             weight_BJ = weight_BJ * context.valid_BT[:, -1:]

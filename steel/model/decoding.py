@@ -1,4 +1,4 @@
-"""The one decoder: exams, samples while training, rollouts, chat and server all continue prompts here.
+"""The one decoder: exams, samples while training, rollouts, chat and server continue prompts here.
 
 Rows are not padded on the left. All start at position 0 and decode in lockstep; while a row is
 still inside its own prompt, the prompt's token is fed instead of a chosen one. So every row sees

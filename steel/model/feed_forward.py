@@ -1,6 +1,7 @@
-"""Feed-forward layers that see one token at a time: SwiGLU, double SwiGLU, stacked experts, v1 and top-k routing.
+"""Feed-forward layers that see one token at a time: SwiGLUs, stacked experts, v1, top-k routing.
 
-Shapes: B batch, T time, N tokens (B·T flattened), D model width, F expert width, E experts, K experts chosen per token.
+Shapes: B batch, T time, N tokens (B·T flattened), D model width, F expert width, E experts, K
+experts chosen per token.
 """
 
 import torch
@@ -15,9 +16,11 @@ def gate(pair: torch.Tensor) -> torch.Tensor:
 
 
 class SteelDenseFeedForward(nn.Module):
-    """One SwiGLU (D→F→D), or the double SwiGLU of Steel-LLM: a second gate on the way back, silu(W₃h)·(W₄h).
+    """One SwiGLU (D→F→D), or the double SwiGLU of Steel-LLM: a second gate on the way back,
+    silu(W₃h)·(W₄h).
 
-    Weights: gate_up_proj holds [gate; up]; down_proj is (D, F), or [gate; down] (2D, F) for the double form.
+    Weights: gate_up_proj holds [gate; up]; down_proj is (D, F), or [gate; down] (2D, F) for the
+    double form.
     """
 
     swiglu = staticmethod(gate)  # a built model may get another implementation here
@@ -38,8 +41,8 @@ class SteelDenseFeedForward(nn.Module):
 class SteelExperts(nn.Module):
     """E experts with stacked weights: two batched matrix products instead of a loop.
 
-    gate_up_proj (E, D, 2F) holds [gate | up]; down_proj is (E, F, D), or (E, F, 2D) = [gate | down] when double.
-    forward(x_END) -> (E, N, D): row e of the input goes through expert e.
+    gate_up_proj (E, D, 2F) holds [gate | up]; down_proj is (E, F, D), or (E, F, 2D) = [gate | down]
+    when double. forward(x_END) -> (E, N, D): row e of the input goes through expert e.
     """
 
     swiglu = staticmethod(gate)  # a built model may get another implementation here
@@ -62,7 +65,8 @@ class SteelExperts(nn.Module):
         return self(x_ND.expand(self.num_experts, *x_ND.shape))
 
     def extra_repr(self) -> str:
-        return f"experts={self.num_experts}, gate_up={tuple(self.gate_up_proj.shape[1:])}, double={self.double}"
+        shape = tuple(self.gate_up_proj.shape[1:])
+        return f"experts={self.num_experts}, gate_up={shape}, double={self.double}"
 
 
 def make_experts(config, count: int) -> SteelExperts:
@@ -73,7 +77,8 @@ def make_experts(config, count: int) -> SteelExperts:
 
 
 class SteelSoftMoEV1(nn.Module):
-    """Steel-LLM's first try: every token through every expert, weighted by a softmax gate. Causal, and costs E experts.
+    """Steel-LLM's first try: every token through every expert, weighted by a softmax gate. Causal,
+    and costs E experts.
 
     Parameters: router Linear(D, E) with bias, stacked experts.
     """
@@ -99,7 +104,8 @@ def router_softmax(logits: torch.Tensor) -> torch.Tensor:
 def top_k_experts(x_ND, weights_NK, chosen_NK, experts: SteelExperts) -> torch.Tensor:
     """Σ_k weights[n, k] · expert[chosen[n, k]](x[n]) -> (N, D).
 
-    Tokens are sorted by expert into one padded batch each, (E, rows of the busiest expert, D): two batched products.
+    Tokens are sorted by expert into one padded batch each, (E, rows of the busiest expert, D): two
+    batched products.
     """
     N, K = chosen_NK.shape
     flat = chosen_NK.reshape(-1)

@@ -1,4 +1,6 @@
-"""Model folders in Hugging Face format: open any of them, on the right device, and write one whole or not at all."""
+"""Model folders in Hugging Face format: open any of them, on the right device, and write one whole
+or not at all.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The language-model head and its cross-entropy, computed together so that the logits never exist at once.
+"""The language-model head and its cross-entropy, computed together so that the logits never exist
+at once.
 
 Shapes: N tokens, D model width, V vocabulary.
 """
@@ -8,13 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 
 IGNORE = -100
-# Logits held at a time, in elements: on a CPU they should stay in the cache, a GPU wants large matrix products.
+# Logits held at a time, in elements: a CPU wants them in its cache, a GPU large products.
 CHUNK_ELEMENTS_CPU = 1 << 20
 CHUNK_ELEMENTS_GPU = 1 << 29
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum over tokens of CE(x Wᵀ, target) + z_loss · logsumexp². Gradients are made in the forward pass, per chunk."""
+    """Sum over tokens of CE(x Wᵀ, target) + z_loss · logsumexp². Gradients are made in the forward
+    pass, per chunk.
+    """
 
     @staticmethod
     def forward(ctx, x_ND, weight_VD, targets_N, z_loss):
@@ -63,7 +66,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(x_ND, weight_VD, targets_N, z_loss: float = 0.0) -> torch.Tensor:
-    """Sum (not mean) over targets ≠ -100 of the cross-entropy in nats of logits x Wᵀ, plus z_loss · logsumexp².
+    """Sum (not mean) over targets ≠ -100 of the cross-entropy in nats of logits x Wᵀ, plus z_loss ·
+    logsumexp².
 
     Memory: one chunk of logits plus the gradients of x and W, instead of N·V logits twice.
     """
@@ -77,7 +81,9 @@ def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch
 
 
 class SteelHead(nn.Linear):
-    """Vocabulary projection. With targets it returns the summed loss; as a module, so that sharding wrappers see it."""
+    """Vocabulary projection. With targets it returns the summed loss; as a module, so that sharding
+    wrappers see it.
+    """
 
     linear_cross_entropy = staticmethod(linear_cross_entropy)  # see SteelRMSNorm.rms_norm
 

@@ -42,10 +42,12 @@ FEED_FORWARD_CLASSES = {
 
 
 class Context:
-    """What the layers need to know of the batch beside their input; built once per forward, shared by all.
+    """What the layers need to know of the batch beside their input; built once per forward, shared
+    by all.
 
-    A plain object, neither tensors nor a dataclass: FSDP2's mixed precision casts the floating tensors it finds in a
-    block's arguments (dataclasses included) to bf16, and the rotary tables must stay fp32.
+    A plain object, neither tensors nor a dataclass: FSDP2's mixed precision casts the floating
+    tensors it finds in a block's arguments (dataclasses included) to bf16, and the rotary tables
+    must stay fp32.
     """
 
     def __init__(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
@@ -56,7 +58,8 @@ class Context:
 
 
 class SteelDecoderLayer(GradientCheckpointingLayer):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)). `mlp` is None for feed_forward="none".
+    """x + attention(norm(x)), then x + feed_forward(norm(x)). `mlp` is None for
+    feed_forward="none".
 
     A top_k_moe layer in training returns its load-balancing term too: as an output, checkpointing
     can recompute it, and nothing keeps its graph alive.
@@ -101,12 +104,14 @@ class SteelPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Width-aware initialisation: every layer speaks at birth, at any width, depth and expert kind.
+        """Width-aware initialisation: every layer speaks at birth, at any width, depth and expert
+        kind.
 
-        Embedding and head: N(0, initializer_range²). A matrix that reads a normalised input: 1/sqrt(fan_in), so that
-        its output has unit variance (0.0236 at D=1792, near the customary 0.02). A matrix that writes into the
-        residual stream is scaled so that the 2L branches together add BRANCH_SCALE times the embedding's size.
-        Modules are leaves: transformers skips parents without own parameters when it loads custom code.
+        Embedding and head: N(0, initializer_range²). A matrix that reads a normalised input:
+        1/sqrt(fan_in), so that its output has unit variance (0.0236 at D=1792, near the customary
+        0.02). A matrix that writes into the residual stream is scaled so that the 2L branches
+        together add BRANCH_SCALE times the embedding's size. Modules are leaves: transformers skips
+        parents without own parameters when it loads custom code.
         """
         cfg = self.config
         if isinstance(module, SteelRMSNorm):
@@ -153,15 +158,15 @@ class SteelPreTrainedModel(PreTrainedModel):
             return branch * fan_in**-0.5
         if role == "write_hidden":  # reads silu(a) b, writes to the residual stream
             return branch / GATED_RMS * fan_in**-0.5
-        if (
-            role == "write_gated"
-        ):  # the same, then a second gate: silu(s a) s b has RMS s² / 2 for small s
+        if role == "write_gated":  # then a second gate: silu(s a) s b has RMS s² / 2 for small s
             return math.sqrt(2.0 * branch) / GATED_RMS * fan_in**-0.5
         return fan_in**-0.5
 
 
 def _like(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`values` on the parameter's device and, when the parameter is sharded (FSDP2), sharded as it is."""
+    """`values` on the parameter's device and, when the parameter is sharded (FSDP2), sharded as it
+    is.
+    """
     values = values.to(device=parameter.device, dtype=parameter.dtype)
     if not hasattr(parameter, "placements"):
         return values
@@ -188,7 +193,8 @@ class SteelModel(SteelPreTrainedModel):
 
     @staticmethod
     def attention_form(document_ends, shape: tuple[int, int], device):
-        """A `Context.mask` for a batch (B, T) without padding and past; None leaves it to the model.
+        """A `Context.mask` for a batch (B, T) without padding and past; None leaves it to the
+        model.
 
         document_ends: as `SteelForCausalLM` takes them; None for rows of one document. A built
         model may get another implementation here.

@@ -1,8 +1,9 @@
-"""Import checkpoints of the original Steel-LLM code, and trade weights with transformers' Llama and Qwen2.
+"""Import checkpoints of the original Steel-LLM code, and trade weights with transformers' Llama and
+Qwen2.
 
-All three name their tensors alike (model.layers.N.self_attn.q_proj.weight, mlp.gate_proj.weight, …). The original adds
-`FFN_type` (raw, softmoe_v1, softmoe_v2, softmoe_v3), `mlp_type` (raw: SwiGLU; senet: double SwiGLU), `mlp_div_ratio`,
-`n_experts` and `slots_per_expert` to a Qwen2 configuration.
+All three name their tensors alike (model.layers.N.self_attn.q_proj.weight, mlp.gate_proj.weight,
+…). The original adds `FFN_type` (raw, softmoe_v1, softmoe_v2, softmoe_v3), `mlp_type` (raw: SwiGLU;
+senet: double SwiGLU), `mlp_div_ratio`, `n_experts` and `slots_per_expert` to a Qwen2 configuration.
 """
 
 import json
@@ -27,10 +28,12 @@ EXPERTS = {"raw": "swiglu", "senet": "double_swiglu"}
 
 
 def import_original(folder: str | Path, out: str | Path | None = None) -> SteelForCausalLM:
-    """Load a checkpoint folder of the original code (config.json with weights in one or more files).
+    """Load a checkpoint folder of the original code (config.json with weights in one or more
+    files).
 
-    Returns the model in the checkpoint's dtype, in evaluation mode; saves it to `out` with its own code if given.
-    Raises UserError (a ValueError) naming the file or field that is missing or unknown.
+    Returns the model in the checkpoint's dtype, in evaluation mode; saves it to `out` with its own
+    code if given. Raises UserError (a ValueError) naming the file or field that is missing or
+    unknown.
     """
     folder = Path(folder)
     path = folder / "config.json"
@@ -55,7 +58,7 @@ def original_config(fields: dict, where: str = "config.json") -> SteelConfig:
             )
     if "mlp_div_ratio" not in fields:
         raise UserError(
-            f"{where}: mlp_div_ratio is missing; the expert width is intermediate_size / mlp_div_ratio"
+            f"{where}: mlp_div_ratio is missing; an expert is intermediate_size / mlp_div_ratio wide"
         )
     if fields.get("use_sliding_window"):
         raise UserError(
@@ -160,12 +163,15 @@ def _expert(
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of model.safetensors, its shards, or pytorch_model*.bin (read without unpickling objects)."""
+    """All tensors of model.safetensors, its shards, or pytorch_model*.bin (read without unpickling
+    objects).
+    """
     state: dict[str, torch.Tensor] = {}
     files = sorted(folder.glob("model*.safetensors"))
     for file in files:
         with safe_open(file, framework="pt") as handle:
-            state |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+            names = handle.keys()
+            state |= {name: handle.get_tensor(name) for name in names}
     if not files:
         files = sorted(folder.glob("pytorch_model*.bin"))
         for file in files:
@@ -176,10 +182,11 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def to_transformers(model: SteelForCausalLM) -> torch.nn.Module:
-    """A dense Steel as transformers' own Qwen2ForCausalLM (QKV bias) or LlamaForCausalLM (none): the same function.
+    """A dense Steel as transformers' own Qwen2ForCausalLM (QKV bias) or LlamaForCausalLM (none):
+    the same function.
 
-    For tools that know those architectures only (GGUF converters, inference servers). Raises UserError for a model that
-    neither can express: a mixture of experts, a double SwiGLU, QK-norm.
+    For tools that know those architectures only (GGUF converters, inference servers). Raises
+    UserError for a model that neither can express: a mixture of experts, a double SwiGLU, QK-norm.
     """
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -187,12 +194,12 @@ def to_transformers(model: SteelForCausalLM) -> torch.nn.Module:
     for field, only in (("feed_forward", "dense"), ("expert", "swiglu"), ("qk_norm", False)):
         if getattr(config, field) != only:
             raise UserError(
-                f"{field}={getattr(config, field)!r}: Llama and Qwen2 express only {field}={only!r}; "
+                f"{field}={getattr(config, field)!r}: Llama and Qwen2 express only {only!r}; "
                 "save this model with save_pretrained and load it with trust_remote_code=True"
             )
     same = (
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-        "rms_norm_eps tie_word_embeddings max_position_embeddings initializer_range "
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+        "num_key_value_heads head_dim rms_norm_eps tie_word_embeddings max_position_embeddings initializer_range "
         "bos_token_id eos_token_id pad_token_id"
     )
     fields = {name: getattr(config, name) for name in same.split()}

@@ -1,4 +1,5 @@
-"""The two soft mixtures of Steel-LLM that read the whole sequence: v2 and v3, kept as a historical ablation.
+"""The two soft mixtures of Steel-LLM that read the whole sequence: v2 and v3, kept as a historical
+ablation.
 
 Shapes: B batch, T time, D model width, E experts, P slots per expert, J = E·P slots.
 """
@@ -19,7 +20,9 @@ def root_mean_square_normalize(x: torch.Tensor, eps: float = 1e-6) -> torch.Tens
 
 
 def soft_moe_v3(x_BTD, phi_DJ, run_slots, valid_BT=None) -> torch.Tensor:
-    """Unit tokens into slots by a softmax over time, `run_slots` on (B, J, D), back by one over slots."""
+    """Unit tokens into slots by a softmax over time, `run_slots` on (B, J, D), back by one over
+    slots.
+    """
     x_BTD = F.normalize(x_BTD, dim=-1)
     logits_BTJ = x_BTD @ phi_DJ
     dispatch_BTJ = softmax_over_time(logits_BTJ, valid_BT)
@@ -27,11 +30,13 @@ def soft_moe_v3(x_BTD, phi_DJ, run_slots, valid_BT=None) -> torch.Tensor:
 
 
 class SteelSoftMoEV3(nn.Module):
-    """The layer Steel-LLM shipped: Puigcerver et al. 2024 (Soft MoE), Algorithm 1, over the whole sequence.
+    """The layer Steel-LLM shipped: Puigcerver et al. 2024 (Soft MoE), Algorithm 1, over the whole
+    sequence.
 
-    NOT CAUSAL: the dispatch softmax runs over all T positions, so outputs at t depend on tokens after t. And born dead:
-    it feeds the experts unit-norm inputs (norm 1, not sqrt(D)), which averaging shrinks further. Kept as the original
-    had it; `soft_moe_normalize_slots` RMS-normalises the slots and starts the scale at sqrt(D), which revives it.
+    NOT CAUSAL: the dispatch softmax runs over all T positions, so outputs at t depend on tokens
+    after t. And born dead: it feeds the experts unit-norm inputs (norm 1, not sqrt(D)), which
+    averaging shrinks further. Kept as the original had it; `soft_moe_normalize_slots`
+    RMS-normalises the slots and starts the scale at sqrt(D), which revives it.
 
     Parameters: phi (D, J), scale (1,), stacked experts.
     """
@@ -53,10 +58,12 @@ class SteelSoftMoEV3(nn.Module):
 
 
 class SteelSoftMoEV2(nn.Module):
-    """Steel-LLM's second try, with the two softmaxes on the wrong axes: dispatch over slots, combine over time.
+    """Steel-LLM's second try, with the two softmaxes on the wrong axes: dispatch over slots,
+    combine over time.
 
-    NOT CAUSAL: each slot is a plain sum over all tokens, weighted by how much the token prefers it, and what a token
-    gets back depends on how strongly later tokens ask for the slot. Its loss "would not come down to normal".
+    NOT CAUSAL: each slot is a plain sum over all tokens, weighted by how much the token prefers it,
+    and what a token gets back depends on how strongly later tokens ask for the slot. Its loss
+    "would not come down to normal".
 
     Parameters: score (D, J), stacked experts.
     """
@@ -96,7 +103,9 @@ def mix(x_BTD, dispatch_BTJ, combine_BTJ, run_slots) -> torch.Tensor:
 
 
 def run_slots(layer, slots_BJD: torch.Tensor) -> torch.Tensor:
-    """Slots through a layer's experts, RMS-normalised first if the layer says so: (B, J, D) -> (B, J, D)."""
+    """Slots through a layer's experts, RMS-normalised first if the layer says so: (B, J, D) -> (B,
+    J, D).
+    """
     if layer.normalize_slots:
         slots_BJD = root_mean_square_normalize(slots_BJD)
     return run_slot_experts(layer.experts, slots_BJD)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from known_models import Bigram, write_exam
 
-from steel.config import UserError
+from steel.config import ModelConfig, UserError
 from steel.evaluation.exam import run_exam
 from steel.evaluation.prompts import Prompter, format_question
 from steel.evaluation.questions import Question, load_exam, shuffle_options
 from steel.evaluation.results import baselines, compare
 from steel.evaluation.scoring import greedy, score_continuations
+from steel.model import build
 from steel.tokenizer.bpe import encode_text
 from steel.tokenizer.chat import render
 
@@ -310,3 +311,18 @@ def test_cmmlu_has_its_known_size_and_baselines():
     assert scores["longest"] == pytest.approx(
         0.294, abs=0.015
     )  # not 25 %: the longest option is right more often
+
+
+def test_models_that_mix_the_row_are_scored_the_same_in_any_batch(tok):
+    """v2 and v3 read the whole row: padding must have no part in it, and it is masked."""
+    for kind in ("soft_moe_v2", "soft_moe_v3"):
+        shape = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2}
+        cfg = ModelConfig(
+            vocab_size=len(tok), feed_forward=kind, soft_moe_normalize_slots=True, **shape
+        )
+        mixing = build(cfg, seed=1).eval()
+        pairs = [([5, 6], [7]), ([5, 6, 7, 8, 9], [10, 11]), ([6], [8, 9])]
+        together = score_continuations(mixing, pairs)
+        alone = [score_continuations(mixing, [pair])[0] for pair in pairs]
+        for a, b in zip(together, alone, strict=True):
+            assert a.log_prob == pytest.approx(b.log_prob, abs=1e-5)
