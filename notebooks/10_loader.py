@@ -199,13 +199,13 @@ for j, stage in enumerate(stages):
     assert sorted(stage) == list(range(len(stage)))      # all of them, once
     if j:
         assert stage[: log[j - 1][0]] == stages[j - 1][: log[j - 1][0]]
-assert stages[2] == [order.sigma(t, 40, log, key) for t in range(64)]
-print("once each, past unchanged, equal to steel.data.order.sigma")
+assert stages[2] == order.sigma_array(np.arange(64), 40, log, key).tolist()
+print("once each, past unchanged, equal to steel.data.order")
 
 # %% tags=["active-ipynb", "hide-input"]
 # fig, ax = figure(2.3)
 # shades = [STEEL, OKABE_ITO["sky"], OKABE_ITO["orange"], FURNACE]
-# second = [order.sigma(t, 64, [], (1, "strip", 1)) for t in range(64)]
+# second = order.sigma_array(np.arange(64), 64, [], (1, "strip", 1)).tolist()
 # for row, (stage, name) in enumerate(zip([*stages, second], ("as begun", "16 added at 24", "8 added at 40", "next epoch"))):
 #     for t, s in enumerate(stage):
 #         ax.add_patch(plt.Rectangle((t, 3 - row), 0.88, 0.7, color=shades[(s >= 20) + (s >= 40) + (s >= 56)], lw=0))
@@ -608,7 +608,7 @@ def look(folder, length, batch, seed, steps=3):
 # look(RUN / "shards", 64, 8, seed=1)
 # stream = order.Stream("*", 1, 274_000_000)   # an epoch of Steel: half of 1.12 trillion tokens, 2,048 each
 # begin = time.process_time()
-# samples = [stream.sample(d) for d in range(400_000_000, 400_000_512)]
+# samples = stream.samples(np.arange(400_000_000, 400_000_512))[0].tolist()
 # print(f"Steel's size: 512 samples at draw 400,000,000 in {1e3 * (time.process_time() - begin):.0f} ms,",
 #       f"epoch {stream.locate(400_000_000)[0]}")
 

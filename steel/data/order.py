@@ -32,7 +32,6 @@ from math import isqrt
 import numpy as np
 
 ROUNDS = 6
-_MASK64 = (1 << 64) - 1
 _GAMMA, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 MAX_DOMAIN = 1 << 62  # both radices stay below 2^32, so a 32-bit hash times a radix fits in uint64
 
@@ -51,36 +50,12 @@ def _radices(n: int) -> tuple[int, int]:
     return -(-n // b), b
 
 
-def _mix(x: int) -> int:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) on one 64-bit integer."""
-    x = (x + _GAMMA) & _MASK64
-    x = ((x ^ (x >> 30)) * _MIX1) & _MASK64
-    x = ((x ^ (x >> 27)) * _MIX2) & _MASK64
-    return x ^ (x >> 31)
-
-
 def _mix_array(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) on 64-bit integers."""
     x = x + np.uint64(_GAMMA)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX1)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX2)
     return x ^ (x >> np.uint64(31))
-
-
-def permute(t: int, n: int, keys: Sequence[int]) -> int:
-    """F_n(t) for one position 0 <= t < n; same values as `permute_array`."""
-    if not 0 <= t < n <= MAX_DOMAIN:
-        raise ValueError(f"position {t} is outside [0, {n})")
-    a, b = _radices(n)
-    while True:
-        left, right = divmod(t, b)
-        for i, key in enumerate(keys):
-            if i % 2 == 0:
-                left = (left + ((_mix(right ^ key) >> 32) * a >> 32)) % a
-            else:
-                right = (right + ((_mix(left ^ key) >> 32) * b >> 32)) % b
-        t = left * b + right
-        if t < n:
-            return t
 
 
 def _network(t: np.ndarray, a: int, b: int, keys: Sequence[int]) -> np.ndarray:
@@ -113,26 +88,11 @@ def permute_array(t: np.ndarray, n: int, keys: Sequence[int]) -> np.ndarray:
     return out.astype(np.int64)
 
 
-def sigma(t: int, n0: int, log: Sequence[tuple[int, int]], key: tuple) -> int:
-    """sigma_J(t) of the module docstring for one position. `key` are the parts for `round_keys`, without j."""
-    size = n0 + sum(m for _, m in log)
-    if not 0 <= t < size:
-        raise ValueError(f"position {t} is outside the epoch of {size} samples")
-    for j in range(len(log), 0, -1):
-        c, m = log[j - 1]
-        size -= m
-        if t < c:
-            continue
-        left = size - c
-        u = permute(t - c, left + m, round_keys(*key, j))
-        if u >= left:
-            return size + u - left
-        t = c + u
-    return permute(t, n0, round_keys(*key, 0))
-
-
 def sigma_array(t: np.ndarray, n0: int, log: Sequence[tuple[int, int]], key: tuple) -> np.ndarray:
-    """Vectorised `sigma`: int64 array of positions in one epoch to int64 array of samples."""
+    """sigma_J(t) of the module docstring: int64 positions in one epoch -> int64 samples.
+
+    n0: samples at its start. log: [(c, m), …]. key: parts for `round_keys`, without j.
+    """
     t = np.array(t, dtype=np.int64)
     size = n0 + sum(m for _, m in log)
     if t.size and (t.min() < 0 or t.max() >= size):
@@ -188,11 +148,6 @@ class Stream:
         self._eras = [era for era in eras if era.size > 0]
         self._starts = [era.start for era in self._eras]
 
-    @property
-    def size(self) -> int:
-        """Samples in the set now (after all appends)."""
-        return self.n0 + sum(m for _, m in self.appends)
-
     def locate(self, d: int) -> tuple[int, int, int]:
         """Draw d -> (epoch, position in the epoch, samples in that epoch)."""
         if not self._eras or d < 0:
@@ -200,12 +155,6 @@ class Stream:
         era = self._eras[max(bisect_right(self._starts, d) - 1, 0)]
         laps, t = divmod(d - era.start, era.size)
         return era.epoch + laps, t, era.size
-
-    def sample(self, d: int) -> int:
-        """The sample of one draw (scalar arithmetic, microseconds)."""
-        epoch, t, _ = self.locate(d)
-        era = self._eras[max(bisect_right(self._starts, d) - 1, 0)]
-        return sigma(t, era.n0, era.log, (self.seed, self.name, epoch))
 
     def samples(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64 draws -> (samples, epochs), both int64 of the same shape."""
