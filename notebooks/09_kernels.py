@@ -336,7 +336,7 @@ def mixture_bytes(D, C, J, B, T):
 def loss_bytes(D, V, N):
     targets_N = torch.zeros(N, dtype=torch.long, device="meta")
     whole = measure(lambda x: F.cross_entropy(x.float(), targets_N), meta(N, V))
-    chunks = -(-N // head.chunk_tokens(N, V, torch.device("cuda")))
+    chunks = -(-N // head.chunk_tokens(N, V))
     # ours: logits read, read and overwritten; per chunk the sum of dW in and out
     return [whole.moved / N, 6 * V + chunks * 8 * V * D / N]
 
@@ -506,7 +506,7 @@ for name, form in forms.items():
 torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 # %%
-rows = head.chunk_tokens(N, V, torch.device("cuda"))  # what ours takes there
+rows = head.chunk_tokens(N, V)  # what ours takes there
 chunked = measure(lambda x, w: ChunkedLoss.apply(x, w, targets_N, rows), *big)
 print(f"at full size: {peak / 1e9:.1f} GB whole, "
       f"{max(chunked.history) / 1e9:.1f} GB in chunks of {rows:,}")

@@ -57,15 +57,15 @@ def _head():
 def _soft_moe():
     spans = {"start": "i32", "length": "i32"}
     for J in (5, 6):  # slots of the causal layer, of v3
-        tile = soft_moe.options(J)
-        mix = {key: value for key, value in tile.items() if key != "SLOTS"}
+        tile = soft_moe.tile(J)
+        mix = {"J": J, "num_warps": 4}
         for kernel, pointers, options in (
             (soft_moe.segment_sums_kernel, "x:bf16 w:fp32 sums:fp32 mass:fp32", tile),
             (soft_moe.segment_combine_kernel, "c:fp32 z:bf16 y:bf16", mix),
             (soft_moe.segment_dots_kernel, "x:bf16 z:fp32 dots:fp32", tile),
         ):
             pointers = spans | dict(pair.split(":") for pair in pointers.split())
-            yield _case(kernel, f"J={J}", pointers, "T S D", options, "T D")
+            yield _case(kernel, f"J={J}", pointers, "D", options, "D")
 
 
 def _norm():

@@ -1,4 +1,4 @@
-"""Fused operations: for each a PyTorch reference and a faster implementation, chosen when a run starts.
+"""Fused operations: a reference and a faster implementation of each, chosen when a run starts.
 
 linear_cross_entropy  the vocabulary head and its loss, chunk by chunk (Triton)
 soft_moe              dispatch and combine of v3 and of the causal layer (Triton)
@@ -11,6 +11,6 @@ Triton, with the model's own code.
 """
 
 from .examples import Sizes, sizes_of
-from .select import OPERATIONS, Choice, choose, install, uninstall
+from .select import OPERATIONS, Choice, choose, install
 
-__all__ = ["OPERATIONS", "Choice", "Sizes", "choose", "install", "sizes_of", "uninstall"]
+__all__ = ["OPERATIONS", "Choice", "Sizes", "choose", "install", "sizes_of"]

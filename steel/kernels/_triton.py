@@ -1,8 +1,9 @@
 """Triton if it is there, and the few things that every kernel needs to launch.
 
-A machine without Triton imports this package all the same: the kernels are then plain functions that nobody calls.
-`constexpr` must keep its name: Triton reads the annotations of a kernel as text, too. (The files with
-kernels do without `from __future__ import annotations`.)
+A machine without Triton imports this package all the same: the kernels are then plain functions
+that nobody calls. `constexpr` must keep its name, because Triton's interpreter reads a kernel's
+annotations as text; its compiler reads them as objects, so the files with kernels do without
+`from __future__ import annotations`.
 """
 
 import contextlib
@@ -17,10 +18,14 @@ if importlib.util.find_spec("triton") is not None:
 
     jit, constexpr = triton.jit, tl.constexpr
 else:
-    triton, jit, constexpr = None, lambda function: function, object
+    triton, jit = None, lambda function: function
 
-    class tl:  # noqa: N801 - stands in for triton.language in annotations
-        constexpr = object
+    class constexpr:  # noqa: N801 - stands in for triton.language's
+        def __init__(self, value):
+            self.value = value
+
+    class tl:  # noqa: N801
+        constexpr = constexpr
 
 
 def interpreted() -> bool:
@@ -35,7 +40,7 @@ def can_run(device: torch.device | str) -> bool:
 
 
 def on(x: torch.Tensor):
-    """Make x's GPU the current one: Triton launches on the current device, not on its arguments'."""
+    """Make x's GPU the current one: Triton launches there, wherever its arguments are."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 

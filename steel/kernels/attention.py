@@ -1,17 +1,17 @@
-"""Which attention a run uses: PyTorch's own choice, or one that reads packed documents without a mask.
+"""Which attention a run uses: PyTorch's own choice, or one that reads documents without a mask.
 
 No kernel of our own. Plain causal rows are left to `scaled_dot_product_attention`, on Hopper with
-cuDNN's kernel first. For rows packed with documents it needs a dense mask, which FlashAttention does
-not take; variable-length FlashAttention reads the ends of the documents instead, and FlexAttention
-computes only the blocks that documents touch. Some refuse a head width or a type, and some only in
-the backward pass. So `auto` takes the first of a fixed order that agrees with the textbook formula in
-fp32, forward and backward, and keeps it if it beats the model's own attention on the run's shape,
-timed with everything that is made anew for each batch.
+cuDNN's kernel first. For rows packed with documents it needs a dense mask, which FlashAttention
+does not take; variable-length FlashAttention reads the ends of the documents instead, and
+FlexAttention computes only the blocks that documents touch. Some refuse a head width or a type, and
+some only in the backward pass. So `auto` takes the first of a fixed order that agrees with the
+textbook formula in fp32, forward and backward, and keeps it if it beats the model's own attention
+on the run's shape, timed with everything that is made anew for each batch.
 
     reference   the model's own: PyTorch's choice, for documents with a dense mask
-    cudnn, flash, efficient   one backend of scaled_dot_product_attention first (flash takes no mask)
+    cudnn, flash, efficient   scaled_dot_product_attention, this backend first (flash takes no mask)
     flex        FlexAttention with a block mask (documents only)
-    varlen      torch.nn.attention.varlen, FlashAttention 2 over the ends of documents (documents only)
+    varlen      torch.nn.attention.varlen, FlashAttention 2 without a mask (documents only)
     flash_attn, flash_attn_3  the packages flash-attn 2 and 3, where installed
 
 Shapes: B batch, T time, H query heads, G key/value heads, C head width.
@@ -151,7 +151,7 @@ def example_ends(B: int, T: int) -> torch.Tensor:
 
 
 def inputs(sizes: Sizes, batch: int, device: torch.device) -> list[torch.Tensor]:
-    """Query, key, value as the model makes them: (B, T, heads, C) seen as (B, heads, T, C), fp32."""
+    """Query, key, value as the model makes them, (B, T, heads, C) seen as (B, heads, T, C)."""
     heads = (sizes.heads, sizes.key_heads, sizes.key_heads)
     shapes = [(batch, sizes.length, n, sizes.head_dim) for n in heads]
     parts = [normal(device, *shape).add_(0.01 * i) for i, shape in enumerate(shapes)]
@@ -168,7 +168,7 @@ def formula(query, key, value, scale: float, mask) -> torch.Tensor:
 
 @dataclass
 class Trial:
-    """A candidate on the run's shape: relative error, time forward and backward [ms], or a reason."""
+    """A candidate: relative error, time forward and backward [ms], or why it fell out."""
 
     name: str
     documents: bool
@@ -237,7 +237,7 @@ class Attention:
     trials: list[Trial] = field(default_factory=list)
 
     def form(self, ends, shape: tuple[int, int], device) -> Form | None:
-        """What the model's attention gets in place of a mask; None leaves the batch to the model."""
+        """What the model gets in place of a mask; None leaves the batch to it."""
         name = self.plain if ends is None else self.documents
         return None if name == "reference" else Form(name, ends, shape, device)
 
@@ -252,8 +252,8 @@ def select(
     """Settle attention for the run's shape; whatever was tried is in `trials`.
 
     wanted: auto or one of NAMES, used wherever it passes its check; where it cannot work (flex
-    without documents) the choice is free. compiled: the run compiles its blocks, so a candidate must
-    work inside the compiler, too. A run whose shape is not known keeps the model's own.
+    without documents) the choice is free. compiled: the run compiles its blocks, so a candidate
+    must work inside the compiler, too. A run of unknown shape keeps the model's own.
     """
     found = Attention()
     if not sizes.length or wanted == "reference" or (wanted, device.type) == ("auto", "cpu"):

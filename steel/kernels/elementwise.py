@@ -1,15 +1,19 @@
-"""RMSNorm, rotary embedding and the gate of SwiGLU in one pass over memory each: run only when asked for by name.
+"""RMSNorm, rotary embedding and SwiGLU in one pass over memory each: only when asked for by name.
 
-No preset runs them: under torch.compile the compiler fuses these operations with their neighbours, which a finished
-kernel cannot be. They are for `train.compile: false` on a GPU, and stay only if a measurement there keeps them.
+No preset runs them: torch.compile fuses these operations with their neighbours, which a finished
+kernel cannot be. They are for `train.compile: false` on a GPU, and stay only if a measurement there
+keeps them.
 
-    rms_norm   s = x + residual,  y = s · r · weight,  r = 1 / sqrt(mean(s²) + eps)      (Zhang & Sennrich 2019)
-    rope_qkv   (a, b) -> (a·cos - b·sin, b·cos + a·sin) for the halves of each query and key head (Su et al. 2021)
-    swiglu     silu(a) · b for the halves of the last axis                               (Shazeer 2020)
+    rms_norm   s = x + residual,  y = s · r · weight,  r = 1 / sqrt(mean(s²) + eps)
+               (Zhang & Sennrich 2019)
+    rope_qkv   (a, b) -> (a·cos - b·sin, b·cos + a·sin) for the halves of each query and key head
+               (Su et al. 2021)
+    swiglu     silu(a) · b for the halves of the last axis (Shazeer 2020)
 
-Arithmetic in fp32, results in the input's type; fp64 goes to the reference. Backward passes recompute what is cheap.
+Arithmetic in fp32, results in the input's type. Backward passes recompute what is cheap.
 
-Shapes: N rows, D width, B batch, T time, H query heads, G key/value heads, X = H + 2G, C head width (even).
+Shapes: N rows, D width, B batch, T time, H query heads, G key/value heads, X = H + 2G, C head width
+(even).
 """
 
 import torch
@@ -22,7 +26,7 @@ from ._triton import constexpr, jit, tl
 WIDEST = 16384  # one row of the norm must fit the registers of one program
 PAIRS = 512  # rotated pairs per program; twice as many spill registers on sm_90
 
-# -- rms_norm ----------------------------------------------------------------------------------------------------------
+# -- rms_norm --------------------------------------------------------------------------------------
 
 
 @jit
@@ -50,9 +54,10 @@ def rms_norm_forward(
 def rms_norm_backward(
     dy, ds, s, weight, r, dx, dweight, N, D, ADD: constexpr, ROWS: constexpr, BLOCK: constexpr
 ):
-    """dx = r · (dŝ - s·r² · mean(dŝ·s)) + ds with dŝ = dy · weight. Program p takes tiles p, p + P, …
+    """dx = r · (dŝ - s·r² · mean(dŝ·s)) + ds with dŝ = dy · weight.
 
-    dweight is (P, D), a partial sum per program, which are added in a fixed order: results repeat bit for bit.
+    Program p of P takes tiles p, p + P, … and keeps one row of dweight (P, D), a partial sum; they
+    are added in a fixed order, so results repeat bit for bit.
     """
     column = tl.arange(0, BLOCK)
     w = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
@@ -151,18 +156,18 @@ def rms_norm_reference(x: Tensor, weight_D: Tensor, eps: float, residual: Tensor
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float, residual: Tensor | None = None):
-    """Triton RMSNorm of x (…, D): y; with a residual of the same shape (y, x + residual), both with gradients.
+    """Triton RMSNorm of x (…, D): y; with a residual of x's shape (y, x + residual).
 
-    Under autocast y comes in its type at once, which saves the pass in which a linear layer would cast it. Rows wider
-    than 16,384 go to the reference.
+    Under autocast y comes in its type at once, which saves the pass in which a linear layer would
+    cast it. Rows wider than 16,384 go to the reference.
     """
-    if x.shape[-1] > WIDEST or x.dtype == torch.float64:
+    if x.shape[-1] > WIDEST:
         return rms_norm_reference(x, weight_D, eps, residual)
     y, total, _ = _norm_op(x, residual, weight_D, eps, _triton.autocast_type(x))
     return y if residual is None else (y, total)
 
 
-# -- rope_qkv ----------------------------------------------------------------------------------------------------------
+# -- rope_qkv --------------------------------------------------------------------------------------
 
 
 @jit
@@ -180,7 +185,7 @@ def rotate(
     ROWS: constexpr,
     BLOCK: constexpr,
 ):
-    """A row is one head of one token, strides are a token's; tables (tokens, half). sign -1 rotates back."""
+    """A row is one head of one token; tables are (tokens, half). sign -1 rotates back."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
     inside = (row < rows) & (column < half)
@@ -202,7 +207,7 @@ def rotation_tile(C: int) -> dict:
 
 
 def _rotate(source: Tensor, result: Tensor, cos: Tensor, sin: Tensor, sign: float) -> None:
-    """source -> result, (B, T, heads, C) parts of contiguous tensors; cos, sin (B·T, C / 2) fp32."""
+    """source -> result, parts (B, T, heads, C) of contiguous tensors; cos, sin (B·T, C / 2)."""
     B, T, heads, C = source.shape
     if source.stride()[2:] != (C, 1):  # a gradient that an attention kernel laid out by heads
         source = source.contiguous()
@@ -262,18 +267,16 @@ def rope_qkv_reference(qkv_BTXC: Tensor, cos: Tensor, sin: Tensor, H: int, G: in
 
 
 def rope_qkv(qkv_BTXC: Tensor, cos: Tensor, sin: Tensor, H: int, G: int):
-    """Triton: fused projection -> query (B, T, H, C), key and value (B, T, G, C), the first two rotated.
+    """Triton: projection -> query (B, T, H, C), key and value (B, T, G, C), the first two rotated.
 
     cos, sin (B or 1, T, 1, C / 2), fp32. Gradients flow to the projection only.
     """
-    if qkv_BTXC.dtype == torch.float64:
-        return rope_qkv_reference(qkv_BTXC, cos, sin, H, G)
     B, T = qkv_BTXC.shape[:2]
     cos, sin = (t.float().squeeze(2).expand(B, T, -1).reshape(B * T, -1) for t in (cos, sin))
     return _rope_op(qkv_BTXC, cos.contiguous(), sin.contiguous(), H, G)
 
 
-# -- swiglu ------------------------------------------------------------------------------------------------------------
+# -- swiglu ----------------------------------------------------------------------------------------
 
 
 @jit
@@ -351,4 +354,4 @@ def swiglu_reference(pair: Tensor) -> Tensor:
 
 def swiglu(pair: Tensor) -> Tensor:
     """Triton SwiGLU of [a | b] (…, 2F) -> (…, F)."""
-    return swiglu_reference(pair) if pair.dtype == torch.float64 else _gate_op(pair)
+    return _gate_op(pair)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
 
+from .elementwise import swiglu_reference
 from .soft_moe import even_segments
 
 # Relative error in the 2-norm that the start-up check lets pass.
@@ -127,16 +127,12 @@ def experts(device: torch.device, s: Sizes):
     weights = normal(device, E, D, 2 * inner) / D**0.5, normal(device, E, inner, 2 * D) / inner**0.5
 
     def call(f, x, w, up, down):
-        stacked = SimpleNamespace(gate_up_proj=up, down_proj=down, swiglu=gate, double=True)
+        stacked = SimpleNamespace(
+            gate_up_proj=up, down_proj=down, swiglu=swiglu_reference, double=True
+        )
         return f.top_k_experts(x, w, chosen_NK, stacked)
 
     return [normal(device, s.tokens, D), normal(device, *chosen_NK.shape).abs(), *weights], call
-
-
-def gate(pair: torch.Tensor) -> torch.Tensor:
-    """silu(a) · b of the two halves of the last axis."""
-    a, b = pair.chunk(2, dim=-1)
-    return F.silu(a) * b
 
 
 def rms_norm(device: torch.device, s: Sizes):

@@ -5,15 +5,15 @@ Which product for stacked experts? When all experts get equally many rows, one b
 tokens, v3 one row per sequence, the causal layer B·T/C rows (256 at B=8, T=2048, C=64). With top-k
 routing the rows differ, and the batched product pads every expert to the busiest one:
 
-    rows computed = E · max_e n_e ≥ Σ_e n_e = N·K;   waste = max/mean - 1, 10 to 30 % at a balance
-    of 1.1 to 1.3,
+    rows computed = E · max_e n_e ≥ Σ_e n_e = N·K;   waste = max/mean - 1
 
-2 to 5 % of a step of the 1 B model with top-2 of 6 (experts: 0.23 of 1.37 GFLOP per token, forward).
-The larger price is elsewhere: the size of the padded batch depends on the data, so every layer asks
-the device for a number (18 waits per micro-batch) and breaks the compiled graph.
-`torch.nn.functional.grouped_mm` takes the group ends as a tensor on the device: nothing is padded
-but to a multiple of 8 rows, nobody waits. So: grouped for top-k, `bmm` for the rest. A Triton kernel
-of our own would meet the library's on its best ground, large matrix products.
+which is 10 to 30 % at a balance of 1.1 to 1.3, and 2 to 5 % of a step of the 1 B model with top-2
+of 6 (experts: 0.23 of 1.37 GFLOP per token, forward). The larger price is elsewhere: the size of the
+padded batch depends on the data, so every layer asks the device for a number (18 waits per
+micro-batch) and breaks the compiled graph. `torch.nn.functional.grouped_mm` takes the group ends as a
+tensor on the device: nothing is padded but to a multiple of 8 rows, nobody waits. So: grouped for
+top-k, `bmm` for the rest. A kernel of our own would meet the library's on its best ground, large
+matrix products.
 
 Shapes: N tokens, K experts per token, D width, F expert width, E experts, R rows of all groups.
 """

@@ -26,11 +26,8 @@ IGNORE = -100
 BLOCK = 4096  # logits that a program reads at a time
 
 
-def chunk_tokens(tokens: int, vocabulary: int, device: torch.device) -> int:
-    """Tokens per chunk: on a GPU 2,048 to 4,096, about 2^29 logits, even over the chunks; on a CPU
-    (Triton's interpreter) about 2^20 logits."""
-    if device.type == "cpu":
-        return max(16, (1 << 20) // vocabulary)
+def chunk_tokens(tokens: int, vocabulary: int) -> int:
+    """Tokens per chunk: 2,048 to 4,096, about 2^29 logits, evenly over the chunks."""
     most = min(4096, max(2048, (1 << 29) // vocabulary))
     chunks = -(-max(1, tokens) // most)
     return -(-max(1, tokens) // (chunks * 128)) * 128
@@ -171,7 +168,7 @@ def linear_cross_entropy(
     rows: tokens per chunk; None chooses.
     """
     x_ND = x_ND.to(_triton.autocast_type(x_ND) or x_ND.dtype).contiguous()
-    rows = rows or chunk_tokens(len(x_ND), len(weight_VD), x_ND.device)
+    rows = rows or chunk_tokens(len(x_ND), len(weight_VD))
     need = [torch.is_grad_enabled() and t.requires_grad for t in (x_ND, weight_VD)]
     with torch.autocast(x_ND.device.type, enabled=False):
         return _sum_op(x_ND, weight_VD, targets_N.contiguous(), float(z_loss), rows, need)[0]

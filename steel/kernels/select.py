@@ -5,9 +5,9 @@
 
 The model's own code stays self-contained, because it is copied into saved folders. Its modules name
 the operations that may be exchanged as static methods (`SteelRMSNorm.rms_norm`,
-`SteelHead.linear_cross_entropy`, …) and call them through `self`: an instance attribute of that name
-takes the place of the reference. No `forward` is touched, so hooks, activation checkpointing and
-compilation see the module as before; parameters, names and saved files do not change.
+`SteelHead.linear_cross_entropy`, …) and call them through `self`: an instance attribute of that
+name takes the place of the reference. No `forward` is touched, so hooks, activation checkpointing
+and compilation see the module as before; parameters, names and saved files do not change.
 
 Whatever is chosen first computes an example on the run's own device, at its sizes there, values and
 gradients, beside the fp64 reference; if it fails, or cannot be imported, the model's own code stays
@@ -56,7 +56,7 @@ class Choice:
     where: str = ""
 
     def table(self) -> str:
-        """What was chosen for each operation and how it was checked; attention with what was tried."""
+        """What was chosen for each operation, how it was checked, and what attention tried."""
         lines = [f"kernels {self.where}".rstrip()]
         for op, name in self.names.items():
             checked = f"error {self.errors[op]:.1e}" if op in self.errors else ""
@@ -65,28 +65,19 @@ class Choice:
 
 
 def install(model: nn.Module, choice: Choice) -> dict[str, int]:
-    """Exchange the operations of `model` in place; returns how many modules of each class changed.
+    """Exchange the operations of `model` in place, and take out what an earlier choice put there.
 
-    For a built model, before `fully_shard` and `compile`. Other models than Steel's stay as they are.
+    For a built model, before `fully_shard` and `compile`; models without Steel's modules stay as
+    they are. Returns how many modules got each operation.
     """
-    uninstall(model)
     changed: dict[str, int] = {}
     for module in model.modules():
-        mine = {hook: function for hook, function in choice.hooks.items() if _has(module, hook)}
-        for hook, function in mine.items():
-            setattr(module, hook, function)
-        if mine:
-            kind = type(module).__name__.removeprefix("FSDP")
-            changed[kind] = changed.get(kind, 0) + 1
+        for hook in (hook for hook in HOOKS if _has(module, hook)):
+            module.__dict__.pop(hook, None)
+            if hook in choice.hooks:
+                setattr(module, hook, choice.hooks[hook])
+                changed[hook] = changed.get(hook, 0) + 1
     return changed
-
-
-def uninstall(model: nn.Module) -> None:
-    """Give every module back the functions of its class."""
-    for module in model.modules():
-        for hook in HOOKS:
-            if _has(module, hook):
-                module.__dict__.pop(hook, None)
 
 
 def _has(module: nn.Module, hook: str) -> bool:
@@ -107,10 +98,10 @@ def choose(
     """Settle every operation. wanted: one name for all, or by operation; "all" stands for the
     others, which are auto without it. A name for all that an operation does not have is auto there.
 
-    auto on a GPU takes what `REGISTRY` says, and `attention.select`; on a CPU nothing. dtype: the
-    compute type the run will use. compiled: whether blocks go through torch.compile. say: gets a line
-    for each fallback, then the table. sizes: of the run; the check uses them on a GPU, and attention
-    is settled only with them. Raises ValueError for a name that does not exist.
+    auto: see `automatic` and `attention.select`. dtype: the compute type the run will use.
+    compiled: whether blocks go through torch.compile. say: gets a line for each fallback, then the
+    table. sizes: of the run; the check uses them on a GPU, and attention is settled only with them.
+    Raises ValueError for a name that does not exist.
     """
     device, sizes = torch.device(device), sizes or Sizes()
     choice = Choice(where=f"on {device.type}, {str(dtype).removeprefix('torch.')}")
@@ -154,7 +145,7 @@ def _choose_attention(choice: Choice, wanted: str, sizes, device, dtype, compile
 
 def automatic(op: str, device: torch.device) -> str:
     """What auto means. On a GPU the fast implementation, but for the elementwise operations, which
-    the compiler fuses with their neighbours, as a finished kernel cannot be; on a CPU the model's."""
+    the compiler fuses with their neighbours, as a finished kernel cannot be; on a CPU nothing."""
     fast = _fast(op)
     left = device.type != "cuda" or REGISTRY[op][0] is elementwise
     return "reference" if left or (fast == "triton" and not _triton.can_run(device)) else fast
@@ -166,15 +157,14 @@ def _fast(op: str) -> str:
 
 
 def _still_alive(device: torch.device, op: str, name: str, reason: str) -> None:
-    """After a kernel that read or wrote out of bounds nothing runs in this process: RuntimeError."""
+    """RuntimeError after a kernel that went out of bounds: nothing runs in this process then."""
     if device.type == "cuda":
         try:
             torch.cuda.synchronize(device)
         except Exception:  # noqa: BLE001 - whatever it says, the context is gone
-            raise RuntimeError(
-                f"kernels: {op}: {name} broke the GPU's context at start-up ({reason}); start again "
-                f"with train.kernels={{all: auto, {op}: reference}}"
-            ) from None
+            remedy = f"start again with train.kernels={{all: auto, {op}: reference}}"
+            broke = f"{name} broke the GPU's context at start-up ({reason})"
+            raise RuntimeError(f"kernels: {op}: {broke}; {remedy}") from None
 
 
 def _wanted(wanted: str | dict[str, str] | None) -> dict[str, str]:
@@ -213,7 +203,7 @@ def implementation(op: str, name: str, device: torch.device) -> dict[str, Callab
 def verify(
     op: str, functions: dict[str, Callable], device, dtype: torch.dtype, sizes: Sizes | None = None
 ) -> float:
-    """Relative error of the operation's example against the fp64 reference; RuntimeError if large."""
+    """Relative error of the example against the fp64 reference; RuntimeError if it is large."""
     inputs, call = getattr(examples, op)(device, sizes or Sizes())
     if device.type != "cuda" and dtype == torch.bfloat16:
         dtype = torch.float32  # Triton's interpreter truncates bf16

@@ -26,16 +26,16 @@ from torch import Tensor
 from . import _triton
 from ._triton import constexpr, jit, tl
 
-MOST_SLOTS = 64
+MOST_SLOTS = 64  # more would not fit a program's registers: left to PyTorch's operators
 SPLIT = 256  # tokens per partial sum of v3's dispatch
-TIME, BLOCK = 32, 128  # a tile: tokens and columns
+TIME, BLOCK = constexpr(32), constexpr(128)  # a tile: tokens and columns
 
 
 class Segments(NamedTuple):
     """Where the segments of a batch lie; `steel.model`'s SegmentPlan has the same attributes."""
 
     start_BS: Tensor
-    """First token of each segment in its row, int32."""
+    """First token of each segment among all B·T, int32."""
     length_BS: Tensor
     """Tokens of each segment, int32; the sums of an empty segment are 0."""
     segment_length: int
@@ -47,30 +47,16 @@ class Segments(NamedTuple):
 def even_segments(B: int, T: int, length: int, device: torch.device | str = "cpu") -> Segments:
     """Segments of `length` tokens one after another."""
     start_S = torch.arange(0, T, length, device=device, dtype=torch.int32)
-    length_S = (T - start_S).clamp_max(length)
-    return Segments(start_S.expand(B, -1), length_S.expand(B, -1), length)
+    row_B1 = T * torch.arange(B, device=device, dtype=torch.int32)[:, None]
+    return Segments(row_B1 + start_S, (T - start_S).clamp_max(length).expand(B, -1), length)
 
 
 @jit
-def segment_sums_kernel(
-    x,
-    w,
-    start,
-    length,
-    sums,
-    mass,
-    T,
-    S,
-    D,
-    J: constexpr,
-    SLOTS: constexpr,
-    TIME: constexpr,
-    BLOCK: constexpr,
-):
+def segment_sums_kernel(x, w, start, length, sums, mass, D, J: constexpr, SLOTS: constexpr):
     """One program per segment and block of columns."""
     segment = tl.program_id(0)
     count = tl.load(length + segment)
-    base = (segment // S).to(tl.int64) * T + tl.load(start + segment)
+    base = tl.load(start + segment).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     slot = tl.arange(0, SLOTS)
     total = tl.zeros((SLOTS, BLOCK), dtype=tl.float32)
@@ -93,13 +79,11 @@ def segment_sums_kernel(
 
 
 @jit
-def segment_combine_kernel(
-    c, z, start, length, y, T, S, D, J: constexpr, TIME: constexpr, BLOCK: constexpr
-):
+def segment_combine_kernel(c, z, start, length, y, D, J: constexpr):
     """One program per segment and block of columns."""
     segment = tl.program_id(0)
     count = tl.load(length + segment)
-    base = (segment // S).to(tl.int64) * T + tl.load(start + segment)
+    base = tl.load(start + segment).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     slots = z + segment.to(tl.int64) * J * D + column
     for begin in range(0, count, TIME):
@@ -115,25 +99,12 @@ def segment_combine_kernel(
 
 
 @jit
-def segment_dots_kernel(
-    x,
-    z,
-    start,
-    length,
-    dots,
-    T,
-    S,
-    D,
-    J: constexpr,
-    SLOTS: constexpr,
-    TIME: constexpr,
-    BLOCK: constexpr,
-):
+def segment_dots_kernel(x, z, start, length, dots, D, J: constexpr, SLOTS: constexpr):
     """One program per segment and block of TIME tokens; walks over the width."""
     segment = tl.program_id(0)
     count = tl.load(length + segment)
     t = tl.program_id(1) * TIME + tl.arange(0, TIME)
-    row = (segment // S).to(tl.int64) * T + tl.load(start + segment) + t
+    row = tl.load(start + segment).to(tl.int64) + t
     slot = tl.arange(0, SLOTS)
     slots = z + segment.to(tl.int64) * J * D
     total = tl.zeros((TIME, SLOTS), dtype=tl.float32)
@@ -150,10 +121,9 @@ def segment_dots_kernel(
     tl.store(dots + row[:, None] * J + slot[None, :], total, mask=inside)
 
 
-def options(J: int) -> dict:
-    """How the programs are cut, for a launch."""
-    slots = _triton.next_power_of_2(J)
-    return {"J": J, "SLOTS": slots, "TIME": TIME, "BLOCK": BLOCK, "num_warps": 4}
+def tile(J: int) -> dict:
+    """How the programs that keep a number per slot are cut, for a launch."""
+    return {"J": J, "SLOTS": _triton.next_power_of_2(J), "num_warps": 4}
 
 
 def _sums_outputs(x, w, start, length, segment_length, padded):
@@ -169,8 +139,8 @@ def _sums_op(
     x, w, start, length = (t.contiguous() for t in (x, w, start, length))
     B, S, J, D = sums.shape
     with _triton.on(x):
-        segment_sums_kernel[(B * S, -(-D // BLOCK))](
-            x, w, start, length, sums, mass, x.shape[1], S, D, **options(J)
+        segment_sums_kernel[(B * S, -(-D // BLOCK.value))](
+            x, w, start, length, sums, mass, D, **tile(J)
         )
     return sums, mass
 
@@ -194,11 +164,9 @@ def _combine_op(
         y.zero_()
     c, z, start, length = (t.contiguous() for t in (c, z, start, length))
     B, S, J, D = z.shape
-    tile = options(J)
-    del tile["SLOTS"]  # keeps no sum per slot
     with _triton.on(z):
-        segment_combine_kernel[(B * S, -(-D // BLOCK))](
-            c, z, start, length, y, c.shape[1], S, D, **tile
+        segment_combine_kernel[(B * S, -(-D // BLOCK.value))](
+            c, z, start, length, y, D, J=J, num_warps=4
         )
     return y
 
@@ -217,8 +185,8 @@ def _dots_op(
     x, z, start, length = (t.contiguous() for t in (x, z, start, length))
     B, S, J, D = z.shape
     with _triton.on(x):
-        segment_dots_kernel[(B * S, -(-segment_length // TIME))](
-            x, z, start, length, dots, x.shape[1], S, D, **options(J)
+        segment_dots_kernel[(B * S, -(-segment_length // TIME.value))](
+            x, z, start, length, dots, D, **tile(J)
         )
     return dots
 
@@ -260,7 +228,8 @@ _dots_op.register_fake(_dots_outputs)
 
 def _in_segments(weight_BTJ: Tensor, plan) -> Tensor:
     """Weights (B, T, S, J), 0 where token t is not in segment s."""
-    t = torch.arange(weight_BTJ.shape[1], device=weight_BTJ.device)[None, :, None]
+    B, T, _ = weight_BTJ.shape
+    t = torch.arange(B * T, device=weight_BTJ.device).view(B, T, 1)
     start, length = plan.start_BS[:, None, :], plan.length_BS[:, None, :]
     member = (t >= start) & (t < start + length)
     return member[..., None] * weight_BTJ.to(_triton.wide(weight_BTJ.dtype))[:, :, None, :]
@@ -280,7 +249,7 @@ def segment_combine_reference(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
 
 def segment_sums(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
     """Triton dispatch -> sums (B, S, J, D) and weights (B, S, J), both fp32; plan: a `Segments`."""
-    if w_BTJ.shape[-1] > MOST_SLOTS or x_BTD.dtype == torch.float64:
+    if w_BTJ.shape[-1] > MOST_SLOTS:
         return segment_sums_reference(x_BTD, w_BTJ, plan)
     where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
     return _sums_op(x_BTD, w_BTJ, *where)
@@ -288,7 +257,7 @@ def segment_sums(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
 
 def segment_combine(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
     """Triton combine -> y (B, T, D) in z's type; 0 for tokens in no segment."""
-    if c_BTJ.shape[-1] > MOST_SLOTS or z_BSJD.dtype == torch.float64:
+    if c_BTJ.shape[-1] > MOST_SLOTS:
         return segment_combine_reference(c_BTJ, z_BSJD, plan)
     where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
     return _combine_op(c_BTJ, z_BSJD, *where, z_BSJD.dtype)

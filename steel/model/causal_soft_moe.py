@@ -38,7 +38,7 @@ class SegmentPlan:
 
     num_segments: int
     segment_length: int
-    start_BS: torch.Tensor | None = None  # first token of each segment, int32; T where it has none
+    start_BS: torch.Tensor | None = None  # first token of each segment among all B·T, int32
     length_BS: torch.Tensor | None = None  # tokens of each segment, int32
     padded: bool = False  # whether some tokens lie in no segment
     cell_BT: torch.Tensor | None = None  # index into S·C, and S·C itself (a spare cell) for padding
@@ -75,7 +75,8 @@ def plan_segments(
     if starts_BT is None and valid_BT is None and count_B is None:
         start_S = torch.arange(0, T, length, dtype=torch.int32)
         length_S = (T - start_S).clamp_max(length)
-        return SegmentPlan(len(start_S), length, start_S.expand(B, -1), length_S.expand(B, -1))
+        start_BS = T * torch.arange(B, dtype=torch.int32)[:, None] + start_S
+        return SegmentPlan(len(start_S), length, start_BS, length_S.expand(B, -1))
     assert starts_BT is None or count_B is None
     valid = torch.ones(B, T, dtype=torch.bool) if valid_BT is None else valid_BT
     starts = torch.zeros(B, T, dtype=torch.bool) if starts_BT is None else starts_BT
@@ -106,16 +107,16 @@ def plan_segments(
 
 
 def segment_spans(segment_BT, valid_BT, num_segments: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """First token (T if there is none) and number of tokens of each segment, both (B, S) int32.
+    """First of all B·T tokens (B·T for none) and number of tokens of each segment, (B, S) int32.
 
     The tokens of a segment stand side by side: padding lies left or right of them, in no segment.
     """
     B, T = segment_BT.shape
     segment_BT = torch.where(valid_BT, segment_BT, num_segments)
-    t_BT = torch.arange(T).expand(B, T)
+    t_BT = torch.arange(B * T).view(B, T)
     zeros = torch.zeros(B, num_segments + 1, dtype=torch.long)
     length = zeros.scatter_add(1, segment_BT, torch.ones_like(t_BT))
-    start = (zeros + T).scatter_reduce(1, segment_BT, t_BT, "amin")
+    start = (zeros + B * T).scatter_reduce(1, segment_BT, t_BT, "amin")
     return start[:, :-1].int().contiguous(), length[:, :-1].int().contiguous()
 
 

@@ -133,7 +133,7 @@ def test_an_installed_choice_gets_documents_in_its_own_form(packed, monkeypatch,
 
     monkeypatch.setattr(attention.Form, "attend", attend)
     picked = attention.Attention("reference", name)
-    assert install(model, Choice(hooks={"attention_form": picked.form})) == {"SteelModel": 1}
+    assert install(model, Choice(hooks={"attention_form": picked.form})) == {"attention_form": 1}
     torch.testing.assert_close(loss(), wanted)
     model.eval()
     with torch.no_grad():  # generation has a past and no documents: the model's own code

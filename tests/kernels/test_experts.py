@@ -27,7 +27,7 @@ def steps(kernels, count=12):
     cfg = load("cpu", ["model.feed_forward=top_k_moe", "model.num_experts=3", "model.top_k=2"])
     model = build(cfg.model, seed=1).train()
     if kernels:
-        assert install(model, choose(kernels))["SteelTopKMoE"] == cfg.model.num_hidden_layers
+        assert install(model, choose(kernels))["top_k_experts"] == cfg.model.num_hidden_layers
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     tokens = torch.randint(0, 50, (2, 40), generator=torch.Generator().manual_seed(2))
     losses = []

@@ -44,5 +44,5 @@ def test_every_hook_is_called_and_every_layer_is_recomputed_once(kind, monkeypat
     layers = model.config.num_hidden_layers
     assert torch.equal(loss, plain) and called == set(own) and len(attended) == layers
     loss.backward()
-    assert len(attended) == 2 * layers and changed["SteelRMSNorm"] == 2 * layers + 1
+    assert len(attended) == 2 * layers and changed["rms_norm"] == 2 * layers + 1
     assert not any("forward" in module.__dict__ for module in model.modules())
