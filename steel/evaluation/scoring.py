@@ -11,10 +11,9 @@ Shapes: B rows of a batch, T padded length, K kept positions, N scored tokens, V
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -22,24 +21,12 @@ from ..machine import progress
 from ..model.decoding import Sampling, generate
 
 
-@contextlib.contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the model's own mode comes back, so training may call."""
-    was_training = model.training
-    model.eval()
-    try:
-        # not inference_mode: a table that the model caches here must stay usable in training
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-
-
 def context_length(model: torch.nn.Module) -> int | None:
     """Longest sequence the model promises to handle [tokens], None if it promises nothing."""
     return getattr(getattr(model, "config", None), "max_position_embeddings", None)
 
 
+@torch.no_grad()  # not inference_mode: a table that the model caches here must serve training too
 def score_continuations(
     model: torch.nn.Module,
     pairs: Sequence[tuple[list[int], list[int]]],
@@ -62,14 +49,19 @@ def score_continuations(
         wanted[(*prefix, *read)].append(i)
     inputs = sorted(wanted, key=len)
     scores = [0.0] * len(pairs)
-    with evaluating(model), progress(len(pairs), title, "answers") as bar:
-        for first in range(0, len(inputs), batch_size):
-            rows = inputs[first : first + batch_size]
-            items = [(row, i) for row, ids in enumerate(rows) for i in wanted[ids]]
-            batch = [(row, *pairs[i]) for row, i in items]
-            for (_, i), score in zip(items, _score_rows(model, rows, batch, closers)):
-                scores[i] = score
-            bar.advance(len(items))
+    was_training = model.training
+    model.eval()
+    try:
+        with progress(len(pairs), title, "answers") as bar:
+            for first in range(0, len(inputs), batch_size):
+                rows = inputs[first : first + batch_size]
+                items = [(row, i) for row, ids in enumerate(rows) for i in wanted[ids]]
+                batch = [(row, *pairs[i]) for row, i in items]
+                for (_, i), score in zip(items, _score_rows(model, rows, batch, closers)):
+                    scores[i] = score
+                bar.advance(len(items))
+    finally:
+        model.train(was_training)
     return scores
 
 

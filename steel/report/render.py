@@ -48,30 +48,27 @@ def render(template: str, data: dict) -> str:
 
 
 def context(data: dict) -> dict:
-    """What the templates read: the data's parts, and what both pages derive from them."""
-    stages, exams = data.get("stages", []), data.get("exams", [])
-    run, timed = data.get("run") or {}, timed_stages(data)
+    """What the templates read: the parts of `data`, and what both pages derive from them."""
+    parts = ("stages", "exams", "samples", "data", "notes")
+    data = {"run": {}, "model": {}, "cost": {}, **{part: [] for part in parts}} | data
+    stages, exams = data["stages"], data["exams"]
     judged = [e for e in exams if e.get("exam") or e.get("cloze")]
     measured = [e for e in exams if (e.get("perplexity") or {}).get("domains")]
     exam = next((e["exam"] for e in reversed(exams) if e.get("exam")), {})
-    trained = [s.get("tokens") or 0 for s in stages if s["name"] in TRAINED]
-    return {
-        **{"run": run, "model": data.get("model") or {}, "cost": data.get("cost") or {}},
-        "packages": ", ".join(f"{k} {v}" for k, v in (run.get("packages") or {}).items()),
-        "machine": machine(data),
+    packages = [f"{name} {version}" for name, version in data["run"].get("packages", {}).items()]
+    return data | {
+        "packages": ", ".join(packages),
+        "machine": machine(data["run"].get("hardware") or {}),
         "headline": headline(data),
         "judged": judged,
         "exam": exam,
         "ways": [way for way in WAYS if way in exam.get("scoring", {})],
         "measured": measured,
         "domains": dict.fromkeys(name for e in measured for name in e["perplexity"]["domains"]),
-        "samples": data.get("samples", []),
-        "timed": timed,
-        "trained_tokens": sum(trained),
-        "sources": data.get("data", []),
+        "timed": timed_stages(stages),
+        "trained_tokens": sum(s.get("tokens") or 0 for s in stages if s["name"] in TRAINED),
         "skipped": [s for s in stages if s.get("status") == "skipped"],
         "unfinished": [s for s in stages if s.get("status") in ("failed", "running", "pending")],
-        "notes": data.get("notes", []),
         "forest": forest(judged),
         "curves": curves(stages),
         "bits_per_byte": bits_per_byte(measured),
@@ -87,7 +84,7 @@ def curves(stages: list[dict]) -> list[Chart]:
 
 def headline(data: dict) -> list[dict]:
     """Four or five key figures: {"label", "value", "note"}, from what there is."""
-    exams, figures = data.get("exams", []), []
+    exams, figures = data["exams"], []
 
     def add(label: str, value: str, note: str) -> None:
         figures.append({"label": label, "value": value, "note": note})
@@ -109,9 +106,9 @@ def headline(data: dict) -> list[dict]:
     if found := _after_pretraining([(stage, m) for stage, m in means if m and m.get("bpb")]):
         stage, mean = found
         add("bits per byte", f"{mean['bpb']:.3f}", f"held-out mean, {when(stage)}")
-    if seconds := (data.get("cost") or {}).get("seconds"):
-        add("total time", duration(seconds), machine(data))
-    peaks = [(s.get("peak_memory_bytes") or 0, s["name"]) for s in data.get("stages", [])]
+    if seconds := data["cost"].get("seconds"):
+        add("total time", duration(seconds), machine(data["run"].get("hardware") or {}))
+    peaks = [(s.get("peak_memory_bytes") or 0, s["name"]) for s in data["stages"]]
     largest, stage = max(peaks, default=(0, ""))
     if largest:
         add("peak memory", size(largest), f"in {title(stage)}")
@@ -136,11 +133,10 @@ def _after_pretraining(results: list[tuple]) -> tuple | None:
     return next((pair for pair in found if pair[0] == "pretrain"), found[-1] if found else None)
 
 
-def timed_stages(data: dict) -> list[dict]:
+def timed_stages(stages: list[dict]) -> list[dict]:
     """The stages that took time, in order, with all exams as one."""
     unknown = {"status": "done", "seconds": 0, "peak_memory_bytes": 0}
-    stages = [unknown | s for s in data.get("stages", [])]
-    taken = [s for s in stages if s["status"] != "skipped"]
+    taken = [unknown | s for s in stages if s.get("status") != "skipped"]
     exams = [s for s in taken if s["name"].startswith("exam:")]
     stages = [s for s in taken if s not in exams]
     if exams:
@@ -155,9 +151,8 @@ def timed_stages(data: dict) -> list[dict]:
     return stages
 
 
-def machine(data: dict) -> str:
+def machine(hardware: dict) -> str:
     """One line on the hardware."""
-    hardware = (data.get("run") or {}).get("hardware") or {}
     if gpus := hardware.get("gpus"):
         return f"{len(gpus)} × {gpus[0]}"
     cores = f"{hardware['cores']} cores " if hardware.get("cores") else ""

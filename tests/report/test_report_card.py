@@ -10,7 +10,7 @@ import pytest
 from steel.config import UserError
 from steel.report.card import collect
 from steel.report.charts import nice_ticks
-from steel.report.render import headline, write_report
+from steel.report.render import context, write_report
 from steel.report.words import count, duration, size, title
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
@@ -217,7 +217,7 @@ def test_every_section_stands_on_the_page_with_its_numbers(run):
 
 
 def test_headline_is_derived_from_the_files(run):
-    figures = {f["label"]: f for f in headline(collect(run))}
+    figures = {f["label"]: f for f in context(collect(run))["headline"]}
     assert figures["exam, text-scored"]["value"] == "92.5\u00a0%"
     assert "chance 25.0\u00a0%" in figures["exam, text-scored"]["note"]
     assert (
