@@ -1,10 +1,12 @@
 """Every command of the design exists; a mistake gets one line on stderr and exit code 2, never a traceback."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+import zstandard
 
 from steel.cli import app, main
 
@@ -119,6 +121,25 @@ def test_bad_input_gets_one_line_exit_2_and_leaves_nothing(tmp_path, capsys):
         if code != 2 or err.count("\n") != 1 or word not in err or left:
             failures.append((argv, code, err[-300:], left))
     assert not failures, "\n".join(map(str, failures))
+
+
+def test_shards_of_another_vocabulary_are_refused_in_one_line(tmp_path, capsys):
+    """It was an 80-line traceback, on a GPU a device assert."""
+    docs, shards = tmp_path / "docs", tmp_path / "shards"
+    docs.mkdir()
+    rows = [
+        {"id": str(i), "text": f"第 {i} 炉钢 steel number {i}", "source": "a", "lang": "zh"}
+        for i in range(40)
+    ]
+    lines = "".join(json.dumps(row | {"meta": {}}) + "\n" for row in rows)
+    (docs / "a.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    made = call(capsys, "tokenizer", "train", f"{docs}", f"{tmp_path}/t", "--vocab-size", "300")
+    assert made[0] == 0, made
+    packed = call(capsys, "pack", f"{docs}", f"{shards}", "-t", f"{tmp_path}/t")
+    assert packed[0] == 0, packed
+    argv = ["pretrain", "--preset", "smoke", "-d", f"{shards}", "-r", f"{tmp_path}/run"]
+    code, _, err = call(capsys, *argv, "model.vocab_size=200")
+    assert code == 2 and err.count("\n") == 1 and "vocab_size" in err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
