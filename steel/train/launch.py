@@ -10,9 +10,7 @@ from ..config import PRESETS, Config, UserError
 from .parallel import World, check_batch
 
 TEMPLATES = {"slurm": "slurm.sh", "k8s": "k8s.yaml"}
-SECONDS_TO_SAVE = (
-    300  # between the signal and the kill: one step and one checkpoint must fit into it
-)
+SECONDS_TO_SAVE = 300  # between the signal and the kill, for one step and one checkpoint
 CPUS_PER_RANK = 8
 
 
@@ -38,12 +36,13 @@ def render(
         raise UserError("--nodes and --gpus-per-node must be at least 1")
     ranks = nodes * gpus_per_node
     check_batch(cfg.train, World(0, ranks))
-    # -r: torchrun (on Python 3.11) takes --run for an abbreviation of its --run-path, even behind the script's name
+    # -r: torchrun (on Python 3.11) takes --run, even behind the script's name, for its own --run-path
     words = ["--preset", preset, "--data", str(data), "-r", str(run)]
     words += ["--tokenizer", str(tokenizer)] if tokenizer else []
     arguments = " ".join(_quoted(word) for word in [*words, *(overrides or [])])
     values = {
-        "title": f"Pretraining, preset {cfg.preset}, {cfg.train.steps:,} steps, sharding {cfg.train.sharding}",
+        "title": f"Pretraining, preset {cfg.preset}, {cfg.train.steps:,} steps, "
+        f"sharding {cfg.train.sharding}",
         "name": re.sub(r"[^a-z0-9-]+", "-", f"steel-{cfg.preset}".lower()).strip("-"),
         "run": _quoted(str(run)),
         "nodes": nodes,
@@ -61,13 +60,6 @@ def render(
 
 def _quoted(word: str) -> str:
     """Safe in the shell, also inside the template's single quotes; UserError for what cannot be."""
-    if "'" in word or "\n" in word:
-        raise UserError(
-            f"{word!r} cannot stand in a launch script: it holds a quote or a line break"
-        )
-    quoted = shlex.quote(word)
-    return quoted.replace("'", '"') if not re.search(r'[$`"\\]', word) else _refuse(word)
-
-
-def _refuse(word: str) -> str:
-    raise UserError(f'{word!r} cannot stand in a launch script: it holds one of $ ` " \\')
+    if odd := re.search(r"""[$`"'\\\n]""", word):
+        raise UserError(f"{word!r} cannot stand in a launch script: it holds {odd[0]!r}")
+    return shlex.quote(word).replace("'", '"')

@@ -1,6 +1,6 @@
 """Optimizers: AdamW as the original used it, and Muon for the matrices inside the blocks.
 
-Weight decay applies to matrices only; norms, biases and other vectors have nothing to shrink towards.
+Weight decay applies to matrices only; norms, biases and other vectors have nothing to shrink to.
 """
 
 from __future__ import annotations
@@ -65,11 +65,6 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) ->
     return optimizers[0].param_groups[0]["lr"]
 
 
-def _is_hidden_matrix(name: str, p: Tensor) -> bool:
-    """A weight matrix, or a stack of them, inside a decoder block; routers and their slots stay with AdamW."""
-    return p.ndim >= 2 and ".layers." in name and min(p.shape[-2:]) > 16
-
-
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is replaced by the nearest orthogonal matrix (Jordan et al. 2024).
 
@@ -117,10 +112,10 @@ def _orthogonalised(update: Tensor, turn: int) -> Tensor:
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Approximate U V^T of g = U S V^T by a quintic Newton-Schulz iteration; (..., m, n) -> the same shape.
+    """Approximate U V^T of g = U S V^T by a quintic Newton-Schulz iteration; (…, m, n), as g.
 
-    Coefficients of Jordan et al. (2024): singular values end within about [0.7, 1.2], which is near enough for an
-    update direction. bf16 on a GPU, fp32 on a CPU.
+    Coefficients of Jordan et al. (2024): singular values end within about [0.7, 1.2], which is near
+    enough for an update direction. bf16 on a GPU, fp32 on a CPU.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.to(torch.bfloat16 if g.is_cuda else torch.float32)

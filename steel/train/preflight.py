@@ -1,4 +1,4 @@
-"""Before the first step: will it fit, and what to change when it will not. And the whole plan without a device."""
+"""Before the first step: will it fit, and what to change if not; and the plan without a device."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .parallel import World
 
 
 def memory_report(cfg: Config, world: World) -> dict | None:
-    """Estimate one rank's peak memory, for the log; say on stderr what to change when it will not fit.
+    """Estimate one rank's peak memory, for the log; say on stderr what to change if it will not fit.
 
-    Never stops the run: an estimate may be wrong, and a run that does not fit ends with one clear line of its own.
+    Never stops the run: an estimate may be wrong, and running out of memory is one clear line, too.
     None for a shape that the planner cannot read (model.source hf).
     """
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
@@ -49,7 +49,8 @@ def available_bytes(world: World, ranks: int) -> int:
 def dry_run(cfg: Config, gpu: str, num_gpus: int, data: str | os.PathLike | None = None) -> str:
     """What `steel pretrain --dry-run` prints: parameters, memory, tokens, days; no device is touched.
 
-    data: folder of shards; then also how often the run passes over it. UserError as the planner and the shards say.
+    data: folder of shards; then also how often the run passes over it. Raises what the planner and
+    the shards raise.
     """
     lines = [_plan_of_folder(cfg) if cfg.model.source == "hf" else render(plan(cfg, gpu, num_gpus))]
     train = cfg.train

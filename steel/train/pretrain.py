@@ -18,6 +18,7 @@ from ..model import SteelForCausalLM
 from ..model.build import build
 from ..model.decoding import Sampling, generate
 from ..model.folder import stop_ids
+from ..tokenizer import bpe
 from . import checkpoint
 from .build import make_model
 from .loop import FitResult, Stage, fit
@@ -56,7 +57,8 @@ def pretrain(
         shards = ShardSet.open(data)
         shards.check_all(world.rank, world.size)
         events = _vocabulary(cfg, shards, tokenizer, world)
-    words = load_tokenizer(tokenizer or shards.tokenizer)
+    folder = tokenizer or shards.tokenizer
+    words = bpe.load(folder) if folder is not None else None
     loader = open_loader(cfg, shards, run, world)
     events += [{"what": "data", "change": change} for change in loader.events]
     if world.is_main and (report := memory_report(cfg, world)):
@@ -212,28 +214,17 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 512, meas
 
 def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
     """sample(model, step) -> greedy continuations of `prompts`, as {"prompt", "completion"}."""
-    from ..tokenizer.bpe import encode_text
-
     stops, sampling = stop_ids(tokenizer), Sampling(max_new_tokens=max_new_tokens)
 
     def sample(model: nn.Module, step: int) -> list[dict]:
         rows = []
         for prompt in prompts:
-            new = generate(model, [encode_text(tokenizer, prompt)], stops, sampling)[0].ids
+            new = generate(model, [bpe.encode_text(tokenizer, prompt)], stops, sampling)[0].ids
             text = tokenizer.decode(new, skip_special_tokens=True)
             rows.append({"prompt": prompt, "completion": text})
         return rows
 
     return sample
-
-
-def load_tokenizer(folder: Path | str | None):
-    """The tokenizer in `folder`, or None."""
-    if folder is None:
-        return None
-    from ..tokenizer import bpe
-
-    return bpe.load(folder)
 
 
 def _refuse_settings(cfg: Config, world: World) -> None:

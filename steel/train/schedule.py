@@ -12,8 +12,8 @@ SCHEDULES = ("cosine", "wsd", "linear", "constant")
 def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
     """Learning rate of `step` (0-based) over the peak, in [min_learning_rate_ratio, 1] after warm-up.
 
-    cosine: half a cosine to the minimum (Steel-LLM's recipe). wsd: warm-up, stable, then linear decay over the last
-    `decay_fraction` of the run (Hu et al. 2024, MiniCPM). linear: straight to the minimum.
+    cosine: half a cosine to the minimum (Steel-LLM's recipe). wsd: warm-up, stable, then linear decay
+    over the last `decay_fraction` of the run (Hu et al. 2024, MiniCPM). linear: straight down.
     """
     if cfg.schedule not in SCHEDULES:
         raise UserError(f"schedule '{cfg.schedule}' is not one of {', '.join(SCHEDULES)}")
@@ -34,7 +34,7 @@ def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
 
 
 def decay_start(steps: int, cfg: TrainConfig) -> int | None:
-    """Step at which wsd begins to decay, where an annealing stage changes the data; None for other schedules."""
+    """Step at which wsd begins to decay and annealing data begin; None for other schedules."""
     return max(0, steps - _decay_steps(steps, cfg)) if cfg.schedule == "wsd" else None
 
 
