@@ -101,9 +101,15 @@ class ShardFile:
         if self.left:
             self._check_blocks(low // BLOCK_BYTES, (low + out.nbytes - 1) // BLOCK_BYTES + 1)
         if os.preadv(self.file.fileno(), [out], low) != out.nbytes:
-            raise UserError(
-                f"shard {self.path} has fewer bytes than when it was opened; restore it from a copy"
-            )
+            raise self._broken()
+
+    def _broken(self) -> UserError:
+        found, expected = os.fstat(self.file.fileno()).st_size, self.record["tokens"] * self.width
+        if found == expected:
+            return changed(self.path)
+        return UserError(
+            f"shard {self.path} has {found:,} bytes instead of {expected:,}; restore it from a copy"
+        )
 
     def _read_sums(self) -> None:
         if "block_bytes" not in self.record:  # packed by an older version
@@ -120,7 +126,7 @@ class ShardFile:
         while (block := self.unread.find(1, begin, end)) >= 0:
             data = os.pread(self.file.fileno(), BLOCK_BYTES, block * BLOCK_BYTES)
             if zlib.crc32(data) != self.sums[block]:
-                raise changed(self.path)
+                raise self._broken()
             self.unread[block] = 0
             self.left -= 1
 
