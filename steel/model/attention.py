@@ -65,10 +65,11 @@ def rope_qkv(qkv_BTXC: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, H: in
 def starts_from_ends(document_ends: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """(B, T) bool on the host: True where another document of the row starts.
 
-    document_ends: (N,) int64, exclusive ends in the flattened (B·T) tokens, ascending, row ends
-    included. Raises ValueError for ends of another batch.
+    document_ends: (N,) int64 on the host, a tensor or an array: exclusive ends in the flattened
+    (B·T) tokens, ascending, row ends included. Raises ValueError for ends of another batch.
     """
     B, T = shape
+    document_ends = torch.as_tensor(document_ends)
     row_ends = torch.arange(1, B + 1) * T
     if not len(document_ends) or int(document_ends[-1]) != B * T:
         raise ValueError(f"document_ends must end with B·T = {B * T}")

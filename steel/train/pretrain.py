@@ -156,8 +156,10 @@ def next_token_loss(z_loss: float = 0.0):
         options = {"z_loss": z_loss} if z_loss else {}
         positions = batch.position_ids
         if isinstance(model, SteelForCausalLM):  # told on the host, it need not ask the device
-            options["document_ends"] = batch.ends
-            positions = None if batch.ends is None else positions
+            if batch.ends is None:
+                positions = None
+            else:  # an array: FSDP2 moves every tensor among a model's arguments to the GPU
+                options["document_ends"] = batch.ends.numpy()
         out = model(
             input_ids=batch.input_ids,
             position_ids=positions,

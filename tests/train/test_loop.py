@@ -12,6 +12,7 @@ from train_world import (
     equal,
     in_process,
     read_all,
+    tiny,
     toy_batches,
     toy_config,
     toy_fit,
@@ -20,9 +21,12 @@ from train_world import (
 )
 
 from steel.config import UserError
+from steel.data import Loader, ShardSet
+from steel.model.build import build
 from steel.runlog import read_log
 from steel.train import checkpoint
 from steel.train.loop import Stage, fit
+from steel.train.pretrain import next_token_loss
 from steel.train.run_folder import RunFolder
 
 
@@ -189,3 +193,22 @@ def test_validation_and_samples_run_in_the_precision_of_training(tmp_path):
     stage.evaluate, stage.sample, stage.save_hf = evaluate, sample, False
     fit(stage, RunFolder(tmp_path))
     assert seen == {"train": (True, True), "evaluate": (True, False), "sample": (True, False)}
+
+
+def test_document_ends_stay_on_the_host_under_fsdp(corpus, monkeypatch):
+    """FSDP2 moves the tensors among a model's arguments to its device; the model needs these here."""
+    from torch.distributed.utils import _to_kwargs
+
+    model, seen = build(tiny().model), {}
+    whole = type(model).forward
+
+    def forward(self, **given):
+        seen.update(_to_kwargs((), given, torch.device("meta"), False)[1][0])
+        return whole(self, **given)
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    batch = Loader(ShardSet.open(corpus[0]), 32, 4).batch(0)
+    loss, *_ = next_token_loss()(model, batch)
+    assert seen["input_ids"].device.type == "meta"
+    assert seen["document_ends"].tolist() == batch.ends.tolist()
+    assert bool(loss.isfinite())
