@@ -216,11 +216,14 @@ def _watch_loader(room, ended: Path | None) -> list[int]:
     opened, generations = room.open_loader, []
 
     def open_loader(cfg, shards, run, world):
-        loader = (
-            Loader.from_state(shards, find_state(ended))
-            if ended
-            else opened(cfg, shards, run, world)
-        )
+        if ended is None:
+            loader = opened(cfg, shards, run, world)
+        else:
+            loader = Loader.from_state(shards, find_state(ended))
+            state = (
+                loader.state
+            )  # the loop compares it over the ranks; before an append there is none
+            loader.state = lambda step: state(step) if step else {}
         generations.append(len(loader.shards.generations))
         return loader
 
