@@ -50,9 +50,16 @@ VARIANTS: dict[str, dict] = {
     "v2": _historical(feed_forward="soft_moe_v2"),
     "v3": _historical(feed_forward="soft_moe_v3"),
     "v3 awake": _historical(feed_forward="soft_moe_v3", soft_moe_normalize_slots=True),
+    "v1 one gate": {"feed_forward": "soft_moe_v1"},
+    "v2 one gate": {"feed_forward": "soft_moe_v2"},
+    "v3 one gate": {"feed_forward": "soft_moe_v3"},
     "causal": {"feed_forward": "causal_soft_moe", "num_shared_experts": 1},
+    "placebo": {"feed_forward": "causal_soft_moe", "num_shared_experts": 1},
     "slots only": {"feed_forward": "causal_soft_moe"},
 }
+EMPTY_SLOTS = 60.0
+"""rho of the placebo: its prior weighs e^60 tokens, so no slot ever reads one. Weights, FLOPs and time are those of
+*causal*; only the content is missing."""
 SEVEN = ("dense", "v1", "v2", "v3", "causal", "top-2", "none")
 """One variant for each value of `model.feed_forward`."""
 
@@ -105,12 +112,14 @@ def run_ablation(
     variants: tuple[str, ...] = SEVEN,
     seeds: int = 3,
     budget: str = "tokens",
+    rates: dict[str, float] | None = None,
     say=print,
 ) -> dict:
     """Train every variant with seeds cfg.seed … cfg.seed + seeds - 1 on the shards in `data`; returns what `out` holds.
 
     out: JSON file, written after each row; rows that it already holds are skipped, and a file of another configuration
-    is refused. Work in progress lies beside it in `<out>.rows/`.
+    is refused. Work in progress lies beside it in `<out>.rows/`. rates: learning rate by variant, where it is not
+    cfg's (see `tune_rates`).
     """
     for name in variants:  # a mistake is told before the first hour, not after it
         row_config(cfg, name, cfg.seed, budget)
@@ -119,8 +128,11 @@ def run_ablation(
 
     def work(key: dict) -> dict:
         folder = Path(f"{out}.rows") / f"{key['variant'].replace(' ', '-')}-{key['seed']}"
-        row = train_row(row_config(cfg, key["variant"], key["seed"], budget), data, folder)
+        row_cfg = row_config(cfg, key["variant"], key["seed"], budget)
+        row_cfg.train.learning_rate = (rates or {}).get(key["variant"], cfg.train.learning_rate)
+        row = train_row(row_cfg, data, folder, empty_slots=key["variant"] == "placebo")
         shutil.rmtree(folder, ignore_errors=True)
+        row["learning_rate"] = row_cfg.train.learning_rate
         say(render_row({**key, **row}))
         return row
 
@@ -130,11 +142,48 @@ def run_ablation(
     return ledger.content
 
 
-def train_row(cfg: Config, data: Path | str, folder: Path | str) -> dict:
-    """Train one row in `folder` and measure it. Losses are in nats per token, FLOPs per trained token."""
+def tune_rates(
+    cfg: Config, data: Path | str, out: Path | str, variants: tuple[str, ...], rates: list[float]
+) -> dict[str, float]:
+    """The rate of lowest held-out loss for each variant, out of `rates`, with seed cfg.seed and cfg.train.steps steps.
+
+    out: JSON file of all rows, written after each. A best rate at an end of `rates` is refused: the next may be better.
+    """
+    same = {"config_hash": cfg.hash(), "config": cfg.to_dict()}
+    ledger = Ledger(out, "ablation-rates", same)
+
+    def work(key: dict) -> dict:
+        row_cfg = row_config(cfg, key["variant"], cfg.seed)
+        row_cfg.train.learning_rate = key["rate"]
+        folder = Path(f"{out}.rows") / f"{key['variant'].replace(' ', '-')}-{key['rate']:g}"
+        row = train_row(row_cfg, data, folder, empty_slots=key["variant"] == "placebo")
+        shutil.rmtree(folder, ignore_errors=True)
+        return {name: row[name] for name in ("steps", "tokens", "loss", "cpu_seconds")}
+
+    best = {}
+    for name in variants:
+        found = ledger.fill([{"variant": name, "rate": rate} for rate in rates], work)
+        best[name] = min(found, key=lambda row: row["loss"])["rate"]
+        if best[name] in (rates[0], rates[-1]):
+            raise UserError(
+                f"{name} learns best at {best[name]:g}, an end of the rates that were tried; "
+                "give more on that side with --rates"
+            )
+    return best
+
+
+def train_row(
+    cfg: Config, data: Path | str, folder: Path | str, *, empty_slots: bool = False
+) -> dict:
+    """Train one row in `folder` and measure it. Losses are in nats per token, FLOPs per trained token.
+
+    empty_slots: of a causal mixture; its slots see their prior alone, from before the first step to the end.
+    """
     ids_BT, _ = held_out_rows(data, cfg.data.sequence_length, 4)
 
     def measure(model, step: int) -> dict:
+        if empty_slots and step == 0:  # the loop validates before its first step
+            hold_slots_empty(model)
         return {"branch_ratio": branch_ratios(model, ids_BT)}
 
     done = train_run(cfg, data, folder, measure=measure)
@@ -151,6 +200,13 @@ def train_row(cfg: Config, data: Path | str, folder: Path | str) -> dict:
         **honest_losses(_load(folder), data, T),
         "cpu_seconds": done.cpu_seconds,
     }
+
+
+@torch.no_grad()
+def hold_slots_empty(model) -> None:
+    """Give each slot's prior a weight beside which no token counts; its gradient vanishes, so it stays."""
+    for layer in decoder_layers(model):
+        layer.mlp.prior_weight.fill_(EMPTY_SLOTS)
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
@@ -183,7 +239,9 @@ def branch_ratios(model, ids_BT: torch.Tensor) -> list[float]:
         )
         hooks.append(
             layer.mlp.register_forward_hook(
-                lambda _, args, out: written.append(out.float().square().mean().sqrt())
+                lambda _, args, out: written.append(
+                    (out[0] if isinstance(out, tuple) else out).float().square().mean().sqrt()
+                )
             )
         )
     try:
@@ -273,14 +331,23 @@ def main(
     variants: str = "",
     seeds: int = 3,
     budget: str = "flops",
+    rates: str = "",
+    rate_steps: int = 300,
 ) -> None:
     """Compare feed-forward layers under one budget; the same command goes on where it stopped.
 
     data: token shards with a validation split. out: JSON file, written after each row. variants: names with commas;
-    by default one for each feed-forward. budget: tokens, or flops: as many as dense uses.
+    by default one for each feed-forward. budget: tokens, or flops: as many as dense uses. rates: learning rates with
+    commas, ascending, of which each variant gets its best after rate_steps steps; they go to OUT's name with -rates.
     """
     names = tuple(name.strip() for name in variants.split(",")) if variants else SEVEN
-    run_ablation(load(preset, overrides), data, out, variants=names, seeds=seeds, budget=budget)
+    cfg, best = load(preset, overrides), None
+    if rates:
+        short = load(preset, [*overrides, f"train.steps={rate_steps}"])
+        tried = [float(rate) for rate in rates.split(",")]
+        beside = out.with_name(f"{out.stem}-rates{out.suffix}")
+        best = tune_rates(short, data, beside, names, tried)
+    run_ablation(cfg, data, out, variants=names, seeds=seeds, budget=budget, rates=best)
     print(f"report  {out}")
 
 

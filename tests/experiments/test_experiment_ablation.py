@@ -88,11 +88,11 @@ def test_rows_are_written_one_by_one_and_not_trained_twice(shards, tmp_path, mon
     out, trained = tmp_path / "rows.json", []
     train_row = ablation.train_row
 
-    def dies_at_the_third(cfg, *rest):
+    def dies_at_the_third(cfg, *rest, **options):
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append((cfg.model.feed_forward, cfg.seed))
-        return train_row(cfg, *rest)
+        return train_row(cfg, *rest, **options)
 
     monkeypatch.setattr(ablation, "train_row", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -132,7 +132,7 @@ def test_the_three_losses_agree_for_causal_layers_only(name, shards):
                 p.normal_(std=0.5)
     found = ablation.honest_losses(model, shards, 32, rows=4, points=4)
     gaps = [abs(found[k] - found["paired_loss"]) for k in ("prefix_loss", "cached_loss")]
-    if name in ("v2", "v3", "v3 awake"):
+    if name.startswith(("v2", "v3")):
         assert min(gaps) > 1e-4
     else:
         assert max(gaps) < 1e-6  # the losses themselves are taken in float32
@@ -154,3 +154,47 @@ def test_a_preset_that_cannot_be_shared_out_is_refused(change, word, shards, tmp
     with pytest.raises(UserError, match="unknown variant 'v4'"):
         ablation.run_ablation(config(), shards, tmp_path / "x.json", variants=("v4",))
     assert not list(tmp_path.iterdir())
+
+
+def test_slots_of_the_placebo_hold_no_token_before_and_after_training(shards, tmp_path):
+    """Its weights and work are those of *causal*; a token of an earlier segment moves no later output."""
+    cfg = ablation.row_config(config(learning_rate=0.05), "placebo", 3)
+    plain = ablation.train_row(cfg, shards, tmp_path / "causal")
+    row = ablation.train_row(cfg, shards, tmp_path / "placebo", empty_slots=True)
+    same = ("steps", "tokens", "parameters", "flops_per_token")
+    assert [row[k] for k in same] == [plain[k] for k in same] and row["loss"] != plain["loss"]
+    for folder, content in (("causal", True), ("placebo", False)):
+        layer = ablation._load(tmp_path / folder).model.layers[0].mlp
+        x_BTD = torch.randn(1, 12, 24, generator=torch.Generator().manual_seed(0))
+        other_BTD = x_BTD.clone()
+        other_BTD[0, 1] += 1.0
+        with torch.no_grad():
+            moved_T = (layer(x_BTD) - layer(other_BTD)).abs().amax(dim=(0, 2))
+        assert bool(moved_T[4:].max() > 0) is content  # segments of four tokens
+
+
+def test_a_variant_gets_its_own_best_rate_and_an_end_of_the_range_is_refused(shards, tmp_path):
+    losses = {1e-4: 5.0, 1e-3: 4.0, 1e-2: 4.5}
+
+    def fake(cfg, *_, **__):
+        loss = losses[cfg.train.learning_rate] - (cfg.model.feed_forward == "none") / 100
+        return {"steps": 6, "tokens": 768, "loss": loss, "cpu_seconds": 0.1}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "train_row", fake)
+        out = tmp_path / "rates.json"
+        best = ablation.tune_rates(config(), shards, out, ("dense", "none"), [1e-4, 1e-3, 1e-2])
+        assert best == {"dense": 1e-3, "none": 1e-3}
+        assert len(json.loads(out.read_text())["rows"]) == 6
+        with pytest.raises(UserError, match="an end of the rates"):
+            ablation.tune_rates(config(), shards, out, ("dense",), [1e-3, 1e-2])
+    report = ablation.run_ablation(
+        config(),
+        shards,
+        tmp_path / "rows.json",
+        variants=("dense",),
+        seeds=1,
+        rates=best,
+        say=print,
+    )
+    assert report["rows"][0]["learning_rate"] == 1e-3
