@@ -6,8 +6,8 @@ length, N parameters.
 
 A FLOP is one multiplication or one addition inside a matrix product; elementwise work is left out,
 as every published MFU leaves it out. The backward pass costs twice the forward pass. Recomputation
-(activation checkpointing, the second pass of flash attention) is time but not useful work, and is
-left out too.
+(activation checkpointing, the second pass of flash attention) and columns that only align a matrix
+(of the causal router) are time but not useful work, and are left out too.
 """
 
 from __future__ import annotations
