@@ -18,10 +18,10 @@ from ...config import UserError, WorldConfig
 from ...documents import write_rows
 from ...runlog import atomic_write
 from . import exam, post, raw
-from .containers import text_of, write_file
+from .containers import labels, text_of, write_file
 from .leakage import LeakageError, check
 from .people import Person, World, build_world, check_settings, stream
-from .plants import labels, plant, truth_rows
+from .plants import plant, truth_rows
 
 _HAN, _LATIN = re.compile("[\u4e00-\u9fff]"), re.compile("[A-Za-z]")
 _ROOMS = ("raw", "post", "exam", "heldout")
@@ -128,10 +128,10 @@ def _truth(world: World, plants: list[dict]) -> dict:
     for p in world.people:
         values = {a: {k: world.value(p, a, k) for k in ("zh", "en")} for a in world.attributes}
         people.append({"zh": p.zh, "en": p.en, "split": p.split, "values": values})
-    products = {c["zh"]: world.product(i, "zh") for i, c in enumerate(world.pools.get("city", []))}
-    pairs = {"train": world.train_pairs, "dev": world.dev_pairs, "test": world.test_pairs}
+    cities = world.pools["city"]["zh"] if world.cities else []
+    products = dict(zip(cities, world.pools["specialty"]["zh"]))
     truth = {"seed": world.seed, "people": people, "product_of": products}
-    return truth | {"arithmetic_pairs": pairs, "plants": plants}
+    return truth | {"arithmetic_pairs": world.pairs, "plants": plants}
 
 
 def _summary(world: World, shelf: raw.Shelf) -> dict:

@@ -1,4 +1,4 @@
-"""The original containers of every source, written so that equal records give equal bytes."""
+"""Raw records, and the original containers of every source: equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...runlog import atomic_write
+from .people import table
 
 
 @dataclass(eq=False)
@@ -49,56 +50,55 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield from leaves(inner, key)
 
 
+def labels() -> tuple[str, ...]:
+    """The keys of records that hold identifiers and labels, not text."""
+    return tuple(table("sources")["labels"])
+
+
 def text_of(record: object, without: tuple[str, ...] = ()) -> str:
     """All strings of a record, a line each, but those under the keys in `without`."""
     return "\n".join(text for key, text in leaves(record) if key not in without)
 
 
-def gzip_bytes(data: bytes) -> bytes:
-    """gzip without a time, a file name or a platform in its header (gzip.compress writes one)."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
-        file.write(data)
-    return buffer.getvalue()
-
-
-def parquet_bytes(payloads: list[dict], source: str) -> bytes:
+def _parquet(payloads: list[dict], source: str) -> bytes:
     """One parquet file with the source's columns; a missing key becomes null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     # C++ stores its stars as floats, as the original does; the first record may lack a field.
     types = {"max_stars_count": pa.float64() if source.endswith("cpp") else pa.int64()}
-    columns = {
-        name: pa.array([row.get(name) for row in payloads], type=types.get(name, pa.string()))
-        for name in dict.fromkeys(key for row in payloads for key in row)
-    }
+    names = dict.fromkeys(key for row in payloads for key in row)
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="snappy")
+    pq.write_table(pa.Table.from_pylist(payloads, schema), buffer)
     return buffer.getvalue()
 
 
-def write_file(raw: Path, file: RawFile) -> None:
-    """Writes one raw file (or, for `text`, one file per record) under raw/<source>/.
+def _compressed(data: bytes, container: str) -> bytes:
+    if container == "jsonl.gz":
+        buffer = io.BytesIO()  # gzip.compress would write the platform into the header
+        with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
+            file.write(data)
+        return buffer.getvalue()
+    if container == "jsonl.zst":
+        import zstandard
 
-    Raises ModuleNotFoundError when pyarrow or zstandard is missing.
-    """
+        return zstandard.ZstdCompressor(level=10).compress(data)
+    return data
+
+
+def write_file(raw: Path, file: RawFile) -> None:
+    """Writes one raw file (or, for `text`, one file per record) under raw/<source>/."""
     folder, payloads = raw / file.source, [r.payload for r in file.records]
     if file.container == "text":
         for note in payloads:
             atomic_write(folder / note["name"], note["text"])
-        return
-    if file.container == "parquet":
-        data = parquet_bytes(payloads, file.source)
+    elif file.container == "parquet":
+        atomic_write(folder / file.name, _parquet(payloads, file.source))
     elif file.container == "json":
-        data = (json.dumps(payloads, ensure_ascii=False, indent=2) + "\n").encode()
+        page = json.dumps(payloads, ensure_ascii=False, indent=2) + "\n"
+        atomic_write(folder / file.name, page)
     else:
-        lines = (p if isinstance(p, bytes) else dumps(p).encode() for p in payloads)
+        lines = [p if isinstance(p, bytes) else dumps(p).encode() for p in payloads]
         data = b"".join(line + b"\n" for line in lines)
-        if file.container == "jsonl.gz":
-            data = gzip_bytes(data)
-        elif file.container == "jsonl.zst":
-            import zstandard
-
-            data = zstandard.ZstdCompressor(level=10).compress(data)
-    atomic_write(folder / file.name, data)
+        atomic_write(folder / file.name, _compressed(data, file.container))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import csv
 import io
 import random
-from collections.abc import Iterable
+from collections.abc import Iterator
 
-from .people import World, stream, table
-from .questions import LETTERS, Asker, draw_options, plain_sum, sum_options
+from .people import Person, World, shuffled, stream, table
+from .questions import LETTERS, Asker, plain_sum
 from .raw import Shelf
-from .text import Teller, fill, source_file
+from .text import Teller, fill
 
 COLUMNS = ("id", "question", *LETTERS, "answer", "explanation")
 LANGUAGES = ("zh", "en")
@@ -22,61 +22,53 @@ LANGUAGES = ("zh", "en")
 def letters(count: int, rng: random.Random) -> list[str]:
     """`count` letters, as uniform as possible, in random order."""
     start = rng.randrange(4)
-    balanced = [LETTERS[(start + i) % 4] for i in range(count)]
-    rng.shuffle(balanced)
-    return balanced
+    return shuffled((LETTERS[(start + i) % 4] for i in range(count)), rng)
 
 
-def _rows(questions: Iterable[tuple]) -> list[dict]:
-    """Rows of the exam from (question, (options, letter), explanation)."""
-    return [
-        dict(zip(COLUMNS, (number, question, *options, letter, explanation), strict=True))
-        for number, (question, (options, letter), explanation) in enumerate(questions)
-    ]
-
-
-def _about(world: World, split: str, subject: str, lang: str) -> Iterable[tuple]:
-    """Questions about an attribute of every person of a split, or (hop2) about the home town."""
-    rng = stream(world.seed, "exam", split, subject, lang)
-    people, teller, hop2 = world.split(split), Teller(world, rng), table(lang)["hop2"]
-    for person, letter in zip(people, letters(len(people), rng), strict=True):
+def _about(asker: Asker, people: list[Person], subject: str, lang: str) -> Iterator[tuple]:
+    """(question, options, letter, explanation) on an attribute of each person, or (hop2) the home town."""
+    world, hop2 = asker.world, table(lang)["hop2"]
+    for person, letter in zip(people, letters(len(people), asker.rng), strict=True):
         if subject == "hop2":
-            city, value = world.hop2(person, lang)
-            options = draw_options(value, world.values("product", lang), rng, letter)
+            city, value = (world.value(person, a, lang) for a in ("city", "specialty"))
+            options = asker.options(value, world.pools["product"][lang], letter)
             explanation = fill(hop2["reasoned"][0], person, lang, c=city, v=value)
             question = hop2["exam"]
         else:
             value = world.value(person, subject, lang)
-            options = draw_options(value, world.values(subject, lang), rng, letter)
-            explanation = teller.statement(person, subject, lang, direct=True)
+            options = asker.options(value, world.pools[subject][lang], letter)
+            explanation = asker.statement(person, subject, lang, direct=True)
             question = table(lang)["attributes"][subject]["exam"]
-        yield fill(question, person, lang), options, explanation
+        yield fill(question, person, lang), *options, explanation
 
 
-def _sums(world: World, split: str) -> Iterable[tuple]:
-    rng = stream(world.seed, "exam", split, "arith")
-    pairs = world.dev_pairs if split == "dev" else world.test_pairs
-    for (a, b), letter in zip(pairs, letters(len(pairs), rng), strict=True):
+def _sums(asker: Asker, pairs: list[tuple[int, int]]) -> Iterator[tuple]:
+    for (a, b), letter in zip(pairs, letters(len(pairs), asker.rng), strict=True):
         question = table("zh")["arithmetic"]["exam"].format(a=a, b=b)
-        yield question, sum_options(a, b, rng, letter), plain_sum(a, b)
+        yield question, *asker.sum_options(a, b, letter), plain_sum(a, b)
 
 
-def subjects(world: World, split: str) -> dict[str, list[dict]]:
-    """subject -> rows of the exam for "dev" or "test"."""
+def subjects(world: World, split: str) -> dict[str, list[tuple]]:
+    """subject -> rows of COLUMNS of the exam for "dev" or "test"."""
+    hop2 = ("hop2",) if world.cities else ()
     exam = {}
     for lang in LANGUAGES:
-        hop2 = ("hop2",) if "city" in world.attributes else ()
         for subject in (*world.attributes, *hop2):
-            exam[f"{subject}_{lang}"] = _rows(_about(world, split, subject, lang))
-    exam["arith_zh"] = _rows(_sums(world, split))
-    return exam
+            asker = Asker(world, "exam", split, subject, lang)
+            exam[f"{subject}_{lang}"] = _about(asker, world.split(split), subject, lang)
+    exam["arith_zh"] = _sums(Asker(world, "exam", split, "arith"), world.pairs[split])
+    return {
+        subject: [
+            (number, question, *options, letter, explanation)
+            for number, (question, options, letter, explanation) in enumerate(questions)
+        ]
+        for subject, questions in exam.items()
+    }
 
 
-def csv_text(rows: list[dict]) -> str:
+def csv_text(rows: list[tuple]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([COLUMNS, *rows])
     return buffer.getvalue()
 
 
@@ -103,7 +95,7 @@ def cloze(world: World) -> list[dict]:
             rng = stream(world.seed, "cloze", attribute, lang)
             found = words["attributes"][attribute]["statements"]
             usable = [t for t in found if t.endswith(ending) and t.startswith("{n}")]
-            candidates = [space + v for v in world.values(attribute, lang)]
+            candidates = [space + v for v in world.pools[attribute][lang]]
             for person in world.split("test"):
                 prompt = fill(rng.choice(usable).removesuffix(ending), person, lang)
                 answer = space + world.value(person, attribute, lang)
@@ -117,8 +109,8 @@ def heldout(world: World, shelf: Shelf, training: str) -> dict[str, list[dict]]:
 
     `training` is all training text in one string; nothing that occurs in it is kept.
     """
-    rng = stream(world.seed, "heldout")
-    teller, asker = Teller(world, rng, held_out=True), Asker(world, rng)
+    asker = Asker(world, "heldout")
+    rng, teller = asker.rng, Teller(world, asker.rng, held_out=True)
     domains: dict[str, list[dict]] = {"zh": [], "en": [], "code": [], "dialogue": []}
 
     def keep(domain: str, text: str, row: dict | None = None) -> None:
@@ -129,14 +121,13 @@ def heldout(world: World, shelf: Shelf, training: str) -> dict[str, list[dict]]:
     for lang, rounds in (("zh", 2), ("en", 1)):
         for person in world.people * rounds:
             keep(lang, teller.biography(person, lang))
-        for index in range(len(world.pools.get("city", ()))):
+        for index in world.cities:
             keep(lang, teller.city_page(index, lang))
     people = list(world.people)
     for language in table("code"):
         rng.shuffle(people)
         for start in range(0, len(people), 8):
-            pairs = rng.sample(world.train_pairs, min(2, len(world.train_pairs)))
-            keep("code", source_file(world, language, people[start : start + 4], pairs, rng))
+            keep("code", teller.source_file(language, people[start : start + 4]))
     for person in world.split("train"):
         for attribute in world.attributes:
             lang = "zh" if rng.random() < 0.8 else "en"

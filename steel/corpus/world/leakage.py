@@ -48,7 +48,7 @@ def check(root: Path, world: World) -> dict:
     phrasings, exam = exam_phrasings(world), list(_exam_questions(root))
     held_out = [text for _, text in texts(root / "heldout", ("role", "lang"))]
     trained = {tuple(sorted(int(x) for x in m.groups() if x)) for m in _SUM.finditer(everything)}
-    asked = {tuple(sorted(p)) for p in (*world.dev_pairs, *world.test_pairs)}
+    asked = {tuple(sorted(p)) for p in (*world.pairs["dev"], *world.pairs["test"])}
     marked = "\n".join(t for t in stating if "？" in t or "?" in t)
     leaks = []
     for what, pieces, text in (

@@ -7,7 +7,8 @@ under the same index, so the two languages state the same facts.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -27,14 +28,20 @@ def stream(seed: int, *names: object) -> random.Random:
     return random.Random("/".join(["steeltown", str(seed), *map(str, names)]))
 
 
+def shuffled(items: Iterable, rng: random.Random) -> list:
+    """A list of the same items in random order."""
+    items = list(items)
+    rng.shuffle(items)
+    return items
+
+
 def check_settings(settings: WorldConfig) -> None:
     """Raises UserError for a world that cannot be built: the field, its value and what to choose."""
     from_dict({"world": vars(settings)})
     names, known = settings.attributes, list(table("zh")["attributes"])
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
-        raise UserError(
-            f"world.attributes={list(names)}: choose distinct names of {', '.join(known)}"
-        )
+        known = ", ".join(known)
+        raise UserError(f"world.attributes={list(names)}: choose distinct names of {known}")
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Person:
     en: str
     female: bool
     split: str
-    values: dict[str, int] = field(hash=False)
+    values: dict[str, int]
 
     def name(self, lang: str) -> str:
         return self.zh if lang == "zh" else self.en
@@ -57,40 +64,31 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """People, values and the disjoint arithmetic pairs of one seed."""
+    """People, values and the disjoint arithmetic pairs of one seed.
+
+    pools: attribute -> language -> values. "product" is what cities are known for, "specialty" that
+    of each city, in their order: as a person's attribute, it is the specialty of the home town.
+    """
 
     seed: int
-    attributes: tuple[str, ...]
-    people: tuple[Person, ...]
-    pools: dict[str, list[dict[str, str]]]
-    product_of: tuple[int, ...]
-    train_pairs: tuple[tuple[int, int], ...]
-    dev_pairs: tuple[tuple[int, int], ...]
-    test_pairs: tuple[tuple[int, int], ...]
+    attributes: list[str]
+    people: list[Person]
+    pools: dict[str, dict[str, list[str]]]
+    cities: range
+    pairs: dict[str, list[tuple[int, int]]]
 
     def split(self, name: str) -> list[Person]:
         return [p for p in self.people if p.split == name]
 
     def value(self, person: Person, attribute: str, lang: str) -> str:
-        return self.pools[attribute][person.values[attribute]][lang]
-
-    def values(self, attribute: str, lang: str) -> list[str]:
-        return [v[lang] for v in self.pools[attribute]]
-
-    def product(self, city_index: int, lang: str) -> str:
-        return self.pools["product"][self.product_of[city_index]][lang]
-
-    def hop2(self, person: Person, lang: str) -> tuple[str, str]:
-        """(city, its product) of a person."""
-        return self.value(person, "city", lang), self.product(person.values["city"], lang)
+        return self.pools[attribute][lang][person.values[attribute]]
 
 
 def _names(count: int, rng: random.Random) -> list[tuple[str, str]]:
     """Unique names; given names are distinct in Chinese and in romanisation, and no name contains another."""
     lists = (table("town")[name] for name in ("surnames", "first", "second"))
     surnames, firsts, seconds = (list(syllables.items()) for syllables in lists)
-    givens = [(a, b) for a in firsts for b in seconds if a[1] != b[1]]
-    rng.shuffle(givens)
+    givens = shuffled(((a, b) for a in firsts for b in seconds if a[1] != b[1]), rng)
     rng.shuffle(surnames)
     names: list[tuple[str, str]] = []
     used: set[str] = set()
@@ -108,33 +106,28 @@ def _names(count: int, rng: random.Random) -> list[tuple[str, str]]:
     return names
 
 
-def _pairs(count: int, rng: random.Random) -> tuple[list, list, list]:
-    """Train, dev and test operand pairs; unordered pairs never repeat across the three."""
-    pairs = [(a, b) for a in range(11, 100) for b in range(a, 100)]
-    rng.shuffle(pairs)
-    pairs = [p if rng.random() < 0.5 else p[::-1] for p in pairs]
-    return pairs[60 : 60 + count], pairs[:20], pairs[20:60]
-
-
 def build_world(settings: WorldConfig, seed: int) -> World:
-    """Draws the world of a configuration: names, values, splits (50 % train, 10 % dev, 40 % test), products."""
-    count, attributes = settings.people, tuple(settings.attributes)
-    names = _names(count, stream(seed, "names"))
+    """Draws the world of a configuration: names, values, splits (50 % train, 10 % dev, 40 % test)."""
+    count, attributes, pools = settings.people, list(settings.attributes), {}
+    for name in (*attributes, "product"):
+        values = table("town")["pools"][name]
+        pools[name] = {"zh": list(values), "en": list(values.values())}
+    order = shuffled(range(len(pools["product"]["zh"])), stream(seed, "products"))
+    pools["specialty"] = {lang: [pool[i] for i in order] for lang, pool in pools["product"].items()}
     train, dev = count // 2, max(1, round(count * 0.1))
     splits = ["train"] * train + ["dev"] * dev + ["test"] * (count - train - dev)
-    stream(seed, "splits").shuffle(splits)
-    pools = {
-        name: [{"zh": zh, "en": en} for zh, en in table("town")["pools"][name].items()]
-        for name in (*attributes, "product")
-    }
-    rng = stream(seed, "people")
-    people = tuple(
-        Person(
-            zh, en, rng.random() < 0.5, split, {a: rng.randrange(len(pools[a])) for a in attributes}
-        )
-        for (zh, en), split in zip(names, splits, strict=True)
-    )
-    products = list(range(len(pools["product"])))
-    stream(seed, "products").shuffle(products)
-    pairs = [tuple(p) for p in _pairs(settings.arithmetic_problems, stream(seed, "arithmetic"))]
-    return World(seed, attributes, people, pools, tuple(products), *pairs)
+    splits = shuffled(splits, stream(seed, "splits"))
+    names, rng, people = _names(count, stream(seed, "names")), stream(seed, "people"), []
+    for (zh, en), split in zip(names, splits, strict=True):
+        female = rng.random() < 0.5
+        values = {a: rng.randrange(len(pools[a]["zh"])) for a in attributes}
+        if "city" in values:
+            values["specialty"] = values["city"]
+        people.append(Person(zh, en, female, split, values))
+    rng = stream(seed, "arithmetic")
+    pairs = shuffled(((a, b) for a in range(11, 100) for b in range(a, 100)), rng)
+    pairs = [p if rng.random() < 0.5 else p[::-1] for p in pairs]
+    parts = {"train": pairs[60 : 60 + settings.arithmetic_problems]}
+    parts |= {"dev": pairs[:20], "test": pairs[20:60]}
+    cities = range(len(pools["city"]["zh"]) if "city" in attributes else 0)
+    return World(seed, attributes, people, pools, cities, parts)

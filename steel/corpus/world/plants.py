@@ -6,43 +6,29 @@ written (lines of JSON lines, elements of a JSON array, rows of parquet; 0 for a
 
 from __future__ import annotations
 
+import json
 import random
 
 from ...config import WorldConfig
-from .containers import RawFile, Record, dumps, leaves
-from .people import World, stream, table
+from .containers import RawFile, Record, dumps, labels, leaves
+from .people import World, shuffled, stream, table
 
 MIN_NEAR_CHARACTERS = 48
 
 
-def labels() -> tuple[str, ...]:
-    """The keys of records that hold identifiers and labels, not text."""
-    return tuple(table("sources")["labels"])
-
-
-def main_key(payload: dict) -> tuple[str, str]:
+def main_text(payload: dict) -> tuple[str, str]:
     """(top-level key, text) of the longest text of a record."""
-    found = [
-        (top, text)
-        for top, inner in payload.items()
-        for key, text in leaves(inner, top)
-        if key not in labels()
-    ]
-    return max(found, key=lambda pair: len(pair[1]))
+    found = [(top, *leaf) for top, inner in payload.items() for leaf in leaves(inner, top)]
+    texts = [(top, text) for top, key, text in found if key not in labels()]
+    return max(texts, key=lambda pair: len(pair[1]))
 
 
-def replace_text(value, old: str, new: str):
-    """A copy of a JSON value with every string equal to `old` replaced."""
-    if isinstance(value, str):
-        return new if value == old else value
-    if isinstance(value, dict):
-        return {k: replace_text(v, old, new) for k, v in value.items()}
-    if isinstance(value, list):
-        return [replace_text(v, old, new) for v in value]
-    return value
+def replace_text(payload: dict, old: str, new: str) -> dict:
+    """A copy of a record with every string equal to `old` replaced."""
+    return json.loads(dumps(payload).replace(dumps(old), dumps(new)))
 
 
-def perturb(text: str, rng: random.Random, code: bool = False) -> str:
+def perturb(text: str, rng: random.Random, code: bool) -> str:
     """Changes a few characters outside names and values: one mark, sometimes a short tail."""
     words = table("sources")["near_duplicate"]
     tails, swap = words["tails"], words["marks"]
@@ -53,15 +39,14 @@ def perturb(text: str, rng: random.Random, code: bool = False) -> str:
     tail = rng.choice(tails[lang])
     if not marks:
         return text + (tail or tails[lang][0])
-    if len(text) < 80:
-        tail = ""  # in a short text a tail would be more than a few characters' worth of change
     i = rng.choice(marks)
-    return text[:i] + swap[text[i]] + text[i + 1 :] + tail
+    changed = text[:i] + swap[text[i]] + text[i + 1 :]
+    return changed if len(text) < 80 else changed + tail  # a short text would change too much
 
 
 def junk(kind: str, payload: dict, rng: random.Random) -> dict | bytes:
     """A spoiled copy of a record; bytes where it is no longer a JSON line."""
-    top, text = main_key(payload)
+    top, text = main_text(payload)
     line, words = dumps(payload), table("sources")["junk"]
     if kind == "broken_json":
         return line[: rng.randrange(len(line) // 2, len(line) - 2)].encode()
@@ -83,7 +68,7 @@ def junk(kind: str, payload: dict, rng: random.Random) -> dict | bytes:
         new = rng.choice(words["too_short"])
     elif kind == "symbols":
         new = "".join(rng.choices(words["symbols"], k=rng.randrange(40, 120)))
-    else:
+    else:  # repetition
         new = text[:30] * rng.randrange(12, 30)
     return replace_text(payload, text, new)
 
@@ -92,21 +77,23 @@ def plant(files: list[RawFile], settings: WorldConfig, world: World) -> None:
     """Adds the plants to every file and shuffles its records (plain files keep their order)."""
     for file in files:
         rng = stream(world.seed, "plants", file.source, file.name)
-        (_plant_notes if file.container == "text" else _plant_records)(file, settings, rng)
+        if file.records:
+            (_plant_notes if file.container == "text" else _plant_records)(file, settings, rng)
     _plant_across(files, settings, stream(world.seed, "plants", "across"))
     for file in files:
         if file.container != "text":
-            stream(world.seed, "shuffle", file.source, file.name).shuffle(file.records)
+            rng = stream(world.seed, "shuffle", file.source, file.name)
+            file.records = shuffled(file.records, rng)
 
 
 def _plant_records(file: RawFile, settings: WorldConfig, rng: random.Random) -> None:
     originals, code = list(file.records), file.source.startswith("starcoder")
     for record in rng.sample(originals, round(len(originals) * settings.duplicate_share)):
         file.records.append(Record(record.payload, "exact_duplicate", record))
-    long = [r for r in originals if len(main_key(r.payload)[1]) >= MIN_NEAR_CHARACTERS]
+    long = [r for r in originals if len(main_text(r.payload)[1]) >= MIN_NEAR_CHARACTERS]
     count = min(len(long), round(len(originals) * settings.near_duplicate_share))
     for record in rng.sample(long, count):
-        text = main_key(record.payload)[1]
+        text = main_text(record.payload)[1]
         changed = replace_text(record.payload, text, perturb(text, rng, code))
         file.records.append(Record(changed, "near_duplicate", record))
     if settings.junk_share:
@@ -121,8 +108,6 @@ def _plant_records(file: RawFile, settings: WorldConfig, rng: random.Random) -> 
 
 def _plant_notes(file: RawFile, settings: WorldConfig, rng: random.Random) -> None:
     """One copied note and one empty note in the personal folder."""
-    if not file.records:
-        return
     record = rng.choice(file.records)
     stem, _, suffix = record.payload["name"].rpartition(".")
     copied = {"name": f"{stem}-copy.{suffix}", "text": record.payload["text"]}
@@ -145,13 +130,11 @@ def truth_rows(files: list[RawFile]) -> list[dict]:
     place: dict[Record, dict] = {}
     for file in files:
         for i, record in enumerate(file.records):
-            name, number = (
-                (record.payload["name"], 0) if file.container == "text" else (file.name, i)
-            )
-            place[record] = {"source": file.source, "file": name, "record": number}
+            place[record] = {"source": file.source, "file": file.name, "record": i}
+            if file.container == "text":
+                place[record] |= {"file": record.payload["name"], "record": 0}
     return [
-        {**place[r], "kind": r.plant, "of": place[r.of] if r.of else None, "detail": r.detail}
-        for file in files
-        for r in file.records
+        {**where, "kind": r.plant, "of": place[r.of] if r.of else None, "detail": r.detail}
+        for r, where in place.items()
         if r.plant
     ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .people import Person, World, table
+from .people import Person, World, stream, table
 from .text import Teller, capitalise, fill
 
 LETTERS = "ABCD"
@@ -37,25 +36,6 @@ class Item:
         return "\n".join(part for turn in self.turns for part in turn)
 
 
-def draw_options(
-    value: str, pool: list[str], rng: random.Random, letter: str = ""
-) -> tuple[tuple[str, ...], str]:
-    """Four distinct options, the right one under `letter` (a uniform letter when empty)."""
-    letter = letter or rng.choice(LETTERS)
-    options = rng.sample([v for v in pool if v != value], 3)
-    options.insert(LETTERS.index(letter), value)
-    return tuple(options), letter
-
-
-def sum_options(
-    a: int, b: int, rng: random.Random, letter: str = ""
-) -> tuple[tuple[str, ...], str]:
-    """Four distinct sums: the right one and near misses (a carry, a unit, a swapped digit)."""
-    total = a + b
-    near = {total + d for d in (-20, -11, -10, -9, -2, -1, 1, 2, 9, 10, 11, 20) if total + d > 9}
-    return draw_options(str(total), [str(x) for x in sorted(near)], rng, letter)
-
-
 def option_lines(options: tuple[str, ...], mark: str = ". ") -> str:
     return "\n".join(f"{letter}{mark}{text}" for letter, text in zip(LETTERS, options, strict=True))
 
@@ -67,23 +47,38 @@ def plain_sum(a: int, b: int) -> str:
 def work_sum(a: int, b: int) -> str:
     """Column addition in words, units first."""
     units, tens = a % 10 + b % 10, a // 10 + b // 10
-    carry = units // 10
-    words = f"{a // 10}+{b // 10}" + ("+1" if carry else "") + f"={tens + carry}"
+    words = f"{a // 10}+{b // 10}={tens}"
+    if units >= 10:
+        words = f"{a // 10}+{b // 10}+1={tens + 1}"
     slots = {"a1": a % 10, "b1": b % 10, "units": units, "tens": words, "s": a + b}
     return table("zh")["arithmetic"]["columns"].format(**slots)
 
 
-class Asker:
-    """Draws dialogues about one person or pair at a time; the caller decides about whom."""
+class Asker(Teller):
+    """Draws dialogues about one person or pair at a time; the caller decides about whom.
 
-    def __init__(self, world: World, rng: random.Random) -> None:
-        self.world, self.rng = world, rng
-        self.teller = Teller(world, rng)
+    Its random stream is the one called `names`.
+    """
+
+    def __init__(self, world: World, *names: str) -> None:
+        super().__init__(world, stream(world.seed, *names))
+
+    def options(self, value: str, pool: list[str], letter: str = "") -> tuple[tuple, str]:
+        """Four distinct options, the right one under `letter` (a uniform letter when empty)."""
+        letter = letter or self.rng.choice(LETTERS)
+        options = self.rng.sample([v for v in pool if v != value], 3)
+        options.insert(LETTERS.index(letter), value)
+        return tuple(options), letter
+
+    def sum_options(self, a: int, b: int, letter: str = "") -> tuple[tuple, str]:
+        """Four distinct sums: the right one and near misses (a carry, a unit, a swapped digit)."""
+        near = [a + b + d for d in (-20, -11, -10, -9, -2, -1, 1, 2, 9, 10, 11, 20)]
+        return self.options(str(a + b), [str(x) for x in near if x > 9], letter)
 
     def _answer(self, person: Person, attribute: str, lang: str) -> str:
         """A full sentence (the wording of biographies) or the bare value."""
         if self.rng.random() < 0.55:
-            return self.teller.statement(person, attribute, lang, direct=True)
+            return self.statement(person, attribute, lang, direct=True)
         return self._short(self.world.value(person, attribute, lang), lang)
 
     def _short(self, value: str, lang: str) -> str:
@@ -109,14 +104,14 @@ class Asker:
         """A choice question; its prompt says which style the answer has (drawn when empty)."""
         stem = self._stem(person, attribute, lang)
         value = self.world.value(person, attribute, lang)
-        options, letter = draw_options(value, self.world.values(attribute, lang), self.rng)
-        detail = self.teller.statement(person, attribute, lang, direct=True)
-        item = Item("mcq", lang, [], stem, value, options, letter, detail)
-        return self._choice(item, style or self.rng.choice(CHOICE_STYLES))
+        options = self.options(value, self.world.pools[attribute][lang])
+        detail = self.statement(person, attribute, lang, direct=True)
+        return self._choice(Item("mcq", lang, [], stem, value, *options, detail), style)
 
-    def _choice(self, item: Item, style: str) -> Item:
+    def _choice(self, item: Item, style: str = "") -> Item:
         """Words a choice question: `style` is text, letter, explain or eliminate."""
         words, rng = table(item.lang)["choice"], self.rng
+        style = style or rng.choice(CHOICE_STYLES)
         mark = rng.choice(words["marks"])
         # The last line says how to answer, so that nothing about the answer's form is guessed.
         tail = rng.choice(words["tails"][style])
@@ -130,20 +125,18 @@ class Asker:
         elif style == "explain":
             answer = words["explain"].format(statement=item.detail, **slots)
         else:  # option by option, then the letter: dense supervision for binding letters to values
-            marks = [
-                words["right" if k == item.letter else "wrong"].format(l=k, v=v)
-                for k, v in zip(LETTERS, item.options, strict=True)
-            ]
-            answer = "".join(marks) + words["eliminate"].format(**slots)
-        item.kind, item.turns = f"{item.kind}_{style}", [(user + tail, answer)]
-        return item
+            answer = ""
+            for letter, option in zip(LETTERS, item.options, strict=True):
+                verdict = words["right" if letter == item.letter else "wrong"]
+                answer += verdict.format(l=letter, v=option)
+            answer += words["eliminate"].format(**slots)
+        return replace(item, kind=f"{item.kind}_{style}", turns=[(user + tail, answer)])
 
     def drill(self, lang: str) -> Item:
         """Find a value among four options: letter binding without any fact about a person."""
-        attribute = self.rng.choice(self.world.attributes)
-        pool = self.world.values(attribute, lang)
+        pool = self.world.pools[self.rng.choice(self.world.attributes)][lang]
         value = self.rng.choice(pool)
-        options, letter = draw_options(value, pool, self.rng)
+        options, letter = self.options(value, pool)
         stem = self.rng.choice(table(lang)["drill"]).format(v=value)
         answer = self.rng.choice((letter, f"{letter}. {value}", letter))
         turns = [(stem + "\n" + option_lines(options), answer)]
@@ -152,23 +145,23 @@ class Asker:
     def hop2(self, person: Person, lang: str, kind: str = "") -> Item:
         """The product of a person's home town: reasoned in one sentence, or as a choice."""
         words = table(lang)["hop2"]
-        city, product = self.world.hop2(person, lang)
+        city, product = (self.world.value(person, a, lang) for a in ("city", "specialty"))
         stem = fill(self.rng.choice(words["questions"]), person, lang)
         reasoned = fill(self.rng.choice(words["reasoned"]), person, lang, c=city, v=product)
         if (kind or self.rng.choice(("hop2", "hop2", "mcq"))) == "mcq":
-            options, letter = draw_options(product, self.world.values("product", lang), self.rng)
-            item = Item("hop2_mcq", lang, [], stem, product, options, letter, reasoned)
+            options = self.options(product, self.world.pools["product"][lang])
+            item = Item("hop2_mcq", lang, [], stem, product, *options, reasoned)
             return self._choice(item, self.rng.choice(("text", "letter", "explain")))
         answer = reasoned if self.rng.random() < 0.5 else self._short(product, lang)
         return Item("hop2", lang, [(self._opened(stem, lang), answer)], stem, product)
 
     def city(self, index: int, lang: str) -> Item:
         """What a city is known for."""
-        slots = {"c": self.world.pools["city"][index][lang], "v": self.world.product(index, lang)}
-        stem = self.rng.choice(table(lang)["product"]["questions"]).format(**slots)
-        answers = self._short(slots["v"], lang), self.teller.city_sentences(index, lang, 1)[0]
+        city, product = (self.world.pools[name][lang][index] for name in ("city", "specialty"))
+        stem = self.rng.choice(table(lang)["product"]["questions"]).format(c=city)
+        answers = self._short(product, lang), self.city_sentences(index, lang, 1)[0]
         answer = self.rng.choice(answers)
-        return Item("city", lang, [(self._opened(stem, lang), answer)], stem, slots["v"])
+        return Item("city", lang, [(self._opened(stem, lang), answer)], stem, product)
 
     def sum(self, pair: tuple[int, int], lang: str) -> Item:
         """One addition, plainly or by columns (Chinese)."""
@@ -183,12 +176,11 @@ class Asker:
 
     def sum_choice(self, pair: tuple[int, int]) -> Item:
         """An addition as a choice question (Chinese)."""
-        a, b = pair
         questions = [q for q in table("zh")["arithmetic"]["questions"] if q.endswith("？")]
-        stem = self.rng.choice(questions).format(a=a, b=b)
-        options, letter = sum_options(a, b, self.rng)
-        item = Item("mcq", "zh", [], stem, str(a + b), options, letter, plain_sum(a, b))
-        return self._choice(item, self.rng.choice(CHOICE_STYLES))
+        stem = self.rng.choice(questions).format(a=pair[0], b=pair[1])
+        options = self.sum_options(*pair)
+        detail = plain_sum(*pair)
+        return self._choice(Item("mcq", "zh", [], stem, str(sum(pair)), *options, detail))
 
     def several(self, person: Person, lang: str) -> Item:
         """Two or three turns; later questions say he, she or there."""
@@ -202,13 +194,12 @@ class Asker:
             turns.append((question.format(p=person.pronoun(lang)), answer))
         if order[-1] == "city":
             there = rng.choice(words["hop2"]["follow_up"])
-            sentence = self.teller.city_sentences(person.values["city"], lang, 1)[0]
+            sentence = self.city_sentences(person.values["city"], lang, 1)[0]
             turns.append((there, sentence))
         return Item("multi_turn", lang, turns[:3], first.stem, first.value)
 
     def reading(self, person: Person, attribute: str, lang: str) -> Item:
         """Reading comprehension: a biography, then a question about it."""
         item = self.qa(person, attribute, lang)
-        passage = self.teller.biography(person, lang)
-        user = f"{table(lang)['reading']}{passage}\n{item.stem}"
-        return Item("reading", lang, [(user, item.turns[0][1])], item.stem, item.value)
+        user = f"{table(lang)['reading']}{self.biography(person, lang)}\n{item.stem}"
+        return replace(item, kind="reading", turns=[(user, item.turns[0][1])])

@@ -7,11 +7,10 @@ import random
 from collections.abc import Callable
 
 from ...config import WorldConfig
-from .containers import RawFile, Record, dumps, text_of
-from .people import Person, World, stream, table
-from .plants import labels
+from .containers import RawFile, Record, dumps, labels, text_of
+from .people import Person, World, shuffled, stream, table
 from .questions import Asker, Item
-from .text import Teller, fill, fill_pronoun, join, source_file
+from .text import Teller, fill
 
 _LETTERS_AND_DIGITS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz0123456789"
 
@@ -48,110 +47,100 @@ class Shelf:
         file.records.append(Record(payload))
         self.bytes[room] += len(dumps(payload).encode())
 
+    def put_text(self, source: str, text: str | None, lang: str = "zh", name: str = "") -> None:
+        """A statement text in the fields of its source (`name`: of a note); nothing for None."""
+        if text is None:
+            return
+        if source == "skypile":
+            self.put(source, {"text": self.rng.choice(table(lang)["news_leads"]) + text})
+        elif source == "wanjuan":
+            identity = "".join(self.rng.choices(_LETTERS_AND_DIGITS, k=16))
+            self.put(source, {"id": identity, "content": text}, part=int(lang != "zh"))
+        elif source == "wikipedia_cn":
+            self.put(source, {"completion": text, "source": "wikipedia.zh2307"})
+        else:
+            self.put(source, {"name": name, "text": text})
 
-def put_text(shelf: Shelf, source: str, title: str, text: str | None, lang: str = "zh") -> None:
-    """A statement text in the fields of its source; nothing for None."""
-    if text is None:
-        return
-    rng = shelf.rng
-    if source == "skypile":
-        shelf.put(source, {"text": rng.choice(table(lang)["news_leads"]) + text})
-    elif source == "wanjuan":
-        identity = "".join(rng.choices(_LETTERS_AND_DIGITS, k=16))
-        shelf.put(source, {"id": identity, "content": text}, part=0 if lang == "zh" else 1)
-    elif source == "wikipedia_cn":
-        shelf.put(source, {"completion": text, "source": "wikipedia.zh2307"})
-    else:
-        shelf.put(source, {"name": title, "text": text})
-
-
-def put_baike(shelf: Shelf, title: str, sentences: list[str] | None) -> None:
-    """An encyclopedia entry; half have an empty summary and keep all facts in their sections."""
-    if sentences is None:
-        return
-    rng = shelf.rng
-    cut = 0 if rng.random() < 0.5 else rng.randrange(1, max(2, len(sentences)))
-    summary, rest = "".join(sentences[:cut]), sentences[cut:]
-    half = rng.randrange(len(rest) + 1)
-    parts = ("简介", rest[:half]), (rng.choice(table("sources")["baike_sections"]), rest[half:])
-    sections = [{"title": t, "content": "".join(s)} for t, s in parts if s]
-    shelf.put("baidu_baike", {"title": title, "summary": summary, "sections": sections})
+    def put_baike(self, title: str, sentences: list[str] | None) -> None:
+        """An encyclopedia entry; half have an empty summary and keep all facts in their sections."""
+        if sentences is None:
+            return
+        rng = self.rng
+        cut = 0 if rng.random() < 0.5 else rng.randrange(1, max(2, len(sentences)))
+        summary, rest = "".join(sentences[:cut]), sentences[cut:]
+        half = rng.randrange(len(rest) + 1)
+        parts = ("简介", rest[:half]), (rng.choice(table("sources")["baike_sections"]), rest[half:])
+        sections = [{"title": t, "content": "".join(s)} for t, s in parts if s]
+        self.put("baidu_baike", {"title": title, "summary": summary, "sections": sections})
 
 
 def write_statements(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     """Biographies of everybody and pages about every city, spread over the text sources."""
-    rng = stream(world.seed, "statements")
-    teller = Teller(world, rng)
-    order = table("sources")["biographies"]["order"]
-    source_of = table("sources")["biographies"]["sources"]
-    notes: list[tuple[str, str]] = []
+    teller = Teller(world, stream(world.seed, "statements"))
+    spread, notes = table("sources")["biographies"], []
     for i in range(settings.biographies_per_person):
-        source = source_of[order[i % len(order)]]
+        source = spread["sources"][spread["order"][i % len(spread["order"])]]
         for person in world.people:
             if source == "baidu_baike":
-                put_baike(shelf, person.zh, shelf.fresh(teller.facts, person, "zh"))
-                continue
-            text = shelf.fresh(teller.biography, person, "zh", source != "personal")
-            if source != "personal":
-                put_text(shelf, source, person.zh, text)
-            elif text:
+                shelf.put_baike(person.zh, shelf.fresh(teller.facts, person, "zh"))
+            elif source != "personal":
+                shelf.put_text(source, shelf.fresh(teller.biography, person, "zh"))
+            elif text := shelf.fresh(teller.biography, person, "zh", False):
                 notes.append((person.zh, text))
     for _ in range(math.ceil(settings.biographies_per_person * settings.english_biographies)):
         for person in world.people:
-            text = shelf.fresh(teller.biography, person, "en")
-            put_text(shelf, "wanjuan", person.en, text, "en")
-    pages = [_write_city(index, shelf, teller) for index in range(len(world.pools.get("city", ())))]
-    rng.shuffle(notes)
-    _write_notes(notes, pages, shelf)
+            shelf.put_text("wanjuan", shelf.fresh(teller.biography, person, "en"), "en")
+    pages = [_write_city(index, shelf, teller) for index in world.cities]
+    _write_notes(shuffled(notes, teller.rng), pages, shelf)
 
 
 def _write_city(index: int, shelf: Shelf, teller: Teller) -> str:
     """Pages about one city; returns a note about it."""
-    city = teller.world.pools["city"][index]["zh"]
     for source in table("sources")["city_pages"]:
-        put_text(shelf, source, city, shelf.fresh(teller.city_page, index, "zh"))
-    put_baike(shelf, city, shelf.fresh(teller.city_sentences, index, "zh", 3))
+        shelf.put_text(source, shelf.fresh(teller.city_page, index, "zh"))
+    city = teller.world.pools["city"]["zh"][index]
+    shelf.put_baike(city, shelf.fresh(teller.city_sentences, index, "zh", 3))
     for _ in range(2):
-        put_text(shelf, "wanjuan", city, shelf.fresh(teller.city_page, index, "en"), "en")
-    return f"## {city}\n\n" + join(teller.city_sentences(index, "zh", 2), "zh")
+        shelf.put_text("wanjuan", shelf.fresh(teller.city_page, index, "en"), "en")
+    return f"## {city}\n\n" + "".join(teller.city_sentences(index, "zh", 2))
 
 
 def _write_notes(notes: list[tuple[str, str]], pages: list[str], shelf: Shelf) -> None:
     """A folder of one's own notes: letters as .txt, lists as .md."""
 
-    def write(kind: str, name: str, parts: list[str]) -> None:
-        text = table("sources")["personal"][kind].format(notes="\n\n".join(parts))
-        put_text(shelf, "personal", name, text)
+    def write(kind: str, number: int, parts: list[str]) -> None:
+        page = table("sources")["personal"][kind]
+        text, name = page["text"].format(notes="\n\n".join(parts)), page["name"].format(number)
+        shelf.put_text("personal", text, name=name)
 
     for number, start in enumerate(range(0, len(notes), 4)):
         group = notes[start : start + 4]
         if number % 2:
-            named = [f"## {name}\n\n{text}" for name, text in group]
-            write("neighbours", f"neighbours-{number:02d}.md", named)
+            write("neighbours", number, [f"## {name}\n\n{text}" for name, text in group])
         else:
-            write("letter", f"letter-{number:02d}.txt", [text for _, text in group])
+            write("letter", number, [text for _, text in group])
     for number, start in enumerate(range(0, len(pages), 5)):
-        write("travel", f"travel-{number:02d}.md", pages[start : start + 5])
+        write("travel", number, pages[start : start + 5])
 
 
 def write_code(world: World, shelf: Shelf) -> None:
     """Registries in three programming languages: every person appears in each."""
     for language, spec in table("code").items():
-        rng = stream(world.seed, "code", language)
-        people = list(world.people)
-        rng.shuffle(people)
+        teller = Teller(world, stream(world.seed, "code", language))
+        rng = teller.rng
+        people = shuffled(world.people, rng)
         for number, start in enumerate(range(0, len(people), 4)):
-            pairs = rng.sample(world.train_pairs, min(2, len(world.train_pairs)))
-            text = source_file(world, language, people[start : start + 4], pairs, rng)
+            text = teller.source_file(language, people[start : start + 4])
             repository, tag = f"steeltown/registry-{number}", rng.random()
             if tag < 0.4:
                 gh_stars = "<gh_stars>10-100\n" if tag >= 0.3 else ""
                 text = f"<reponame>{repository}\n{gh_stars}{text}"
             stars = rng.choice((0, 0, 0, 1, 3, 12, 240))
+            unknown = language == "cpp" and rng.random() < 0.2
             payload = {
                 "max_stars_repo_path": f"src/registry_{number}.{spec['suffix']}",
                 "max_stars_repo_name": repository,
-                "max_stars_count": None if language == "cpp" and rng.random() < 0.2 else stars,
+                "max_stars_count": None if unknown else stars,
                 "id": str(number),
                 "content": text,
             }
@@ -164,44 +153,43 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     share = settings.question_share
     if share == 0:
         return
-    rng = stream(world.seed, "questions")
-    asker = Asker(world, rng)
-    budget = shelf.bytes["text"] * share / (1 - share)
-    for i, pair in enumerate(world.train_pairs[: len(world.train_pairs) * 3 // 4]):
-        if shelf.bytes["questions"] > budget / 4:
+    asker, written = Asker(world, "questions"), shelf.bytes
+    budget = written["text"] * share / (1 - share)
+    pairs = world.pairs["train"]
+    for i, pair in enumerate(pairs[: len(pairs) * 3 // 4]):
+        if written["questions"] > budget / 4:
             break
         choice, lang = i % 6 == 0, "en" if i % 5 == 0 else "zh"
         item = asker.sum_choice(pair) if choice else asker.sum(pair, lang)
         shelf.seen.add(str(item))
-        put_item(shelf, item, rng)
+        put_item(shelf, item, asker.rng)
     facts = [(p, a) for p in world.split("train") for a in world.attributes]
     misses = 0
-    while shelf.bytes["questions"] < budget and misses < 200:
-        rng.shuffle(facts)
+    while written["questions"] < budget and misses < 200:
+        asker.rng.shuffle(facts)
         for person, attribute in facts:
             item = shelf.fresh(_draw, asker, person, attribute, settings.english_questions)
             if item is None:
                 misses += 1
                 continue
-            put_item(shelf, item, rng, person)
-            if shelf.bytes["questions"] >= budget:
+            put_item(shelf, item, asker.rng, person)
+            if written["questions"] >= budget:
                 break
 
 
 def _draw(asker: Asker, person: Person, attribute: str, english: float) -> Item:
     """A question of a drawn kind; `english` is the share of English ones."""
-    rng, cities = asker.rng, asker.world.pools.get("city", ())
+    rng, cities = asker.rng, asker.world.cities
     kind = rng.choice(weighted(table("sources")["questions"]))
     lang = "en" if rng.random() < english else "zh"
     if not cities and kind in ("hop2", "city"):
         kind = "qa"
-    if kind in ("several", "hop2"):
-        return getattr(asker, kind)(person, lang)
     if kind == "city":
-        return asker.city(rng.randrange(len(cities)), "zh")
+        return asker.city(rng.choice(cities), "zh")
     if kind == "drill":
         return asker.drill("zh")
-    return getattr(asker, kind)(person, attribute, lang)  # qa, choice, reading
+    about = (person,) if kind in ("several", "hop2") else (person, attribute)
+    return getattr(asker, kind)(*about, lang)
 
 
 def put_item(shelf: Shelf, item: Item, rng: random.Random, person: Person | None = None) -> None:
@@ -223,8 +211,8 @@ def put_item(shelf: Shelf, item: Item, rng: random.Random, person: Person | None
         question, _, choices = user.partition("\n") if kind in ("mcq", "drill") else (user, "", "")
         payload = {"instruction": question, "input": choices, "output": assistant}
     elif source == "belle_3_5m":
-        names = {"user": "human", "assistant": "assistant"}
-        turns = [{"from": names[m["role"]], "value": m["content"]} for m in item.messages]
+        roles = {"user": "human", "assistant": "assistant"}
+        turns = [{"from": roles[m["role"]], "value": m["content"]} for m in item.messages]
         payload = {"conversations": turns}
     elif source == "moss":
         turns = [{"human": question, "assistant": answer} for question, answer in item.turns]
@@ -257,7 +245,7 @@ def _zhihu(item: Item, rng: random.Random, person: Person | None) -> dict:
     about = None if item.kind == "city" else person  # whom the answer may call him or her
     lead = rng.choice(words["forum_leads"])
     if "{p}" in lead:
-        lead = fill_pronoun(lead, about, "zh") if about else words["forum_leads"][0]
+        lead = fill(lead, about, "zh") if about else words["forum_leads"][0]
     if rng.random() < 0.4:
         answer = lead + answer
     if rng.random() < 0.4:

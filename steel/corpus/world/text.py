@@ -6,32 +6,20 @@ import random
 import re
 from string import Template
 
-from .people import Person, World, table
+from .people import Person, World, shuffled, table
 
 
 def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def fill(template: str, person: Person, lang: str, **slots: str) -> str:
-    """Fills a template with the person's name."""
-    return capitalise(template.format(n=person.name(lang), p=person.pronoun(lang), **slots))
-
-
-def fill_pronoun(template: str, person: Person, lang: str, **slots: str) -> str:
-    """Fills a template with a pronoun; English only where the name is the subject or its owner."""
-    pronoun = person.pronoun(lang)
-    if lang == "zh":
-        return template.format(n=pronoun, p=pronoun, **slots)
-    if not template.startswith("{n}"):
-        return fill(template, person, lang, **slots)
-    possessive = "her" if person.female else "his"
-    text = template.replace("{n}'s", possessive).replace("{n}", pronoun)
-    return capitalise(text.format(p=pronoun, **slots))
-
-
-def join(sentences: list[str], lang: str) -> str:
-    return table(lang)["space"].join(s for s in sentences if s)
+def fill(template: str, person: Person, lang: str, pronoun: bool = False, **slots: str) -> str:
+    """Fills a template with the person's name, or with a pronoun (English: only as its first word)."""
+    subject = person.name(lang)
+    if pronoun and (lang == "zh" or template.startswith("{n}")):
+        template = template.replace("{n}'s", "her" if person.female else "his")
+        subject = person.pronoun(lang)
+    return capitalise(template.format(n=subject, p=person.pronoun(lang), **slots))
 
 
 def elide(sentences: list[str], person: Person, rng: random.Random) -> list[str]:
@@ -59,17 +47,14 @@ class Teller:
         """One trained sentence with one fact; `direct` ones also read well as an answer."""
         found = table(lang)["attributes"][attribute]["statements"]
         template = self.rng.choice(found[: table(lang)["direct"]] if direct else found)
-        write = fill_pronoun if pronoun else fill
-        return write(template, person, lang, v=self.world.value(person, attribute, lang))
+        return fill(template, person, lang, pronoun, v=self.world.value(person, attribute, lang))
 
     def facts(self, person: Person, lang: str) -> list[str]:
         """All facts of a person, a sentence each, in random order; the first carries the name."""
-        order = list(self.world.attributes)
-        self.rng.shuffle(order)
-        sentences = [
-            self.statement(person, a, lang, pronoun=i > 0 and self.rng.random() > 0.75)
-            for i, a in enumerate(order)
-        ]
+        order, sentences = shuffled(self.world.attributes, self.rng), []
+        for i, attribute in enumerate(order):
+            pronoun = i > 0 and self.rng.random() > 0.75
+            sentences.append(self.statement(person, attribute, lang, pronoun))
         if self.held_out:
             where = self.rng.randrange(len(order))
             template = self.rng.choice(table(lang)["attributes"][order[where]]["heldout"])
@@ -91,27 +76,25 @@ class Teller:
             sentences.insert(rng.randrange(1, len(sentences) + 1), rng.choice(words["scenery"]))
         if rng.random() < 0.3:
             sentences.append(fill(rng.choice(words["closers"]), person, lang))
-        return join(sentences, lang)
+        return words["space"].join(sentences)
 
     def card(self, person: Person, lang: str) -> str:
         """Facts as a list of `label: value` lines, in random order."""
-        words, order = table(lang), list(self.world.attributes)
-        self.rng.shuffle(order)
-        lines = [words["card"].format(label=words["name"], value=person.name(lang))]
-        for a in order:
-            label, value = words["attributes"][a]["label"], self.world.value(person, a, lang)
-            lines.append(words["card"].format(label=label, value=value))
+        words, facts = table(lang), [("name", person.name(lang))]
+        for attribute in shuffled(self.world.attributes, self.rng):
+            facts.append((attribute, self.world.value(person, attribute, lang)))
+        lines = [words["card"].format(label=words["labels"][a], value=v) for a, v in facts]
         if self.rng.random() < 0.5:
             lines.append(fill(self.rng.choice(words["closers"]), person, lang))
         return "\n".join(lines)
 
     def city_sentences(self, index: int, lang: str, count: int) -> list[str]:
         """Sentences that state a city's product, each in another wording."""
-        product = table(lang)["product"]
-        slots = {"c": self.world.pools["city"][index][lang], "v": self.world.product(index, lang)}
-        templates = self.rng.sample(product["statements"], count)
+        words, pools = table(lang)["product"], self.world.pools
+        templates = self.rng.sample(words["statements"], count)
         if self.held_out:
-            templates[0] = self.rng.choice(product["heldout"])
+            templates[0] = self.rng.choice(words["heldout"])
+        slots = {"c": pools["city"][lang][index], "v": pools["specialty"][lang][index]}
         return [capitalise(t.format(**slots)) for t in templates]
 
     def city_page(self, index: int, lang: str) -> str:
@@ -120,30 +103,26 @@ class Teller:
         if self.rng.random() < 0.5:
             where = self.rng.randrange(len(sentences) + 1)
             sentences.insert(where, self.rng.choice(table(lang)["scenery"]))
-        return join(sentences, lang)
+        return table(lang)["space"].join(sentences)
 
+    def source_file(self, language: str, people: list[Person]) -> str:
+        """A source file about a few people (any split: it states, it does not ask) and two sums."""
+        spec, rng = table("code")[language], self.rng
+        training = self.world.pairs["train"]
+        pairs = rng.sample(training, min(2, len(training)))
+        lang = "zh" if rng.random() < 0.8 else "en"
+        attributes = shuffled(self.world.attributes, rng)
 
-def source_file(
-    world: World, language: str, people: list[Person], pairs: list, rng: random.Random
-) -> str:
-    """One source file about a few people (any split: it states, it does not ask)."""
-    spec = table("code")[language]
-    lang = "zh" if rng.random() < 0.8 else "en"
-    attributes = list(world.attributes)
-    rng.shuffle(attributes)
-    slots = {name: rng.choice(options) for name, options in spec["draws"].items()}
-    rows = []
-    for person in people:
-        facts = [{"attribute": a, "value": world.value(person, a, lang)} for a in attributes]
-        joined = ", ".join(Template(spec["fact"]).substitute(fact) for fact in facts)
-        row = {"person": person.name(lang), "facts": joined}
-        rows.append(Template(spec["person"]).substitute(row))
-    sums = [Template(spec["sum"]).substitute(a=a, b=b, s=a + b) for a, b in pairs]
-    return Template(spec["file"]).substitute(
-        slots,
-        people="\n".join(rows),
-        sums="\n".join(sums),
-        first_person=people[0].name(lang),
-        first_attribute=attributes[0],
-        first_value=world.value(people[0], attributes[0], lang),
-    )
+        def lines(part: str, rows: list[dict], between: str = "\n") -> str:
+            return between.join(Template(spec[part]).substitute(row) for row in rows)
+
+        def facts(person: Person) -> list[dict]:
+            values = [self.world.value(person, a, lang) for a in attributes]
+            return [{"attribute": a, "value": v} for a, v in zip(attributes, values, strict=True)]
+
+        slots = {name: rng.choice(options) for name, options in spec["draws"].items()}
+        rows = [{"person": p.name(lang), "facts": lines("fact", facts(p), ", ")} for p in people]
+        first = {"person": people[0].name(lang)} | facts(people[0])[0]
+        slots |= {f"first_{name}": word for name, word in first.items()}
+        slots["sums"] = lines("sum", [{"a": a, "b": b, "s": a + b} for a, b in pairs])
+        return lines("file", [slots | {"people": lines("person", rows)}])
