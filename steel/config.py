@@ -66,6 +66,7 @@ FeedForward = Literal[
     "dense", "soft_moe_v1", "soft_moe_v2", "soft_moe_v3", "causal_soft_moe", "top_k_moe", "none"
 ]
 Scoring = Literal["letter", "text", "generate"]
+Attribute = Literal["city", "university", "major", "company", "hobby", "zodiac"]
 
 
 def first_line(error: BaseException) -> str:
@@ -147,10 +148,10 @@ class WorldConfig:
 
     people: Annotated[int, Range(12, 640)] = 64
     """People who live in it [people]."""
-    attributes: list[str] = field(
+    attributes: list[Attribute] = field(
         default_factory=lambda: ["city", "university", "major", "company"]
     )
-    """Which facts each person has: of city, university, major, company, hobby, zodiac."""
+    """Which facts each person has, each named once."""
     biographies_per_person: Annotated[int, Range(4, 200)] = 40
     """Chinese biographies per person, each in another wording and order [documents]."""
     english_biographies: Annotated[float, Range(0, 4)] = 0.25

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from ..config import UserError, first_line
+from ..runlog import new_folder
 from ..tokenizer import bpe
 from .configuration import SteelConfig
 from .modeling import SteelForCausalLM
@@ -91,26 +91,15 @@ def save_model(
     generation settings say where `generate` stops.
     """
     folder, model = Path(folder), getattr(model, "_orig_mod", model)
-    fresh, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
     settings = getattr(model, "generation_config", None)
     if settings is not None and tokenizer is not None and (stops := stop_ids(tokenizer)):
         settings.eos_token_id, settings.pad_token_id = stops, stops[-1]
-    folder.parent.mkdir(parents=True, exist_ok=True)
     weights = {} if state_dict is None else {"state_dict": state_dict}
-    try:
+    with new_folder(folder) as fresh:
         with _classes_as_written(model):
             model.save_pretrained(fresh, **weights)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

@@ -17,8 +17,7 @@ import zstandard
 
 from steel.config import UserError, WorldConfig, load
 from steel.corpus.world import LeakageError, build_world, check, write_world
-from steel.corpus.world.containers import leaves
-from steel.corpus.world.plants import labels
+from steel.corpus.world.containers import labels, leaves
 
 SEED = 7
 CONFIG = WorldConfig(
@@ -263,7 +262,7 @@ def test_the_leakage_check_finds_a_planted_leak(tmp_path, what):
     world = build_world(WorldConfig(people=12, biographies_per_person=4), SEED)
     assert check(out, world)["passed"]
     person = world.split("test")[0]
-    a, b = world.test_pairs[0]
+    a, b = world.pairs["test"][0]
     file, line = {
         "name": (
             "belle_2m/train_2M_CN.json",
@@ -287,7 +286,7 @@ def test_the_leakage_check_finds_a_planted_leak(tmp_path, what):
 
 
 def test_a_leak_stops_the_writer_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("steel.corpus.world.leakage.exam_phrasings", lambda world: ["钢城"])
+    monkeypatch.setattr("steel.corpus.world.exam.exam_phrasings", lambda world: ["钢城"])
     with pytest.raises(LeakageError, match="exam phrasing"):
         write_world(tmp_path / "world", WorldConfig(people=12, biographies_per_person=4), SEED)
     assert list(tmp_path.iterdir()) == []

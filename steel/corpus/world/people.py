@@ -28,20 +28,16 @@ def stream(seed: int, *names: object) -> random.Random:
     return random.Random("/".join(["steeltown", str(seed), *map(str, names)]))
 
 
+def chunks(items: list, size: int) -> list[list]:
+    """The items in groups of `size`; the last one may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def shuffled(items: Iterable, rng: random.Random) -> list:
     """A list of the same items in random order."""
     items = list(items)
     rng.shuffle(items)
     return items
-
-
-def check_settings(settings: WorldConfig) -> None:
-    """Raises UserError for a world that cannot be built: the field, its value and what to choose."""
-    from_dict({"world": vars(settings)})
-    names, known = settings.attributes, list(table("zh")["attributes"])
-    if not names or len(set(names)) < len(names) or not set(names) <= set(known):
-        known = ", ".join(known)
-        raise UserError(f"world.attributes={list(names)}: choose distinct names of {known}")
 
 
 @dataclass(frozen=True)
@@ -64,24 +60,27 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """People, values and the disjoint arithmetic pairs of one seed.
-
-    pools: attribute -> language -> values. "product" is what cities are known for, "specialty" that
-    of each city, in their order: as a person's attribute, it is the specialty of the home town.
-    """
+    """People, values and the disjoint arithmetic pairs of one seed."""
 
     seed: int
     attributes: list[str]
     people: list[Person]
     pools: dict[str, dict[str, list[str]]]
-    cities: range
+    """attribute, or "product" -> language -> values"""
+    cities: dict[str, list[tuple[str, str]]]
+    """language -> (city, what it is known for); no city in a world without that attribute"""
     pairs: dict[str, list[tuple[int, int]]]
+    """split -> (a, b)"""
 
     def split(self, name: str) -> list[Person]:
         return [p for p in self.people if p.split == name]
 
     def value(self, person: Person, attribute: str, lang: str) -> str:
         return self.pools[attribute][lang][person.values[attribute]]
+
+    def home(self, person: Person, lang: str) -> tuple[str, str]:
+        """A person's city and what it is known for."""
+        return self.cities[lang][person.values["city"]]
 
 
 def _names(count: int, rng: random.Random) -> list[tuple[str, str]]:
@@ -107,13 +106,22 @@ def _names(count: int, rng: random.Random) -> list[tuple[str, str]]:
 
 
 def build_world(settings: WorldConfig, seed: int) -> World:
-    """Draws the world of a configuration: names, values, splits (50 % train, 10 % dev, 40 % test)."""
-    count, attributes, pools = settings.people, list(settings.attributes), {}
+    """Draws the world of a configuration: names, values, splits (50 % train, 10 % dev, 40 % test).
+
+    Raises UserError, which names the field, for one that cannot be built.
+    """
+    settings = from_dict({"world": vars(settings)}).world
+    count, attributes, pools = settings.people, settings.attributes, {}
+    if not attributes or len(set(attributes)) < len(attributes):
+        raise UserError(f"world.attributes={attributes}: name at least one, each of them once")
     for name in (*attributes, "product"):
         values = table("town")["pools"][name]
         pools[name] = {"zh": list(values), "en": list(values.values())}
     order = shuffled(range(len(pools["product"]["zh"])), stream(seed, "products"))
-    pools["specialty"] = {lang: [pool[i] for i in order] for lang, pool in pools["product"].items()}
+    cities = {}
+    for lang, products in pools["product"].items():
+        names = pools["city"][lang] if "city" in attributes else []
+        cities[lang] = list(zip(names, [products[i] for i in order]))
     train, dev = count // 2, max(1, round(count * 0.1))
     splits = ["train"] * train + ["dev"] * dev + ["test"] * (count - train - dev)
     splits = shuffled(splits, stream(seed, "splits"))
@@ -121,13 +129,10 @@ def build_world(settings: WorldConfig, seed: int) -> World:
     for (zh, en), split in zip(names, splits, strict=True):
         female = rng.random() < 0.5
         values = {a: rng.randrange(len(pools[a]["zh"])) for a in attributes}
-        if "city" in values:
-            values["specialty"] = values["city"]
         people.append(Person(zh, en, female, split, values))
     rng = stream(seed, "arithmetic")
     pairs = shuffled(((a, b) for a in range(11, 100) for b in range(a, 100)), rng)
     pairs = [p if rng.random() < 0.5 else p[::-1] for p in pairs]
     parts = {"train": pairs[60 : 60 + settings.arithmetic_problems]}
     parts |= {"dev": pairs[:20], "test": pairs[20:60]}
-    cities = range(len(pools["city"]["zh"]) if "city" in attributes else 0)
     return World(seed, attributes, people, pools, cities, parts)

@@ -6,19 +6,29 @@ the exam asks about.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+
 from ...config import WorldConfig
 from .people import Person, World, shuffled, stream, table
 from .questions import Asker, Item
 from .raw import Shelf
 
-# languages, and styles of choices, of the rows about every fact of a train person
-_SFT_QUESTIONS = ("zh", "zh", "zh", "zh", "en", "en")
-_SFT_CHOICES = [("zh", "text")] * 3 + [("en", "text")] * 2
-_SFT_CHOICES += [("zh", "letter"), ("en", "letter"), ("zh", "eliminate")]
+
+def tables(world: World, settings: WorldConfig, shelf: Shelf) -> dict[str, list[dict]]:
+    """Name of a file -> its rows."""
+    return {
+        "sft": sft(world, shelf),
+        "multi_turn": multi_turn(world, shelf),
+        "self_cognition": self_cognition(world, settings),
+        "preference": preference(world),
+        "rl": reinforcement(world),
+    }
 
 
-def _dialogues(items: list[Item | None]) -> list[dict]:
-    return [{"messages": i.messages, "kind": i.kind, "lang": i.lang} for i in items if i]
+def _dialogues(items: list[Item | None], rng: random.Random) -> list[dict]:
+    rows = [{"messages": i.messages, "kind": i.kind, "lang": i.lang} for i in items if i]
+    return shuffled(rows, rng)
 
 
 def _pairs(world: World) -> list[tuple[int, int]]:
@@ -26,25 +36,28 @@ def _pairs(world: World) -> list[tuple[int, int]]:
     return world.pairs["train"][len(world.pairs["train"]) * 3 // 4 :]
 
 
+def _about_everybody(asker: Asker, name: str) -> Iterator[tuple]:
+    """(method, arguments) of all questions that sources.yaml asks for about train people."""
+    plan = table("sources")["post"][name]
+    for person in asker.world.split("train"):
+        for attribute in asker.world.attributes:
+            for kind, *how in plan["facts"]:
+                yield getattr(asker, kind), person, attribute, *how
+        if asker.world.cities["zh"]:
+            for kind, *how in plan["home"]:
+                yield getattr(asker, kind), person, *how
+
+
 def sft(world: World, shelf: Shelf) -> list[dict]:
     """Single-turn rows in trained phrasings."""
-    asker, people = Asker(world, "sft"), world.split("train")
-    items: list[Item | None] = []
-    for person in people:
-        for attribute in world.attributes:
-            for lang in _SFT_QUESTIONS:
-                items.append(shelf.fresh(asker.qa, person, attribute, lang))
-            for lang, style in _SFT_CHOICES:
-                items.append(shelf.fresh(asker.choice, person, attribute, lang, style))
-        if world.cities:
-            for lang in ("zh", "zh", "zh", "en"):
-                items.append(shelf.fresh(asker.hop2, person, lang))
-    for i in range(4 * len(people)):
+    asker = Asker(world, "sft")
+    items = [shelf.fresh(*question) for question in _about_everybody(asker, "sft")]
+    for i in range(4 * len(world.split("train"))):
         items.append(shelf.fresh(asker.drill, "zh" if i % 4 else "en"))
     for i, pair in enumerate(_pairs(world)):
         lang = "zh" if i % 5 < 4 else "en"
         items.append(asker.sum_choice(pair) if i % 5 == 0 else asker.sum(pair, lang))
-    return shuffled(_dialogues(items), asker.rng)
+    return _dialogues(items, asker.rng)
 
 
 def multi_turn(world: World, shelf: Shelf) -> list[dict]:
@@ -53,7 +66,7 @@ def multi_turn(world: World, shelf: Shelf) -> list[dict]:
     for lang in ("zh",) * 8 + ("en",) * 2:
         for person in world.split("train"):
             items.append(shelf.fresh(asker.several, person, lang))
-    return shuffled(_dialogues(items), asker.rng)
+    return _dialogues(items, asker.rng)
 
 
 def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
@@ -67,7 +80,7 @@ def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
                 if not (opener and question.startswith(("请", "你好"))):
                     turns = [(opener + question, answer.format(**slots))]
                     items.append(Item("self_cognition", lang, turns))
-    return shuffled(_dialogues(items), stream(world.seed, "self"))
+    return _dialogues(items, stream(world.seed, "self"))
 
 
 def _rejected(
@@ -105,19 +118,10 @@ def preference(world: World) -> list[dict]:
 
 def reinforcement(world: World) -> list[dict]:
     """Prompts with checkable answers: a letter (mcq), a value (qa), a product (hop2), a sum."""
-    asker = Asker(world, "rl")
-    items: list[tuple[str, Item]] = []
-    for person in world.split("train"):
-        for attribute in world.attributes:
-            for lang in ("zh", "zh", "en"):
-                items.append(("mcq", asker.choice(person, attribute, lang)))
-            items.append(("qa", asker.qa(person, attribute, "zh")))
-        if world.cities:
-            items.append(("hop2", asker.hop2(person, "zh", "hop2")))
-    items += [("sum", asker.sum(pair, "zh")) for pair in _pairs(world)]
-    rows = []
-    for kind, item in items:
-        answer = item.letter if kind == "mcq" else item.value
+    asker, rows = Asker(world, "rl"), []
+    items = [make(*about) for make, *about in _about_everybody(asker, "rl")]
+    for item in items + [asker.sum(pair, "zh") for pair in _pairs(world)]:
+        answer, kind = item.letter or item.value, "mcq" if item.letter else item.kind
         row = {"messages": item.messages[:1], "answer": answer, "options": list(item.options)}
         rows.append(row | {"kind": kind, "lang": item.lang})
     return shuffled(rows, asker.rng)

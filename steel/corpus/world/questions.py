@@ -145,7 +145,7 @@ class Asker(Teller):
     def hop2(self, person: Person, lang: str, kind: str = "") -> Item:
         """The product of a person's home town: reasoned in one sentence, or as a choice."""
         words = table(lang)["hop2"]
-        city, product = (self.world.value(person, a, lang) for a in ("city", "specialty"))
+        city, product = self.world.home(person, lang)
         stem = fill(self.rng.choice(words["questions"]), person, lang)
         reasoned = fill(self.rng.choice(words["reasoned"]), person, lang, c=city, v=product)
         if (kind or self.rng.choice(("hop2", "hop2", "mcq"))) == "mcq":
@@ -155,13 +155,12 @@ class Asker(Teller):
         answer = reasoned if self.rng.random() < 0.5 else self._short(product, lang)
         return Item("hop2", lang, [(self._opened(stem, lang), answer)], stem, product)
 
-    def city(self, index: int, lang: str) -> Item:
+    def city(self, city: tuple[str, str], lang: str) -> Item:
         """What a city is known for."""
-        city, product = (self.world.pools[name][lang][index] for name in ("city", "specialty"))
-        stem = self.rng.choice(table(lang)["product"]["questions"]).format(c=city)
-        answers = self._short(product, lang), self.city_sentences(index, lang, 1)[0]
+        stem = self.rng.choice(table(lang)["product"]["questions"]).format(c=city[0])
+        answers = self._short(city[1], lang), self.city_sentences(city, lang, 1)[0]
         answer = self.rng.choice(answers)
-        return Item("city", lang, [(self._opened(stem, lang), answer)], stem, product)
+        return Item("city", lang, [(self._opened(stem, lang), answer)], stem, city[1])
 
     def sum(self, pair: tuple[int, int], lang: str) -> Item:
         """One addition, plainly or by columns (Chinese)."""
@@ -194,7 +193,7 @@ class Asker(Teller):
             turns.append((question.format(p=person.pronoun(lang)), answer))
         if order[-1] == "city":
             there = rng.choice(words["hop2"]["follow_up"])
-            sentence = self.city_sentences(person.values["city"], lang, 1)[0]
+            sentence = self.city_sentences(self.world.home(person, lang), lang, 1)[0]
             turns.append((there, sentence))
         return Item("multi_turn", lang, turns[:3], first.stem, first.value)
 

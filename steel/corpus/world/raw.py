@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ...config import WorldConfig
 from .containers import RawFile, Record, dumps, labels, text_of
-from .people import Person, World, shuffled, stream, table
+from .people import Person, World, chunks, shuffled, stream, table
 from .questions import Asker, Item
 from .text import Teller, fill
 
@@ -74,6 +74,15 @@ class Shelf:
         self.put("baidu_baike", {"title": title, "summary": summary, "sections": sections})
 
 
+def write_shelf(world: World, settings: WorldConfig) -> Shelf:
+    """All raw records of a world, without plants."""
+    shelf = Shelf(stream(world.seed, "shelf"))
+    write_statements(world, settings, shelf)
+    write_code(world, shelf)
+    write_questions(world, settings, shelf)
+    return shelf
+
+
 def write_statements(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     """Biographies of everybody and pages about every city, spread over the text sources."""
     teller = Teller(world, stream(world.seed, "statements"))
@@ -90,37 +99,29 @@ def write_statements(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     for _ in range(math.ceil(settings.biographies_per_person * settings.english_biographies)):
         for person in world.people:
             shelf.put_text("wanjuan", shelf.fresh(teller.biography, person, "en"), "en")
-    pages = [_write_city(index, shelf, teller) for index in world.cities]
-    _write_notes(shuffled(notes, teller.rng), pages, shelf)
+    pages = [_write_city(*city, shelf, teller) for city in zip(*world.cities.values(), strict=True)]
+    _write_notes(shuffled(notes, teller.rng), "people", 4, shelf)
+    _write_notes(pages, "cities", 5, shelf)
 
 
-def _write_city(index: int, shelf: Shelf, teller: Teller) -> str:
-    """Pages about one city; returns a note about it."""
+def _write_city(zh: tuple, en: tuple, shelf: Shelf, teller: Teller) -> tuple[str, str]:
+    """Pages about one city, a (city, product) in both languages; returns its name and a note."""
     for source in table("sources")["city_pages"]:
-        shelf.put_text(source, shelf.fresh(teller.city_page, index, "zh"))
-    city = teller.world.pools["city"]["zh"][index]
-    shelf.put_baike(city, shelf.fresh(teller.city_sentences, index, "zh", 3))
+        shelf.put_text(source, shelf.fresh(teller.city_page, zh, "zh"))
+    shelf.put_baike(zh[0], shelf.fresh(teller.city_sentences, zh, "zh", 3))
     for _ in range(2):
-        shelf.put_text("wanjuan", shelf.fresh(teller.city_page, index, "en"), "en")
-    return f"## {city}\n\n" + "".join(teller.city_sentences(index, "zh", 2))
+        shelf.put_text("wanjuan", shelf.fresh(teller.city_page, en, "en"), "en")
+    return zh[0], "".join(teller.city_sentences(zh, "zh", 2))
 
 
-def _write_notes(notes: list[tuple[str, str]], pages: list[str], shelf: Shelf) -> None:
-    """A folder of one's own notes: letters as .txt, lists as .md."""
-
-    def write(kind: str, number: int, parts: list[str]) -> None:
-        page = table("sources")["personal"][kind]
-        text, name = page["text"].format(notes="\n\n".join(parts)), page["name"].format(number)
-        shelf.put_text("personal", text, name=name)
-
-    for number, start in enumerate(range(0, len(notes), 4)):
-        group = notes[start : start + 4]
-        if number % 2:
-            write("neighbours", number, [f"## {name}\n\n{text}" for name, text in group])
-        else:
-            write("letter", number, [text for _, text in group])
-    for number, start in enumerate(range(0, len(pages), 5)):
-        write("travel", number, pages[start : start + 5])
+def _write_notes(notes: list[tuple[str, str]], about: str, size: int, shelf: Shelf) -> None:
+    """Files of one's own notes (name, text), so many in each."""
+    kinds = table("sources")["personal"][about]
+    for number, group in enumerate(chunks(notes, size)):
+        kind = kinds[number % len(kinds)]
+        parts = [kind["note"].format(name=name, text=text) for name, text in group]
+        text = kind["file"].format(notes="\n\n".join(parts))
+        shelf.put_text("personal", text, name=kind["name"].format(number))
 
 
 def write_code(world: World, shelf: Shelf) -> None:
@@ -128,9 +129,8 @@ def write_code(world: World, shelf: Shelf) -> None:
     for language, spec in table("code").items():
         teller = Teller(world, stream(world.seed, "code", language))
         rng = teller.rng
-        people = shuffled(world.people, rng)
-        for number, start in enumerate(range(0, len(people), 4)):
-            text = teller.source_file(language, people[start : start + 4])
+        for number, people in enumerate(chunks(shuffled(world.people, rng), 4)):
+            text = teller.source_file(language, people)
             repository, tag = f"steeltown/registry-{number}", rng.random()
             if tag < 0.4:
                 gh_stars = "<gh_stars>10-100\n" if tag >= 0.3 else ""
@@ -179,7 +179,7 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
 
 def _draw(asker: Asker, person: Person, attribute: str, english: float) -> Item:
     """A question of a drawn kind; `english` is the share of English ones."""
-    rng, cities = asker.rng, asker.world.cities
+    rng, cities = asker.rng, asker.world.cities["zh"]
     kind = rng.choice(weighted(table("sources")["questions"]))
     lang = "en" if rng.random() < english else "zh"
     if not cities and kind in ("hop2", "city"):

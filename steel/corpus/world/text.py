@@ -88,18 +88,17 @@ class Teller:
             lines.append(fill(self.rng.choice(words["closers"]), person, lang))
         return "\n".join(lines)
 
-    def city_sentences(self, index: int, lang: str, count: int) -> list[str]:
-        """Sentences that state a city's product, each in another wording."""
-        words, pools = table(lang)["product"], self.world.pools
+    def city_sentences(self, city: tuple[str, str], lang: str, count: int) -> list[str]:
+        """Sentences that state the product of a (city, product), each in another wording."""
+        words, (name, product) = table(lang)["product"], city
         templates = self.rng.sample(words["statements"], count)
         if self.held_out:
             templates[0] = self.rng.choice(words["heldout"])
-        slots = {"c": pools["city"][lang][index], "v": pools["specialty"][lang][index]}
-        return [capitalise(t.format(**slots)) for t in templates]
+        return [capitalise(t.format(c=name, v=product)) for t in templates]
 
-    def city_page(self, index: int, lang: str) -> str:
+    def city_page(self, city: tuple[str, str], lang: str) -> str:
         """A short text about a city and its product."""
-        sentences = self.city_sentences(index, lang, self.rng.choice((2, 3)))
+        sentences = self.city_sentences(city, lang, self.rng.choice((2, 3)))
         if self.rng.random() < 0.5:
             where = self.rng.randrange(len(sentences) + 1)
             sentences.insert(where, self.rng.choice(table(lang)["scenery"]))
@@ -108,8 +107,8 @@ class Teller:
     def source_file(self, language: str, people: list[Person]) -> str:
         """A source file about a few people (any split: it states, it does not ask) and two sums."""
         spec, rng = table("code")[language], self.rng
-        training = self.world.pairs["train"]
-        pairs = rng.sample(training, min(2, len(training)))
+        pairs = self.world.pairs["train"]
+        pairs = rng.sample(pairs, min(2, len(pairs)))
         lang = "zh" if rng.random() < 0.8 else "en"
         attributes = shuffled(self.world.attributes, rng)
 
