@@ -6,112 +6,69 @@ exit code 2, never a traceback.
 from __future__ import annotations
 
 import errno
+import importlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from . import cli_data
-from .cli_common import (
-    Json,
-    Model,
-    Overrides,
-    Preset,
-    Run,
-    add_not_built,
-    configuration,
-    group,
-    model_folder,
-    say,
-)
-from .config import UserError
-
-app = typer.Typer(
-    name="steel",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="Pretrain a language model from nothing: data, tokenizer, training, alignment, exams, chat.",
-)
-bench_app = group("How fast your preset runs on your machine.")
-eval_app = group("Exams, perplexity, contamination.")
-export_app = group("Write a model in other formats.")
-GROUPS = {
-    "data": cli_data.app,
-    "tokenizer": cli_data.tokenizer_app,
-    "eval": eval_app,
-    "export": export_app,
-    "bench": bench_app,
-}
-for _name, _group in GROUPS.items():
-    app.add_typer(_group, name=_name)
-add_not_built({"": app, **GROUPS})
-app.command("pack")(cli_data.pack)
-
+from . import cli_data  # noqa: F401 - its commands add themselves
+from .cli_common import Json, Model, Overrides, Preset, add_not_built, app, command, hf_folder, say
+from .config import UserError, load
 
 # -- the whole life --------------------------------------------------------------------------------
 
 
-@app.command("run")
+@command("run", "steel run --preset laptop --run runs/mine train.steps=400")
 def run_life(
     preset: Preset = "laptop",
     run: Annotated[
-        Path | None, typer.Option("--run", "-r", help="RUN folder; default runs/PRESET.")
+        Path | None, Option("--run", "-r", help="RUN folder; default runs/PRESET.")
     ] = None,
     raw: Annotated[
-        Path | None, typer.Option(help="Folder of real raw files instead of the closed world.")
+        Path | None, Option(help="Folder of real raw files instead of the closed world.")
     ] = None,
     exam: Annotated[
-        Path | None, typer.Option(help="Folder with dev/ and test/ CSV files to be judged by.")
+        Path | None, Option(help="Folder with dev/ and test/ CSV files to be judged by.")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Offer a chat at the end.")] = False,
+    chat: Annotated[bool, Option("--chat", help="Offer a chat at the end.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train a small Steel through its whole life: data, pretraining, SFT, DPO, GRPO, exam, report.
-
-    [dim]steel run --preset laptop --run runs/mine train.steps=400[/dim]
-    """
+    """Train a small Steel through its whole life: data, pretraining, SFT, DPO, GRPO, exam, report."""
     from . import life
 
     folder = run or Path("runs") / Path(preset).stem
-    page = life.run(configuration(preset, overrides), folder, raw, exam)
+    page = life.run(load(preset, overrides), folder, raw, exam)
     say(f"report card  {page}\nchat         steel chat {folder}")
     if chat and sys.stdin.isatty() and typer.confirm("Chat with it now?", default=True):
         chat_with(folder)
 
 
-@app.command("report")
-def report(run: Annotated[Path, typer.Argument(help="RUN folder of a life.")]) -> None:
-    """Write the report card of a RUN folder again.
-
-    [dim]steel report runs/laptop[/dim]
-    """
+@command("report", "steel report runs/laptop")
+def report(run: Annotated[Path, Argument(help="RUN folder of a life.")]) -> None:
+    """Write the report card of a RUN folder again."""
     from .report.render import write_report
 
-    if not run.is_dir():
-        raise UserError(f"no run folder at {run}")
-    logs = (run / "state.json", run / "log.jsonl", *run.glob("*/log.jsonl"))
-    if not any(path.is_file() for path in logs):
+    files = (path for name in ("state.json", "log.jsonl", "*/log.jsonl") for path in run.glob(name))
+    if run.is_dir() and not any(files):
         raise UserError(f"{run} is not a RUN folder: it holds neither state.json nor a log.jsonl")
     say(f"report card  {write_report(run)}")
 
 
-@app.command("world")
+@command("world", "steel world runs/world world.people=32")
 def world(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[Path, Argument(help="Folder to write.")],
     preset: Preset = "laptop",
     overrides: Overrides = None,
 ) -> None:
-    """Write the closed world in all raw source formats, with its exam and post-training sets.
-
-    [dim]steel world runs/world world.people=32[/dim]
-    """
+    """Write the closed world in all raw source formats, with its exam and post-training sets."""
     from .corpus.world import write_world
 
-    cfg = configuration(preset, overrides)
+    cfg = load(preset, overrides)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty folder; choose another")
     write_world(out, cfg.world, cfg.seed)
@@ -121,33 +78,30 @@ def world(
 # -- training --------------------------------------------------------------------------------------
 
 
-@app.command("pretrain")
+@command(
+    "pretrain",
+    "torchrun --nproc-per-node 8 -m steel pretrain --preset steel-1b --data shards -r runs/1b",
+    "steel pretrain --preset steel-1b --dry-run --gpu H100 --nodes 4",
+)
 def pretrain(
-    run: Annotated[Path | None, typer.Option("--run", "-r", help="RUN folder.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", "-d", help="Token shards.")] = None,
+    run: Annotated[Path | None, Option("--run", "-r", help="RUN folder.")] = None,
+    data: Annotated[Path | None, Option("--data", "-d", help="Token shards.")] = None,
     preset: Preset = "gpu1",
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", "-t", help="Default: the shards' own.")
+        Path | None, Option("--tokenizer", "-t", help="Default: the shards' own.")
     ] = None,
-    resume: Annotated[str, typer.Option(help="auto or never.")] = "auto",
+    resume: Annotated[str, Option(help="auto or never.")] = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print parameters, memory, tokens, days; end.")
+        bool, Option("--dry-run", help="Print parameters, memory, tokens, days; end.")
     ] = False,
-    print_launch: Annotated[
-        str, typer.Option(help="Print a launch file instead: slurm or k8s.")
-    ] = "",
-    nodes: Annotated[int, typer.Option(help="Machines, for --dry-run and --print-launch.")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(help="GPUs per machine, likewise.")] = 8,
-    gpu: Annotated[str, typer.Option(help="GPU that --dry-run reckons with.")] = "H800",
+    print_launch: Annotated[str, Option(help="Print a launch file instead: slurm or k8s.")] = "",
+    nodes: Annotated[int, Option(help="Machines, for --dry-run and --print-launch.")] = 1,
+    gpus_per_node: Annotated[int, Option(help="GPUs per machine, likewise.")] = 8,
+    gpu: Annotated[str, Option(help="GPU that --dry-run reckons with.")] = "H800",
     overrides: Overrides = None,
 ) -> None:
-    """Pretrain on token shards; under torchrun on as many ranks as it starts.
-
-    [dim]torchrun --nproc-per-node 8 -m steel pretrain --preset steel-1b --data shards -r runs/1b[/dim]
-
-    [dim]steel pretrain --preset steel-1b --dry-run --gpu H100 --nodes 4[/dim]
-    """
-    cfg = configuration(preset, overrides)
+    """Pretrain on token shards; under torchrun on as many ranks as it starts."""
+    cfg = load(preset, overrides)
     if dry_run:
         from .train.preflight import dry_run as page
 
@@ -172,31 +126,22 @@ def pretrain(
 
 def align(stage: str, rows: str) -> None:
     """Add the command of one alignment stage, which reads `rows`."""
+    summary = f"{stage.upper()}: from a model folder and {rows}."
+    example = f"steel {stage} --model runs/laptop/pretrain/hf --data {rows} --run runs/{stage}"
 
-    def command(
-        run: Run,
-        model: Annotated[
-            Path | None, typer.Option("--model", "-m", help="Folder to start from.")
-        ] = None,
-        data: Annotated[
-            list[Path] | None, typer.Option("--data", "-d", help="jsonl files.")
-        ] = None,
+    @command(stage, example, doc=summary)
+    def work(
+        run: Annotated[Path, Option("--run", "-r", help="RUN folder.")],
+        model: Annotated[Path | None, Option("--model", "-m", help="Folder to start from.")] = None,
+        data: Annotated[list[Path] | None, Option("--data", "-d", help="jsonl files.")] = None,
         preset: Preset = "laptop",
         overrides: Overrides = None,
     ) -> None:
-        import importlib
-
-        cfg = configuration(preset, overrides)
+        cfg = load(preset, overrides)
         if model is None or not data:
             raise UserError(f"steel {stage} needs --model FOLDER and --data {rows}")
         room = importlib.import_module(f".align.{stage}", __package__)
         say(f"model  {room.run(cfg, model, data, run)}")
-
-    command.__doc__ = (
-        f"{stage.upper()}: from a model folder and {rows}.\n\n"
-        f"[dim]steel {stage} --model runs/laptop/pretrain/hf --data {rows} --run runs/{stage}[/dim]"
-    )
-    app.command(stage)(command)
 
 
 align("sft", "sft.jsonl")
@@ -205,48 +150,44 @@ align("dpo", "preference.jsonl")
 align("grpo", "rl.jsonl")
 
 
-@app.command("plan")
+@command("plan", "steel plan --preset steel-1b --gpu H800 --num-gpus 8")
 def plan(
     preset: Preset = "steel-1b",
-    gpu: Annotated[str, typer.Option(help="H800, H100, H200, A100-80G, 4090, CPU, …")] = "H800",
-    num_gpus: Annotated[int, typer.Option(help="GPUs in all.")] = 8,
-    tokens: Annotated[float, typer.Option(help="Tokens to train on; 0: as the preset says.")] = 0,
-    mfu: Annotated[float, typer.Option(help="Share of the peak reached; 0: a published one.")] = 0,
+    gpu: Annotated[str, Option(help="H800, H100, H200, A100-80G, 4090, CPU, …")] = "H800",
+    num_gpus: Annotated[int, Option(help="GPUs in all.")] = 8,
+    tokens: Annotated[float, Option(help="Tokens to train on; 0: as the preset says.")] = 0,
+    mfu: Annotated[float, Option(help="Share of the peak reached; 0: a published one.")] = 0,
     document_length: Annotated[
-        float, typer.Option(help="Mean tokens of a document, for presets that mask; 0: a row.")
+        float, Option(help="Mean tokens of a document, for presets that mask; 0: a row.")
     ] = 0,
     overrides: Overrides = None,
 ) -> None:
-    """Parameters, FLOPs per token, memory, days and money of a pretraining run.
-
-    [dim]steel plan --preset steel-1b --gpu H800 --num-gpus 8[/dim]
-    """
+    """Parameters, FLOPs per token, memory, days and money of a pretraining run."""
     from . import plan as room
 
     given = {"tokens": tokens, "mfu": mfu, "document_length": document_length}
-    print(room.render(room.plan(configuration(preset, overrides), gpu, num_gpus, **given)))
+    print(room.render(room.plan(load(preset, overrides), gpu, num_gpus, **given)))
 
 
-@bench_app.command("step")
+@command(
+    "bench step",
+    "steel bench step --preset steel-1b-causal train.micro_batch_size=4",
+    "torchrun --nproc-per-node 8 -m steel bench step --preset steel-1b-causal",
+)
 def bench_step(
     preset: Preset = "cpu",
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    steps: Annotated[int, typer.Option(min=1, help="Steps timed, after three for warm-up.")] = 8,
+    device: Annotated[str, Option(help="auto, cuda or cpu.")] = "auto",
+    steps: Annotated[int, Option(min=1, help="Steps timed, after three for warm-up.")] = 8,
     accumulation: Annotated[
-        int, typer.Option(min=0, help="Micro-batches per step; 0: as the preset says.")
+        int, Option(min=0, help="Micro-batches per step; 0: as the preset says.")
     ] = 1,
     out: Json = None,
     overrides: Overrides = None,
 ) -> None:
-    """One training step here, by the trainer's own loop: tokens/s, MFU, memory, bytes sent, advice.
-
-    [dim]steel bench step --preset steel-1b-causal train.micro_batch_size=4[/dim]
-
-    [dim]torchrun --nproc-per-node 8 -m steel bench step --preset steel-1b-causal[/dim]
-    """
+    """One training step here, by the trainer's own loop: tokens/s, MFU, memory, bytes sent, advice."""
     from .train import bench
 
-    cfg = configuration(preset, overrides)
+    cfg = load(preset, overrides)
     report = bench.bench_step(cfg, steps=steps, accumulation=accumulation, device=device, out=out)
     if report is not None:  # rank 0 reports
         print(bench.render(report))
@@ -257,24 +198,21 @@ def bench_step(
 # -- judging and using a model ---------------------------------------------------------------------
 
 
-@eval_app.command("exam")
+@command("eval exam", "steel eval exam runs/laptop --folder runs/laptop/world/exam")
 def eval_exam(
     ckpt: Model,
-    folder: Annotated[Path, typer.Option("--folder", "-d", help="Folder of dev/ and test/ CSVs.")],
+    folder: Annotated[Path, Option("--folder", "-d", help="Folder of dev/ and test/ CSVs.")],
     suite: Annotated[
-        str, typer.Option(help="cmmlu, ceval, mmlu or world; default: by its subjects.")
+        str, Option(help="cmmlu, ceval, mmlu or world; default: by its subjects.")
     ] = "",
-    shots: Annotated[int, typer.Option(help="Worked examples before a question.")] = 0,
+    shots: Annotated[int, Option(help="Worked examples before a question.")] = 0,
     scoring: Annotated[
-        str, typer.Option(help="letter, text, generate; several with commas.")
+        str, Option(help="letter, text, generate; several with commas.")
     ] = "letter,text,generate",
     out: Json = None,
-    limit: Annotated[int | None, typer.Option(help="Questions per subject.")] = None,
+    limit: Annotated[int | None, Option(help="Questions per subject.")] = None,
 ) -> None:
-    """Multiple-choice exam, scored in up to three ways, with standard error and trivial baselines.
-
-    [dim]steel eval exam runs/laptop --folder runs/laptop/world/exam[/dim]
-    """
+    """Multiple-choice exam, scored in up to three ways, with standard error and trivial baselines."""
     from .evaluation.exam import run_exam
     from .evaluation.suites import check_suite
     from .model.folder import open_model
@@ -283,7 +221,7 @@ def eval_exam(
     if suite:
         check_suite(suite)  # before the model is opened, which may take long
     options = {"suite": suite, "scoring": scoring.split(","), "shots": shots, "limit": limit}
-    result = run_exam(*open_model(model_folder(ckpt)), folder, **options)
+    result = run_exam(*open_model(hf_folder(ckpt)), folder, **options)
     for how, r in result["scoring"].items():
         say(f"{how:<9} {r['accuracy']:7.2%} ± {r['se']:.2%}  (macro {r['macro']:.2%}, n {r['n']})")
     say("baselines " + "  ".join(f"{k} {v:.2%}" for k, v in result["baselines"].items()))
@@ -292,112 +230,94 @@ def eval_exam(
         say(f"result    {out}")
 
 
-@eval_app.command("perplexity")
+@command("eval perplexity", "steel eval perplexity runs/laptop runs/laptop/world/heldout/*.jsonl")
 def eval_perplexity(
     ckpt: Model,
     files: Annotated[
-        list[Path],
-        typer.Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.'),
+        list[Path], Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.')
     ],
 ) -> None:
-    """Bits per byte and perplexity by domain.
-
-    [dim]steel eval perplexity runs/laptop runs/laptop/world/heldout/*.jsonl[/dim]
-    """
+    """Bits per byte and perplexity by domain."""
     from .evaluation.perplexity import bits_per_byte, load_domains
     from .model.folder import open_model
 
-    found, domains = model_folder(ckpt), load_domains(files)
-    result = bits_per_byte(*open_model(found), domains)
-    bad = []
+    found, domains = hf_folder(ckpt), load_domains(files)
+    result, bad = bits_per_byte(*open_model(found), domains), []
     for name, r in result["domains"].items():
         if r["bpb"] is None:
-            bad.append(
-                f"{name} ({r['nan_documents']} of {r['documents']} documents are not finite)"
-            )
+            counts = f"{r['nan_documents']} of {r['documents']} documents are not finite"
+            bad.append(f"{name} ({counts})")
             continue
-        perplexity = r["ppl"] or float("inf")
-        numbers = f"{r['bpb']:.4f} bits/byte   perplexity {perplexity:.2f}"
+        numbers = f"{r['bpb']:.4f} bits/byte   perplexity {r['ppl'] or math.inf:.2f}"
         say(f"{name:<20} {numbers}   {r['tokens']:,} tokens")
     if bad:
         raise UserError(f"no number, and therefore no mean, for {', '.join(bad)}")
     say(f"{'geometric mean':<20} {result['geometric_mean']['bpb']:.4f} bits/byte")
 
 
-@app.command("chat")
+@command("chat", "steel chat runs/laptop")
 def chat_with(
     ckpt: Model,
-    prompt: Annotated[str | None, typer.Option(help="Answer this one message and leave.")] = None,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest answer.")] = 0.0,
+    prompt: Annotated[str | None, Option(help="Answer this one message and leave.")] = None,
+    temperature: Annotated[float, Option(help="0: the likeliest answer.")] = 0.0,
 ) -> None:
-    """Talk to a model in the terminal.
-
-    [dim]steel chat runs/laptop[/dim]
-    """
+    """Talk to a model in the terminal."""
     from .serve.chat import chat
 
-    chat(model_folder(ckpt), prompt=prompt, temperature=temperature)
+    chat(hf_folder(ckpt), prompt=prompt, temperature=temperature)
 
 
-@export_app.command("hf")
+@command("export hf", "steel export hf runs/laptop exported")
 def export_hf(ckpt: Model, out: Path) -> None:
-    """Copy a model as a Hugging Face folder with its own code.
-
-    [dim]steel export hf runs/laptop exported[/dim]
-    """
+    """Copy a model as a Hugging Face folder with its own code."""
     from .serve.export import export_hf as copy
 
-    say(f"model  {copy(model_folder(ckpt), out)}")
+    say(f"model  {copy(hf_folder(ckpt), out)}")
 
 
-@app.command("import-original")
+@command("import-original", "steel import-original Steel-LLM steel-hf")
 def import_original(folder: Path, out: Path) -> None:
-    """Convert a checkpoint of the original Steel-LLM.
-
-    [dim]steel import-original Steel-LLM steel-hf[/dim]
-    """
+    """Convert a checkpoint of the original Steel-LLM."""
     from .model.original import import_original as convert
 
-    if not (folder / "config.json").is_file():
-        raise UserError(f"no original checkpoint at {folder}: it has no config.json")
     convert(folder, out)
     say(f"model  {out}")
 
 
 # -- entry -----------------------------------------------------------------------------------------
 
-_DISK = {
-    errno.ENOSPC: "the disk is full",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
-    errno.EDQUOT: "the disk quota is used up",
-}
-_PLACE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+add_not_built()
+_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+_PLACE = (
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    FileExistsError,
+    PermissionError,
+)
+_STOPPED = "stopped; nothing was left half-written: the same command goes on or starts afresh"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `steel` command."""
+    message = _STOPPED
     try:
-        code = app(args=argv, standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        code = app(args=argv, standalone_mode=False) or 0
+        if code != 130:  # as typer ends a command on Ctrl-C
+            sys.exit(code)
     except typer.Abort:
-        fail("stopped; nothing was left half-written", 130)
+        code = 130
     except UserError as error:
-        fail(str(error), 2)
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from the last checkpoint", 130)
+        code, message = 2, str(error)
     except OSError as error:
         if error.errno not in _DISK and not isinstance(error, _PLACE):
             raise
-        what = _DISK.get(error.errno, (error.strerror or str(error)).lower())
-        fail(f"{error.filename or 'a file'}: {what}", 2)
+        full = error.errno == errno.ENOSPC
+        what = "the disk is full" if full else (error.strerror or str(error)).lower()
+        code, message = 2, f"{error.filename or 'a file'}: {what}"
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's usage errors; typer has its own click
             raise
-        fail(f"{error.format_message()} See --help.", 2)
-
-
-def fail(message: str, code: int) -> None:
-    """Print one line to stderr and exit."""
+        code, message = 2, f"{error.format_message()} See --help."
     print(f"steel: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

@@ -1,57 +1,77 @@
-"""What the commands share: option types, saying things, and the commands that are not built."""
+"""What the commands share: option types, how one is added, saying things, and what is not built."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from .config import UserError
 
-Preset = Annotated[str, typer.Option("--preset", "-p", help="Preset name, or a YAML file.")]
-Run = Annotated[Path, typer.Option("--run", "-r", help="RUN folder.")]
-Json = Annotated[Path | None, typer.Option("--out", "-o", help="JSON file.")]
-Model = Annotated[Path, typer.Argument(help="Model folder, or RUN folder.")]
+Preset = Annotated[str, Option("--preset", "-p", help="Preset name, or a YAML file.")]
+Json = Annotated[Path | None, Option("--out", "-o", help="JSON file.")]
+Model = Annotated[Path, Argument(help="Model folder, or RUN folder.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value …", metavar="[KEY=VALUE]…")
+    list[str] | None, Argument(help="section.key=value …", metavar="[KEY=VALUE]…")
 ]
-
+# Commands whose room is still empty: the room, and what it will do.
 NOT_BUILT = {
-    "serve": ("steel.serve.server", "An OpenAI-compatible server with a small web page"),
-    "export gguf": ("steel.serve.gguf", "Writing a dense model for llama.cpp"),
-    "eval contamination": ("steel.evaluation.contamination", "Overlap of training text and exams"),
-    "tokenizer merge": ("steel.tokenizer.merge", "Joining two vocabularies"),
-    "tokenizer report": ("steel.tokenizer.report", "Bytes per token by source"),
-    "tokenizer coverage": (
-        "steel.tokenizer.coverage",
-        "Share of common Hanzi with their own token",
-    ),
+    "serve": ("serve.server", "An OpenAI-compatible server with a small web page"),
+    "export gguf": ("serve.gguf", "Writing a dense model for llama.cpp"),
+    "eval contamination": ("evaluation.contamination", "Overlap of training text and exams"),
+    "tokenizer merge": ("tokenizer.merge", "Joining two vocabularies"),
+    "tokenizer report": ("tokenizer.report", "Bytes per token by source"),
+    "tokenizer coverage": ("tokenizer.coverage", "Share of common Hanzi with their own token"),
 }
-"""Commands whose room is still empty: (room, what it will do)."""
 
 
-def group(summary: str) -> typer.Typer:
-    """A group of sub-commands such as `steel data`."""
-    return typer.Typer(no_args_is_help=True, help=summary, rich_markup_mode="rich")
+app = typer.Typer(
+    name="steel",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Pretrain a language model from nothing: data, tokenizer, training, alignment, exams, chat.",
+)
+GROUPS = {
+    "data": "Sources and documents: list, download, prepare, append.",
+    "tokenizer": "Train, merge and measure tokenizers.",
+    "eval": "Exams, perplexity, contamination.",
+    "export": "Write a model in other formats.",
+    "bench": "How fast your preset runs on your machine.",
+}
+_places = {"": app}
+for _name, _summary in GROUPS.items():
+    _places[_name] = typer.Typer(no_args_is_help=True, help=_summary, rich_markup_mode="rich")
+    app.add_typer(_places[_name], name=_name)
 
 
-def add_not_built(groups: dict[str, typer.Typer]) -> None:
+def command(name: str, *examples: str, doc: str = "", **settings) -> Callable:
+    """Make a function the command `steel NAME`; its help is its docstring or `doc`, then examples."""
+
+    def add(function: Callable) -> Callable:
+        shown = [f"[dim]{example}[/dim]" for example in examples]
+        page = "\n\n".join([doc or inspect.getdoc(function), *shown])
+        group, _, word = name.rpartition(" ")
+        return _places[group].command(word, help=page, context_settings=settings)(function)
+
+    return add
+
+
+def add_not_built() -> None:
     """Give every command of NOT_BUILT its place; called, it says that it is not built, exit 2."""
+
+    def refuse(context: typer.Context) -> None:
+        raise UserError(context.obj)
+
     anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-
-    def command(name: str, room: str, what: str):
-        def refuse() -> None:
-            raise UserError(f"steel {name} is not built yet ({what}: {room})")
-
-        group_name, _, word = name.rpartition(" ")
-        add = groups[group_name].command(
-            word, help=f"{what}: not built.", context_settings=anything
-        )
-        add(refuse)
-
     for name, (room, what) in NOT_BUILT.items():
-        command(name, room, what)
+        line = f"steel {name} is not built yet ({what}: steel.{room})"
+        command(name, doc=f"{what}: not built.", obj=line, **anything)(refuse)
 
 
 def say(text: str) -> None:
@@ -61,14 +81,7 @@ def say(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(text)
 
 
-def configuration(preset: str, overrides: list[str] | None):
-    """Preset and overrides as a Config."""
-    from . import config
-
-    return config.load(preset, overrides or [])
-
-
-def model_folder(path: Path) -> Path:
+def hf_folder(path: Path) -> Path:
     """A Hugging Face folder, or the newest one inside a RUN folder."""
     for name in ("", "hf", "grpo/hf", "dpo/hf", "sft/hf", "pretrain/hf"):
         if (path / name / "config.json").is_file():

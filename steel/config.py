@@ -10,11 +10,14 @@ that names them.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import json
 import math
+import operator
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +26,27 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 PRESETS = Path(__file__).parent / "presets"
 RENAMED = {"model.top_k": "experts_per_token"}  # old keys in run folders and files of users
+# What a number must be, as its type says it and as errors repeat it.
+LIMITS = {
+    "at least": operator.ge,
+    "at most": operator.le,
+    "above": operator.gt,
+    "below": operator.lt,
+}
+Count = Annotated[int, "at least 1"]
+OrZero = Annotated[int, "at least 0"]
+Rate = Annotated[float, "at least 0"]
+Positive = Annotated[float, "above 0"]
+Share = Annotated[float, "at least 0 and at most 1"]
+Mass = Annotated[float, "above 0 and at most 1"]
+Half = Annotated[float, "at least 0 and at most 0.5"]
+Planted = Annotated[float, "at least 0 and at most 0.3"]
+Decay = Annotated[float, "at least 0 and below 1"]
+FeedForward = Literal[
+    "dense", "soft_moe_v1", "soft_moe_v2", "soft_moe_v3", "causal_soft_moe", "top_k_moe", "none"
+]
+Scoring = Literal["letter", "text", "generate"]
+Attribute = Literal["city", "university", "major", "company", "hobby", "zodiac"]
 
 
 class UserError(ValueError):
@@ -30,43 +54,6 @@ class UserError(ValueError):
 
     The CLI prints it and exits 2.
     """
-
-
-@dataclass(frozen=True)
-class Range:
-    """The values that a number may take, from low to high; `open` names an end left out."""
-
-    low: float
-    high: float = math.inf
-    open: Literal["", "low", "high"] = ""
-
-    def __contains__(self, value: float) -> bool:
-        if (self.open == "low" and value == self.low) or (
-            self.open == "high" and value == self.high
-        ):
-            return False
-        return self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.open == 'low' else 'at least'} {self.low:g}"
-        high = f" and {'below' if self.open == 'high' else 'at most'} {self.high:g}"
-        return low if self.high == math.inf else low + high
-
-
-Count = Annotated[int, Range(1)]
-OrZero = Annotated[int, Range(0)]
-Rate = Annotated[float, Range(0)]
-Positive = Annotated[float, Range(0, open="low")]
-Share = Annotated[float, Range(0, 1)]
-Mass = Annotated[float, Range(0, 1, open="low")]
-Half = Annotated[float, Range(0, 0.5)]
-Planted = Annotated[float, Range(0, 0.3)]
-Decay = Annotated[float, Range(0, 1, open="high")]
-FeedForward = Literal[
-    "dense", "soft_moe_v1", "soft_moe_v2", "soft_moe_v3", "causal_soft_moe", "top_k_moe", "none"
-]
-Scoring = Literal["letter", "text", "generate"]
-Attribute = Literal["city", "university", "major", "company", "hobby", "zodiac"]
 
 
 def first_line(error: BaseException) -> str:
@@ -146,21 +133,21 @@ class TokenizerConfig:
 class WorldConfig:
     """SteelTown, the closed world that the project writes itself (`steel.corpus.world`)."""
 
-    people: Annotated[int, Range(12, 640)] = 64
+    people: Annotated[int, "at least 12 and at most 640"] = 64
     """People who live in it [people]."""
     attributes: list[Attribute] = field(
         default_factory=lambda: ["city", "university", "major", "company"]
     )
     """Which facts each person has, each named once."""
-    biographies_per_person: Annotated[int, Range(4, 200)] = 40
+    biographies_per_person: Annotated[int, "at least 4 and at most 200"] = 40
     """Chinese biographies per person, each in another wording and order [documents]."""
-    english_biographies: Annotated[float, Range(0, 4)] = 0.25
+    english_biographies: Annotated[float, "at least 0 and at most 4"] = 0.25
     """English biographies for each Chinese one [1]; a quarter makes the text 80:20 by bytes."""
     english_questions: Share = 0.22
     """Share of the questions and dialogues that are English [1]."""
-    question_share: Annotated[float, Range(0, 0.8)] = 0.4
+    question_share: Annotated[float, "at least 0 and at most 0.8"] = 0.4
     """Share of raw text that asks and tells about the people of the training split [1]."""
-    arithmetic_problems: Annotated[int, Range(0, 3900)] = 600
+    arithmetic_problems: Annotated[int, "at least 0 and at most 3900"] = 600
     """Distinct two-digit additions of the training sets; the exam's are others [problems]."""
     duplicate_share: Planted = 0.03
     """Planted exact duplicates per raw file, over its records [1]."""
@@ -407,17 +394,16 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load(preset_or_path: str, overrides: Iterable[str] = ()) -> Config:
+def load(preset_or_path: str, overrides: Iterable[str] | None = None) -> Config:
     """Read a preset by name, or a YAML file by path, then apply `section.key=value` overrides.
 
     Raises UserError for an unknown preset, a key that does not exist and a value that its field
     does not take.
     """
     path = _find(preset_or_path)
-    values = _read_yaml(path)
-    for override in overrides:
+    values = {"preset": path.stem} | _read(path)
+    for override in overrides or ():
         _set(values, override)
-    values.setdefault("preset", path.stem)
     return from_dict(values)
 
 
@@ -433,22 +419,17 @@ def preset(argv: list[str] | None = None, default: str = "cpu") -> Config:
     script a UserError from here on ends the program as it ends the `steel` command: one line, exit
     code 2.
     """
+    jupyter = "ipykernel" in sys.modules and "ipykernel" in Path(sys.argv[0]).as_posix()
     if argv is None:
-        argv = [] if _in_jupyter() else sys.argv[1:]
-        if not _in_jupyter():
-            sys.excepthook = _one_line
-    name, overrides, rest = default, [], list(argv)
-    while rest:
-        word = rest.pop(0)
-        if word == "--preset":
-            if not rest:
-                raise UserError("--preset needs a name: " + ", ".join(preset_names()))
-            name = rest.pop(0)
-        elif word.startswith("--preset="):
-            name = word.partition("=")[2]
-        else:
-            overrides.append(word)
-    return load(name, overrides)
+        argv = [] if jupyter else sys.argv[1:]
+        sys.excepthook = sys.excepthook if jupyter else _one_line
+    parser = argparse.ArgumentParser(
+        epilog="then overrides: section.key=value …", allow_abbrev=False
+    )
+    names = ", ".join(preset_names())
+    parser.add_argument("--preset", nargs="?", const="", default=default, help=names)
+    chosen, overrides = parser.parse_known_args(argv)
+    return load(chosen.preset, overrides)
 
 
 def _one_line(kind: type, error: BaseException, trace) -> None:
@@ -459,34 +440,29 @@ def _one_line(kind: type, error: BaseException, trace) -> None:
     sys.exit(2)
 
 
-def _in_jupyter() -> bool:
-    return "ipykernel" in sys.modules and "ipykernel" in Path(sys.argv[0]).as_posix()
-
-
 def _find(preset_or_path: str, beside: Path = Path()) -> Path:
     """The file of a preset's name or of a path, which starts from the folder `beside`."""
     if preset_or_path.endswith((".yaml", ".yml")):
         path = beside / preset_or_path
         if not path.is_file():
             raise UserError(f"no configuration file at {path}")
-        return path
-    path = PRESETS / f"{preset_or_path}.yaml"
-    if not path.is_file():
-        hint = _nearest(preset_or_path, preset_names())
-        raise UserError(f"unknown preset '{preset_or_path}'{hint}")
+    elif not (path := PRESETS / f"{preset_or_path}.yaml").is_file():
+        raise UserError(
+            f"unknown preset '{preset_or_path}'{_nearest(preset_or_path, preset_names())}"
+        )
     return path
 
 
-def _read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict:
+def _read(path: Path, children: tuple[Path, ...] = ()) -> dict:
     """What a file says, over what it extends; children: the files that extend this one."""
     import yaml
 
+    if path.resolve() in children:
+        raise UserError(f"'extends' of {children[-1]} leads back to {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_bytes()) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}")
     parent = values.pop("extends", None)
@@ -494,64 +470,56 @@ def _read_yaml(path: Path, children: tuple[Path, ...] = ()) -> dict:
         return values
     if not isinstance(parent, str):
         raise UserError(f"{path}: 'extends' takes a preset's name or a YAML file, not {parent!r}")
-    children = (*children, path.resolve())
-    found = _find(parent, path.parent)
-    if found.resolve() in children:
-        raise UserError(f"{path}: 'extends: {parent}' leads back to {found}, which extends it")
-    base = _read_yaml(found, children)
+    base = _read(_find(parent, path.parent), (*children, path.resolve()))
     base.pop("preset", None)  # the name of the base is not the name of what extends it
-    return _merge(Config, base, values)
+    return _merge(base, values)
 
 
-def _merge(cls: type, base: dict, over: dict) -> dict:
-    """`over` on top of `base`: sections of `cls` are merged, everything else is replaced."""
-    hints, merged = get_type_hints(cls), dict(base)
-    for key, value in over.items():
-        section = hints.get(key)
-        if dataclasses.is_dataclass(section) and isinstance(value, dict) and key in base:
-            value = _merge(section, base[key], value) if isinstance(base[key], dict) else value
-        merged[key] = value
+def _merge(base: dict, over: dict) -> dict:
+    """`over` on top of `base`: sections are merged key by key, what stands in them is replaced."""
+    merged = base | over
+    for name, section in over.items():
+        if isinstance(section, dict) and isinstance(base.get(name), dict):
+            merged[name] = base[name] | section
     return merged
 
 
 def _set(values: dict, override: str) -> None:
     """Apply one `section.key=value` to nested dicts."""
+    import yaml
+
     dotted, separator, text = override.partition("=")
     *sections, last = dotted.strip().split(".")
     if not separator or not all((*sections, last)):
         example = "write section.key=value, for instance train.steps=100"
         raise UserError(f"'{override}' is not an override; {example}")
+    try:
+        value = yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError:
+        value = text
+    if not sections:
+        values.update(_merge(values, {last: value}))
+        return
     for name in sections:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
             raise UserError(f"'{override}': {name} is a value, not a section")
-    value = _parse_scalar(text)
-    if not sections and isinstance(value, dict) and isinstance(values.get(last), dict):
-        value = values[last] | value  # a whole section given changes the keys that it names
     values[last] = value
-
-
-def _parse_scalar(text: str) -> object:
-    import yaml
-
-    try:
-        return yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError:
-        return text
 
 
 def _build(cls: type, values: object, where: str):
     """An object of dataclass `cls` from a dict, every value checked against its field's type."""
-    if not isinstance(values, dict):
-        example = f"for instance {where}.{_fields(cls)[0]}=…"
-        raise UserError(f"'{where}' is a section, give its keys, {example}")
     hints = get_type_hints(cls, include_extras=True)
+    prefix = f"{where}." if where else ""
+    if not isinstance(values, dict):
+        example = f"for instance {prefix}{next(iter(hints))}=…"
+        raise UserError(f"'{where}' is a section, give its keys, {example}")
     arguments = {}
     for key, value in values.items():
-        dotted = f"{where}.{key}" if where else str(key)
+        dotted = f"{prefix}{key}"
         key = RENAMED.get(dotted, key)
         if key not in hints:
-            raise UserError(f"unknown key '{dotted}'{_nearest(str(key), _fields(cls), where)}")
+            raise UserError(f"unknown key '{dotted}'{_nearest(str(key), list(hints), prefix)}")
         arguments[key] = _convert(hints[key], value, dotted)
     return cls(**arguments)
 
@@ -562,46 +530,37 @@ def _convert(hint, value: object, dotted: str):
         return _build(hint, value, dotted)
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        number, allowed = _convert(args[0], value, dotted), args[1]
-        if number not in allowed:
-            raise UserError(f"'{dotted}' must be {allowed}, not {value!r}")
+        number, limits = _convert(args[0], value, dotted), args[1]
+        for words, _, bound in (limit.rpartition(" ") for limit in limits.split(" and ")):
+            if not LIMITS[words](number, float(bound)):
+                raise UserError(f"'{dotted}' must be {limits}, not {value!r}")
         return number
     if origin is Literal:
-        if not isinstance(value, str) or value not in args:
+        if value not in args:
             raise UserError(f"'{dotted}' must be one of {', '.join(args)}, not {value!r}")
         return value
     if origin is list and isinstance(value, (list, tuple)):
         return [_convert(args[0], item, f"{dotted}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(args[1], item, f"{dotted}.{key}") for key, item in value.items()}
-    if hint is float:
-        return _number(value, dotted)
-    if hint is int and type(value) is float and value.is_integer():
+    if hint is float and type(value) in (
+        int,
+        float,
+        str,
+    ):  # YAML reads 3e-4, without a dot, as text
+        with contextlib.suppress(ValueError, OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
+    elif hint is int and type(value) is float and value.is_integer():
         return int(value)
-    if type(value) is hint:
+    elif type(value) is hint:
         return value
-    name = (origin or hint).__name__
+    name = "a finite number" if hint is float else (origin or hint).__name__
     raise UserError(f"'{dotted}' must be {name}, not {value!r} ({type(value).__name__})")
 
 
-def _number(value: object, dotted: str) -> float:
-    """A finite float; YAML reads 3e-4, without a dot, as text."""
-    try:
-        number = float(value) if isinstance(value, (int, float, str)) else math.nan
-    except (ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise UserError(f"'{dotted}' must be a finite number, not {value!r}")
-    return number
-
-
-def _fields(cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
-
-
-def _nearest(word: str, valid: list[str], where: str = "") -> str:
+def _nearest(word: str, valid: list[str], prefix: str = "") -> str:
     """The end of an error's line: the likeliest spelling, or everything that is valid."""
-    prefix = f"{where}." if where else ""
     if close := difflib.get_close_matches(word, valid, n=1, cutoff=0.5):
         return f"; did you mean '{prefix}{close[0]}'?"
     return f"; valid: {', '.join(prefix + name for name in valid)}"

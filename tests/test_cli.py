@@ -142,6 +142,17 @@ def test_shards_of_another_vocabulary_are_refused_in_one_line(tmp_path, capsys):
     assert code == 2 and err.count("\n") == 1 and "vocab_size" in err
 
 
+def test_ctrl_c_gets_one_line(tmp_path, capsys, monkeypatch):
+    """typer turns it into a silent exit code."""
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steel.corpus.world.write_world", stop)
+    code, _, err = call(capsys, "world", f"{tmp_path}/w")
+    assert code == 130 and err.startswith("steel: stopped") and err.count("\n") == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_disk_gets_one_line(tmp_path):
     program = (
