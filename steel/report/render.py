@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ..runlog import atomic_write, finite
+from . import words
 from .card import TRAINED, collect
-from .charts import WAYS, Chart, bits_per_byte, curve, forest
-from .words import count, duration, number, percent, size, title, when
+from .charts import accuracies, bits_per_byte, curve
+from .words import WORDS, duration, percent, size, title, when
 
 
 def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
@@ -21,30 +21,27 @@ def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
 
     `data` defaults to `collect(run_dir)`. Raises UserError for a folder that does not exist.
     """
+    import jinja2
+
     run_dir = Path(run_dir)
     data = finite(collect(run_dir) if data is None else data)
     text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
     atomic_write(run_dir / "report.json", text + "\n")
-    atomic_write(run_dir / "report.md", render("card.md.j2", data))
-    atomic_write(run_dir / "report.html", render("card.html.j2", data))
-    return run_dir / "report.html"
-
-
-def render(template: str, data: dict) -> str:
-    """One of the templates of this folder, filled; a part that `data` lacks is left out."""
-    import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=template.endswith(".html.j2"),
+        autoescape=lambda template: template.endswith(".html.j2"),
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    own = (count, duration, number, percent, size, title, date, language, one_text)
-    environment.filters |= {f.__name__: f for f in own}
-    return environment.get_template(template).render(context(data))
+    for name in ("count", "duration", "number", "percent", "size", "title", "date", "language"):
+        environment.filters[name] = getattr(words, name)
+    environment.filters["one_text"] = words.one_text
+    for suffix in ("md", "html"):
+        page = environment.get_template(f"card.{suffix}.j2").render(context(data))
+        atomic_write(run_dir / f"report.{suffix}", page)
+    return run_dir / "report.html"
 
 
 def context(data: dict) -> dict:
@@ -62,20 +59,20 @@ def context(data: dict) -> dict:
         "headline": headline(data),
         "judged": judged,
         "exam": exam,
-        "ways": [way for way in WAYS if way in exam.get("scoring", {})],
+        "ways": [way for way in WORDS["ways"] if way in exam.get("scoring", {})],
         "measured": measured,
         "domains": dict.fromkeys(name for e in measured for name in e["perplexity"]["domains"]),
         "timed": timed_stages(stages),
         "trained_tokens": sum(s.get("tokens") or 0 for s in stages if s["name"] in TRAINED),
         "skipped": [s for s in stages if s.get("status") == "skipped"],
         "unfinished": [s for s in stages if s.get("status") in ("failed", "running", "pending")],
-        "forest": forest(judged),
+        "judged_rows": accuracies(judged),
         "curves": curves(stages),
         "bits_per_byte": bits_per_byte(measured),
     }
 
 
-def curves(stages: list[dict]) -> list[Chart]:
+def curves(stages: list[dict]) -> list[dict]:
     """The learning curve of every stage that has one; pretraining's has the whole width."""
     stages = [s for s in stages if s.get("curve")]
     charts = [curve(s, wide=s["name"] == "pretrain" or len(stages) == 1) for s in stages]
@@ -157,22 +154,3 @@ def machine(hardware: dict) -> str:
         return f"{len(gpus)} × {gpus[0]}"
     cores = f"{hardware['cores']} cores " if hardware.get("cores") else ""
     return cores + hardware.get("cpu", "")
-
-
-def date(moment: float) -> str:
-    """A Unix time as date and minute."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def language(text: str) -> str:
-    """The value of an HTML `lang` attribute: Chinese if there is a Hanzi."""
-    return "zh-Hans" if any("\u4e00" <= c <= "\u9fff" for c in text) else "en"
-
-
-def one_text(prompt) -> str:
-    """A prompt as one string; the turns of a dialogue are marked with their roles."""
-    if not isinstance(prompt, list):
-        return str(prompt)
-    if len(prompt) == 1:
-        return prompt[0].get("content", "")
-    return "\n".join(f"{turn.get('role', '?')}: {turn.get('content', '')}" for turn in prompt)
