@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import statistics
 import warnings
+from collections import defaultdict
 from pathlib import Path
 
 from ..config import UserError
@@ -58,12 +59,14 @@ def collect(run_dir: Path | str) -> dict:
     }
     known = state.get("stages", {})
     logged = [name for name in TRAINED if (run_dir / name / "log.jsonl").is_file()]
+    drawn = {exam["stage"]: exam.pop("samples", None) for exam in data["exams"]}
     for name in dict.fromkeys([*known, *logged]):
         stage = {"name": name, "status": "done", **known.get(name, {})}
         data["stages"].append(stage)
-        if name in logged:
-            _read_stage(stage, run_dir / name / "log.jsonl", data)
-    data["samples"] = _last_samples(data)
+        said = _read_stage(stage, run_dir / name / "log.jsonl", data) if name in logged else []
+        for sample in drawn.get(name) or said:
+            words = {key: sample.get(key, "") for key in ("prompt", "completion")}
+            data["samples"].append({"stage": name, **words})
     notes += state.get("notes", [])
     if not data["cost"].get("seconds"):
         data["cost"]["seconds"] = sum(s.get("seconds") or 0 for s in data["stages"])
@@ -84,30 +87,28 @@ def _read_json(path: Path, notes: list[str]) -> dict:
         return {}
 
 
-def _read_stage(stage: dict, log: Path, data: dict) -> None:
-    """Add what a stage's log says to the stage, and what its header says to run and model."""
+def _read_stage(stage: dict, log: Path, data: dict) -> list[dict]:
+    """Add what a log says to its stage, to run, model and notes; returns its last samples."""
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         records = read_log(log)
     data["notes"] += [str(warning.message) for warning in damage]
-
-    def kind(name: str) -> list[dict]:
-        return [r for r in records if r["kind"] == name]
-
-    for header in kind("header"):
+    kinds = defaultdict(list)
+    for record in records:
+        kinds[record["kind"]].append(record)
+    for header in kinds["header"]:
         _read_header(header, data)
-    steps = kind("step")
+    steps, samples = kinds["step"], kinds["sample"]
     rewarded = stage["name"] == "grpo" and any("reward" in r for r in steps)
     metric = stage["metric"] = "reward" if rewarded else "loss"
+    checks = [r for r in kinds["eval"] if r.get("loss") is not None]
     stage["curve"] = [_some(r, "step", "tokens", metric) for r in steps if metric in r]
-    checks = [r for r in kind("eval") if r.get("loss") is not None]
     stage["eval"] = [_some(r, "step", "tokens", "loss") for r in checks]
     stage["events"] = [
         {"step": r.get("step"), "what": str(r.get("what", "event")), "why": str(r.get("why", ""))}
-        for r in kind("event")
+        for r in kinds["event"]
         if r.get("what") not in _ROUTINE
     ]
-    stage["samples"] = kind("sample")  # `_last_samples` takes them out again
     if steps:
         stage["steps"], stage["tokens"] = steps[-1].get("step"), steps[-1].get("tokens")
         rates = [r["tokens_per_s"] for r in steps if r.get("tokens_per_s")]
@@ -120,6 +121,7 @@ def _read_stage(stage: dict, log: Path, data: dict) -> None:
         stage["peak_memory_bytes"] = max(peaks)
     if not stage.get("seconds"):
         stage["seconds"] = _seconds(records)
+    return [s for s in samples if s.get("step") == samples[-1].get("step")]
 
 
 def _some(record: dict, *keys: str) -> dict:
@@ -150,19 +152,6 @@ def _exams(run_dir: Path, notes: list[str]) -> list[dict]:
         if exam := _read_json(file, notes):
             found.append({"stage": file.stem, **exam})
     return sorted(found, key=lambda e: LIFE.index(e["stage"]) if e["stage"] in LIFE else len(LIFE))
-
-
-def _last_samples(data: dict) -> list[dict]:
-    """What each stage says: the samples drawn with its exam, or else the last ones in its log."""
-    drawn = {exam["stage"]: exam.pop("samples", None) for exam in data["exams"]}
-    samples = []
-    for stage in data["stages"]:
-        logged = stage.pop("samples", [])
-        last = [s for s in logged if s.get("step") == logged[-1].get("step")]
-        for s in drawn.get(stage["name"]) or last:
-            said = {key: s.get(key, "") for key in ("prompt", "completion")}
-            samples.append({"stage": stage["name"], **said})
-    return samples
 
 
 def _sources(run_dir: Path, notes: list[str]) -> list[dict]:

@@ -13,7 +13,7 @@ from ..runlog import atomic_write, finite
 from . import words
 from .card import TRAINED, collect
 from .charts import accuracies, bits_per_byte, curve
-from .words import WORDS, duration, percent, size, title, when
+from .words import WORDS
 
 
 def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
@@ -21,27 +21,29 @@ def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
 
     `data` defaults to `collect(run_dir)`. Raises UserError for a folder that does not exist.
     """
-    import jinja2
-
     run_dir = Path(run_dir)
     data = finite(collect(run_dir) if data is None else data)
     text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
     atomic_write(run_dir / "report.json", text + "\n")
+    for suffix in ("md", "html"):
+        atomic_write(run_dir / f"report.{suffix}", _page(suffix, data))
+    return run_dir / "report.html"
+
+
+def _page(suffix: str, data: dict) -> str:
+    """One of the templates of this folder, filled; a part that `data` lacks is left out."""
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda template: template.endswith(".html.j2"),
+        autoescape=suffix == "html",
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("count", "duration", "number", "percent", "size", "title", "date", "language"):
-        environment.filters[name] = getattr(words, name)
-    environment.filters["one_text"] = words.one_text
-    for suffix in ("md", "html"):
-        page = environment.get_template(f"card.{suffix}.j2").render(context(data))
-        atomic_write(run_dir / f"report.{suffix}", page)
-    return run_dir / "report.html"
+    environment.filters |= {name: getattr(words, name) for name in words.FILTERS}
+    return environment.get_template(f"card.{suffix}.j2").render(context(data))
 
 
 def context(data: dict) -> dict:
@@ -52,82 +54,50 @@ def context(data: dict) -> dict:
     judged = [e for e in exams if e.get("exam") or e.get("cloze")]
     measured = [e for e in exams if (e.get("perplexity") or {}).get("domains")]
     exam = next((e["exam"] for e in reversed(exams) if e.get("exam")), {})
+    scored = [e for e in exams if "text" in e.get("exam", {}).get("scoring", {})]
+    drawn = [s for s in stages if s.get("curve")]
+    curves = [curve(s, wide=s["name"] == "pretrain" or len(drawn) == 1) for s in drawn]
     packages = [f"{name} {version}" for name, version in data["run"].get("packages", {}).items()]
     return data | {
         "packages": ", ".join(packages),
         "machine": machine(data["run"].get("hardware") or {}),
-        "headline": headline(data),
         "judged": judged,
         "exam": exam,
         "ways": [way for way in WORDS["ways"] if way in exam.get("scoring", {})],
         "measured": measured,
         "domains": dict.fromkeys(name for e in measured for name in e["perplexity"]["domains"]),
+        "on_people": [_on_people(e) for e in scored],
+        "best_cloze": _base([e for e in exams if e.get("cloze")]),
+        "best_bits": _base([e for e in measured if e["perplexity"]["geometric_mean"]["bpb"]]),
+        "largest": max(stages, key=lambda s: s.get("peak_memory_bytes") or 0, default={}),
         "timed": timed_stages(stages),
         "trained_tokens": sum(s.get("tokens") or 0 for s in stages if s["name"] in TRAINED),
         "skipped": [s for s in stages if s.get("status") == "skipped"],
         "unfinished": [s for s in stages if s.get("status") in ("failed", "running", "pending")],
         "judged_rows": accuracies(judged),
-        "curves": curves(stages),
+        "curves": [chart for chart in curves if chart],
         "bits_per_byte": bits_per_byte(measured),
     }
 
 
-def curves(stages: list[dict]) -> list[dict]:
-    """The learning curve of every stage that has one; pretraining's has the whole width."""
-    stages = [s for s in stages if s.get("curve")]
-    charts = [curve(s, wide=s["name"] == "pretrain" or len(stages) == 1) for s in stages]
-    return [chart for chart in charts if chart]
+def _on_people(entry: dict) -> dict:
+    """Text-scored accuracy `p` and its standard error: of the questions about people, else of all."""
+    exam = entry["exam"]
+    people, scored = exam.get("groups", {}).get("people", {}), exam["scoring"]["text"]
+    p, se = scored["accuracy"], scored["se"]
+    if "text" in people:
+        p = people["text"]
+        se = math.sqrt(p * (1 - p) / max(people["n"], 1))
+    label = "exam on held-out people" if people else "exam, text-scored"
+    return entry | {"p": p, "se": se, "label": label}
 
 
-def headline(data: dict) -> list[dict]:
-    """Four or five key figures: {"label", "value", "note"}, from what there is."""
-    exams, figures = data["exams"], []
-
-    def add(label: str, value: str, note: str) -> None:
-        figures.append({"label": label, "value": value, "note": note})
-
-    scored = [e for e in exams if "text" in e.get("exam", {}).get("scoring", {})]
-    if scored:
-        last, before = scored[-1]["exam"], ""
-        (p, se), (first, _) = _people(last), _people(scored[0]["exam"])
-        if len(scored) > 1:
-            before = f"; {title(scored[0]['stage'])} {percent(first)}"
-        held_out = "people" in last.get("groups", {})
-        label = "exam on held-out people" if held_out else "exam, text-scored"
-        chance = percent(last["baselines"]["chance"])
-        add(label, percent(p), f"± {percent(se)}, chance {chance}{before}")
-    if found := _after_pretraining([(e["stage"], e.get("cloze")) for e in exams]):
-        stage, cloze = found
-        add("cloze", percent(cloze["accuracy"]), f"± {percent(cloze['se'])}, {when(stage)}")
-    means = [(e["stage"], (e.get("perplexity") or {}).get("geometric_mean")) for e in exams]
-    if found := _after_pretraining([(stage, m) for stage, m in means if m and m.get("bpb")]):
-        stage, mean = found
-        add("bits per byte", f"{mean['bpb']:.3f}", f"held-out mean, {when(stage)}")
-    if seconds := data["cost"].get("seconds"):
-        add("total time", duration(seconds), machine(data["run"].get("hardware") or {}))
-    peaks = [(s.get("peak_memory_bytes") or 0, s["name"]) for s in data["stages"]]
-    largest, stage = max(peaks, default=(0, ""))
-    if largest:
-        add("peak memory", size(largest), f"in {title(stage)}")
-    return figures
-
-
-def _people(exam: dict) -> tuple[float, float]:
-    """Text-scored accuracy and its standard error: of the questions about people, else of all."""
-    people = exam.get("groups", {}).get("people", {})
-    if "text" not in people:
-        return exam["scoring"]["text"]["accuracy"], exam["scoring"]["text"]["se"]
-    p = people["text"]
-    return p, math.sqrt(p * (1 - p) / max(people["n"], 1))
-
-
-def _after_pretraining(results: list[tuple]) -> tuple | None:
-    """(stage, result) of the base model, else the last one there is.
+def _base(exams: list[dict]) -> dict | None:
+    """The exam of the base model, else the last one there is.
 
     Continuing text is its trade; later stages give some of it up for answering.
     """
-    found = [pair for pair in results if pair[1]]
-    return next((pair for pair in found if pair[0] == "pretrain"), found[-1] if found else None)
+    return next((e for e in exams if e["stage"] == "pretrain"), exams[-1] if exams else None)
 
 
 def timed_stages(stages: list[dict]) -> list[dict]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 WORDS = yaml.safe_load((Path(__file__).parent / "words.yaml").read_text(encoding="utf-8"))
+FILTERS = "title when number percent duration size count date language one_text".split()
 
 
 def title(name: str) -> str:
