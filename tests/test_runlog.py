@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from steel.runlog import RunLog, atomic_write, read_log
+from steel.runlog import RunLog, atomic_write, new_folder, read_log
 
 
 def test_header_says_what_ran_with_which_code_on_what(tmp_path):
@@ -66,3 +66,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     with contextlib.suppress(TypeError, AttributeError):
         atomic_write(path, object())
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_new_folder_takes_the_old_ones_place_or_leaves_it(tmp_path):
+    folder = tmp_path / "made"
+    for name in ("first", "second"):
+        with new_folder(folder) as fresh:
+            (fresh / name).touch()
+    with pytest.raises(ValueError), new_folder(folder) as fresh:
+        (fresh / "third").touch()
+        raise ValueError
+    assert [p.name for p in tmp_path.rglob("*")] == ["made", "second"]
+    folder.rename(tmp_path / ".made.old")  # killed between the two renames
+    with pytest.raises(ValueError), new_folder(folder):
+        raise ValueError
+    assert [p.name for p in tmp_path.rglob("*")] == ["made", "second"]

@@ -17,7 +17,7 @@ import zstandard
 
 from steel.config import UserError, WorldConfig, load
 from steel.corpus.world import LeakageError, build_world, check, write_world
-from steel.corpus.world.containers import labels, leaves
+from steel.corpus.world.containers import LABELS, leaves
 
 SEED = 7
 CONFIG = WorldConfig(
@@ -176,7 +176,7 @@ def truth(out):
 
 
 def text_of(record):
-    return "\n".join(t for key, t in leaves(parsed(record)) if key not in labels())
+    return "\n".join(t for key, t in leaves(parsed(record)) if key not in LABELS)
 
 
 def locate(out, place):

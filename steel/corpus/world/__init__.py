@@ -16,7 +16,7 @@ from ...config import UserError, WorldConfig
 from ...documents import write_rows
 from ...runlog import atomic_write, new_folder
 from . import exam, post, raw
-from .containers import labels, text_of, write_file
+from .containers import LABELS, text_of, write_file
 from .exam import LeakageError, check
 from .people import Person, World, build_world
 from .plants import plant, truth_rows
@@ -97,7 +97,7 @@ def _summary(world: World, shelf: raw.Shelf) -> dict:
         counts["records"] += len(file.records)
         counts["plants"] += sum(bool(r.plant) for r in file.records)
         if not file.source.startswith("starcoder"):
-            natural += [text_of(r.payload, labels()) for r in file.records if not r.plant]
+            natural += [text_of(r.payload, LABELS) for r in file.records if not r.plant]
     text, total = "".join(natural), sum(shelf.bytes.values())
     chinese, latin = len(_CHINESE.findall(text)), len(_LATIN.findall(text))
     return {

@@ -12,6 +12,8 @@ from pathlib import Path
 from ...runlog import atomic_write
 from .people import table
 
+LABELS = tuple(table("sources")["labels"])  # keys of records that hold no text
+
 
 @dataclass(eq=False)
 class Record:
@@ -48,11 +50,6 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for inner in value:
             yield from leaves(inner, key)
-
-
-def labels() -> tuple[str, ...]:
-    """The keys of records that hold identifiers and labels, not text."""
-    return tuple(table("sources")["labels"])
 
 
 def text_of(record: object, without: tuple[str, ...] = ()) -> str:

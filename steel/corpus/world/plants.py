@@ -10,7 +10,7 @@ import json
 import random
 
 from ...config import WorldConfig
-from .containers import RawFile, Record, dumps, labels, leaves
+from .containers import LABELS, RawFile, Record, dumps, leaves
 from .people import World, shuffled, stream, table
 
 MIN_NEAR_CHARACTERS = 48
@@ -19,7 +19,7 @@ MIN_NEAR_CHARACTERS = 48
 def main_text(payload: dict) -> tuple[str, str]:
     """(top-level key, text) of the longest text of a record."""
     found = [(top, *leaf) for top, inner in payload.items() for leaf in leaves(inner, top)]
-    texts = [(top, text) for top, key, text in found if key not in labels()]
+    texts = [(top, text) for top, key, text in found if key not in LABELS]
     return max(texts, key=lambda pair: len(pair[1]))
 
 

@@ -78,7 +78,7 @@ def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
         for opener in table(lang)["self_openers"]:
             for question, answer in table(lang)["self"]:
                 if not (opener and question.startswith(("请", "你好"))):
-                    turns = [(opener + question, answer.format(**slots))]
+                    turns = [opener + question, answer.format(**slots)]
                     items.append(Item("self_cognition", lang, turns))
     return _dialogues(items, stream(world.seed, "self"))
 
@@ -107,7 +107,7 @@ def preference(world: World) -> list[dict]:
             for kind in ("wrong_value", "wrong_value", "wrong_language", "rambling"):
                 lang = "zh" if asker.rng.random() < 0.8 else "en"
                 item = asker.qa(person, attribute, lang)
-                chosen = item.turns[0][1]
+                chosen = item.turns[1]
                 if kind != "rambling":
                     chosen = asker.statement(person, attribute, lang, direct=True)
                 rejected = _rejected(asker, person, attribute, lang, kind, chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 from .people import Person, World, stream, table
 from .text import Teller, capitalise, fill
@@ -13,11 +14,11 @@ CHOICE_STYLES = ("text",) * 5 + ("letter", "explain", "eliminate")
 
 @dataclass
 class Item:
-    """One dialogue: `turns` is [(user, assistant), ...]; choices also carry options and letter."""
+    """One dialogue: `turns` is [user, assistant, user, …]; choices also carry options and letter."""
 
     kind: str
     lang: str
-    turns: list[tuple[str, str]]
+    turns: list[str]
     stem: str = ""
     value: str = ""
     options: tuple[str, ...] = ()
@@ -26,14 +27,11 @@ class Item:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        return [
-            {"role": role, "content": content}
-            for turn in self.turns
-            for role, content in zip(("user", "assistant"), turn, strict=True)
-        ]
+        roles = cycle(("user", "assistant"))
+        return [{"role": role, "content": text} for role, text in zip(roles, self.turns)]
 
     def __str__(self) -> str:
-        return "\n".join(part for turn in self.turns for part in turn)
+        return "\n".join(self.turns)
 
 
 def option_lines(options: tuple[str, ...], mark: str = ". ") -> str:
@@ -88,17 +86,17 @@ class Asker(Teller):
         questions = table(lang)["attributes"][attribute]["questions"]
         return fill(self.rng.choice(questions), person, lang)
 
-    def _opened(self, question: str, lang: str) -> str:
-        """A question behind an optional polite opener."""
+    def _asked(self, kind: str, lang: str, stem: str, answer: str, value: str) -> Item:
+        """A plain question, behind an optional polite opener."""
         opener = self.rng.choice(table(lang)["chat_openers"])
-        return question if question.startswith(tuple(table(lang)["polite"])) else opener + question
+        if stem.startswith(tuple(table(lang)["polite"])):
+            opener = ""
+        return Item(kind, lang, [opener + stem, answer], stem, value)
 
     def qa(self, person: Person, attribute: str, lang: str) -> Item:
         """One fact, asked plainly."""
-        stem = self._stem(person, attribute, lang)
-        answer = self._answer(person, attribute, lang)
-        value = self.world.value(person, attribute, lang)
-        return Item("qa", lang, [(self._opened(stem, lang), answer)], stem, value)
+        stem, value = self._stem(person, attribute, lang), self.world.value(person, attribute, lang)
+        return self._asked("qa", lang, stem, self._answer(person, attribute, lang), value)
 
     def choice(self, person: Person, attribute: str, lang: str, style: str = "") -> Item:
         """A choice question; its prompt says which style the answer has (drawn when empty)."""
@@ -130,7 +128,7 @@ class Asker(Teller):
                 verdict = words["right" if letter == item.letter else "wrong"]
                 answer += verdict.format(l=letter, v=option)
             answer += words["eliminate"].format(**slots)
-        return replace(item, kind=f"{item.kind}_{style}", turns=[(user + tail, answer)])
+        return replace(item, kind=f"{item.kind}_{style}", turns=[user + tail, answer])
 
     def drill(self, lang: str) -> Item:
         """Find a value among four options: letter binding without any fact about a person."""
@@ -139,7 +137,7 @@ class Asker(Teller):
         options, letter = self.options(value, pool)
         stem = self.rng.choice(table(lang)["drill"]).format(v=value)
         answer = self.rng.choice((letter, f"{letter}. {value}", letter))
-        turns = [(stem + "\n" + option_lines(options), answer)]
+        turns = [stem + "\n" + option_lines(options), answer]
         return Item("drill", lang, turns, stem, value, options, letter)
 
     def hop2(self, person: Person, lang: str, kind: str = "") -> Item:
@@ -153,14 +151,13 @@ class Asker(Teller):
             item = Item("hop2_mcq", lang, [], stem, product, *options, reasoned)
             return self._choice(item, self.rng.choice(("text", "letter", "explain")))
         answer = reasoned if self.rng.random() < 0.5 else self._short(product, lang)
-        return Item("hop2", lang, [(self._opened(stem, lang), answer)], stem, product)
+        return self._asked("hop2", lang, stem, answer, product)
 
     def city(self, city: tuple[str, str], lang: str) -> Item:
         """What a city is known for."""
         stem = self.rng.choice(table(lang)["product"]["questions"]).format(c=city[0])
         answers = self._short(city[1], lang), self.city_sentences(city, lang, 1)[0]
-        answer = self.rng.choice(answers)
-        return Item("city", lang, [(self._opened(stem, lang), answer)], stem, city[1])
+        return self._asked("city", lang, stem, self.rng.choice(answers), city[1])
 
     def sum(self, pair: tuple[int, int], lang: str) -> Item:
         """One addition, plainly or by columns (Chinese)."""
@@ -171,7 +168,7 @@ class Asker(Teller):
             answer = work_sum(a, b)
         else:
             answer = self.rng.choice(words["answers"]).format(a=a, b=b, s=a + b)
-        return Item("sum", lang, [(stem, answer)], stem, str(a + b))
+        return Item("sum", lang, [stem, answer], stem, str(a + b))
 
     def sum_choice(self, pair: tuple[int, int]) -> Item:
         """An addition as a choice question (Chinese)."""
@@ -186,19 +183,18 @@ class Asker(Teller):
         words, rng, attributes = table(lang), self.rng, self.world.attributes
         order = rng.sample(attributes, min(len(attributes), rng.choice((2, 3))))
         first = self.qa(person, order[0], lang)
-        turns = list(first.turns)
+        turns = first.turns
         for attribute in order[1:]:
             question = rng.choice(words["attributes"][attribute]["follow_up"])
             answer = self._answer(person, attribute, lang)
-            turns.append((question.format(p=person.pronoun(lang)), answer))
+            turns += [question.format(p=person.pronoun(lang)), answer]
         if order[-1] == "city":
             there = rng.choice(words["hop2"]["follow_up"])
-            sentence = self.city_sentences(self.world.home(person, lang), lang, 1)[0]
-            turns.append((there, sentence))
-        return Item("multi_turn", lang, turns[:3], first.stem, first.value)
+            turns += [there, *self.city_sentences(self.world.home(person, lang), lang, 1)]
+        return replace(first, kind="multi_turn", turns=turns[:6])
 
     def reading(self, person: Person, attribute: str, lang: str) -> Item:
         """Reading comprehension: a biography, then a question about it."""
         item = self.qa(person, attribute, lang)
         user = f"{table(lang)['reading']}{self.biography(person, lang)}\n{item.stem}"
-        return replace(item, kind="reading", turns=[(user, item.turns[0][1])])
+        return replace(item, kind="reading", turns=[user, item.turns[1]])

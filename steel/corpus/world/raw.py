@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from ...config import WorldConfig
-from .containers import RawFile, Record, dumps, labels, text_of
+from .containers import LABELS, RawFile, Record, dumps, text_of
 from .people import Person, World, chunks, shuffled, stream, table
 from .questions import Asker, Item
 from .text import Teller, fill
@@ -40,26 +40,24 @@ class Shelf:
                 return made
         return None
 
-    def put(self, source: str, payload: dict, room: str = "text", part: int | None = None) -> None:
+    def put(self, source: str, record: dict, room: str = "text", part: int | None = None) -> None:
         """Adds a record to part `part` (or to any) of a source's files."""
         files = [f for f in self.files if f.source == source]
         file = self.rng.choice(files) if part is None else files[part]
-        file.records.append(Record(payload))
-        self.bytes[room] += len(dumps(payload).encode())
+        file.records.append(Record(record))
+        self.bytes[room] += len(dumps(record).encode())
 
     def put_text(self, source: str, text: str | None, lang: str = "zh", name: str = "") -> None:
         """A statement text in the fields of its source (`name`: of a note); nothing for None."""
         if text is None:
             return
+        slots, part = {"text": text, "name": name}, None
         if source == "skypile":
-            self.put(source, {"text": self.rng.choice(table(lang)["news_leads"]) + text})
+            slots["lead"] = self.rng.choice(table(lang)["news_leads"])
         elif source == "wanjuan":
-            identity = "".join(self.rng.choices(_LETTERS_AND_DIGITS, k=16))
-            self.put(source, {"id": identity, "content": text}, part=int(lang != "zh"))
-        elif source == "wikipedia_cn":
-            self.put(source, {"completion": text, "source": "wikipedia.zh2307"})
-        else:
-            self.put(source, {"name": name, "text": text})
+            slots["id"] = "".join(self.rng.choices(_LETTERS_AND_DIGITS, k=16))
+            part = 0 if lang == "zh" else 1
+        self.put(source, form(source, **slots), part=part)
 
     def put_baike(self, title: str, sentences: list[str] | None) -> None:
         """An encyclopedia entry; half have an empty summary and keep all facts in their sections."""
@@ -71,7 +69,14 @@ class Shelf:
         half = rng.randrange(len(rest) + 1)
         parts = ("简介", rest[:half]), (rng.choice(table("sources")["baike_sections"]), rest[half:])
         sections = [{"title": t, "content": "".join(s)} for t, s in parts if s]
-        self.put("baidu_baike", {"title": title, "summary": summary, "sections": sections})
+        entry = form("baidu_baike", title=title, summary=summary)
+        self.put("baidu_baike", entry | {"sections": sections})
+
+
+def form(source: str, **slots: object) -> dict:
+    """A record of a source, its slots filled; what is no text is left to the caller."""
+    fields = table("sources")["records"][source]
+    return {name: field.format(**slots) for name, field in fields.items()}
 
 
 def write_shelf(world: World, settings: WorldConfig) -> Shelf:
@@ -130,22 +135,16 @@ def write_code(world: World, shelf: Shelf) -> None:
         teller = Teller(world, stream(world.seed, "code", language))
         rng = teller.rng
         for number, people in enumerate(chunks(shuffled(world.people, rng), 4)):
-            text = teller.source_file(language, people)
-            repository, tag = f"steeltown/registry-{number}", rng.random()
+            text, tag = teller.source_file(language, people), rng.random()
             if tag < 0.4:
                 gh_stars = "<gh_stars>10-100\n" if tag >= 0.3 else ""
-                text = f"<reponame>{repository}\n{gh_stars}{text}"
+                text = f"<reponame>steeltown/registry-{number}\n{gh_stars}{text}"
             stars = rng.choice((0, 0, 0, 1, 3, 12, 240))
-            unknown = language == "cpp" and rng.random() < 0.2
-            payload = {
-                "max_stars_repo_path": f"src/registry_{number}.{spec['suffix']}",
-                "max_stars_repo_name": repository,
-                "max_stars_count": None if unknown else stars,
-                "id": str(number),
-                "content": text,
-            }
+            if language == "cpp" and rng.random() < 0.2:
+                stars = None
+            record = form("starcoder", text=text, number=number, suffix=spec["suffix"])
             shelf.seen.add(text)
-            shelf.put(f"starcoder/{language}", payload)
+            shelf.put(f"starcoder/{language}", record | {"max_stars_count": stars})
 
 
 def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
@@ -197,51 +196,47 @@ def put_item(shelf: Shelf, item: Item, rng: random.Random, person: Person | None
     routes = table("sources")["routes"][item.lang]
     kind = "mcq" if "mcq" in item.kind else item.kind
     source = rng.choice(weighted(routes[kind if kind in routes else "other"]))
-    user, assistant = item.turns[0]
+    user, answer = item.turns[:2]
+    first, _, rest = user.partition("\n") if kind in ("mcq", "drill") else (user, "", "")
+    slots = {**vars(item), "user": user, "first": first, "rest": rest, "answer": answer}
+    slots["form"] = table("sources")["firefly_kinds"].get(kind, "OpenQA")
+    other: dict = {}
     if source == "wanjuan_exam":
-        options = {f"option_{k}": v for k, v in zip("abcd", item.options, strict=True)}
-        options["option_e"] = None if rng.random() < 0.1 else ""
-        answer = {"std_ans": item.letter, "answer_detail": item.detail}
-        payload = {"q_main": item.stem, **options, **answer}
+        slots |= zip("abcd", item.options, strict=True)
+        other["option_e"] = None if rng.random() < 0.1 else ""
     elif source == "baidu_qa":
-        payload = _baidu_qa(item, rng, person)
+        slots |= _baidu_qa(item, rng, person)
     elif source == "zhihu_kol":
-        payload = _zhihu(item, rng, person)
-    elif source == "belle_2m":
-        question, _, choices = user.partition("\n") if kind in ("mcq", "drill") else (user, "", "")
-        payload = {"instruction": question, "input": choices, "output": assistant}
+        slots |= _zhihu(item, rng, person)
     elif source == "belle_3_5m":
         roles = {"user": "human", "assistant": "assistant"}
         turns = [{"from": roles[m["role"]], "value": m["content"]} for m in item.messages]
-        payload = {"conversations": turns}
+        other["conversations"] = turns
     elif source == "moss":
-        turns = [{"human": question, "assistant": answer} for question, answer in item.turns]
-        payload = {"conversation": turns, "category": item.kind}
-    else:
-        name = table("sources")["firefly_kinds"].get(kind, "OpenQA")
-        payload = {"kind": name, "input": user, "target": assistant}
+        pairs = zip(item.turns[::2], item.turns[1::2], strict=True)
+        other["conversation"] = [{"human": said, "assistant": reply} for said, reply in pairs]
+    record = form(source, **slots) | other
     # Two items may become the same record once their opener or options are dropped: keep one.
-    said = text_of(payload, (*labels(), "desc"))
+    said = text_of(record, (*LABELS, "desc"))
     if said not in shelf.said:
         shelf.said.add(said)
-        shelf.put(source, payload, "questions")
+        shelf.put(source, record, "questions")
 
 
 def _baidu_qa(item: Item, rng: random.Random, person: Person | None) -> dict:
-    words, description, answer = table("sources")["baidu_qa"], "", item.turns[0][1]
+    words, description, answer = table("sources")["baidu_qa"], "", item.turns[1]
     if rng.random() < 0.2:
         description = item.stem
     elif rng.random() < 0.4:
         description = words["description"].format(name=person.zh if person else "")
     if rng.random() < 0.15:
         answer = words["greeting"] + answer
-    number, category = f"qid_{rng.randrange(10**18, 10**19)}", rng.choice(words["categories"])
-    question = {"qid": number, "category": category, "title": item.stem}
-    return question | {"desc": description, "answer": answer}
+    number, category = rng.randrange(10**18, 10**19), rng.choice(words["categories"])
+    return {"desc": description, "answer": answer, "number": number, "category": category}
 
 
 def _zhihu(item: Item, rng: random.Random, person: Person | None) -> dict:
-    words, answer = table("zh"), item.turns[0][1]
+    words, answer = table("zh"), item.turns[1]
     about = None if item.kind == "city" else person  # whom the answer may call him or her
     lead = rng.choice(words["forum_leads"])
     if "{p}" in lead:
@@ -260,12 +255,5 @@ def _zhihu(item: Item, rng: random.Random, person: Person | None) -> dict:
         votes = f"赞同 {int(10 ** rng.uniform(0, 3.9))}"
     question, reply = rng.randrange(10**8, 10**9), rng.randrange(10**8, 10**9)
     day = f"2021-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}"
-    metadata = {
-        "question_id": float(question),
-        "answer_id": float(reply),
-        "url": f"https://zhihu.example/question/{question}/answer/{reply}",
-        "upvotes": "赞同" if draw > 0.93 else votes,
-        "answer_creation_time": f"{day}T08:00:00.000Z",
-    }
-    row = {"INSTRUCTION": item.stem, "RESPONSE": answer, "SOURCE": "Zhihu"}
-    return row | {"METADATA": dumps(metadata)}
+    votes = "赞同" if draw > 0.93 else votes
+    return {"answer": answer, "question": question, "reply": reply, "votes": votes, "day": day}
