@@ -46,7 +46,7 @@ def _case(kernel, name: str, pointers: dict, integers: str, tile: dict, aligned=
 
 
 def _head():
-    tile = {"BLOCK": head.BLOCK, "num_warps": _triton.warps(head.BLOCK)}
+    tile = head.tile(151_936)
     for kind in ("bf16", "fp32"):
         shared = {"logits": kind, "targets": "i64", "log_z": "fp32"}
         for kernel, row in ((head.row_statistics, "picked"), (head.row_gradient, "slope")):
@@ -86,9 +86,9 @@ def _norm():
 
 def _rope():
     for width in (56, 64, 128):  # heads of the 1 B model, its neighbours, the recommended shape
-        pointers = {"source": "bf16", "result": "bf16", "cos": "fp32", "sin": "fp32"}
-        integers = "rows heads half stride_in stride_out"
-        aligned = "rows stride_in stride_out" + (" half" if width > 56 else "")
+        pointers = {"x": "bf16", "y": "bf16", "cos": "fp32", "sin": "fp32"}
+        integers = "rows heads half stride_x stride_y"
+        aligned = "rows stride_x stride_y" + (" half" if width > 56 else "")
         tile = elementwise.rotation_tile(width)
         case = _case(elementwise.rotate, str(width), pointers, integers, tile, aligned)
         case["signature"]["sign"] = "fp32"

@@ -214,7 +214,7 @@ def _operations(bench) -> list[dict]:
             records.append(record)
             try:
                 functions = _functions(op, name, bench.device)
-                record["error"] = select.verify(op, functions, bench.device, bench.dtype)
+                record["error"] = select.verify(op, functions, bench.device, bench.dtype, Sizes())
                 f = SimpleNamespace(**functions)
                 record["ms"] = _milliseconds(
                     bench.device, lambda f=f, i=inputs, c=call: _step(f, i, c)

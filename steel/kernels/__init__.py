@@ -2,12 +2,9 @@
 
 linear_cross_entropy  the vocabulary head and its loss, chunk by chunk (Triton)
 soft_moe              dispatch and combine of v3 and of the causal layer (Triton)
-experts               top-k experts, by PyTorch's grouped product (no kernel of our own)
-attention             PyTorch's or flash-attn's kernels, by rule and clock (none of our own)
+experts               top-k experts, by PyTorch's grouped product
+attention             PyTorch's or flash-attn's kernels, by rule and clock
 elementwise           RMSNorm, rotary embedding, SwiGLU (Triton): only when asked for by name
-
-`choose` settles which implementation runs, `install` puts it into a built model; both work without
-Triton, with the model's own code.
 """
 
 from .examples import Sizes, sizes_of

@@ -1,12 +1,12 @@
 """Which attention a run uses: PyTorch's own choice, or one that reads documents without a mask.
 
-No kernel of our own. Plain causal rows are left to `scaled_dot_product_attention`, on Hopper with
-cuDNN's kernel first. For rows packed with documents it needs a dense mask, which FlashAttention
-does not take; variable-length FlashAttention reads the ends of the documents instead, and
-FlexAttention computes only the blocks that documents touch. Some refuse a head width or a type, and
-some only in the backward pass. So `auto` takes the first of a fixed order that agrees with the
-textbook formula in fp32, forward and backward, and keeps it if it beats the model's own attention
-on the run's shape, timed with everything that is made anew for each batch.
+Plain causal rows are left to `scaled_dot_product_attention`, on Hopper with cuDNN's kernel first.
+For rows packed with documents it needs a dense mask, which FlashAttention does not take;
+variable-length FlashAttention reads the ends of the documents instead, and FlexAttention computes
+only the blocks that documents touch. Some refuse a head width or a type, and some only in the
+backward pass. So `auto` takes the first of a fixed order that agrees with the textbook formula in
+fp32, forward and backward, and keeps it if it beats the model's own attention on the run's shape,
+timed with everything that is made anew for each batch.
 
     reference   the model's own: PyTorch's choice, for documents with a dense mask
     cudnn, flash, efficient   scaled_dot_product_attention, this backend first (flash takes no mask)
@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .examples import TOLERANCE, Sizes, first_line, normal, relative_error, values
+from .examples import Sizes, check, first_line, normal, values
 
 SDPA = {"cudnn": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
 PACKAGES = {
@@ -112,10 +113,8 @@ def backend(name: str, alone: bool = False):
     """Context in which scaled_dot_product_attention tries the named backend first, or only."""
     if name not in SDPA:
         return contextlib.nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    others = [] if alone else ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"]
-    order = [SDPA[name], *(other for other in others if other != SDPA[name])]
+    others = [] if alone else [*SDPA.values(), "MATH"]
+    order = dict.fromkeys([SDPA[name], *others])
     return sdpa_kernel([getattr(SDPBackend, each) for each in order], set_priority=True)
 
 
@@ -177,9 +176,8 @@ class Trial:
     note: str = ""
 
     def __str__(self) -> str:
-        said = (
-            self.note or f"error {self.error:.1e}, {self.milliseconds:.2f} ms forward and backward"
-        )
+        said = self.note and f"not usable here: {self.note}"
+        said = said or f"error {self.error:.1e}, {self.milliseconds:.2f} ms forward and backward"
         return f"    {'documents' if self.documents else 'plain':<10}{self.name:<13}{said}"
 
 
@@ -189,30 +187,26 @@ def try_one(
     """Against the formula in fp32 on one or two sequences, then the time of the whole shape, with
     the making of what stands in for the mask; a failure becomes the trial's note."""
     trial, attend, T = Trial(name, documents), Form.attend, sizes.length
-    scale = sizes.head_dim**-0.5
+    scale, few = sizes.head_dim**-0.5, min(sizes.batch, 2 if sizes.length <= 2048 else 1)
 
-    def call(batch: int, *parts):
-        ends = example_ends(batch, T) if documents else None
-        return attend(Form(name, ends, (batch, T), device, alone=True), *parts, scale)
+    def call(*parts):
+        B = len(parts[0])
+        ends = example_ends(B, T) if documents else None
+        return attend(Form(name, ends, (B, T), device, alone=True), *parts, scale)
+
+    def exact(*parts):
+        ends = example_ends(few, T) if documents else torch.arange(T, few * T + 1, T)
+        return formula(*parts, scale, Form("reference", ends, (few, T), device).mask)
 
     try:
         if compiled and device.type == "cuda":
             torch._dynamo.reset()  # so that none meets the compiler's limit of variants
             attend = torch.compile(Form.attend, dynamic=False)
-        few = min(sizes.batch, 2 if T <= 2048 else 1)
-        ends = example_ends(few, T) if documents else torch.arange(T, few * T + 1, T)
-        mask = Form("reference", ends, (few, T), device).mask
-        exact = inputs(sizes, few, device)
-        wanted = values(lambda *parts: formula(*parts, scale, mask), exact)
-        found = values(lambda *parts: call(few, *parts), [part.to(dtype) for part in exact])
-        trial.error = relative_error(found, wanted)
-        if trial.error <= TOLERANCE[dtype]:
-            many = [part.to(dtype) for part in inputs(sizes, sizes.batch, device)]
-            trial.milliseconds = milliseconds(lambda *parts: call(sizes.batch, *parts), many)
-        else:
-            trial.note = f"wrong: differs from fp32 by {trial.error:.1e}"
+        trial.error = check(call, exact, inputs(sizes, few, device), dtype, torch.float32)
+        whole = [part.to(dtype) for part in inputs(sizes, sizes.batch, device)]
+        trial.milliseconds = milliseconds(call, whole)
     except Exception as error:  # noqa: BLE001 - a candidate may fail in any way; the others go on
-        trial.note = f"not usable here: {first_line(error)}"
+        trial.note = first_line(error)
     return trial
 
 
@@ -249,9 +243,8 @@ class Attention:
 def select(
     wanted: str, sizes: Sizes, device: torch.device, dtype: torch.dtype, compiled: bool = False
 ) -> Attention:
-    """Settle attention for the run's shape; whatever was tried is in `trials`.
-
-    wanted: auto or one of NAMES, used wherever it passes its check; where it cannot work (flex
+    """Settle plain rows and, if the run has them, documents. See the module's head for `auto`; a
+    name is used where it works, but where it cannot be meant (flash for documents, varlen for rows
     without documents) the choice is free. compiled: the run compiles its blocks, so a candidate
     must work inside the compiler, too. A run of unknown shape keeps the model's own.
     """

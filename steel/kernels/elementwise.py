@@ -21,10 +21,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _triton
-from ._triton import constexpr, jit, tl
+from ._triton import WIDEST, cdiv, constexpr, jit, keep_inputs, launch, operator, tl
 
-WIDEST = 16384  # one row of the norm must fit the registers of one program
-PAIRS = 512  # rotated pairs per program; twice as many spill registers on sm_90
+
+def norm_tile(D: int) -> dict:
+    """How a program of the norm is cut. ValueError for rows that do not fit its registers."""
+    if D > WIDEST:
+        raise ValueError(f"rows of {D} are wider than {WIDEST}")
+    return _triton.tile(D, 2048)
+
+
+def rotation_tile(C: int) -> dict:
+    """How a program of the rotation is cut; twice as many pairs would spill registers on sm_90."""
+    return _triton.tile(C // 2, 512) | {"num_warps": 4}
+
+
+def gate_tile(width: int) -> dict:
+    """How a program of the gate is cut."""
+    return _triton.tile(width, 2048, 1024)
+
 
 # -- rms_norm --------------------------------------------------------------------------------------
 
@@ -78,74 +93,52 @@ def rms_norm_backward(
     tl.store(dweight + tl.program_id(0).to(tl.int64) * D + column, partial, mask=column < D)
 
 
-def norm_tile(D: int) -> dict:
-    """How a program of the norm is cut, for a launch."""
-    block = _triton.next_power_of_2(D)
-    rows = max(1, 2048 // block)
-    return {"ROWS": rows, "BLOCK": block, "num_warps": _triton.warps(rows * block)}
-
-
-def _norm_outputs(x, residual, weight, eps, dtype):
-    """Empty y, sum (of no elements without a residual) and 1 / rms of each row."""
-    sum_type = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
-    total = x.new_empty(0 if residual is None else x.shape, dtype=sum_type)
-    r = x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32)
-    return x.new_empty(x.shape, dtype=dtype or sum_type), total, r
-
-
-@torch.library.custom_op("steel::add_rms_norm", mutates_args=())
-def _norm_op(
+@operator
+def _add_rms_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y, total, r = _norm_outputs(x, residual, weight, eps, dtype)
-    x, N, D, tile = x.contiguous(), len(r), x.shape[-1], norm_tile(x.shape[-1])
-    add, other = residual is not None, x if residual is None else residual.contiguous()
-    with _triton.on(x):
-        rms_norm_forward[(-(-N // tile["ROWS"]),)](
-            x, other, weight, y, total, r, N, D, eps, ADD=add, **tile
-        )
+    """y in `dtype` or the sum's; the sum (of no elements without a residual); 1 / rms of each row."""
+    D, add = x.shape[-1], residual is not None
+    N, cut = x.numel() // D, norm_tile(D)
+    sum_type = torch.promote_types(x.dtype, residual.dtype) if add else x.dtype
+    y = x.new_empty(x.shape, dtype=dtype or sum_type)
+    total = x.new_empty(x.shape if add else 0, dtype=sum_type)
+    r = x.new_empty(N, dtype=torch.float32)
+    tensors = x, residual if add else x, weight, y, total, r
+    launch(rms_norm_forward, (cdiv(N, cut["ROWS"]),), *tensors, N, D, eps, ADD=add, **cut)
     return y, total, r
 
 
-@torch.library.custom_op("steel::rms_norm_backward", mutates_args=())
-def _norm_backward_op(
+@operator
+def _rms_norm_backward(
     dy: Tensor, ds: Tensor | None, s: Tensor, weight: Tensor, r: Tensor
 ) -> tuple[Tensor, Tensor]:
-    dy, s, N, D, tile = dy.contiguous(), s.contiguous(), len(r), s.shape[-1], norm_tile(s.shape[-1])
-    dx, other = torch.empty_like(s), dy if ds is None else ds.contiguous()
-    count = -(-N // tile["ROWS"])
-    if s.is_cuda:  # enough programs to fill the chip, few enough that the partial sums stay small
+    D, add = s.shape[-1], ds is not None
+    N, cut = s.numel() // D, norm_tile(D)
+    count = cdiv(N, cut["ROWS"])
+    if s.is_cuda and not _triton.shapes_only(s):  # to fill the chip, with few partial sums
         count = min(count, 4 * torch.cuda.get_device_properties(s.device).multi_processor_count)
-    partial = torch.empty(count, D, dtype=torch.float32, device=s.device)
-    with _triton.on(s):
-        rms_norm_backward[(count,)](
-            dy, other, s, weight, r, dx, partial, N, D, ADD=ds is not None, **tile
-        )
+    dx, partial = s.new_empty(s.shape), s.new_empty(count, D, dtype=torch.float32)
+    tensors = dy, ds if add else dy, s, weight, r, dx, partial
+    launch(rms_norm_backward, (count,), *tensors, N, D, ADD=add, **cut)
     return dx, partial.sum(dim=0).to(weight.dtype)
 
 
-def _norm_setup(ctx, inputs, output):
+def _keep_sum(ctx, inputs, output):
     x, residual, weight, _, _ = inputs
-    ctx.types = x.dtype, None if residual is None else residual.dtype
-    ctx.save_for_backward(x if residual is None else output[1], weight, output[2])
-    ctx.mark_non_differentiable(output[2])
+    ctx.added = residual is not None
+    ctx.save_for_backward(output[1] if ctx.added else x, weight, output[2])
     ctx.set_materialize_grads(False)
 
 
 def _norm_gradients(ctx, dy, ds, _unused):
     s, weight, r = ctx.saved_tensors
-    x_type, residual_type = ctx.types
     dy = torch.zeros_like(s) if dy is None else dy
-    dx, dweight = _norm_backward_op(dy, None if residual_type is None else ds, s, weight, r)
-    dresidual = None if residual_type is None else dx.to(residual_type)
-    return dx.to(x_type), dresidual, dweight, None, None
+    dx, dweight = _rms_norm_backward(dy, ds if ctx.added else None, s, weight, r)
+    return dx, dx if ctx.added else None, dweight, None, None
 
 
-_norm_op.register_fake(_norm_outputs)
-_norm_op.register_autograd(_norm_gradients, setup_context=_norm_setup)
-_norm_backward_op.register_fake(
-    lambda dy, ds, s, weight, r: (s.new_empty(s.shape), torch.empty_like(weight))
-)
+_add_rms_norm.register_autograd(_norm_gradients, setup_context=_keep_sum)
 
 
 def rms_norm_reference(x: Tensor, weight_D: Tensor, eps: float, residual: Tensor | None = None):
@@ -159,11 +152,9 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float, residual: Tensor | None = 
     """Triton RMSNorm of x (…, D): y; with a residual of x's shape (y, x + residual).
 
     Under autocast y comes in its type at once, which saves the pass in which a linear layer would
-    cast it. Rows wider than 16,384 go to the reference.
+    cast it.
     """
-    if x.shape[-1] > WIDEST:
-        return rms_norm_reference(x, weight_D, eps, residual)
-    y, total, _ = _norm_op(x, residual, weight_D, eps, _triton.autocast_type(x))
+    y, total, _ = _add_rms_norm(x, residual, weight_D, eps, _triton.autocast_type(x))
     return y if residual is None else (y, total)
 
 
@@ -172,70 +163,44 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float, residual: Tensor | None = 
 
 @jit
 def rotate(
-    source,
-    result,
-    cos,
-    sin,
-    rows,
-    heads,
-    half,
-    stride_in,
-    stride_out,
-    sign,
-    ROWS: constexpr,
-    BLOCK: constexpr,
+    x, y, cos, sin, rows, heads, half, stride_x, stride_y, sign, ROWS: constexpr, BLOCK: constexpr
 ):
-    """A row is one head of one token; tables are (tokens, half). sign -1 rotates back."""
+    """x -> y: a row is one head of one token; tables are (tokens, half). sign -1 rotates back."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
     inside = (row < rows) & (column < half)
     token, head = (row // heads).to(tl.int64), row % heads
     c = tl.load(cos + token * half + column, mask=inside, other=0.0)
     s = tl.load(sin + token * half + column, mask=inside, other=0.0) * sign
-    place = source + token * stride_in + head * 2 * half + column
+    place = x + token * stride_x + head * 2 * half + column
     first = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(place + half, mask=inside, other=0.0).to(tl.float32)
-    place = result + token * stride_out + head * 2 * half + column
-    tl.store(place, (first * c - second * s).to(result.dtype.element_ty), mask=inside)
-    tl.store(place + half, (second * c + first * s).to(result.dtype.element_ty), mask=inside)
+    place = y + token * stride_y + head * 2 * half + column
+    tl.store(place, (first * c - second * s).to(y.dtype.element_ty), mask=inside)
+    tl.store(place + half, (second * c + first * s).to(y.dtype.element_ty), mask=inside)
 
 
-def rotation_tile(C: int) -> dict:
-    """How a program of the rotation is cut, for a launch."""
-    block = _triton.next_power_of_2(C // 2)
-    return {"ROWS": max(1, PAIRS // block), "BLOCK": block, "num_warps": 4}
+def _rotate(x: Tensor, y: Tensor, cos: Tensor, sin: Tensor, sign: float) -> None:
+    """x -> y, heads (B, T, heads, C) of contiguous tensors; cos, sin (B·T, C / 2)."""
+    B, T, heads, C = x.shape
+    x, y, cut = x.flatten(0, 1), y.flatten(0, 1), rotation_tile(C)
+    numbers = B * T * heads, heads, C // 2, x.stride(0), y.stride(0), sign
+    launch(rotate, (cdiv(numbers[0], cut["ROWS"]),), x, y, cos, sin, *numbers, **cut)
 
 
-def _rotate(source: Tensor, result: Tensor, cos: Tensor, sin: Tensor, sign: float) -> None:
-    """source -> result, parts (B, T, heads, C) of contiguous tensors; cos, sin (B·T, C / 2)."""
-    B, T, heads, C = source.shape
-    if source.stride()[2:] != (C, 1):  # a gradient that an attention kernel laid out by heads
-        source = source.contiguous()
-    source, result, tile = source.flatten(0, 1), result.flatten(0, 1), rotation_tile(C)
-    rows, strides = B * T * heads, (source.stride(0), result.stride(0))
-    with _triton.on(source):
-        rotate[(-(-rows // tile["ROWS"]),)](
-            source, result, cos, sin, rows, heads, C // 2, *strides, sign, **tile
-        )
-
-
-def _rope_outputs(qkv, cos, sin, H, G):
-    B, T, X, C = qkv.shape
-    return tuple(qkv.new_empty(B, T, heads, C) for heads in (H, G, X - H - G))
-
-
-@torch.library.custom_op("steel::rope_qkv", mutates_args=())
-def _rope_op(
+@operator
+def _rope_qkv(
     qkv: Tensor, cos: Tensor, sin: Tensor, H: int, G: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = _rope_outputs(qkv, cos, sin, H, G)
+    B, T, X, C = qkv.shape
+    query, key, value = (qkv.new_empty(B, T, heads, C) for heads in (H, G, X - H - G))
     _rotate(qkv[:, :, :H], query, cos, sin, 1.0)
     _rotate(qkv[:, :, H : H + G], key, cos, sin, 1.0)
     return query, key, value.copy_(qkv[:, :, H + G :])
 
 
-@torch.library.custom_op("steel::rope_qkv_backward", mutates_args=())
-def _rope_backward_op(
+@operator
+def _rope_qkv_backward(
     dquery: Tensor, dkey: Tensor, dvalue: Tensor, cos: Tensor, sin: Tensor
 ) -> Tensor:
     """Rotated back and written straight into one gradient: no concatenation."""
@@ -248,13 +213,9 @@ def _rope_backward_op(
     return gradient
 
 
-_rope_op.register_fake(_rope_outputs)
-_rope_op.register_autograd(
-    lambda ctx, *grads: (_rope_backward_op(*grads, *ctx.saved_tensors), None, None, None, None),
+_rope_qkv.register_autograd(
+    lambda ctx, *grads: (_rope_qkv_backward(*grads, *ctx.saved_tensors), None, None, None, None),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[1:3]),
-)
-_rope_backward_op.register_fake(
-    lambda dq, dk, dv, cos, sin: torch.cat([t.new_empty(t.shape) for t in (dq, dk, dv)], dim=2)
 )
 
 
@@ -273,14 +234,14 @@ def rope_qkv(qkv_BTXC: Tensor, cos: Tensor, sin: Tensor, H: int, G: int):
     """
     B, T = qkv_BTXC.shape[:2]
     cos, sin = (t.float().squeeze(2).expand(B, T, -1).reshape(B * T, -1) for t in (cos, sin))
-    return _rope_op(qkv_BTXC, cos.contiguous(), sin.contiguous(), H, G)
+    return _rope_qkv(qkv_BTXC, cos, sin, H, G)
 
 
 # -- swiglu ----------------------------------------------------------------------------------------
 
 
 @jit
-def swiglu_forward(pair, y, N, width, ROWS: constexpr, BLOCK: constexpr):
+def swiglu_forward(y, pair, N, width, ROWS: constexpr, BLOCK: constexpr):
     """A tile of ROWS × BLOCK per program."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -307,51 +268,34 @@ def swiglu_backward(dy, pair, dpair, N, width, ROWS: constexpr, BLOCK: constexpr
     tl.store(dpair + first + width, (gradient * a * sigma).to(dpair.dtype.element_ty), mask=inside)
 
 
-def gate_tile(width: int) -> dict:
-    """How a program of the gate is cut, for a launch."""
-    block = min(_triton.next_power_of_2(width), 1024)
-    rows = max(1, 2048 // block)
-    return {"ROWS": rows, "BLOCK": block, "num_warps": _triton.warps(rows * block)}
+def _by_tiles(kernel, *tensors: Tensor) -> None:
+    """Launch a kernel of the gate; the first tensor is as wide as one half."""
+    width = tensors[0].shape[-1]
+    N, cut = tensors[0].numel() // width, gate_tile(width)
+    launch(kernel, (cdiv(N, cut["ROWS"]), cdiv(width, cut["BLOCK"])), *tensors, N, width, **cut)
 
 
-def _launch_gate(kernel, width: int, *tensors: Tensor) -> None:
-    N, tile = tensors[-1].numel() // tensors[-1].shape[-1], gate_tile(width)
-    with _triton.on(tensors[0]):
-        kernel[(-(-N // tile["ROWS"]), -(-width // tile["BLOCK"]))](*tensors, N, width, **tile)
-
-
-def _half(pair: Tensor) -> Tensor:
-    return pair.new_empty(*pair.shape[:-1], pair.shape[-1] // 2)
-
-
-@torch.library.custom_op("steel::swiglu", mutates_args=())
-def _gate_op(pair: Tensor) -> Tensor:
-    y = _half(pair)
-    _launch_gate(swiglu_forward, y.shape[-1], pair.contiguous(), y)
+@operator
+def swiglu(pair: Tensor) -> Tensor:
+    """Triton SwiGLU of [a | b] (…, 2F) -> (…, F)."""
+    y = pair.new_empty(*pair.shape[:-1], pair.shape[-1] // 2)
+    _by_tiles(swiglu_forward, y, pair)
     return y
 
 
-@torch.library.custom_op("steel::swiglu_backward", mutates_args=())
-def _gate_backward_op(dy: Tensor, pair: Tensor) -> Tensor:
+@operator
+def _swiglu_backward(dy: Tensor, pair: Tensor) -> Tensor:
     dpair = pair.new_empty(pair.shape)
-    _launch_gate(swiglu_backward, dy.shape[-1], dy.contiguous(), pair.contiguous(), dpair)
+    _by_tiles(swiglu_backward, dy, pair, dpair)
     return dpair
 
 
-_gate_op.register_fake(_half)
-_gate_op.register_autograd(
-    lambda ctx, dy: _gate_backward_op(dy, *ctx.saved_tensors),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+swiglu.register_autograd(
+    lambda ctx, dy: _swiglu_backward(dy, *ctx.saved_tensors), setup_context=keep_inputs
 )
-_gate_backward_op.register_fake(lambda dy, pair: pair.new_empty(pair.shape))
 
 
 def swiglu_reference(pair: Tensor) -> Tensor:
     """silu(a) · b by PyTorch's operators."""
     a, b = pair.chunk(2, dim=-1)
     return F.silu(a) * b
-
-
-def swiglu(pair: Tensor) -> Tensor:
-    """Triton SwiGLU of [a | b] (…, 2F) -> (…, F)."""
-    return _gate_op(pair)

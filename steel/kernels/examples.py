@@ -6,11 +6,13 @@ C head width, J slots, E experts, K experts per token, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 
+from ._triton import cdiv
 from .elementwise import swiglu_reference
 from .soft_moe import even_segments
 
@@ -43,28 +45,21 @@ class Sizes:
     """Whether batches hold packed documents that must not see each other."""
 
 
-def sizes_of(config, *, batch: int, length: int, documents: bool) -> Sizes:
-    """Sizes of a run from a model's configuration (of another than Steel's, what it has)."""
-
-    def read(name: str, default: int) -> int:
-        return getattr(config, name, None) or default
-
-    width, heads, experts = config.hidden_size, config.num_attention_heads, read("num_experts", 1)
+def sizes_of(config, **batch) -> Sizes:
+    """Sizes of a run from Steel's configuration; batch: `batch`, `length` and `documents`."""
     return Sizes(
-        width=width,
-        expert_width=read("intermediate_size", width),
+        width=config.hidden_size,
+        expert_width=config.intermediate_size,
         vocabulary=config.vocab_size,
-        heads=heads,
-        key_heads=read("num_key_value_heads", heads),
-        head_dim=read("head_dim", width // heads),
-        slots=experts * read("slots_per_expert", 1),
-        segment=read("segment_length", 64),
-        experts=experts,
-        top_k=read("top_k", 1),
+        heads=config.num_attention_heads,
+        key_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        slots=config.num_experts * config.slots_per_expert,
+        segment=config.segment_length,
+        experts=config.num_experts,
+        top_k=config.experts_per_token,
         tokens=1021,
-        batch=batch,
-        length=length,
-        documents=documents,
+        **batch,
     )
 
 
@@ -74,20 +69,27 @@ def normal(device: torch.device, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator).to(device)
 
 
-def relative_error(found, wanted) -> float:
-    """The largest ‖found - wanted‖ / ‖wanted‖ over pairs of tensors; NaN if anything is."""
-    pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(found, wanted, strict=True)]
-    errors = [(a - b).norm() / b.norm().clamp_min(1e-30) for a, b in pairs]
-    return float(torch.stack(errors).max())
-
-
-def values(call, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+def values(call: Callable, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Outputs of call(*inputs), and the gradients of the sum of their squares / 2."""
     with torch.enable_grad():
         inputs = [t.detach().clone().requires_grad_() for t in inputs]
         out = call(*inputs)
         out = list(out) if isinstance(out, tuple) else [out]
         return [*out, *torch.autograd.grad(out, inputs, [o.detach() for o in out])]
+
+
+def check(call: Callable, exact: Callable, inputs, dtype: torch.dtype, wide: torch.dtype) -> float:
+    """Relative error, ‖found - wanted‖ / ‖wanted‖ at worst, of a call in `dtype` beside the exact
+    one in `wide`, over values and gradients. RuntimeError if it is large, or not a number."""
+    inputs = [t.to(dtype) for t in inputs]
+    found, wanted = values(call, inputs), values(exact, [t.to(wide) for t in inputs])
+    pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(found, wanted, strict=True)]
+    errors = [(a - b).norm() / b.norm().clamp_min(1e-30) for a, b in pairs]
+    error = float(torch.stack(errors).max())
+    if not error <= TOLERANCE[dtype]:
+        allowed = f"allowed {TOLERANCE[dtype]:.0e}"
+        raise RuntimeError(f"it differs from the reference by {error:.1e}, {allowed}")
+    return error
 
 
 def first_line(error: Exception) -> str:
@@ -104,15 +106,15 @@ def linear_cross_entropy(device: torch.device, s: Sizes):
     targets = (torch.arange(s.tokens) * 7 % s.vocabulary).to(device)
     targets[3] = -100
     inputs = [normal(device, s.tokens, width), normal(device, s.vocabulary, width) / width**0.5]
-    rows = -(-s.tokens // 2)
+    rows = cdiv(s.tokens, 2)
     return inputs, lambda f, x, w: f.linear_cross_entropy(x, w, targets, 1e-3, rows)
 
 
 def soft_moe(device: torch.device, s: Sizes):
     """Two rows dispatched and combined."""
-    plan = even_segments(2, -(-s.tokens // 2), s.segment, device)
-    S, T = plan.start_BS.shape[1], -(-s.tokens // 2)
-    shapes = (2, T, s.width), (2, T, s.slots), (2, S, s.slots, s.width)
+    T = cdiv(s.tokens, 2)
+    plan = even_segments(2, T, s.segment, device)
+    shapes = (2, T, s.width), (2, T, s.slots), (*plan.start_BS.shape, s.slots, s.width)
     return (
         [normal(device, *shape) for shape in shapes],
         lambda f, x, w, z: (*f.segment_sums(x, w, plan), f.segment_combine(w, z, plan)),
@@ -121,15 +123,14 @@ def soft_moe(device: torch.device, s: Sizes):
 
 def experts(device: torch.device, s: Sizes):
     """Double experts, the last of which nobody visits."""
-    D, inner, E = -(-s.width // 8) * 8, -(-s.expert_width // 8) * 8, s.experts
+    D, inner, E = cdiv(s.width, 8) * 8, cdiv(s.expert_width, 8) * 8, s.experts
     chosen_NK = normal(device, s.tokens, E).topk(min(s.top_k, E), dim=-1).indices
     chosen_NK[chosen_NK == E - 1] = 0
     weights = normal(device, E, D, 2 * inner) / D**0.5, normal(device, E, inner, 2 * D) / inner**0.5
 
     def call(f, x, w, up, down):
-        stacked = SimpleNamespace(
-            gate_up_proj=up, down_proj=down, swiglu=swiglu_reference, double=True
-        )
+        double = {"swiglu": swiglu_reference, "double": True}
+        stacked = SimpleNamespace(gate_up_proj=up, down_proj=down, **double)
         return f.top_k_experts(x, w, chosen_NK, stacked)
 
     return [normal(device, s.tokens, D), normal(device, *chosen_NK.shape).abs(), *weights], call
@@ -143,7 +144,7 @@ def rms_norm(device: torch.device, s: Sizes):
 
 def rope(device: torch.device, s: Sizes):
     """Two rows of a fused projection."""
-    T, heads = -(-s.tokens // 2), s.heads + 2 * s.key_heads
+    T, heads = cdiv(s.tokens, 2), s.heads + 2 * s.key_heads
     rate = torch.linspace(1.0, 0.1, s.head_dim // 2, device=device)
     angle = torch.arange(float(T), device=device)[None, :, None, None] * rate
     tables = angle.cos(), angle.sin()

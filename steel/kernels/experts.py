@@ -1,19 +1,10 @@
-"""Top-k experts: every token visits K of E experts, with PyTorch's grouped matrix product.
+"""Top-k experts: every token visits K of E experts, by PyTorch's grouped matrix product.
 
-Which product for stacked experts? When all experts get equally many rows, one batched product
-(`torch.bmm`) is a grouped product already and there is nothing to gain: v1 gives each expert all
-tokens, v3 one row per sequence, the causal layer B·T/C rows (256 at B=8, T=2048, C=64). With top-k
-routing the rows differ, and the batched product pads every expert to the busiest one:
-
-    rows computed = E · max_e n_e ≥ Σ_e n_e = N·K;   waste = max/mean - 1
-
-which is 10 to 30 % at a balance of 1.1 to 1.3, and 2 to 5 % of a step of the 1 B model with top-2
-of 6 (experts: 0.23 of 1.37 GFLOP per token, forward). The larger price is elsewhere: the size of the
-padded batch depends on the data, so every layer asks the device for a number (18 waits per
-micro-batch) and breaks the compiled graph. `torch.nn.functional.grouped_mm` takes the group ends as a
-tensor on the device: nothing is padded but to a multiple of 8 rows, nobody waits. So: grouped for
-top-k, `bmm` for the rest. A kernel of our own would meet the library's on its best ground, large
-matrix products.
+A batched product pads every expert to the busiest one, E · max_e n_e rows for N·K: 10 to 30 % at a
+balance of 1.1 to 1.3. Worse, that size depends on the data, so every layer waits for the device and
+breaks the compiled graph. `torch.nn.functional.grouped_mm` takes the ends of the groups on the
+device: nothing is padded but to a multiple of 8 rows, nobody waits. Where all experts get equally
+many rows (v1, v3, the causal layer), `torch.bmm` is a grouped product already.
 
 Shapes: N tokens, K experts per token, D width, F expert width, E experts, R rows of all groups.
 """
@@ -22,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _triton
+from ._triton import autocast_type, cdiv
 
 ALIGN = 8  # rows: groups start at a multiple of 16 bytes in bf16, as the weights' gradient wants it
 
@@ -30,18 +21,17 @@ ALIGN = 8  # rows: groups start at a multiple of 16 bytes in bf16, as the weight
 def groups(chosen_NK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor, int]:
     """Assignments in expert order (N·K,), the row of each, ends of the groups (E,) int32, and R.
 
-    Does not wait for the device: R is fixed by the shapes, and the last group takes the rows left
-    over, so that no row is undefined.
+    R is fixed by the shapes; the last group takes the rows left over, so that no row is undefined.
     """
     flat = chosen_NK.reshape(-1)
     order = flat.argsort(stable=True)
     expert = flat[order]
     counts_E = (flat[:, None] == torch.arange(num_experts, device=flat.device)).sum(dim=0)
-    padded_E = (counts_E + ALIGN - 1) // ALIGN * ALIGN
+    padded_E = cdiv(counts_E, ALIGN) * ALIGN
     ends_E = padded_E.cumsum(0)
     shift_E = (ends_E - padded_E) - (counts_E.cumsum(0) - counts_E)
     rows = torch.arange(flat.numel(), device=flat.device) + shift_E[expert]
-    total = -(-(flat.numel() + num_experts * (ALIGN - 1)) // ALIGN) * ALIGN
+    total = cdiv(flat.numel() + num_experts * (ALIGN - 1), ALIGN) * ALIGN
     ends = torch.cat((ends_E[:-1], torch.full_like(ends_E[:1], total))).int()
     return order, rows, ends, total
 
@@ -54,7 +44,7 @@ def top_k_experts(x_ND: Tensor, weights_NK: Tensor, chosen_NK: Tensor, experts) 
     RuntimeError where torch has no grouped product for these tensors (widths not a multiple of 8, a
     type or device it was not built for).
     """
-    x_ND = x_ND.to(_triton.autocast_type(x_ND) or x_ND.dtype)
+    x_ND = x_ND.to(autocast_type(x_ND) or x_ND.dtype)
     order, rows, ends, total = groups(chosen_NK, len(experts.gate_up_proj))
     token = order // chosen_NK.shape[1]
     with torch.autocast(x_ND.device.type, enabled=False):
@@ -68,11 +58,8 @@ def top_k_experts(x_ND: Tensor, weights_NK: Tensor, chosen_NK: Tensor, experts) 
 
 def top_k_experts_reference(x_ND, weights_NK, chosen_NK, experts) -> Tensor:
     """The same sum, every token through every expert: for checks."""
-    wide = _triton.wide(x_ND.dtype)
-    total = torch.zeros_like(x_ND, dtype=wide)
-    stacked = zip(experts.gate_up_proj, experts.down_proj, strict=True)
-    for index, (gate_up, down) in enumerate(stacked):
-        out = experts.swiglu(x_ND @ gate_up.to(x_ND.dtype)) @ down.to(x_ND.dtype)
-        share_N1 = (weights_NK * (chosen_NK == index)).sum(dim=-1, keepdim=True).to(wide)
-        total = total + share_N1 * (experts.swiglu(out) if experts.double else out).to(wide)
-    return total.to(x_ND.dtype)
+    hidden = experts.swiglu(torch.einsum("nd,edf->enf", x_ND, experts.gate_up_proj))
+    out_END = torch.einsum("enf,efd->end", hidden, experts.down_proj)
+    out_END = experts.swiglu(out_END) if experts.double else out_END
+    shares_NE = weights_NK.new_zeros(len(x_ND), len(out_END)).scatter_add(1, chosen_NK, weights_NK)
+    return torch.einsum("ne,end->nd", shares_NE, out_END)

@@ -20,10 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _triton
-from ._triton import constexpr, jit, tl
+from ._triton import cdiv, constexpr, jit, tl
 
 IGNORE = -100
-BLOCK = 4096  # logits that a program reads at a time
+
+
+def tile(V: int) -> dict:
+    """How a row is cut, for a launch: blocks of at most 4,096 logits."""
+    block = min(_triton.power_of_2(V), 4096)
+    return {"BLOCK": block, "num_warps": _triton.warps(block)}
 
 
 def chunk_tokens(tokens: int, vocabulary: int) -> int:
@@ -71,27 +76,17 @@ def row_gradient(logits, targets, log_z, slope, V, stride, BLOCK: constexpr):
     tl.store(logits + columns, gradient.to(logits.dtype.element_ty), mask=columns < V)
 
 
+def _by_rows(kernel, blocks: int, logits_NV: Tensor, *per_row: Tensor) -> None:
+    """Launch a kernel with `blocks` programs for each row of the logits."""
+    N, V = logits_NV.shape
+    _triton.launch(kernel, (N, blocks), logits_NV, *per_row, V, logits_NV.stride(0), **tile(V))
+
+
 def statistics(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """log Σ exp and the target's logit (NaN if there is none) of each row, (N,) fp32."""
-    N, V = logits_NV.shape
-    log_z, picked = torch.empty(2, N, dtype=torch.float32, device=logits_NV.device)
-    block = min(BLOCK, _triton.next_power_of_2(V))
-    options = {"BLOCK": block, "num_warps": _triton.warps(block)}
-    with _triton.on(logits_NV):
-        row_statistics[(N,)](logits_NV, targets_N, log_z, picked, V, logits_NV.stride(0), **options)
+    log_z, picked = torch.empty(2, len(logits_NV), dtype=torch.float32, device=logits_NV.device)
+    _by_rows(row_statistics, 1, logits_NV, targets_N, log_z, picked)
     return log_z, picked
-
-
-def _to_gradient(logits_NV: Tensor, targets_N: Tensor, log_z_N: Tensor, z_loss: float) -> None:
-    """Overwrite the logits by the gradient of the summed loss."""
-    N, V = logits_NV.shape
-    block = min(BLOCK, _triton.next_power_of_2(V))
-    options = {"BLOCK": block, "num_warps": _triton.warps(block)}
-    slope_N = 1.0 + 2.0 * z_loss * log_z_N
-    with _triton.on(logits_NV):
-        row_gradient[(N, -(-V // block))](
-            logits_NV, targets_N, log_z_N, slope_N, V, logits_NV.stride(0), **options
-        )
 
 
 def _accumulate(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
@@ -104,33 +99,30 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
         total.addmm_(a.t().to(total.dtype), b.to(total.dtype), beta=beta)
 
 
-def _outputs(x, weight, targets, z_loss, rows, need):
-    """Room for the sum and for the gradients of x and weight (without elements if not needed)."""
-    total = x.new_empty((), dtype=torch.float32)
-    grad_x = x.new_empty(x.shape if need[0] else 0)
-    return total, grad_x, weight.new_empty(weight.shape if need[1] else 0, dtype=torch.float32)
-
-
 # Flags and sizes are plain numbers, so that torch.compile keeps each call as one node of its graph.
-@torch.library.custom_op("steel::linear_cross_entropy", mutates_args=())
-def _sum_op(
+@_triton.operator
+def _linear_cross_entropy(
     x: Tensor, weight: Tensor, targets: Tensor, z_loss: float, rows: int, need: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    total, grad_x, grad_weight = _outputs(x, weight, targets, z_loss, rows, need)
-    N, V = len(x), len(weight)
-    total.zero_()
-    if not N:
+    """The sum, and the gradients of x and weight (without elements if not needed)."""
+    total = x.new_zeros((), dtype=torch.float32)
+    grad_x = x.new_empty(x.shape if need[0] else 0)
+    grad_weight = weight.new_empty(weight.shape if need[1] else 0, dtype=torch.float32)
+    if _triton.shapes_only(x):
+        return total, grad_x, grad_weight
+    if not len(x):
         grad_weight.zero_()
-    weight = weight.to(x.dtype)
-    buffer = x.new_empty(min(rows, N), V)
-    for begin in range(0, N, rows):
+    V, weight = len(weight), weight.to(x.dtype)
+    buffer = x.new_empty(min(rows, len(x)), V)
+    for begin in range(0, len(x), rows):
         chunk, target = x[begin : begin + rows], targets[begin : begin + rows]
         logits = torch.mm(chunk, weight.t(), out=buffer[: len(chunk)])
         log_z, picked = statistics(logits, target)
         loss = log_z - picked + z_loss * log_z.square()
         total += torch.where(target == IGNORE, 0.0, loss).sum()
         if any(need):
-            _to_gradient(logits, target, log_z, z_loss)
+            slope = 1.0 + 2.0 * z_loss * log_z
+            _by_rows(row_gradient, cdiv(V, tile(V)["BLOCK"]), logits, target, log_z, slope)
         if need[0]:
             torch.mm(logits, weight, out=grad_x[begin : begin + rows])
         if need[1]:
@@ -138,7 +130,7 @@ def _sum_op(
     return total, grad_x, grad_weight
 
 
-def _setup(ctx, inputs, output):
+def _keep_gradients(ctx, inputs, output):
     ctx.save_for_backward(*output[1:])
     ctx.need, ctx.weight_dtype = inputs[-1], inputs[1].dtype
     ctx.mark_non_differentiable(*output[1:])
@@ -154,8 +146,7 @@ def _gradients(ctx, grad, *_unused):
     return grad_x, grad_weight if ctx.need[1] else None, None, None, None, None
 
 
-_sum_op.register_fake(_outputs)
-_sum_op.register_autograd(_gradients, setup_context=_setup)
+_linear_cross_entropy.register_autograd(_gradients, setup_context=_keep_gradients)
 
 
 def linear_cross_entropy(
@@ -167,11 +158,11 @@ def linear_cross_entropy(
     targets (N,) int64 in 0..V-1, or -100 to leave a token out; any other makes the sum NaN.
     rows: tokens per chunk; None chooses.
     """
-    x_ND = x_ND.to(_triton.autocast_type(x_ND) or x_ND.dtype).contiguous()
+    x_ND = x_ND.to(_triton.autocast_type(x_ND) or x_ND.dtype)
     rows = rows or chunk_tokens(len(x_ND), len(weight_VD))
     need = [torch.is_grad_enabled() and t.requires_grad for t in (x_ND, weight_VD)]
     with torch.autocast(x_ND.device.type, enabled=False):
-        return _sum_op(x_ND, weight_VD, targets_N.contiguous(), float(z_loss), rows, need)[0]
+        return _linear_cross_entropy(x_ND, weight_VD, targets_N, float(z_loss), rows, need)[0]
 
 
 def linear_cross_entropy_reference(x_ND, weight_VD, targets_N, z_loss: float = 0.0, rows=None):

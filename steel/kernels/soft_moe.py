@@ -23,10 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _triton
-from ._triton import constexpr, jit, tl
+from ._triton import cdiv, constexpr, jit, keep_inputs, launch, operator, power_of_2, tl, wide
 
-MOST_SLOTS = 64  # more would not fit a program's registers: left to PyTorch's operators
+MOST_SLOTS = 64  # more would not fit a program's registers
 SPLIT = 256  # tokens per partial sum of v3's dispatch
 TIME, BLOCK = constexpr(32), constexpr(128)  # a tile: tokens and columns
 
@@ -122,108 +121,65 @@ def segment_dots_kernel(x, z, start, length, dots, D, J: constexpr, SLOTS: const
 
 
 def tile(J: int) -> dict:
-    """How the programs that keep a number per slot are cut, for a launch."""
-    return {"J": J, "SLOTS": _triton.next_power_of_2(J), "num_warps": 4}
+    """How the programs that keep a number per slot are cut, for a launch. ValueError for more slots
+    than fit a program's registers."""
+    if J > MOST_SLOTS:
+        raise ValueError(f"{J} slots are more than {MOST_SLOTS}")
+    return {"J": J, "SLOTS": power_of_2(J), "num_warps": 4}
 
 
-def _sums_outputs(x, w, start, length, segment_length, padded):
-    B, S, J, D = *start.shape, w.shape[-1], x.shape[-1]
-    return x.new_empty(B, S, J, D, dtype=torch.float32), x.new_empty(B, S, J, dtype=torch.float32)
-
-
-@torch.library.custom_op("steel::segment_sums", mutates_args=())
-def _sums_op(
-    x: Tensor, w: Tensor, start: Tensor, length: Tensor, segment_length: int, padded: bool
+@operator
+def _segment_sums(
+    x: Tensor, w: Tensor, start: Tensor, length: Tensor, most: int, padded: bool
 ) -> tuple[Tensor, Tensor]:
-    sums, mass = _sums_outputs(x, w, start, length, segment_length, padded)
-    x, w, start, length = (t.contiguous() for t in (x, w, start, length))
-    B, S, J, D = sums.shape
-    with _triton.on(x):
-        segment_sums_kernel[(B * S, -(-D // BLOCK.value))](
-            x, w, start, length, sums, mass, D, **tile(J)
-        )
+    (B, S), J, D = start.shape, w.shape[2], x.shape[2]
+    sums = x.new_empty(B, S, J, D, dtype=torch.float32)
+    mass = x.new_empty(B, S, J, dtype=torch.float32)
+    grid = B * S, cdiv(D, BLOCK.value)
+    launch(segment_sums_kernel, grid, x, w, start, length, sums, mass, D, **tile(J))
     return sums, mass
 
 
-def _combine_outputs(c, z, start, length, segment_length, padded, dtype):
-    return z.new_empty(*c.shape[:2], z.shape[3], dtype=dtype)
-
-
-@torch.library.custom_op("steel::segment_combine", mutates_args=())
-def _combine_op(
-    c: Tensor,
-    z: Tensor,
-    start: Tensor,
-    length: Tensor,
-    segment_length: int,
-    padded: bool,
-    dtype: torch.dtype,
+@operator
+def _segment_combine(
+    c: Tensor, z: Tensor, start: Tensor, length: Tensor, most: int, padded: bool, dtype: torch.dtype
 ) -> Tensor:
-    y = _combine_outputs(c, z, start, length, segment_length, padded, dtype)
-    if padded:
-        y.zero_()
-    c, z, start, length = (t.contiguous() for t in (c, z, start, length))
     B, S, J, D = z.shape
-    with _triton.on(z):
-        segment_combine_kernel[(B * S, -(-D // BLOCK.value))](
-            c, z, start, length, y, D, J=J, num_warps=4
-        )
+    y = (c.new_zeros if padded else c.new_empty)((*c.shape[:2], D), dtype=dtype)
+    grid = B * S, cdiv(D, BLOCK.value)
+    launch(segment_combine_kernel, grid, c, z, start, length, y, D, J=J, num_warps=4)
     return y
 
 
-def _dots_outputs(x, z, start, length, segment_length, padded):
-    return x.new_empty(*x.shape[:2], z.shape[2], dtype=torch.float32)
-
-
-@torch.library.custom_op("steel::segment_dots", mutates_args=())
-def _dots_op(
-    x: Tensor, z: Tensor, start: Tensor, length: Tensor, segment_length: int, padded: bool
+@operator
+def _segment_dots(
+    x: Tensor, z: Tensor, start: Tensor, length: Tensor, most: int, padded: bool
 ) -> Tensor:
-    dots = _dots_outputs(x, z, start, length, segment_length, padded)
-    if padded:
-        dots.zero_()
-    x, z, start, length = (t.contiguous() for t in (x, z, start, length))
     B, S, J, D = z.shape
-    with _triton.on(x):
-        segment_dots_kernel[(B * S, -(-segment_length // TIME.value))](
-            x, z, start, length, dots, D, **tile(J)
-        )
+    dots = (x.new_zeros if padded else x.new_empty)((*x.shape[:2], J), dtype=torch.float32)
+    grid = B * S, cdiv(most, TIME.value)
+    launch(segment_dots_kernel, grid, x, z, start, length, dots, D, **tile(J))
     return dots
 
 
-def _sums_setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:4])
-    ctx.rest = inputs[4:]
-
-
 def _sums_gradients(ctx, dsums, dmass):
-    x, w, *where = ctx.saved_tensors
-    where += ctx.rest
-    dx = _combine_op(w, dsums, *where, x.dtype)
-    dw = _dots_op(x, dsums, *where)
+    x, w, *where = (*ctx.saved_tensors, *ctx.rest)
+    dx = _segment_combine(w, dsums, *where, x.dtype)
     # Each token's share of dM is dM itself: a combination of one slot per segment, J wide.
     ones = dmass.new_ones(*w.shape[:2], 1)
-    dw = dw + _combine_op(ones, dmass[:, :, None, :], *where, torch.float32)
-    return dx, dw.to(w.dtype), None, None, None, None
-
-
-def _combine_setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:4])
-    ctx.rest = inputs[4:6]
+    share = _segment_combine(ones, dmass[:, :, None, :], *where, torch.float32)
+    dw = _segment_dots(x, dsums, *where) + share
+    return dx, dw, None, None, None, None
 
 
 def _combine_gradients(ctx, dy):
-    c, z, *where = ctx.saved_tensors
-    where += ctx.rest
-    dc, dz = _dots_op(dy, z, *where), _sums_op(dy, c, *where)[0]
-    return dc.to(c.dtype), dz.to(z.dtype), None, None, None, None, None
+    c, z, *where, _ = (*ctx.saved_tensors, *ctx.rest)
+    dc, dz = _segment_dots(dy, z, *where), _segment_sums(dy, c, *where)[0]
+    return dc, dz, None, None, None, None, None
 
 
-_sums_op.register_fake(_sums_outputs)
-_sums_op.register_autograd(_sums_gradients, setup_context=_sums_setup)
-_combine_op.register_fake(_combine_outputs)
-_combine_op.register_autograd(_combine_gradients, setup_context=_combine_setup)
-_dots_op.register_fake(_dots_outputs)
+_segment_sums.register_autograd(_sums_gradients, setup_context=keep_inputs)
+_segment_combine.register_autograd(_combine_gradients, setup_context=keep_inputs)
 
 
 def _in_segments(weight_BTJ: Tensor, plan) -> Tensor:
@@ -232,7 +188,7 @@ def _in_segments(weight_BTJ: Tensor, plan) -> Tensor:
     t = torch.arange(B * T, device=weight_BTJ.device).view(B, T, 1)
     start, length = plan.start_BS[:, None, :], plan.length_BS[:, None, :]
     member = (t >= start) & (t < start + length)
-    return member[..., None] * weight_BTJ.to(_triton.wide(weight_BTJ.dtype))[:, :, None, :]
+    return member[..., None] * weight_BTJ.to(wide(weight_BTJ.dtype))[:, :, None, :]
 
 
 def segment_sums_reference(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
@@ -247,20 +203,18 @@ def segment_combine_reference(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
     return torch.einsum("btsj,bsjd->btd", weight_BTSJ, z_BSJD.to(weight_BTSJ)).to(z_BSJD.dtype)
 
 
+def _where(plan) -> tuple:
+    return plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
+
+
 def segment_sums(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
     """Triton dispatch -> sums (B, S, J, D) and weights (B, S, J), both fp32; plan: a `Segments`."""
-    if w_BTJ.shape[-1] > MOST_SLOTS:
-        return segment_sums_reference(x_BTD, w_BTJ, plan)
-    where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
-    return _sums_op(x_BTD, w_BTJ, *where)
+    return _segment_sums(x_BTD, w_BTJ, *_where(plan))
 
 
 def segment_combine(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
     """Triton combine -> y (B, T, D) in z's type; 0 for tokens in no segment."""
-    if c_BTJ.shape[-1] > MOST_SLOTS:
-        return segment_combine_reference(c_BTJ, z_BSJD, plan)
-    where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
-    return _combine_op(c_BTJ, z_BSJD, *where, z_BSJD.dtype)
+    return _segment_combine(c_BTJ, z_BSJD, *_where(plan), z_BSJD.dtype)
 
 
 def soft_moe_v3(x_BTD: Tensor, phi_DJ: Tensor, run_slots: Callable, valid_BT=None) -> Tensor:
@@ -271,14 +225,18 @@ def soft_moe_v3(x_BTD: Tensor, phi_DJ: Tensor, run_slots: Callable, valid_BT=Non
     is never written. phi: normalised and scaled. run_slots: (B, J, D) -> (B, J, D).
     """
     (B, T, _), J = x_BTD.shape, phi_DJ.shape[1]
-    wide = _triton.wide(x_BTD.dtype)
-    norm_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True, dtype=wide).clamp_min(1e-12)
+    sum_type = wide(x_BTD.dtype)
+    norm_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True, dtype=sum_type).clamp_min(
+        1e-12
+    )
     # Padded to a multiple of 8 columns: six bf16 columns are 12 bytes, and rows that are not
     # 16-byte aligned keep cuBLAS from its fast kernels.
-    logits_BTJ = (x_BTD @ F.pad(phi_DJ, (0, -J % 8)).to(x_BTD.dtype))[..., :J].to(wide) / norm_BT1
+    logits_BTJ = (x_BTD @ F.pad(phi_DJ, (0, -J % 8)).to(x_BTD.dtype))[..., :J].to(
+        sum_type
+    ) / norm_BT1
     over_time = logits_BTJ
     if valid_BT is not None:  # a row of padding alone stays finite
-        over_time = over_time.masked_fill(~valid_BT[..., None], torch.finfo(wide).min)
+        over_time = over_time.masked_fill(~valid_BT[..., None], torch.finfo(sum_type).min)
     plan = even_segments(B, T, SPLIT, x_BTD.device)
     sums, _ = segment_sums(x_BTD, over_time.softmax(dim=1) / norm_BT1, plan)
     z_BJD = run_slots(sums.sum(dim=1).to(x_BTD.dtype))

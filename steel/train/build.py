@@ -102,6 +102,10 @@ def _install_kernels(
     """Exchange the operations that the configuration names; a wrong name is the user's mistake."""
     from ..kernels import choose, install, sizes_of
 
+    if model.config.model_type != "steel":
+        if world.is_main:
+            print("train.kernels: only Steel's own models have operations to exchange")
+        return
     batch = cfg.micro_batch_size
     sizes = sizes_of(model.config, batch=batch, length=sequence_length, documents=documents)
     settings = {

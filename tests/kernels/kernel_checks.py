@@ -208,7 +208,7 @@ def train(fields: dict, kernels: str | None, steps: int) -> list[float]:
 
     model = build(ModelConfig(**fields), seed=0)
     if kernels is not None:
-        changed = install(model, choose(kernels, device="cpu", check=False))
+        changed = install(model, choose(kernels, device="cpu"))
         assert (
             changed["linear_cross_entropy"] == 1
             and changed["rms_norm"] == 2 * fields["num_hidden_layers"] + 1
@@ -259,7 +259,7 @@ def check_layers():
     plan = plan_segments((2, 22), 4, starts, valid)
     context = SimpleNamespace(valid_BT=valid, plan=plan)
     assert plan.padded and int(plan.length_BS.sum()) == int(valid.sum())
-    choice, worst = choose("triton", device="cpu", check=False), {}
+    choice, worst = choose("triton", device="cpu"), {}
     for make in (SteelSoftMoEV3, SteelCausalSoftMoE):
         torch.manual_seed(0)
         layer = make(config)
@@ -341,7 +341,7 @@ def check_compiled_blocks():
     }
     for kind, expert in (("soft_moe_v3", "double_swiglu"), ("causal_soft_moe", "swiglu")):
         model = build(ModelConfig(feed_forward=kind, expert=expert, **shared), seed=0).train()
-        install(model, choose("triton", device="cpu", check=False))
+        install(model, choose("triton", device="cpu"))
         graphs = []
 
         def keep(graph, inputs, graphs=graphs):

@@ -11,7 +11,7 @@ import torch
 
 from figures.experiments import aot
 from steel.config import load
-from steel.kernels import OPERATIONS, _triton, choose, install, select, sizes_of
+from steel.kernels import OPERATIONS, Sizes, _triton, choose, install, select, sizes_of
 from steel.kernels.linear_cross_entropy import chunk_tokens
 from steel.model.build import steel_config
 
@@ -180,7 +180,7 @@ def test_install_leaves_reference_and_foreign_models_alone():
 def test_references_pass_their_own_start_up_check(op):
     device = torch.device("cpu")
     reference = select.implementation(op, "reference", device)
-    assert select.verify(op, reference, device, torch.float32) < 1e-5
+    assert select.verify(op, reference, device, torch.float32, Sizes()) < 1e-5
 
 
 def test_chunks_are_large_on_a_gpu():

@@ -5,7 +5,7 @@ import torch
 
 from steel import config
 from steel.config import UserError
-from steel.train.build import make_model
+from steel.train.build import make_model, prepare
 from steel.train.parallel import World
 
 
@@ -37,3 +37,12 @@ def test_chosen_operations_give_the_same_loss(capsys):
 def test_a_wrong_name_is_refused(setting, message):
     with pytest.raises(UserError, match=message):
         make_model(config.load("cpu", [f"train.kernels={setting}"]), World())
+
+
+def test_a_foreign_model_keeps_its_own_code_and_says_so(capsys):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=16, num_hidden_layers=1, **sizes))
+    prepare(model, config.TrainConfig(kernels={"all": "auto"}), World(), 8, False)
+    assert capsys.readouterr().out.startswith("train.kernels: only Steel's own models")
