@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from . import cli_data  # noqa: F401 - its commands add themselves
-from .cli_common import Json, Model, Overrides, Preset, add_not_built, app, command, hf_folder, say
+from . import cli_common, cli_data  # noqa: F401 - cli_data's commands add themselves
+from .cli_common import Json, Model, Overrides, Preset, app, command, hf_folder, say
 from .config import UserError, load
 
 # -- the whole life --------------------------------------------------------------------------------
@@ -39,10 +39,10 @@ def run_life(
     overrides: Overrides = None,
 ) -> None:
     """Train a small Steel through its whole life: data, pretraining, SFT, DPO, GRPO, exam, report."""
-    from . import life
+    cfg, folder = load(preset, overrides), run or Path("runs") / Path(preset).stem
+    from . import life  # after a mistake in the settings would have been said
 
-    folder = run or Path("runs") / Path(preset).stem
-    page = life.run(load(preset, overrides), folder, raw, exam)
+    page = life.run(cfg, folder, raw, exam)
     say(f"report card  {page}\nchat         steel chat {folder}")
     if chat and sys.stdin.isatty() and typer.confirm("Chat with it now?", default=True):
         chat_with(folder)
@@ -286,15 +286,7 @@ def import_original(folder: Path, out: Path) -> None:
 
 # -- entry -----------------------------------------------------------------------------------------
 
-add_not_built()
-_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
-_PLACE = (
-    FileNotFoundError,
-    NotADirectoryError,
-    IsADirectoryError,
-    FileExistsError,
-    PermissionError,
-)
+cli_common.add_not_built()
 _STOPPED = "stopped; nothing was left half-written: the same command goes on or starts afresh"
 
 
@@ -309,8 +301,8 @@ def main(argv: list[str] | None = None) -> None:
         code = 130
     except UserError as error:
         code, message = 2, str(error)
-    except OSError as error:
-        if error.errno not in _DISK and not isinstance(error, _PLACE):
+    except OSError as error:  # with a file that could not be read or written
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         full = error.errno == errno.ENOSPC
         what = "the disk is full" if full else (error.strerror or str(error)).lower()

@@ -22,10 +22,22 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from .config import Config, UserError
+from .data.pack import pack
+from .data.tasks import held_out
 from .documents import read_documents, read_rows
+from .evaluation.cloze import cloze
+from .evaluation.exam import run_exam
+from .evaluation.perplexity import bits_per_byte, load_domains
 from .machine import commit, hardware, packages, peak_memory_bytes, reset_peak_memory
+from .model import build
+from .model.decoding import Sampling
+from .model.folder import default_device, open_model
+from .report.render import write_report
 from .runlog import atomic_write
+from .serve.generate import complete, continue_text
+from .tokenizer import bpe
 from .tokenizer.texts import document_text, sample_texts
+from .train import pretrain
 
 SAMPLE_PROMPTS = 6
 HELD_OUT_DOCUMENTS = 100  # of a source, for bits per byte
@@ -41,7 +53,11 @@ ALIGNMENT = {
 
 @dataclass
 class Life:
-    """One life: configuration and folder, and for real data the raw folder and the exam."""
+    """One life: configuration and folder, and for real data the raw folder and the exam.
+
+    A method `make_*`, and those after them, each do the work of one stage; what returns a string
+    was skipped for that reason.
+    """
 
     cfg: Config
     run: Path
@@ -49,8 +65,11 @@ class Life:
     exam: Path | None = None
 
     def __post_init__(self):
-        self.state_path = self.run / "state.json"
-        self.state = {"stages": {}}
+        self.state_path, self.state = self.run / "state.json", {"stages": {}}
+        world = self.run / "world"
+        self.post = self.run / "post" if self.raw else world / "post"
+        """Folder of the post-training sets."""
+        self.exam = self.exam or (None if self.raw else world / "exam")
 
     # -- bookkeeping -------------------------------------------------------------------------------
 
@@ -58,27 +77,19 @@ class Life:
         """Create the RUN folder or take up one that was left; refuses another run's folder."""
         import yaml
 
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot create the run folder {self.run}: {error.strerror}") from None
-        asked = {"config": self.cfg.to_dict(), "raw": str(self.raw.resolve()) if self.raw else None}
+        self.run.mkdir(parents=True, exist_ok=True)
+        config = self.cfg.to_dict()
+        asked = {"config": config, "raw": str(self.raw.resolve()) if self.raw else None}
         if self.state_path.exists():
             self._take_up(asked)
         elif any(self.run.iterdir()):
             raise UserError(f"{self.run} is not empty and holds no run; use another --run")
+        started = self.state.get("run", {}).get("started", time.time())
+        about = {"name": self.run.name, "preset": self.cfg.preset, "seed": self.cfg.seed}
+        about |= {"started": started, "commit": commit(), "config_hash": self.cfg.hash()}
+        self.state["run"] = about | {"hardware": hardware(), "packages": packages()}
         self.state["asked"] = asked
-        self.state["run"] = {
-            "name": self.run.name,
-            "preset": self.cfg.preset,
-            "seed": self.cfg.seed,
-            "started": self.state.get("run", {}).get("started", time.time()),
-            "commit": commit(),
-            "config_hash": self.cfg.hash(),
-            "hardware": hardware(),
-            "packages": packages(),
-        }
-        page = yaml.safe_dump(self.cfg.to_dict(), allow_unicode=True, sort_keys=False)
+        page = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
         atomic_write(self.run / "config.yaml", page)
         self.save()
 
@@ -88,22 +99,20 @@ class Life:
             self.state = json.loads(self.state_path.read_text(encoding="utf-8"))
             differing = _first_difference(self.state["asked"], asked)
         except (ValueError, KeyError):
-            raise UserError(
-                f"{self.state_path} is damaged; remove {self.run} or use another --run"
-            ) from None
+            remedy = f"remove {self.run} or use another --run"
+            raise UserError(f"{self.state_path} is damaged; {remedy}") from None
         if differing:
-            raise UserError(
-                f"{self.run} holds another run ({differing}); use another --run, or remove it"
-            )
+            remedy = "use another --run, or remove it"
+            raise UserError(f"{self.run} holds another run ({differing}); {remedy}")
 
     def save(self) -> None:
         """Write state.json."""
         atomic_write(self.state_path, json.dumps(self.state, indent=1, ensure_ascii=False))
 
     def stage(self, name: str, work: Callable[[], object]) -> None:
-        """Do a stage unless it is done. `work` may return a string: the reason why it was skipped."""
-        unknown = {"status": "pending", "seconds": 0.0, "peak_memory_bytes": 0}
-        entry = self.state["stages"].setdefault(name, unknown)
+        """Do a stage unless it is done or skipped."""
+        new = {"status": "pending", "seconds": 0.0, "peak_memory_bytes": 0}
+        entry = self.state["stages"].setdefault(name, new)
         if entry["status"] in ("done", "skipped"):
             return
         _say(f"[bold]{name}[/bold]")
@@ -112,9 +121,8 @@ class Life:
         entry["status"] = "running"
         try:
             reason = work()
-            entry["status"] = "done"
-            if isinstance(reason, str):
-                entry |= {"status": "skipped", "reason": reason}
+            entry |= {"status": "skipped", "reason": reason} if reason else {"status": "done"}
+            if reason:
                 _say(f"  skipped: {reason}")
         finally:  # an interrupted stage keeps its time, so that the total stays true
             entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 2)
@@ -142,33 +150,25 @@ class Life:
         """For real data: dialogues and tasks found in the documents become post-training sets."""
         from .corpus.instructions import write_instructions
 
-        out, seed = self.run / "post", self.cfg.seed
-        counts = write_instructions(self.run / "docs", out, seed, skip=self._is_held_out)
-        if counts["sft"]:
-            return None
-        return "neither dialogues nor regulated poems among the documents"
+        folders = self.run / "docs", self.run / "post"
+        counts = write_instructions(*folders, self.cfg.seed, skip=self._is_held_out)
+        none = "neither dialogues nor regulated poems among the documents"
+        return None if counts["sft"] else none
 
     def make_tokenizer(self) -> None:
         """Train a BPE on the documents, or take the folder that the configuration names."""
-        from .tokenizer import bpe
-
         settings = self.cfg.tokenizer
         if settings.path:
             tokenizer = bpe.load(settings.path)
         else:
             texts = sample_texts(self.run / "docs", settings.sample_bytes)
             tokenizer = bpe.train(texts, settings.vocab_size)
-        if len(tokenizer) > self.cfg.model.vocab_size:
-            raise UserError(
-                f"the tokenizer has {len(tokenizer)} entries, model.vocab_size only "
-                f"{self.cfg.model.vocab_size}; raise it"
-            )
+        if (entries := len(tokenizer)) > (rows := self.cfg.model.vocab_size):
+            raise UserError(f"the tokenizer has {entries} entries; raise model.vocab_size={rows}")
         bpe.save(tokenizer, self.run / "tokenizer")
 
     def make_shards(self) -> None:
         """Documents to token shards."""
-        from .data.pack import pack
-
         folders = (self.run / name for name in ("docs", "shards", "tokenizer"))
         manifest = pack(*folders, hold_out=self.cfg.data.validation_fraction)
         _say(f"  {sum(s['tokens'] for s in manifest['shards']):,} tokens")
@@ -177,10 +177,8 @@ class Life:
 
     def pretrain(self) -> None:
         """Pretraining on the shards."""
-        from .train.pretrain import pretrain
-
         folders = (self.run / name for name in ("shards", "pretrain", "tokenizer"))
-        pretrain(self.cfg, *folders, prompts=self.prompts())
+        pretrain.pretrain(self.cfg, *folders, prompts=self.prompts())
 
     def align(self, name: str) -> str | None:
         """One stage after pretraining, from the model of the newest stage before it."""
@@ -194,32 +192,20 @@ class Life:
         room.run(self.cfg, model, files, self.run / name)
         return None
 
-    @property
-    def post(self) -> Path:
-        """Folder of the post-training sets."""
-        return self.run / "post" if self.raw else self.run / "world" / "post"
-
     # -- judging -----------------------------------------------------------------------------------
 
     def examine(self, name: str) -> str | None:
         """Exam, cloze and bits per byte after stage `name` ("init": before any training)."""
-        from .evaluation.cloze import cloze
-        from .evaluation.exam import run_exam
-        from .evaluation.perplexity import bits_per_byte
-        from .model.folder import open_model
-
         if self.state["stages"].get(name, {}).get("status") == "skipped":
             return f"stage {name} was skipped"
         began = time.monotonic()
         opened = self.untrained() if name == "init" else open_model(self.run / name / "hf")
         result: dict = {"stage": name}
-        if folder := self.exam or (None if self.raw else self.run / "world" / "exam"):
-            settings = vars(self.cfg.exam)
-            options = {k: v for k, v in settings.items() if not k.startswith("min_")}
-            options["limit"] = options["limit"] or None
-            result["exam"] = run_exam(*opened, folder, **options)
-            if (file := folder / "cloze.jsonl").is_file():
-                result["cloze"] = cloze(*opened, file, batch_size=settings["batch_size"])
+        if self.exam:
+            options = {k: v for k, v in vars(self.cfg.exam).items() if not k.startswith("min_")}
+            result["exam"] = run_exam(*opened, self.exam, **options)
+            if (file := self.exam / "cloze.jsonl").is_file():
+                result["cloze"] = cloze(*opened, file, batch_size=options["batch_size"])
         result["perplexity"] = bits_per_byte(*opened, self.heldout)
         if name != "init":
             result["samples"] = self.samples(*opened, chat=name != "pretrain")
@@ -231,10 +217,6 @@ class Life:
 
     def untrained(self):
         """Model at initialisation, and the tokenizer."""
-        from .model import build
-        from .model.folder import default_device
-        from .tokenizer import bpe
-
         model = build(self.cfg.model, seed=self.cfg.seed).to(default_device())
         return model, bpe.load(self.run / "tokenizer")
 
@@ -242,8 +224,6 @@ class Life:
     def heldout(self) -> dict[str, list]:
         """Texts (or dialogues) by domain that no stage trains on, read once."""
         if not self.raw:
-            from .evaluation.perplexity import load_domains
-
             return load_domains(self.run / "world" / "heldout")
         domains = {}
         for path in sorted((self.run / "docs").glob("*.jsonl.zst")):
@@ -255,8 +235,6 @@ class Life:
 
     def _is_held_out(self, doc) -> bool:
         """Whether packing keeps a document for validation."""
-        from .data.tasks import held_out
-
         text = document_text(doc)
         return bool(text) and held_out(text.encode(), self.cfg.data.validation_fraction)
 
@@ -269,21 +247,14 @@ class Life:
 
     def samples(self, model, tokenizer, chat: bool) -> list[dict]:
         """A few greedy completions: of text for a base model, of questions for a chat model."""
-        from .model.decoding import Sampling
-        from .serve.generate import complete, continue_text
-
         answer, prompts = continue_text, self.prompts()
         if chat:
-            files = [
-                self.post / f"{name}.jsonl" for name in ("self_cognition", "sft", "multi_turn")
-            ]
-            answer = complete
-            prompts = [
-                row["messages"][:-1]
-                for file in files
-                if file.is_file()
-                for _, row in itertools.islice(read_rows(file), 0, 30, 10)
-            ][:SAMPLE_PROMPTS]
+            files = (self.post / f"{n}.jsonl" for n in ("self_cognition", "sft", "multi_turn"))
+            some = (
+                itertools.islice(read_rows(file), 0, 30, 10) for file in files if file.is_file()
+            )
+            rows = itertools.islice(itertools.chain.from_iterable(some), SAMPLE_PROMPTS)
+            answer, prompts = complete, [row["messages"][:-1] for _, row in rows]
         greedy = Sampling(temperature=0, max_new_tokens=48)
         return [{"prompt": p, "completion": answer(model, tokenizer, p, greedy)} for p in prompts]
 
@@ -308,33 +279,32 @@ class Life:
 
     def report(self) -> Path:
         """Write the report card from what lies in the RUN folder."""
-        from .report.render import write_report
-
-        seconds = sum(s["seconds"] for s in self.state["stages"].values())
+        seconds = self.seconds()
         self.state["run"]["finished"] = time.time()
         cost = {"seconds": round(seconds, 1), "device_hours": round(seconds / 3600, 4)}
         self.state["cost"] = cost
         self.save()
-        return Path(write_report(self.run))
+        return write_report(self.run)
+
+    def seconds(self) -> float:
+        """Time that all stages took [s]."""
+        return sum(stage["seconds"] for stage in self.state["stages"].values())
 
     def shortfall(self) -> str:
         """What lies below the preset's thresholds, in words; empty when nothing does."""
-        if self.raw is not None:
-            return ""
-        exams = [
-            json.loads((self.run / "exams" / f"{n}.json").read_text()) for n in ("pretrain", "grpo")
-        ]
-        cloze, people = exams[0]["cloze"]["accuracy"], exams[1]["exam"]["groups"]["people"]
+        if self.exam != self.run / "world" / "exam":
+            return ""  # the thresholds are on this exam
+        files = (self.run / "exams" / f"{stage}.json" for stage in ("pretrain", "grpo"))
+        base, last = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        cloze, people = base["cloze"]["accuracy"], last["exam"]["groups"]["people"].get("text", 0)
         bars = self.cfg.exam
-        reached = [("cloze after pretraining", cloze, bars.min_cloze_accuracy)]
-        if "text" in people:
+        missed = []
+        if cloze < (bar := bars.min_cloze_accuracy):
+            missed.append(f"cloze after pretraining is {cloze:.1%}, the preset asks for {bar:.0%}")
+        if people < (bar := bars.min_text_accuracy):
             what = "text-scored exam on held-out people"
-            reached.append((what, people["text"], bars.min_text_accuracy))
-        return "; ".join(
-            f"{what} is {got:.1%}, the preset asks for {bar:.0%}"
-            for what, got, bar in reached
-            if got < bar
-        )
+            missed.append(f"{what} is {people:.1%}, the preset asks for {bar:.0%}")
+        return "; ".join(missed)
 
 
 def run(
@@ -351,14 +321,12 @@ def run(
         if folder is not None and not folder.is_dir():
             raise UserError(f"--{what}: no folder at {folder}")
     if raw is None and cfg.exam.min_text_accuracy and "text" not in cfg.exam.scoring:
-        raise UserError(
-            "exam.min_text_accuracy needs text among exam.scoring; add it, or set the threshold to 0"
-        )
+        remedy = "add it, or set the threshold to 0"
+        raise UserError(f"exam.min_text_accuracy needs text among exam.scoring; {remedy}")
     life = Life(cfg, Path(run_dir), raw, exam)
     life.open()
     page = life.live()
-    total = sum(s["seconds"] for s in life.state["stages"].values())
-    _say(f"\n[bold]done[/bold] in {total / 60:.1f} minutes; report card: {page}")
+    _say(f"\n[bold]done[/bold] in {life.seconds() / 60:.1f} minutes; report card: {page}")
     if missed := life.shortfall():
         print(f"steel: the life is complete, but {missed}", file=sys.stderr)
         raise SystemExit(1)

@@ -26,8 +26,14 @@ FLOOR = {
 }
 
 
-def imported_rooms(path: Path):
-    """Rooms of `steel` that a file imports, at any depth of its code."""
+MODULES = {
+    ".".join(path.relative_to(STEEL.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(STEEL.rglob("*.py"))
+}
+
+
+def imported(path: Path):
+    """(module of `steel`, line) for everything that a file imports, at any depth of its code."""
     package = ("steel", *path.relative_to(STEEL).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
@@ -36,13 +42,17 @@ def imported_rooms(path: Path):
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
-            names = (
-                [module] if module != "steel" else [f"steel.{alias.name}" for alias in node.names]
-            )
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "steel" and len(parts) > 1:
-                yield parts[1], node.lineno
+            inner = {alias.name: f"{module}.{alias.name}" for alias in node.names}
+            names = [name if name in MODULES else module for name in inner.values()]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            start = re.match(r"f?'\.(\w+)", ast.unparse(node.args[0]))  # f".align.{stage}"
+            names = [f"steel.{start[1]}"] if start else []
+        yield from ((name, node.lineno) for name in names if name in MODULES)
+
+
+def imported_rooms(path: Path):
+    """(room of `steel`, line) likewise."""
+    yield from ((name.split(".")[1], line) for name, line in imported(path) if "." in name)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +69,15 @@ def test_imports_go_down(path):
         assert allowed, f"{path.name}:{line} imports steel.{other}, which is not below steel.{room}"
 
 
-def test_rooms_stand_in_no_circle():
-    """Not even inside functions: each room can be understood after those that it imports."""
-    below = {}
-    for path in sorted(STEEL.rglob("*.py")):
+def test_neither_rooms_nor_files_stand_in_a_circle():
+    """Not even inside functions: each can be understood after those that it imports."""
+    rooms, files = {}, {}
+    for name, path in MODULES.items():
+        files[name] = {other for other, _ in imported(path)} - {name}
         room = path.relative_to(STEEL).parts[0].removesuffix(".py")
-        below.setdefault(room, set()).update(other for other, _ in imported_rooms(path))
-    graph = {room: others - {room} for room, others in below.items()}
-    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the rooms
+        rooms.setdefault(room, set()).update(other for other, _ in imported_rooms(path))
+    for graph in ({room: others - {room} for room, others in rooms.items()}, files):
+        assert list(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 def test_every_core_dependency_is_imported_and_in_the_table_of_contributing():
@@ -118,6 +129,6 @@ def test_training_rooms_need_few_packages():
         "import sys\n"
         f"for name in {blocked!r}: sys.modules[name] = None\n"
         "import steel.config, steel.model, steel.data, steel.data.loader, steel.train.loop, "
-        "steel.train.pretrain, steel.plan\n"
+        "steel.train.pretrain, steel.plan, steel.life\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

@@ -144,3 +144,5 @@ def test_a_life_that_scores_no_text_ends_without_it(life, tmp_path):
     one = lifecycle.Life(config.load("smoke", letters), run)
     one.state = json.loads(one.state_path.read_text())
     assert one.shortfall() == "" and one.report().is_file()
+    one.exam, one.cfg.exam.min_cloze_accuracy = tmp_path / "cmmlu", 1.0
+    assert one.shortfall() == "", "thresholds are on the world's own exam"
