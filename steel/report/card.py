@@ -147,11 +147,10 @@ def _seconds(records: list[dict]) -> float:
 
 
 def _exams(run_dir: Path, notes: list[str]) -> list[dict]:
-    found = []
-    for file in sorted((run_dir / "exams").glob("*.json")):
-        if exam := _read_json(file, notes):
-            found.append({"stage": file.stem, **exam})
-    return sorted(found, key=lambda e: LIFE.index(e["stage"]) if e["stage"] in LIFE else len(LIFE))
+    files = {file.stem: file for file in sorted((run_dir / "exams").glob("*.json"))}
+    names = sorted(files, key=lambda name: LIFE.index(name) if name in LIFE else len(LIFE))
+    exams = [{"stage": name, **_read_json(files[name], notes)} for name in names]
+    return [exam for exam in exams if len(exam) > 1]
 
 
 def _sources(run_dir: Path, notes: list[str]) -> list[dict]:

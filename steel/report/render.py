@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..runlog import atomic_write, finite
 from . import words
-from .card import TRAINED, collect
+from .card import collect
 from .charts import accuracies, bits_per_byte, curve
 from .words import WORDS
 
@@ -57,10 +57,7 @@ def context(data: dict) -> dict:
     scored = [e for e in exams if "text" in e.get("exam", {}).get("scoring", {})]
     drawn = [s for s in stages if s.get("curve")]
     curves = [curve(s, wide=s["name"] == "pretrain" or len(drawn) == 1) for s in drawn]
-    packages = [f"{name} {version}" for name, version in data["run"].get("packages", {}).items()]
     return data | {
-        "packages": ", ".join(packages),
-        "machine": machine(data["run"].get("hardware") or {}),
         "judged": judged,
         "exam": exam,
         "ways": [way for way in WORDS["ways"] if way in exam.get("scoring", {})],
@@ -71,9 +68,6 @@ def context(data: dict) -> dict:
         "best_bits": _base([e for e in measured if e["perplexity"]["geometric_mean"]["bpb"]]),
         "largest": max(stages, key=lambda s: s.get("peak_memory_bytes") or 0, default={}),
         "timed": timed_stages(stages),
-        "trained_tokens": sum(s.get("tokens") or 0 for s in stages if s["name"] in TRAINED),
-        "skipped": [s for s in stages if s.get("status") == "skipped"],
-        "unfinished": [s for s in stages if s.get("status") in ("failed", "running", "pending")],
         "judged_rows": accuracies(judged),
         "curves": [chart for chart in curves if chart],
         "bits_per_byte": bits_per_byte(measured),
@@ -116,11 +110,3 @@ def timed_stages(stages: list[dict]) -> list[dict]:
         }
         stages.append(together)
     return stages
-
-
-def machine(hardware: dict) -> str:
-    """One line on the hardware."""
-    if gpus := hardware.get("gpus"):
-        return f"{len(gpus)} × {gpus[0]}"
-    cores = f"{hardware['cores']} cores " if hardware.get("cores") else ""
-    return cores + hardware.get("cpu", "")
