@@ -69,6 +69,9 @@ def test_overrides_reach_nested_values_and_change_the_hash():
         # values: a type alone lets these through
         ("train.precision=bfloat16", "'train.precision' must be one of fp32, bf16, not 'bfloat16'"),
         ("model.source=huggingface", "'model.source' must be one of steel, hf"),
+        ("train.optimizer=sgd", "'train.optimizer' must be one of adamw, muon, not 'sgd'"),
+        ("train.sharding=zero", "'train.sharding' must be one of full, grad_op, hybrid, ddp"),
+        ("train.schedule=cosin", "'train.schedule' must be one of cosine, wsd, linear, constant"),
         ("train.schedule=3", "'train.schedule' must be one of cosine, wsd, linear, constant"),
         ("exam.scoring=[letter, tex]", "'exam.scoring[1]' must be one of letter, text, generate"),
         ("train.log_every=0", "'train.log_every' must be at least 1, not 0"),

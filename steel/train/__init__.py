@@ -1,12 +1,13 @@
 """The training room: one loop under every stage, from one process to many machines.
 
-    from steel.train.pretrain import pretrain
-    pretrain(config.load("smoke"), "RUN/shards", "RUN/pretrain", "RUN/tokenizer")
+from steel.train.pretrain import pretrain
+pretrain(config.load("smoke"), "RUN/shards", "RUN/pretrain")
 
-loop        the loop: accumulation, clipping, skipped steps, log, signals, resume
-optim       AdamW as the original used it, and Muon        schedule    learning rates and the annealing stage's start
-parallel    ranks, FSDP2, weights that do not depend on the number of ranks
-checkpoint  whole or absent, in the foreground or the background           run_folder  a RUN folder
-metrics     tokens/s, MFU, TensorBoard, W&B, profiler      preflight   memory before the first step, the dry run
-launch      Slurm and Kubernetes files                     plan        parameters, FLOPs, bytes, days, money
+pretrain    a stage from configuration and shards      loop        the loop under every stage
+build       model, kernels, compilation, sharding      optim       AdamW and Muon
+schedule    learning rates, where the decay starts     parallel    ranks, and what to do without one
+checkpoint  whole or absent                            run_folder  log, checkpoints, model folder
+metrics     tokens/s, MFU, curves, trace               device      what it runs on, and its memory
+preflight   memory before the first step, dry run      launch      Slurm and Kubernetes files
+bench       `steel bench step`: how fast, what it sends, what would help
 """

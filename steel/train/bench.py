@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,26 +21,32 @@ import torch.distributed as dist
 
 from ..config import Config, UserError
 from ..data.batch import Batch, positions
-from ..machine import peak_memory_bytes
-from ..plan import GIB, MARGIN, advice, memory, memory_settings
+from ..plan import GIB, MARGIN, advice, memory
 from ..runlog import atomic_write
 from .build import make_model
-from .device import describe
+from .device import available_bytes, describe, peaks
 from .loop import Stage, State, train_step
 from .metrics import Speed, executed, token_flops
 from .optim import build_optimizers
 from .parallel import World, check_batch, join_world
-from .preflight import available_bytes
+from .preflight import settings_of
 from .pretrain import next_token_loss
 
 PHASES = ("data", "forward_backward", "update")
+SETTINGS = "precision compile kernels sharding activation_checkpointing optimizer".split()
 COLLECTIVES = {
-    "all_gather": ("all_gather_into_tensor", "all_gather_single"),
-    "all_reduce": ("all_reduce",),
-    "reduce_scatter": ("reduce_scatter_tensor", "reduce_scatter_single"),
+    "all_gather_into_tensor": "all_gather",
+    "all_gather_single": "all_gather",
+    "all_reduce": "all_reduce",
+    "reduce_scatter_tensor": "reduce_scatter",
+    "reduce_scatter_single": "reduce_scatter",
 }
-GATHERS = {"full": 2, "hybrid": 2, "grad_op": 1, "ddp": 0}
-"""How often a micro-batch gathers every weight."""
+FASTER = {
+    "ddp": "no weight is ever gathered",
+    "grad_op": "a micro-batch gathers every weight once, not twice",
+    "hybrid": "weights are gathered inside a node only",
+}
+"""Ways to spread a model from fastest to smallest, before `full`, and what they spare."""
 
 
 def zipf_batches(
@@ -93,6 +98,7 @@ def bench_step(
         train_step(stage, state, world)
     if not world.is_main:
         return None
+    settings = {name: getattr(cfg.train, name) for name in SETTINGS}
     report = {
         "kind": "step",
         "preset": cfg.preset,
@@ -102,29 +108,22 @@ def bench_step(
         "parameters": sum(p.numel() for p in model.parameters()),
         "micro_batch": cfg.train.micro_batch_size,
         "sequence_length": cfg.data.sequence_length,
-        "settings": {
-            "precision": cfg.train.precision,
-            "compile": cfg.train.compile,
-            "kernels": cfg.train.kernels,
-            "sharding": cfg.train.sharding,
-            "activation_checkpointing": cfg.train.activation_checkpointing,
-            "mask_documents": cfg.data.mask_documents,
-            "optimizer": cfg.train.optimizer,
-        },
+        "settings": {**settings, "mask_documents": cfg.data.mask_documents},
         "first_step_s": round(timed[0]["step"], 2),
         "build_s": round(built, 2),
         "losses": [round(row["loss"], 5) for row in timed],
         "sent_bytes": sent,
     }
     report |= _speeds(cfg, world, timed[warmup:], report["device"])
-    report["memory_bytes"] = _peak(world)
+    held = peaks(world)
+    report["memory_bytes"] = held.get("peak_gpu_memory_bytes", held["peak_memory_bytes"])
     report["advice"] = _advice(cfg, world, max(rows // world.size, 1), report["memory_bytes"])
     if out is not None:
         atomic_write(Path(out), json.dumps(report, indent=1) + "\n")
     return report
 
 
-def _batches(cfg: Config, world: World):
+def _batches(cfg: Config, world: World) -> Callable[[int], list[Batch]]:
     """batch_fn of the loop: the same few Zipf batches over and over, another set on each rank."""
     B, T = cfg.train.batch_size // world.size, cfg.data.sequence_length
     kept = zipf_batches(2, B, T, cfg.model.vocab_size, world.device, seed=cfg.seed + world.rank)
@@ -139,16 +138,13 @@ def _batches(cfg: Config, world: World):
 
 def _one(stage: Stage, state: State, world: World) -> dict:
     """What one step logs, and its seconds, whole ("step") and by phase."""
-    before = state.speed.phases(6)
-    began = time.monotonic()
+    state.speed, began = Speed(world), time.monotonic()
     logged = train_step(stage, state, world)
-    if world.device.type == "cuda":
+    if world.cuda:
         torch.cuda.synchronize()
         if state.step == 1:
             torch.cuda.reset_peak_memory_stats()
-    seconds, phases = time.monotonic() - began, state.speed.phases(6)
-    spent = {name: phases.get(name, 0.0) - before.get(name, 0.0) for name in PHASES}
-    return {**logged, "step": seconds, **spent}
+    return {**logged, "step": time.monotonic() - began, **state.speed.phases(6)}
 
 
 def _speeds(cfg: Config, world: World, timed: list[dict], device: dict) -> dict:
@@ -157,7 +153,11 @@ def _speeds(cfg: Config, world: World, timed: list[dict], device: dict) -> dict:
     tokens = cfg.train.batch_size * cfg.data.sequence_length
     rate, share = tokens / median["step"] / world.size, timed[-1].get("attention_share", 1.0)
     flops = executed(token_flops(cfg), share)
-    rates = {"peak": device["peak_flops"], "measured": device["matmul_flops"]}
+    tops = {"peak": device["peak_flops"], "measured": device["matmul_flops"]}
+
+    def over_tops(work: float) -> dict:
+        return {over: round(work * rate / top, 4) if top else None for over, top in tops.items()}
+
     return {
         "tokens_per_step": tokens,
         "accumulation": max(1, cfg.train.batch_size // (cfg.train.micro_batch_size * world.size)),
@@ -167,59 +167,42 @@ def _speeds(cfg: Config, world: World, timed: list[dict], device: dict) -> dict:
         "tokens_per_s_per_gpu": round(rate, 1),
         "attention_share": round(share, 4),
         "flops_per_token": flops,
-        "mfu": {
-            name: {
-                over: round(work * rate / top, 4) if top else None for over, top in rates.items()
-            }
-            for name, work in flops.items()
-        },
+        "mfu": {name: over_tops(work) for name, work in flops.items()},
     }
-
-
-def _peak(world: World) -> int:
-    """Largest memory of this rank: its GPU's, or its process's [bytes]."""
-    cuda = world.device.type == "cuda"
-    return torch.cuda.max_memory_allocated() if cuda else peak_memory_bytes()
 
 
 def _advice(cfg: Config, world: World, rows: int, peak: int) -> list[str]:
     """Settings that should be faster here, or make it fit: by the planner's formula times the ratio
     of the measured peak to its estimate. rows: sequences per rank and step of the real run."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    kernels = "fused" if cfg.train.compile else "eager"
-    here = memory_settings(cfg, world.size, kernels=kernels, gpus_per_node=local)
+    here, limit = settings_of(cfg, world), available_bytes(world)
     try:
         ratio = peak / memory(cfg.model, **here)["total"]
     except UserError:  # a shape that the planner cannot read
         return []
-    limit = available_bytes(world, local)
-    real = here | {"accumulation": max(1, rows // here["micro_batch_size"])}
+    found, micro = [], here["micro_batch_size"]
+    real = here | {"accumulation": max(1, rows // micro)}
 
-    def needed(**change) -> float:
-        return memory(cfg.model, **real | change)["total"] * ratio
-
-    def fits(**change) -> bool:
-        return needed(**change) <= MARGIN * limit
+    def fits(**change) -> str:
+        """How much is needed, where it fits; else empty."""
+        size = memory(cfg.model, **real | change)["total"] * ratio
+        return f"fits, about {size / GIB:.1f} GiB" if size <= MARGIN * limit else ""
 
     if not fits():
         return [f"memory is short for the whole batch: {advice(cfg.model, real, limit / ratio)}"]
-    found, micro = [], here["micro_batch_size"]
     while micro * 2 <= rows and fits(micro_batch_size=micro * 2, accumulation=rows // (micro * 2)):
         micro *= 2
     if micro > here["micro_batch_size"]:
-        size = needed(micro_batch_size=micro, accumulation=rows // micro) / GIB
-        found.append(f"train.micro_batch_size={micro} fits, about {size:.1f} GiB: larger products")
-    if cfg.train.activation_checkpointing and fits(activation_checkpointing=False):
-        found.append("train.activation_checkpointing=false fits: nothing is computed twice")
-    for sharding in ("ddp", "grad_op") if world.size > 1 else ():
-        saved = GATHERS[cfg.train.sharding] - GATHERS[sharding]
-        if saved > 0 and fits(sharding=sharding):
-            size = needed(sharding=sharding) / GIB
-            less = f"{saved} gather(s) of all weights fewer per micro-batch"
-            found.append(f"train.sharding={sharding} fits, about {size:.1f} GiB: {less}")
+        room = fits(micro_batch_size=micro, accumulation=rows // micro)
+        found.append(f"train.micro_batch_size={micro} {room}: larger products")
+    if cfg.train.activation_checkpointing and (room := fits(activation_checkpointing=False)):
+        found.append(f"train.activation_checkpointing=false {room}: nothing is computed twice")
+    for sharding, why in FASTER.items():
+        if world.size == 1 or sharding == cfg.train.sharding:
             break
-    if local < world.size and cfg.train.sharding == "full" and fits(sharding="hybrid"):
-        found.append("train.sharding=hybrid fits: weights are gathered inside a node only")
+        possible = sharding != "hybrid" or world.local_size < world.size
+        if possible and (room := fits(sharding=sharding)):
+            found.append(f"train.sharding={sharding} {room}: {why}")
+            break
     return found
 
 
@@ -230,9 +213,8 @@ def counted_bytes() -> Iterator[dict[str, int]]:
     They are those of the ring algorithms: (W-1)/W of the whole for a gather or a scatter, twice
     that for a reduction to all.
     """
-    sent, inside = dict.fromkeys(COLLECTIVES, 0), []
-    names = {name: kind for kind, names in COLLECTIVES.items() for name in names}
-    originals = {name: getattr(dist, name) for name in names if hasattr(dist, name)}
+    sent, inside = dict.fromkeys(COLLECTIVES.values(), 0), []
+    originals = {name: getattr(dist, name) for name in COLLECTIVES if hasattr(dist, name)}
 
     def counting(name: str):
         def call(*args, **kwargs):
@@ -241,7 +223,7 @@ def counted_bytes() -> Iterator[dict[str, int]]:
                 size = max(t.numel() * t.element_size() for t in given)
                 ranks = dist.get_world_size(kwargs.get("group"))
                 times = 2 if name == "all_reduce" else 1
-                sent[names[name]] += times * size * (ranks - 1) // ranks
+                sent[COLLECTIVES[name]] += times * size * (ranks - 1) // ranks
             inside.append(name)
             try:
                 return originals[name](*args, **kwargs)
@@ -250,9 +232,9 @@ def counted_bytes() -> Iterator[dict[str, int]]:
 
         return call
 
-    for name in originals:
-        setattr(dist, name, counting(name))
     try:
+        for name in originals:
+            setattr(dist, name, counting(name))
         yield sent
     finally:
         for name, function in originals.items():
@@ -262,10 +244,10 @@ def counted_bytes() -> Iterator[dict[str, int]]:
 def render(report: dict) -> str:
     """The report in a few lines."""
     seconds, sent = report["seconds"], sum(report["sent_bytes"].values())
-    speed = f"{report['tokens_per_s']:,.0f} tokens/s"
     phases = ", ".join(f"{name.replace('_', ' + ')} {1e3 * seconds[name]:.1f}" for name in PHASES)
     lines = [
-        f"{report['preset']} on {report['ranks']} x {report['device']['name']}: {speed}",
+        f"{report['preset']} on {report['ranks']} x {report['device']['name']}: "
+        f"{report['tokens_per_s']:,.0f} tokens/s",
         f"step              {1e3 * seconds['step']:.1f} ms for {report['tokens_per_step']:,} tokens: "
         f"{phases}",
         f"first step        {report['first_step_s']} s with compilation, after {report['build_s']} s "
@@ -277,10 +259,10 @@ def render(report: dict) -> str:
         lines.append(f"MFU {name:<16}{over}{measured}")
     lines.append(f"memory            {report['memory_bytes'] / GIB:.2f} GiB at the peak")
     if report["ranks"] > 1:
-        rate = sent / seconds["step"] / 1e9
         lines.append(
-            f"sent per rank     {sent / 2**20:,.1f} MiB a step, {rate:.2f} GB/s on average "
-            f"(accumulation {report['accumulation']}, sharding {report['settings']['sharding']})"
+            f"sent per rank     {sent / 2**20:,.1f} MiB a step, {sent / seconds['step'] / 1e9:.2f} GB/s "
+            f"on average (accumulation {report['accumulation']}, sharding "
+            f"{report['settings']['sharding']})"
         )
     lines += [f"try               {line}" for line in report["advice"]]
     return "\n".join(lines)

@@ -7,7 +7,6 @@ causal LM as it is, which the alignment stages do; `evaluating` is how a model i
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,14 +105,13 @@ def _install_kernels(
         if world.is_main:
             print("train.kernels: only Steel's own models have operations to exchange")
         return
-    batch = cfg.micro_batch_size
-    sizes = sizes_of(model.config, batch=batch, length=sequence_length, documents=documents)
+    shape = {"batch": cfg.micro_batch_size, "length": sequence_length, "documents": documents}
     settings = {
         "device": world.device,
         "dtype": torch.bfloat16 if cfg.precision == "bf16" else torch.float32,
         "compiled": cfg.compile,
         "say": print if world.is_main else None,
-        "sizes": sizes,
+        "sizes": sizes_of(model.config, **shape),
     }
     try:
         install(model, choose(cfg.kernels, **settings))
@@ -127,14 +125,12 @@ def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: W
     full: parameters, gradients and optimizer state sharded. grad_op: parameters stay whole between
     forward and backward. hybrid: sharded within a node, replicated across nodes. ddp: replicated.
     """
-    if cfg.sharding not in ("full", "grad_op", "hybrid", "ddp"):
-        raise UserError(f"sharding '{cfg.sharding}' is not one of full, grad_op, hybrid, ddp")
     if world.size == 1:
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    local = world.local_size
     shapes = {"hybrid": (world.size // local, local), "ddp": (world.size, 1)}
     shape = shapes.get(cfg.sharding, (world.size,))
     names = ("replicate", "shard")[-len(shape) :]
@@ -143,12 +139,10 @@ def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: W
     if cfg.precision == "bf16":
         # Inputs stay as they are: casting would round the rotary tables, which must be fp32. The
         # hidden state is bf16 already, since the embedding is.
-        options["mp_policy"] = MixedPrecisionPolicy(
-            torch.bfloat16, torch.float32, cast_forward_inputs=False
-        )
-    for layer in layers:
-        fully_shard(layer, **options)
-    fully_shard(model, **options)
+        types = (torch.bfloat16, torch.float32)
+        options["mp_policy"] = MixedPrecisionPolicy(*types, cast_forward_inputs=False)
+    for unit in (*layers, model):
+        fully_shard(unit, **options)
 
 
 @torch.no_grad()

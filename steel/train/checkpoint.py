@@ -18,11 +18,10 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch.distributed as dist
@@ -63,12 +62,11 @@ class Checkpoints:
         self.folder, self.cfg, self.world = folder, cfg, world
         background = cfg.async_checkpoint and world.size > 1
         self._group = dist.new_group(backend="gloo") if background else None
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._writer, self._written = ThreadPoolExecutor(1, "checkpoint"), Future()
+        self._written.set_result(None)
         # A single process is what `no_dist` asks for; torch warns of it at every save.
-        warnings.filterwarnings(
-            "ignore", message="torch.distributed is (disabled, )?unavailable", category=UserWarning
-        )
+        said = "torch.distributed is (disabled, )?unavailable"
+        warnings.filterwarnings("ignore", message=said, category=UserWarning)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint belongs after `step` steps."""
@@ -88,11 +86,8 @@ class Checkpoints:
         state = {"step": step, "for_good": self._for_good(step), **state}
         where = {"checkpoint_id": str(temporary), "no_dist": self.world.size == 1}
         with self.world.together(), _writing(temporary, target):
-            if self.world.is_main and not target.exists():
-                shutil.rmtree(temporary, ignore_errors=True)
+            if self.world.is_main:
                 temporary.mkdir(parents=True)
-        if self.world.any(self.world.is_main and target.exists()):
-            return
         tensors = _tensors(model, optimizers)
         if not self.cfg.async_checkpoint:
             with _writing(temporary, target):
@@ -101,32 +96,25 @@ class Checkpoints:
                 self._publish(temporary, target, state)
             return
         future = dcp.async_save(tensors, **where, process_group=self._group)
-        written = getattr(future, "upload_completion", future)
 
         def finish() -> None:
-            try:
-                with _writing(temporary, target):
-                    written.result()  # on rank 0 only when every rank has written its part
-                    self._publish(temporary, target, state)
-            except BaseException as error:  # handed to the caller at the next wait
-                self._error = error
+            with _writing(temporary, target):
+                # On rank 0 only when every rank has written its part.
+                getattr(future, "upload_completion", future).result()
+                self._publish(temporary, target, state)
 
-        self._thread = threading.Thread(target=finish, name=target.name)
-        self._thread.start()
+        self._written = self._writer.submit(finish)
 
     def wait(self) -> None:
         """Until nothing is being written. Raises what went wrong, on any rank."""
         if self.cfg.async_checkpoint:
             with self.world.together():
-                self.close()
+                self._written.result()
 
     def close(self) -> None:
         """The same for this rank alone, for the end of a run that may have failed."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread, error, self._error = None, self._error, None
-            if error is not None:
-                raise error
+        self._writer.shutdown()
+        self._written.result()
 
     def _publish(self, temporary: Path, target: Path, state: dict) -> None:
         """The last step, on rank 0: the state, the hashes, the rename, and then the oldest go."""
@@ -137,15 +125,13 @@ class Checkpoints:
         temporary.rename(target)
         with contextlib.suppress(
             OSError
-        ):  # a rename outlives a power cut once its folder is on disk
+        ):  # a rename outlives a power cut once the folder is on disk
             handle = os.open(self.folder, os.O_RDONLY)
             os.fsync(handle)
             os.close(handle)
         passing = [c for c in complete(self.folder) if not read_state(c).get("for_good")]
         for old in passing[: -max(1, self.cfg.keep_checkpoints)]:
-            gone = old.with_name(
-                f".{old.name}.old"
-            )  # a crash must not leave half of it by its name
+            gone = old.with_name(f".{old.name}.old")  # a crash leaves no half of it by its name
             old.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
@@ -160,19 +146,14 @@ def newest(folder: Path, world: World) -> tuple[Path, dict] | None:
     name, state = world.gather((found[-1].name, read_state(found[-1])) if found else ("", {}))[0]
     if not name:
         return None
-    chosen, waited = Path(folder) / name, time.monotonic()
+    chosen, began = Path(folder) / name, time.monotonic()
     with world.together():
-        while not (chosen / MANIFEST).is_file():
-            if time.monotonic() - waited > LISTED_WITHIN_S * (world.size > 1):
-                raise UserError(
-                    f"checkpoint {chosen} has no {MANIFEST}; remove it to resume before it"
-                )
+        while not ((chosen / "state.json").is_file() and read_state(chosen) == state):
+            if time.monotonic() - began > LISTED_WITHIN_S:
+                problem = f"checkpoint {chosen} is not the one that rank 0 sees"
+                raise UserError(f"{problem}; let all ranks share one folder")
             os.listdir(folder)  # asks the server again
             time.sleep(0.5)
-        if read_state(chosen) != state:
-            raise UserError(
-                f"checkpoint {chosen} is not the one that rank 0 sees; share one folder"
-            )
     return chosen, state
 
 
@@ -184,11 +165,9 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
     """
     with world.together():
         _verify(checkpoint, world)
-        tensors = _tensors(model, optimizers)
-        _check_names(checkpoint, tensors["model"])
-    settings = [
-        [{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in optimizers
-    ]
+    tensors = _tensors(model, optimizers)  # to make room for its moments, Muon gathers
+    _check_names(checkpoint, tensors["model"])
+    settings = [[{**g} for g in optimizer.param_groups] for optimizer in optimizers]
     try:
         dcp.load(tensors, checkpoint_id=str(checkpoint), no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:  # what does not fit raises many types
@@ -220,10 +199,8 @@ def sweep(folder: Path) -> None:
 
 
 def _tensors(model: nn.Module, optimizers: list) -> dict:
-    return {
-        "model": get_model_state_dict(model),
-        "optimizers": get_optimizer_state_dict(model, optimizers),
-    }
+    moments = get_optimizer_state_dict(model, optimizers)
+    return {"model": get_model_state_dict(model), "optimizers": moments}
 
 
 def _hashes(folder: Path, part: int = 0, of: int = 1) -> dict[str, str]:
@@ -240,7 +217,8 @@ def _hashes(folder: Path, part: int = 0, of: int = 1) -> dict[str, str]:
 
 def _verify(checkpoint: Path, world: World) -> None:
     """UserError when a file is missing, foreign or changed; each rank looks at its share."""
-    wanted = json.loads((checkpoint / MANIFEST).read_text())
+    manifest = checkpoint / MANIFEST
+    wanted = json.loads(manifest.read_text()) if manifest.exists() else {}
     there = {p.name for p in checkpoint.iterdir()} - {MANIFEST}
     odd = sorted(there ^ wanted.keys())
     found = _hashes(checkpoint, world.rank, world.size)
@@ -255,13 +233,11 @@ def _verify(checkpoint: Path, world: World) -> None:
 def _check_names(checkpoint: Path, weights: dict) -> None:
     """UserError unless the checkpoint holds these weights and no others: DCP would read a part."""
     metadata = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    stored = {k for k in metadata if k.startswith("model.")}
-    if odd := sorted(stored ^ {f"model.{name}" for name in weights}):
+    stored = {k.removeprefix("model.") for k in metadata if k.startswith("model.")}
+    if odd := sorted(stored ^ weights.keys()):
         where = "is only in the checkpoint" if odd[0] in stored else "is not in it"
-        raise UserError(
-            f"checkpoint {checkpoint} does not fit this model ({odd[0].removeprefix('model.')} "
-            f"{where}); use another run folder"
-        )
+        problem = f"checkpoint {checkpoint} does not fit this model ({odd[0]} {where})"
+        raise UserError(f"{problem}; use another run folder")
 
 
 @contextlib.contextmanager
@@ -272,9 +248,7 @@ def full_disk(target: Path) -> Iterator[None]:
     except BaseException as error:
         reasons = (_FULL.get(getattr(e, "errno", None)) for e in causes(error))
         reason = next(filter(None, reasons), "")
-        with contextlib.suppress(
-            OSError
-        ):  # torch's and safetensors' writers may swallow the number
+        with contextlib.suppress(OSError):  # some writers of torch and safetensors drop the number
             if not reason and shutil.disk_usage(target.parent).free < 1 << 20:
                 reason = "the disk is full"
         if not reason:

@@ -30,32 +30,29 @@ def render(
 
     Raises UserError for an unknown kind and for a batch that does not divide among the ranks.
     """
+    import jinja2
+
     if kind not in TEMPLATES:
         raise UserError(f"--print-launch '{kind}' is not one of {', '.join(TEMPLATES)}")
     if nodes < 1 or gpus_per_node < 1:
         raise UserError("--nodes and --gpus-per-node must be at least 1")
-    ranks = nodes * gpus_per_node
-    check_batch(cfg.train, World(0, ranks))
+    check_batch(cfg.train, World(0, nodes * gpus_per_node))
     # -r: torchrun (on Python 3.11) takes --run, even behind the script's name, for its own --run-path
     words = ["--preset", preset, "--data", str(data), "-r", str(run)]
     words += ["--tokenizer", str(tokenizer)] if tokenizer else []
-    arguments = " ".join(_quoted(word) for word in [*words, *(overrides or [])])
-    values = {
-        "title": f"Pretraining, preset {cfg.preset}, {cfg.train.steps:,} steps, "
-        f"sharding {cfg.train.sharding}",
-        "name": re.sub(r"[^a-z0-9-]+", "-", f"steel-{cfg.preset}".lower()).strip("-"),
-        "run": _quoted(str(run)),
-        "nodes": nodes,
-        "gpus_per_node": gpus_per_node,
-        "cpus_per_rank": CPUS_PER_RANK,
-        "seconds_to_save": SECONDS_TO_SAVE,
-        "arguments": arguments,
-    }
     text = (PRESETS / "launch" / TEMPLATES[kind]).read_text(encoding="utf-8")
-    for key, value in values.items():
-        text = text.replace("{{" + key + "}}", str(value))
-    assert "{{" not in text, "a placeholder without a value"
-    return text
+    how = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
+    return jinja2.Template(text, **how).render(
+        title=f"Pretraining, preset {cfg.preset}, {cfg.train.steps:,} steps, "
+        f"sharding {cfg.train.sharding}",
+        name=re.sub(r"[^a-z0-9-]+", "-", f"steel-{cfg.preset}".lower()).strip("-"),
+        run=_quoted(str(run)),
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        cpus_per_rank=CPUS_PER_RANK,
+        seconds_to_save=SECONDS_TO_SAVE,
+        arguments=" ".join(_quoted(word) for word in [*words, *(overrides or [])]),
+    )
 
 
 def _quoted(word: str) -> str:

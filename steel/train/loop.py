@@ -25,12 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig, UserError, first_line
-from ..machine import peak_memory_bytes, progress
-from ..runlog import RunLog, read_log
+from ..machine import progress
+from ..runlog import RunLog, finite, read_log
 from . import checkpoint
 from .build import evaluating, precision, require_graphs
 from .checkpoint import Checkpoints
-from .metrics import Curves, Profile, Speed
+from .device import peaks
+from .metrics import Add, Speed, curves, profiler
 from .optim import build_optimizers, set_learning_rate
 from .parallel import LOST_RANK, World, check_batch, lost_rank
 from .run_folder import RunFolder
@@ -79,6 +80,9 @@ class Stage:
     """Steps that belong together: a checkpoint, and a stop, comes only after whole units."""
 
 
+COUNTERS = ("tokens", "bad_steps", "grad_norm_mean", "loss")
+
+
 @dataclass
 class State:
     """All that changes while a stage trains, beside the weights."""
@@ -105,25 +109,22 @@ class State:
 
     def counters(self) -> dict:
         """What of this goes into a checkpoint's `state.json`."""
-        loss = self.loss if math.isfinite(self.loss) else None
-        names = ("tokens", "bad_steps", "grad_norm_mean")
-        return {**{name: getattr(self, name) for name in names}, "loss": loss}
+        return finite({name: getattr(self, name) for name in COUNTERS})
 
     def restore(self, saved: dict) -> None:
         """Back from `state.json`."""
-        for name in ("step", "tokens", "bad_steps", "grad_norm_mean"):
+        for name in ("step", *COUNTERS):
             setattr(self, name, saved[name])
-        self.loss = math.nan if saved.get("loss") is None else saved["loss"]
+        self.loss = math.nan if self.loss is None else self.loss
 
 
 @dataclass
 class FitResult:
-    """What a stage ended with: steps done, last mean loss, tokens seen, seconds of this process."""
+    """What a stage ended with: steps done, last mean loss, tokens seen, where this process began."""
 
     steps: int
     loss: float
     tokens: int
-    seconds: float
     resumed_from: int = 0
 
 
@@ -144,66 +145,69 @@ def fit(
     log = run.log if world.is_main else None
     state = State(build_optimizers(model, cfg), Speed(world, stage.flops), log)
     with _one_line_endings(state, world), run.locked(world):
-        began, checkpoints = time.monotonic(), Checkpoints(run.checkpoints, cfg, world)
+        began = time.monotonic()
         first = _resume(stage, state, run, world, resume)
         _write_header(stage, state, world)
-        model.train()
-        with (
-            contextlib.closing(checkpoints),
-            contextlib.closing(Curves(run.path, cfg, stage.title, world.is_main, first)) as curves,
-            Profile(run.path, cfg, first, world) as profile,
-            progress(cfg.steps, stage.title, "steps", done=first) as bar,
-            StopSignal() as stop,
-        ):
-            if first == 0:
-                validate(stage, state, world, curves)
-            state.speed.start(state.tokens)
-            while state.step < cfg.steps:
-                profile.before(state.step)
-                measured = train_step(stage, state, world)
-                if cfg.compile and state.step == first + 1:
-                    require_graphs()
-                step, last = state.step, state.step == cfg.steps
-                if last or step <= 3 or step % cfg.log_every == 0:
-                    row = {"tokens": state.tokens, **measured}
-                    share = measured.get("attention_share", 1.0)
-                    row |= {**state.speed.measure(state.tokens, share), **_memory(world)}
-                    state.note("step", step=step, **row)
-                    curves.add(step, row)
-                bar.advance(1, loss=state.loss, **state.speed.note(state.tokens, step, cfg.steps))
-                if last or (cfg.eval_every and step % cfg.eval_every == 0):
-                    validate(stage, state, world, curves)
-                whole = step % stage.unit == 0
-                stopping = world.any(bool(stop.name)) and whole
-                if last or stopping or (whole and checkpoints.due(step)):
-                    with state.speed.phase("checkpoint"):
-                        data = {"data": stage.data_state(step)} if stage.data_state else {}
-                        counters = {**state.counters(), **data}
-                        checkpoints.save(step, model, state.optimizers, counters)
-                        if last or stopping:
-                            checkpoints.wait()
-                if stopping and not last:
-                    _stop(state, run, stop.name)
-        seconds = time.monotonic() - began
+        _train(stage, state, run, world)
+        seconds = round(time.monotonic() - began, 2)
         unfinished = world.is_main and not _ended_before(stage, state, run)
         if state.step > first or world.any(unfinished):
             if stage.save_hf:
                 run.save_hf(model, stage.tokenizer, world)
-            facts = {"phases": state.speed.phases(), "peak_memory_bytes": peak_memory_bytes()}
             done = {"step": state.step, "tokens": state.tokens, "loss": state.loss}
-            state.note("event", what="end", **done, seconds=round(seconds, 2), **facts)
+            facts = {"seconds": seconds, "phases": state.speed.phases(), **peaks(world)}
+            state.note("event", what="end", **done, **facts)
     model.eval()
-    return FitResult(state.step, state.loss, state.tokens, seconds, first)
+    return FitResult(state.step, state.loss, state.tokens, first)
+
+
+def _train(stage: Stage, state: State, run: RunFolder, world: World) -> None:
+    """All steps from `state.step` on, with what is logged, validated and saved between them."""
+    cfg, first = stage.cfg, state.step
+    stage.model.train()
+    with (
+        contextlib.closing(Checkpoints(run.checkpoints, cfg, world)) as checkpoints,
+        curves(run.path, cfg, stage.title, world, first) as add,
+        profiler(run.path, cfg, world) as profile,
+        progress(cfg.steps, stage.title, "steps", done=first) as bar,
+        stop_signals() as signals,
+    ):
+        if first == 0:
+            validate(stage, state, world, add)
+        state.speed.start(state.tokens)
+        while state.step < cfg.steps:
+            measured = train_step(stage, state, world)
+            if profile:
+                profile.step()
+            if cfg.compile and state.step == first + 1:
+                require_graphs()
+            step, last = state.step, state.step == cfg.steps
+            if last or step <= 3 or step % cfg.log_every == 0:
+                speed = state.speed.measure(state.tokens, measured.get("attention_share", 1.0))
+                row = {"tokens": state.tokens, **measured, **speed, **peaks(world)}
+                state.note("step", step=step, **row)
+                add(step, row)
+            bar.advance(1, loss=state.loss, **state.speed.note(state.tokens, step, cfg.steps))
+            if last or (cfg.eval_every and step % cfg.eval_every == 0):
+                validate(stage, state, world, add)
+            whole = step % stage.unit == 0
+            stopping = world.any(bool(signals)) and whole
+            if last or stopping or (whole and checkpoints.due(step)):
+                with state.speed.phase("checkpoint"):
+                    data = {"data": stage.data_state(step)} if stage.data_state else {}
+                    counters = {**state.counters(), **data}
+                    checkpoints.save(step, stage.model, state.optimizers, counters)
+                    if last or stopping:
+                        checkpoints.wait()
+            if stopping and not last:
+                _stop(state, run, signals)
 
 
 def train_step(stage: Stage, state: State, world: World) -> dict:
     """Forward, backward and update of the next step; returns what to log of it."""
     cfg, model = stage.cfg, stage.model
-    torch.manual_seed(
-        stage.seed * 1_000_003 + state.step
-    )  # random numbers depend on the step alone
-    factor = learning_rate_factor(state.step, cfg.steps, cfg)
-    rate = set_learning_rate(state.optimizers, factor)
+    torch.manual_seed(stage.seed * 1_000_003 + state.step)  # random numbers depend on it alone
+    rate = set_learning_rate(state.optimizers, learning_rate_factor(state.step, cfg.steps, cfg))
     with state.speed.phase("data"):
         micros = stage.batch_fn(state.step)
     loss_sum, count, sums = torch.zeros((), dtype=torch.float64, device=world.device), 0, {}
@@ -270,13 +274,13 @@ def _update(cfg: TrainConfig, state: State, norm: float) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def validate(stage: Stage, state: State, world: World, curves: Curves) -> None:
+def validate(stage: Stage, state: State, world: World, add: Add) -> None:
     """Run `evaluate` and `sample` after the steps done so far, and log what they say."""
     with evaluating(stage.model, stage.cfg, world), state.speed.phase("validate"):
         if stage.evaluate is not None:
             found = stage.evaluate(stage.model, state.step)
             state.note("eval", step=state.step, tokens=state.tokens, **found)
-            curves.add(state.step, {f"eval/{name}": value for name, value in found.items()})
+            add(state.step, {"eval": found})
         if stage.sample is not None:
             for row in stage.sample(stage.model, state.step):
                 state.note("sample", step=state.step, **row)
@@ -320,16 +324,8 @@ def _write_header(stage: Stage, state: State, world: World) -> None:
         state.note("event", **event)
 
 
-def _memory(world: World) -> dict:
-    """Peaks of this process, and of its GPU's memory where there is one [bytes]."""
-    peaks = {"peak_memory_bytes": peak_memory_bytes()}
-    if world.device.type == "cuda":
-        peaks["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return peaks
-
-
-def _stop(state: State, run: RunFolder, name: str) -> None:
-    phases = state.speed.phases()
+def _stop(state: State, run: RunFolder, signals: list[str]) -> None:
+    name, phases = signals[-1] if signals else "", state.speed.phases()
     state.note("event", what="stopped", step=state.step, signal=name, phases=phases)
     if state.log is not None:
         print(
@@ -347,25 +343,20 @@ def _ended_before(stage: Stage, state: State, run: RunFolder) -> bool:
     return bool(ends) and ends[-1]["step"] == state.step and written
 
 
-class StopSignal:
-    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads between steps."""
-
-    def __init__(self):
-        self.name = ""
-        self._old: dict = {}
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            names = ["SIGTERM", "SIGUSR1"] + ([] if "ipykernel" in sys.modules else ["SIGINT"])
-            for name in names:
-                if (number := getattr(signal, name, None)) is not None:
-                    self._old[number] = signal.signal(
-                        number, lambda *_, name=name: setattr(self, "name", name)
-                    )
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._old.items():
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[str]]:
+    """Names of the SIGTERM, SIGUSR1 and Ctrl-C that have come, for the loop to look at between steps."""
+    came, old = [], {}
+    if threading.current_thread() is threading.main_thread():
+        asked = [signal.SIGTERM, signal.SIGUSR1]
+        if "ipykernel" not in sys.modules:  # there Ctrl-C stops the cell
+            asked.append(signal.SIGINT)
+        for number in asked:
+            old[number] = signal.signal(number, lambda n, _: came.append(signal.Signals(n).name))
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
             signal.signal(number, handler)
 
 

@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from ..config import Config, TrainConfig, UserError
+from ..plan import flops_per_token, gpu
+from .device import device_name
 from .parallel import World
 
-PROFILE_AFTER = 3  # steps of warm-up: compilation and the allocator settle there
-
-
-def device_name() -> str | None:
-    """The planner's name of this machine's GPU, None on a CPU or for one that its table lacks."""
-    from ..plan import GPUS
-
-    if not torch.cuda.is_available():
-        return None
-    name = torch.cuda.get_device_name().upper()
-    large = torch.cuda.get_device_properties(0).total_memory > 60 * 2**30
-    if "A100" in name:
-        return "A100-80G" if large else "A100-40G"
-    return next((key for key in GPUS if key != "CPU" and key.upper() in name), None)
+Add = Callable[[int, dict], None]
+"""add(step, values): the numbers among the values, nested ones by a path, belong to that step."""
 
 
 def token_flops(cfg: Config) -> dict[str, float]:
     """FLOPs of one trained token in three conventions [FLOPs/token], see `plan.flops_per_token`;
     empty for a shape that the planner cannot read."""
-    from ..plan import flops_per_token
-
+    names, length = ("executed_causal", "executed_full", "seed"), cfg.data.sequence_length
     try:
-        return {
-            name: flops_per_token(cfg.model, cfg.data.sequence_length, name).total
-            for name in ("executed_causal", "executed_full", "seed")
-        }
+        return {name: flops_per_token(cfg.model, length, name).total for name in names}
     except UserError:
         return {}
 
@@ -60,10 +47,8 @@ class Speed:
     """Tokens per second over all ranks, seconds per phase and, where the GPU's peak is known, MFU."""
 
     def __init__(self, world: World, flops: dict[str, float] | None = None):
-        from ..plan import gpu
-
-        name = device_name() if world.device.type == "cuda" else None
-        self._peak = gpu(name).peak * world.size if name and flops else 0.0
+        name = device_name() if world.cuda and flops else None
+        self._peak = gpu(name).peak * world.size if name else 0.0
         self._flops = flops or {}
         self._seconds: dict[str, float] = {}
         self.start(0)
@@ -110,48 +95,41 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
-class Curves:
-    """TensorBoard (`train.tensorboard`) and Weights & Biases (`train.wandb`) on the main rank.
+@contextlib.contextmanager
+def curves(run: Path, cfg: TrainConfig, title: str, world: World, step: int) -> Iterator[Add]:
+    """Gives what draws in TensorBoard (`train.tensorboard`) and Weights & Biases (`train.wandb`).
 
-    Raises UserError when a package that was asked for is missing.
+    step: the run goes on from it. UserError when a package that was asked for is missing.
     """
-
-    def __init__(self, folder: Path, cfg: TrainConfig, title: str, is_main: bool, step: int = 0):
-        self._board = self._wandb = None
-        if is_main and cfg.tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                needs = "train.tensorboard needs the package tensorboard: pip install tensorboard"
-                raise UserError(needs) from None
+    shown: list[Add] = []
+    with contextlib.ExitStack() as closing:
+        if world.is_main and cfg.tensorboard:
+            package = _package("torch.utils.tensorboard", "train.tensorboard", "tensorboard")
             # What a crashed attempt drew past the checkpoint is hidden, as in the log.
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        if is_main and cfg.wandb:
-            try:
-                import wandb
-            except ImportError:
-                raise UserError("train.wandb needs the package wandb: pip install wandb") from None
-            same = hashlib.sha256(f"{folder.absolute()} {title}".encode()).hexdigest()[:16]
-            names = {"project": cfg.wandb, "name": f"{folder.name}-{title}", "dir": str(folder)}
-            self._wandb = wandb.init(**names, id=same, resume="allow")  # a resumed run goes on
+            board = package.SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+            closing.callback(board.close)
+            shown.append(lambda at, numbers: [board.add_scalar(*n, at) for n in numbers.items()])
+        if world.is_main and cfg.wandb:
+            same = hashlib.sha256(f"{run.absolute()} {title}".encode()).hexdigest()[:16]
+            names = {"project": cfg.wandb, "name": f"{run.name}-{title}", "dir": str(run)}
+            package = _package("wandb", "train.wandb", "wandb")
+            page = package.init(**names, id=same, resume="allow")  # a resumed run goes on
+            closing.callback(page.finish)
+            shown.append(lambda at, numbers: page.log(numbers, step=at))
 
-    def add(self, step: int, values: dict) -> None:
-        """The numbers among `values`, nested ones by a path, as of `step`."""
-        if self._board is None and self._wandb is None:
-            return
-        numbers = dict(_numbers(values))
-        for name, value in numbers.items():
-            if self._board is not None:
-                self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+        def add(at: int, values: dict) -> None:
+            for show in shown:
+                show(at, dict(_numbers(values)))
 
-    def close(self) -> None:
-        """Flush and let go."""
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        yield add
+
+
+def _package(module: str, setting: str, package: str):
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        needs = f"{setting} needs the package {package}: pip install {package}"
+        raise UserError(needs) from None
 
 
 def _numbers(values: dict, prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -162,33 +140,12 @@ def _numbers(values: dict, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield prefix + name, float(value)
 
 
-class Profile:
-    """Profiles `train.profile_steps` steps of the main rank into RUN/trace.json, a Chrome trace."""
-
-    def __init__(self, folder: Path, cfg: TrainConfig, start: int, world: World):
-        wanted = cfg.profile_steps if world.is_main else 0
-        self._path, self._first = folder / "trace.json", start + PROFILE_AFTER
-        self._end = self._first + wanted
-        self._cuda, self._profiler = world.device.type == "cuda", None
-
-    def __enter__(self) -> Profile:
-        return self
-
-    def before(self, step: int) -> None:
-        """Called before each step: starts and ends the recording."""
-        if step == self._first < self._end:
-            kinds = torch.profiler.ProfilerActivity
-            activities = [kinds.CPU, kinds.CUDA] if self._cuda else [kinds.CPU]
-            self._profiler = torch.profiler.profile(activities=activities)
-            self._profiler.start()
-        elif step == self._end:
-            self._finish()
-
-    def __exit__(self, *_) -> None:
-        self._finish()
-
-    def _finish(self) -> None:
-        if self._profiler is not None:
-            self._profiler.stop()
-            self._profiler.export_chrome_trace(str(self._path))
-            self._profiler = None
+def profiler(run: Path, cfg: TrainConfig, world: World) -> contextlib.AbstractContextManager:
+    """Gives what traces `train.profile_steps` steps after three others, for compilation and the
+    allocator, into RUN/trace.json, and is told of each `step`; None where nothing is traced."""
+    if not (cfg.profile_steps and world.is_main):
+        return contextlib.nullcontext()
+    return torch.profiler.profile(
+        schedule=torch.profiler.schedule(wait=2, warmup=1, active=cfg.profile_steps, repeat=1),
+        on_trace_ready=lambda trace: trace.export_chrome_trace(str(run / "trace.json")),
+    )

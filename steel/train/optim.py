@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config import TrainConfig, UserError
+from ..config import TrainConfig
 from ..model.feed_forward import SteelExperts
 
 
@@ -17,8 +17,6 @@ def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Opt
 
     Every group carries `peak_lr`; the loop sets lr = peak_lr * learning_rate_factor(step).
     """
-    if cfg.optimizer not in ("adamw", "muon"):
-        raise UserError(f"optimizer '{cfg.optimizer}' is not one of adamw, muon")
     matrices, stacks = _hidden_matrices(model) if cfg.optimizer == "muon" else ([], [])
     chosen = {id(p) for p in (*matrices, *stacks)}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
@@ -30,12 +28,11 @@ def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Opt
         ]
         groups = [{**g, "peak_lr": cfg.learning_rate} for g in groups if g["params"]]
         betas, fused = (cfg.beta1, cfg.beta2), any(p.is_cuda for p in rest) or None
-        adamw = torch.optim.AdamW(groups, cfg.learning_rate, betas, cfg.eps, fused=fused)
-        optimizers.append(adamw)
+        optimizers += [torch.optim.AdamW(groups, cfg.learning_rate, betas, cfg.eps, fused=fused)]
     if chosen:
         groups = [{"params": matrices}, {"params": stacks, "inputs_first": True}]
         groups = [group for group in groups if group["params"]]
-        optimizers.append(Muon(groups, cfg.muon_learning_rate, weight_decay=cfg.weight_decay))
+        optimizers += [Muon(groups, cfg.muon_learning_rate, weight_decay=cfg.weight_decay)]
     return optimizers
 
 
@@ -46,14 +43,11 @@ def _hidden_matrices(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """
     matrices, stacks = [], []
     for name, module in model.named_modules():
-        if ".layers." not in f".{name}" or getattr(module, "role", "") == "route":
-            continue
-        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if isinstance(module, SteelExperts):
-            stacks += own
-        else:
+        if ".layers." in f".{name}" and getattr(module, "role", "") != "route":
             least = 2 if isinstance(module, nn.Linear) else 3
-            matrices += [p for p in own if p.ndim >= least]
+            kind = stacks if isinstance(module, SteelExperts) else matrices
+            own = module.parameters(recurse=False)
+            kind += [p for p in own if p.requires_grad and p.ndim >= least]
     return matrices, stacks
 
 

@@ -37,6 +37,16 @@ class World:
         """True on the one rank that logs and prints."""
         return self.rank == 0
 
+    @property
+    def cuda(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def local_size(self) -> int:
+        """Processes on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+
     def sum(self, *values: float | torch.Tensor) -> list[float]:
         """Each value added over all ranks, in float64; the host waits for the device once."""
         numbers = [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values]

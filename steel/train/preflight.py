@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import sys
 
-import torch
-
 from ..config import Config, UserError
+from ..data.shards import ShardSet
+from ..model.build import build
 from ..plan import GIB, MARGIN, advice, memory, memory_settings, plan, render
+from .device import available_bytes
 from .parallel import World
+
+
+def settings_of(cfg: Config, world: World) -> dict:
+    """The planner's `memory` keywords for one rank of this run."""
+    kernels = "fused" if cfg.train.compile else "eager"
+    return memory_settings(cfg, world.size, kernels=kernels, gpus_per_node=world.local_size)
 
 
 def memory_report(cfg: Config, world: World) -> dict | None:
@@ -18,32 +25,20 @@ def memory_report(cfg: Config, world: World) -> dict | None:
     Never stops the run: an estimate may be wrong, and running out of memory is one clear line, too.
     None for a shape that the planner cannot read (model.source hf).
     """
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    kernels = "fused" if cfg.train.compile else "eager"
-    settings = memory_settings(cfg, world.size, kernels=kernels, gpus_per_node=ranks)
+    settings, available = settings_of(cfg, world), available_bytes(world)
     try:
         parts = memory(cfg.model, **settings)
     except UserError:
         return None
-    available = available_bytes(world, ranks)
-    report = {
-        "estimated_bytes": {name: round(size) for name, size in parts.items()},
-        "available_bytes": available,
-        "fits": parts["total"] <= MARGIN * available,
-    }
-    if not report["fits"]:
+    fits = parts["total"] <= MARGIN * available
+    estimate = {name: round(size) for name, size in parts.items()}
+    report = {"estimated_bytes": estimate, "available_bytes": available, "fits": fits}
+    if not fits:
         report["advice"] = advice(cfg.model, settings, available)
         need = f"about {parts['total'] / GIB:.1f} GiB a rank are needed"
         there = f"{available / GIB:.1f} GiB are there"
         print(f"memory: {need}, {there}; try: {report['advice']}", file=sys.stderr)
     return report
-
-
-def available_bytes(world: World, ranks: int) -> int:
-    """Memory of this rank: its GPU's, or its share of the machine's [bytes]."""
-    if world.device.type == "cuda":
-        return torch.cuda.get_device_properties(world.device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(ranks, 1)
 
 
 def dry_run(cfg: Config, gpu: str, num_gpus: int, data: str | os.PathLike | None = None) -> str:
@@ -52,35 +47,23 @@ def dry_run(cfg: Config, gpu: str, num_gpus: int, data: str | os.PathLike | None
     data: folder of shards; then also how often the run passes over it. Raises what the planner and
     the shards raise.
     """
-    lines = [_plan_of_folder(cfg) if cfg.model.source == "hf" else render(plan(cfg, gpu, num_gpus))]
-    train = cfg.train
-    lines += [
-        "",
-        f"Configuration     {cfg.preset or 'unnamed'} {cfg.hash()}   {train.optimizer}, {train.schedule}, "
-        f"{train.precision}, sharding {train.sharding}",
-    ]
+    train, tokens = cfg.train, cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
+    if cfg.model.source == "hf":
+        model = build(cfg.model, device="meta")
+        count = sum(p.numel() for p in model.parameters())
+        page = f"""Plan for {type(model).__name__} from {cfg.model.path}
+
+Parameters        {count:>16,}
+Tokens            {tokens:.4g} = {train.steps:,} steps
+States            {16 * count / GIB:.2f} GiB over all ranks (fp32 weights, gradients, moments)
+FLOPs             {6.0 * count * tokens:.3g} (6 N per token, embedding included)"""
+    else:
+        page = render(plan(cfg, gpu, num_gpus))
+    page += f"""
+
+Configuration     {cfg.preset or "unnamed"} {cfg.hash()}   {train.optimizer}, {train.schedule}, \
+{train.precision}, sharding {train.sharding}"""
     if data is not None:
-        from ..data.shards import ShardSet
-
-        tokens = sum(piece.tokens for piece in ShardSet.open(data).pieces)
-        wanted = train.steps * train.batch_size * cfg.data.sequence_length
-        lines.append(f"Data              {tokens:,} tokens: {wanted / max(tokens, 1):.2f} passes")
-    return "\n".join(lines)
-
-
-def _plan_of_folder(cfg: Config) -> str:
-    from ..model.build import build
-
-    model = build(cfg.model, device="meta")
-    count = sum(p.numel() for p in model.parameters())
-    tokens = cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
-    return "\n".join(
-        [
-            f"Plan for {type(model).__name__} from {cfg.model.path}",
-            "",
-            f"Parameters        {count:>16,}",
-            f"Tokens            {tokens:.4g} = {cfg.train.steps:,} steps",
-            f"States            {16 * count / GIB:.2f} GiB over all ranks (fp32 weights, gradients, moments)",
-            f"FLOPs             {6.0 * count * tokens:.3g} (6 N per token, embedding included)",
-        ]
-    )
+        there = sum(piece.tokens for piece in ShardSet.open(data).pieces)
+        page += f"\nData              {there:,} tokens: {tokens / max(there, 1):.2f} passes"
+    return page

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import Config, UserError
 from ..data.batch import IGNORED, Batch, attention_pairs
@@ -52,7 +53,10 @@ def pretrain(
     that cannot work.
     """
     world, run = join_world(), RunFolder(run_dir)
-    _refuse_settings(cfg, world)
+    check_batch(cfg.train, world)
+    if cfg.train.z_loss and cfg.model.source == "hf":
+        problem = "train.z_loss is computed by Steel's own head"
+        raise UserError(f"{problem}; set train.z_loss=0 with model.source=hf")
     with world.together():
         shards = ShardSet.open(data)
         shards.check_all(world.rank, world.size)
@@ -66,10 +70,10 @@ def pretrain(
     header = {"config_hash": cfg.hash(), "corpus_tokens": shards.tokens}
     if cfg.data.anneal_weights:
         header["anneal_from_step"] = decay_start(cfg.train.steps, cfg.train)
-    ahead = Ahead(loader) if world.device.type == "cuda" else None
+    read = ahead(lambda step: loader.batch(step).pin_memory()) if world.cuda else loader.batch
 
     def batch_fn(step: int) -> list[Batch]:
-        batch = ahead.batch(step) if ahead else loader.batch(step)
+        batch = read(step)
         if on_batch is not None:
             on_batch(step, batch)
         return batch.to(world.device, non_blocking=True).split(cfg.train.micro_batch_size)
@@ -93,25 +97,18 @@ def pretrain(
     return fit(stage, run, world, resume)
 
 
-class Ahead:
-    """Reads the next step's batch in a thread while the GPU works, in pinned memory."""
+def ahead(read: Callable[[int], Batch]) -> Callable[[int], Batch]:
+    """`read`, which starts on the next step's batch in a thread while the GPU works on this one's."""
+    pool, started = ThreadPoolExecutor(1, "batch"), {}
 
-    def __init__(self, loader: Loader, pin_memory: bool = True):
-        self._loader, self._pin = loader, pin_memory
-        self._pool, self._next = ThreadPoolExecutor(1, "batch"), None
+    def batch(step: int) -> Batch:
+        future = started.pop(step, None) or pool.submit(read, step)
+        started.clear()
+        found = future.result()
+        started[step + 1] = pool.submit(read, step + 1)
+        return found
 
-    def batch(self, step: int) -> Batch:
-        """`loader.batch(step)`, and a start on step + 1."""
-        expected, future = self._next or (None, None)
-        if expected != step:
-            future = self._pool.submit(self._read, step)
-        batch = future.result()
-        self._next = (step + 1, self._pool.submit(self._read, step + 1))
-        return batch
-
-    def _read(self, step: int) -> Batch:
-        batch = self._loader.batch(step)
-        return batch.pin_memory() if self._pin else batch
+    return batch
 
 
 def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> Loader:
@@ -195,13 +192,12 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 512, meas
     loss_fn = next_token_loss()
 
     def evaluate(model: nn.Module, step: int) -> dict:
-        sums: dict[int, tuple[Tensor, Tensor]] = {}  # source -> loss and targets, on the device
+        sums: dict = defaultdict(lambda: (0.0, 0.0))  # source -> loss and targets, on the device
         for batch in loader.one_pass(most):
             for source in batch.source.unique().tolist():
                 chosen = (batch.source == source).nonzero()[:, 0].tolist()
                 loss, count, _ = loss_fn(model, batch.select(chosen).to(world.device))
-                before = sums.get(source, (0.0, 0.0))
-                sums[source] = (before[0] + loss.double(), before[1] + count)
+                sums[source] = (sums[source][0] + loss.double(), sums[source][1] + count)
         by_source = {loader.sources[s]: tuple(map(float, sums[s])) for s in sorted(sums)}
         mean = sum(a for a, _ in by_source.values()) / sum(b for _, b in by_source.values())
         return {
@@ -229,33 +225,22 @@ def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
     return sample
 
 
-def _refuse_settings(cfg: Config, world: World) -> None:
-    if cfg.train.steps <= 0:
-        raise UserError("train.steps must be above 0")
-    if cfg.train.z_loss and cfg.model.source == "hf":
-        raise UserError(
-            "train.z_loss is computed by Steel's own head; set train.z_loss=0 with model.source=hf"
-        )
-    check_batch(cfg.train, world)
-
-
 def _vocabulary(
     cfg: Config, shards: ShardSet, tokenizer: Path | str | None, world: World
 ) -> list[dict]:
     """Refuse shards that the model cannot read; an event, and a warning, when most rows are idle."""
     model = build(cfg.model, device="meta").config
-    rows, width = model.vocab_size, model.hidden_size
+    rows, entries, width = model.vocab_size, shards.vocab_size, model.hidden_size
     shards.check_vocabulary(rows, tokenizer)
-    idle = rows - shards.vocab_size
+    idle = rows - entries
     if idle <= IDLE_ROWS * rows:
         return []
-    parameters = idle * width * (1 if model.tie_word_embeddings else 2)
+    parameters, flops = idle * width * (1 if model.tie_word_embeddings else 2), 6 * idle * width
     if world.is_main:
         print(
-            f"vocabulary: model.vocab_size is {rows:,}, the shards' tokenizer has "
-            f"{shards.vocab_size:,} entries: {parameters:,} parameters and {6 * idle * width:,} "
-            "FLOPs per token are wasted",
+            f"vocabulary: model.vocab_size is {rows:,}, the shards' tokenizer has {entries:,} "
+            f"entries: {parameters:,} parameters and {flops:,} FLOPs per token are wasted",
             file=sys.stderr,
         )
-    waste = {"wasted_parameters": parameters, "wasted_flops_per_token": 6 * idle * width}
-    return [{"what": "vocabulary", "rows": rows, "entries": shards.vocab_size, **waste}]
+    waste = {"wasted_parameters": parameters, "wasted_flops_per_token": flops}
+    return [{"what": "vocabulary", "rows": rows, "entries": entries, **waste}]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ..config import UserError
 from ..model.folder import save_model
@@ -35,40 +36,34 @@ class RunFolder:
         """Keep other runs out of the folder; UserError says who is in it. The lock dies with us."""
         import fcntl
 
-        lock = None
-        with world.together():
-            if world.is_main:
-                lock = open(self.path / ".lock", "a+")  # noqa: SIM115 (open as long as the run)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    lock.seek(0)
-                    who = lock.read().strip() or "another process"
-                    lock.close()
-                    raise UserError(
-                        f"{self.path} is in use by {who}; wait for its end, or use another folder"
-                    ) from None
-                lock.truncate(0)
-                lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-                lock.flush()
-        try:
+        with contextlib.ExitStack() as held:
+            with world.together():
+                if world.is_main:
+                    lock = held.enter_context(open(self.path / ".lock", "a+"))
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        lock.seek(0)
+                        who = lock.read().strip() or "another process"
+                        problem = f"{self.path} is in use by {who}"
+                        raise UserError(
+                            f"{problem}; wait for its end, or use another folder"
+                        ) from None
+                    lock.truncate(0)
+                    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+                    lock.flush()
             yield
-        finally:
-            if lock is not None:
-                lock.close()
 
-    def save_hf(self, model: nn.Module, tokenizer=None, world: World | None = None) -> Path:
+    def save_hf(self, model: nn.Module, tokenizer, world: World) -> None:
         """Write `hf/` whole or not at all. Gathers a sharded model on rank 0."""
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-        world = world or World()
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(model, options=options) if world.size > 1 else None
-        if weights:  # gathering made copies of tied weights, which the file holds once
+        weights = None
+        if world.size > 1:
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            weights = get_model_state_dict(model, options=options)
+            # Gathering made copies of tied weights, which the file holds once.
             once = {name for name, _ in model.named_parameters()}
             twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
             weights = {name: tensor for name, tensor in weights.items() if name not in twice}
         with world.together(), full_disk(self.hf):
             if world.is_main:
                 save_model(self.hf, model, weights, tokenizer)
-        return self.hf

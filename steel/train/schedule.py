@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..config import TrainConfig, UserError
-
-SCHEDULES = ("cosine", "wsd", "linear", "constant")
+from ..config import TrainConfig
 
 
 def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
@@ -15,22 +13,19 @@ def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
     cosine: half a cosine to the minimum (Steel-LLM's recipe). wsd: warm-up, stable, then linear decay
     over the last `decay_fraction` of the run (Hu et al. 2024, MiniCPM). linear: straight down.
     """
-    if cfg.schedule not in SCHEDULES:
-        raise UserError(f"schedule '{cfg.schedule}' is not one of {', '.join(SCHEDULES)}")
     warmup = min(cfg.warmup_steps, steps)
     if step < warmup:
         return (step + 1) / warmup
     low = cfg.min_learning_rate_ratio
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    if cfg.schedule == "constant":
-        return 1.0
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
     if cfg.schedule == "cosine":
-        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
     if cfg.schedule == "linear":
-        return 1 - (1 - low) * progress
-    decay = _decay_steps(steps, cfg)
-    left = steps - step
-    return 1.0 if left > decay else low + (1 - low) * left / decay
+        return 1 - (1 - low) * done
+    decay, left = _decay_steps(steps, cfg), steps - step
+    if cfg.schedule == "wsd" and left <= decay:
+        return low + (1 - low) * left / decay
+    return 1.0
 
 
 def decay_start(steps: int, cfg: TrainConfig) -> int | None:

@@ -74,9 +74,9 @@ def test_a_schedule_without_decay_stage_and_an_unknown_source_are_named(corpus, 
 
 
 def test_batches_read_ahead_are_the_loaders(corpus):
-    from steel.train.pretrain import Ahead
+    from steel.train.pretrain import ahead
 
     loader = Loader(ShardSet.open(corpus[0]), 32, 4, seed=3)
-    ahead = Ahead(Loader(ShardSet.open(corpus[0]), 32, 4, seed=3), pin_memory=False)
+    read = ahead(Loader(ShardSet.open(corpus[0]), 32, 4, seed=3).batch)
     for step in (0, 1, 2, 7, 8, 3):
-        assert ahead.batch(step).input_ids.equal(loader.batch(step).input_ids)
+        assert read(step).input_ids.equal(loader.batch(step).input_ids)

@@ -42,7 +42,7 @@ def test_a_step_is_timed_by_phase(tmp_path):
 
 def test_advice_names_what_fits_and_what_does_not(monkeypatch):
     sizes = {"memory": 10 * 2**30}
-    monkeypatch.setattr(bench, "available_bytes", lambda world, local: sizes["memory"])
+    monkeypatch.setattr(bench, "available_bytes", lambda world: sizes["memory"])
     cfg = load("gpu1", ["train.micro_batch_size=2", "train.activation_checkpointing=true"])
     estimate = memory(cfg.model, **memory_settings(cfg, 8, kernels="fused"))["total"]
 

@@ -29,7 +29,7 @@ def test_a_run_reports_its_memory_before_the_first_step(corpus, tmp_path):
 
 
 def test_what_will_not_fit_is_said_with_a_remedy_and_nothing_is_stopped(capsys, monkeypatch):
-    monkeypatch.setattr(preflight, "available_bytes", lambda world, ranks: 80 * 2**30)
+    monkeypatch.setattr(preflight, "available_bytes", lambda world: 80 * 2**30)
     cfg = config.load("steel-1b", ["train.micro_batch_size=256", "train.compile=true"])
     report = preflight.memory_report(cfg, World(0, 8))
     assert not report["fits"] and "train.micro_batch_size=" in report["advice"]
@@ -49,7 +49,7 @@ def test_what_will_not_fit_is_said_with_a_remedy_and_nothing_is_stopped(capsys, 
         ],
     )
     assert preflight.memory_report(smaller, World(0, 8))["fits"], "the remedy works"
-    monkeypatch.setattr(preflight, "available_bytes", lambda world, ranks: 2**20)
+    monkeypatch.setattr(preflight, "available_bytes", lambda world: 2**20)
     assert "no micro-batch fits" in preflight.memory_report(cfg, World(0, 8))["advice"]
 
 

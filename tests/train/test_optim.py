@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from train_world import Toy, tiny, toy_batches, toy_config, toy_loss
 
-from steel.config import UserError
 from steel.model.build import build
 from steel.model.feed_forward import SteelExperts
 from steel.train.optim import Muon, build_optimizers, orthogonalise, set_learning_rate
@@ -107,8 +106,3 @@ def test_muon_takes_the_blocks_matrices_and_adamw_routers_and_the_rest(kind):
     every = [id(p) for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
     assert sorted(every) == sorted(names)
     assert all(g["weight_decay"] == 0.0 for g in adamw.param_groups if g["params"][0].ndim < 2)
-
-
-def test_an_unknown_optimizer_is_named():
-    with pytest.raises(UserError, match="'sgd' is not one of adamw, muon"):
-        build_optimizers(Toy(), toy_config(optimizer="sgd"))

@@ -5,8 +5,7 @@ import math
 import pytest
 from train_world import toy_config
 
-from steel.config import UserError
-from steel.train.schedule import SCHEDULES, decay_start, learning_rate_factor
+from steel.train.schedule import decay_start, learning_rate_factor
 
 
 def factors(steps=100, **given):
@@ -14,7 +13,7 @@ def factors(steps=100, **given):
     return [learning_rate_factor(step, steps, cfg) for step in range(steps)]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "linear", "constant"])
 def test_warm_up_is_linear_to_the_peak_and_no_factor_leaves_its_range(schedule):
     got = factors(schedule=schedule, min_learning_rate_ratio=0.1)
     assert got[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
@@ -48,8 +47,3 @@ def test_the_annealing_stage_starts_with_the_decay():
 
 def test_a_run_shorter_than_its_warm_up_stays_below_the_peak():
     assert factors(steps=4, schedule="cosine") == pytest.approx([0.25, 0.5, 0.75, 1.0])
-
-
-def test_an_unknown_schedule_is_named():
-    with pytest.raises(UserError, match="'cosin' is not one of cosine"):
-        learning_rate_factor(0, 10, toy_config(schedule="cosin"))
