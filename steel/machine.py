@@ -10,33 +10,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = (
-    *("torch", "transformers", "tokenizers", "numpy", "triton"),
-    *("liger_kernel", "flash_attn"),
-)
+PACKAGES = "torch transformers tokenizers numpy triton liger_kernel flash_attn".split()
 
 
 def commit() -> str:
     """Short hash of the checked-out commit, with + when files differ; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    where = {"cwd": Path(__file__).parent, "timeout": 5}
     try:
-
-        def run(*arguments: str) -> str:
-            folder = Path(__file__).parent
-            done = subprocess.run(
-                ("git", *arguments),
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=5,
-                check=True,
-            )
-            return done.stdout.strip()
-
-        return run("rev-parse", "--short", "HEAD") + (
-            "+" if run("status", "--porcelain", "-uno") else ""
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=True, **where)
     except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout.strip()
 
 
 def packages() -> dict[str, str]:
@@ -52,17 +37,12 @@ def packages() -> dict[str, str]:
 
 def hardware() -> dict:
     """Processor, cores, memory in bytes and, where torch is loaded and sees them, GPUs."""
-    info: dict = {
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count() or 1,
-    }
+    system = f"{platform.system()} {platform.machine()}"
+    info: dict = {"platform": system, "cores": os.cpu_count() or 1}
     with contextlib.suppress(OSError, ValueError):
         info["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                info["cpu"] = line.partition(":")[2].strip()
-                break
+    if name := _line("/proc/cpuinfo", "model name"):
+        info["cpu"] = name
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         info["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -73,10 +53,8 @@ def peak_memory_bytes() -> int:
     """Largest resident size of this process [bytes] since it started or, on Linux, since `reset_peak_memory`."""
     import resource
 
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if peak := _line("/proc/self/status", "VmHWM"):
+        return int(peak.split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -85,6 +63,15 @@ def reset_peak_memory() -> None:
     """Start measuring the peak anew (Linux only; elsewhere the peak is the whole process's)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def _line(path: str, key: str) -> str:
+    """What the first line `key: …` of a file says; empty without one."""
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 class Progress:
@@ -96,10 +83,9 @@ class Progress:
     def advance(self, amount: float = 1, **shown) -> None:
         """Move on by `amount` and show the given values behind the bar."""
         if self._bar is not None:
-            note = "  ".join(
-                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()
-            )
-            self._bar.update(self._task, advance=amount, **({"note": note} if shown else {}))
+            values = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in shown.items()}
+            note = {"note": "  ".join(f"{k} {v}" for k, v in values.items())} if shown else {}
+            self._bar.update(self._task, advance=amount, **note)
 
 
 @contextlib.contextmanager
@@ -107,26 +93,22 @@ def progress(
     total: float | None, description: str, unit: str = "", done: float = 0
 ) -> Iterator[Progress]:
     """A rich progress bar with rate and time left; silent when STEEL_QUIET=1 or rich is missing."""
-    if os.environ.get("STEEL_QUIET") == "1":
-        yield Progress(None, None)
-        return
     try:
-        from rich import progress as rich_progress
+        from rich import progress as rich
         from rich.console import Console
     except ImportError:
+        rich = None
+    if rich is None or os.environ.get("STEEL_QUIET") == "1":
         yield Progress(None, None)
         return
+    of = "/{task.total:,.0f}" if total else ""
     columns = (
-        rich_progress.TextColumn("{task.description:<22}"),
-        rich_progress.BarColumn(bar_width=28),
-        rich_progress.TextColumn(
-            "{task.completed:,.0f}" + ("/{task.total:,.0f} " if total else " ") + unit
-        ),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TimeRemainingColumn(compact=True),
-        rich_progress.TextColumn("{task.fields[note]}"),
+        rich.TextColumn("{task.description:<22}"),
+        rich.BarColumn(bar_width=28),
+        rich.TextColumn("{task.completed:,.0f}" + of + " " + unit),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(compact=True),
+        rich.TextColumn("{task.fields[note]}"),
     )
-    with rich_progress.Progress(
-        *columns, console=Console(stderr=True), refresh_per_second=4
-    ) as bar:
+    with rich.Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
         yield Progress(bar, bar.add_task(description, total=total, completed=done, note=""))

@@ -1,14 +1,15 @@
 """The run log: one JSON object a line, plain enough for `grep`, complete enough to redraw every figure.
 
-A RUN folder's `log.jsonl` starts with a header (configuration, commit, packages, hardware, seed); then come steps,
-evaluations and events, in the order in which they happened. A line is written whole or not at all: after a crash the
-last, torn line is dropped when the log is opened again, so a resumed run appends to a clean file.
+A RUN folder's `log.jsonl` starts with a header (configuration, commit, packages, hardware, seed);
+then come steps, evaluations and events, in the order in which they happened. A line is written
+whole or not at all, so a resumed run appends to a clean file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -71,25 +72,17 @@ class RunLog:
 
     def header(self, config: dict, config_hash: str = "", **extra) -> None:
         """First line of a run, and again after every resume: what ran, with which code, on what."""
-        self.write(
-            "header",
-            config=config,
-            config_hash=config_hash,
-            commit=commit(),
-            packages=packages(),
-            hardware=hardware(),
-            seed=config.get("seed"),
-            **extra,
-        )
+        where = {"commit": commit(), "packages": packages(), "hardware": hardware()}
+        what = {"config": config, "config_hash": config_hash, **where, "seed": config.get("seed")}
+        self.write("header", **what, **extra)
 
     def write(self, kind: str, **fields) -> None:
         """Append one record. Numbers that JSON lacks (NaN, infinity) are written as null."""
         if not self._whole:
             self._rewrite(lambda record: True)
         record = {"kind": kind, **fields, "time_s": round(time.monotonic() - self._started, 3)}
-        line = json.dumps(finite(record), ensure_ascii=False)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(finite(record), ensure_ascii=False) + "\n")
 
     def truncate_after(self, step: int) -> None:
         """Drop what a crashed run logged after its last checkpoint, so that every step stands once.
@@ -102,12 +95,10 @@ class RunLog:
         """Keep these records and all damaged lines, without the torn last one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._whole = True
-        if not self.path.exists():
-            return
-        before = self.path.read_bytes()
+        before = self.path.read_bytes() if self.path.exists() else b""
         lines = before[: before.rfind(b"\n") + 1].splitlines(keepends=True)
-        kept = [line for line in lines if (r := _record(line)) is None or keep(r)]
-        if (after := b"".join(kept)) != before:
+        after = b"".join(line for line in lines if (r := _record(line)) is None or keep(r))
+        if after != before:
             atomic_write(self.path, after)
 
 
@@ -116,16 +107,12 @@ def read_log(path: Path | str, kind: str | None = None) -> list[dict]:
 
     A torn last line is ignored; damaged lines before it are left out with a warning that counts them.
     """
-    lines = Path(path).read_bytes().splitlines(keepends=True)
+    *lines, torn = Path(path).read_bytes().split(b"\n")  # whole logs end with a line break
     records = [_record(line) for line in lines]
-    damaged = [i + 1 for i, record in enumerate(records) if record is None]
-    if lines and not lines[-1].endswith(b"\n"):
-        damaged = [number for number in damaged if number != len(lines)]
-    if damaged:
-        warnings.warn(
-            f"{path}: {len(damaged)} damaged line(s), first line {damaged[0]}", stacklevel=2
-        )
-    return [r for r in records if r is not None and kind in (None, r["kind"])]
+    if damaged := [number for number, record in enumerate(records, 1) if record is None]:
+        said = f"{path}: {len(damaged)} damaged line(s), first line {damaged[0]}"
+        warnings.warn(said, stacklevel=2)
+    return [r for r in (*records, _record(torn)) if r is not None and kind in (None, r["kind"])]
 
 
 def _record(line: bytes) -> dict | None:
@@ -140,9 +127,7 @@ def _record(line: bytes) -> dict | None:
 def finite(value):
     """The same data with NaN and infinities as None, which is what JSON can say."""
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return value
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import Config, TrainConfig, UserError
 from ..model.build import build, decoder_layers
@@ -127,9 +130,6 @@ def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: W
     """
     if world.size == 1:
         return
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
     local = world.local_size
     shapes = {"hybrid": (world.size // local, local), "ddp": (world.size, 1)}
     shape = shapes.get(cfg.sharding, (world.size,))
@@ -163,18 +163,12 @@ def materialise(model: nn.Module, seed: int, device: torch.device) -> None:
                 module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype))
             model._init_weights(module)
             for name, p in own.items():
-                drawn, module._parameters[name] = module._parameters[name], p
-                if id(p) not in done:  # a tied weight keeps what its first owner drew
-                    _fill(p, drawn.detach())
-                    done.add(id(p))
+                drawn, module._parameters[name] = module._parameters[name].to(device), p
+                if id(p) in done:  # a tied weight keeps what its first owner drew
+                    continue
+                done.add(id(p))
+                if isinstance(p, DTensor):
+                    place = (p.device_mesh, p.placements)
+                    drawn = distribute_tensor(drawn, *place, src_data_rank=None)
+                p.copy_(drawn)
     model.tie_weights()
-
-
-def _fill(p: nn.Parameter, whole: torch.Tensor) -> None:
-    if not hasattr(p, "device_mesh"):
-        p.copy_(whole)
-        return
-    from torch.distributed.tensor import distribute_tensor
-
-    part = distribute_tensor(whole.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
-    p.to_local().copy_(part.to_local())

@@ -28,12 +28,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from ..config import TrainConfig, UserError, first_line
 from ..runlog import atomic_write
@@ -41,6 +36,7 @@ from .parallel import World, causes
 from .schedule import decay_start
 
 MANIFEST = "manifest.json"
+KEYS = ("model", "optimizers")  # of a checkpoint's tensors
 LISTED_WITHIN_S = 60.0
 """How long a network file system may take to show one machine what another has written [s]."""
 _FULL = {
@@ -88,7 +84,7 @@ class Checkpoints:
         with self.world.together(), _writing(temporary, target):
             if self.world.is_main:
                 temporary.mkdir(parents=True)
-        tensors = _tensors(model, optimizers)
+        tensors = dict(zip(KEYS, get_state_dict(model, optimizers), strict=True))
         if not self.cfg.async_checkpoint:
             with _writing(temporary, target):
                 dcp.save(tensors, **where)
@@ -165,18 +161,16 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
     """
     with world.together():
         _verify(checkpoint, world)
-    tensors = _tensors(model, optimizers)  # to make room for its moments, Muon gathers
+    tensors = dict(zip(KEYS, get_state_dict(model, optimizers), strict=True))
     _check_names(checkpoint, tensors["model"])
     settings = [[{**g} for g in optimizer.param_groups] for optimizer in optimizers]
     try:
         dcp.load(tensors, checkpoint_id=str(checkpoint), no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:  # what does not fit raises many types
-        raise UserError(
-            f"checkpoint {checkpoint} does not fit this model or optimizer "
-            f"({first_line(error)[:120]}); use another run folder"
-        ) from None
-    set_model_state_dict(model, tensors["model"])
-    set_optimizer_state_dict(model, optimizers, optim_state_dict=tensors["optimizers"])
+        what = f"checkpoint {checkpoint} does not fit this model or optimizer"
+        raise UserError(f"{what} ({first_line(error)[:120]}); use another run folder") from None
+    weights, moments = tensors.values()
+    set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
     for optimizer, groups in zip(optimizers, settings, strict=True):
         for group, kept in zip(optimizer.param_groups, groups, strict=True):
             group.update(kept)
@@ -196,11 +190,6 @@ def sweep(folder: Path) -> None:
     """Remove what a crash left half-written or half-removed."""
     for leftover in Path(folder).glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _tensors(model: nn.Module, optimizers: list) -> dict:
-    moments = get_optimizer_state_dict(model, optimizers)
-    return {"model": get_model_state_dict(model), "optimizers": moments}
 
 
 def _hashes(folder: Path, part: int = 0, of: int = 1) -> dict[str, str]:
@@ -224,10 +213,8 @@ def _verify(checkpoint: Path, world: World) -> None:
     found = _hashes(checkpoint, world.rank, world.size)
     odd += [name for name, digest in found.items() if wanted.get(name, digest) != digest]
     if odd:
-        raise UserError(
-            f"checkpoint {checkpoint} is damaged ({odd[0]} is not as it was written); remove the "
-            "folder, and the run goes on from the checkpoint before"
-        )
+        what = f"checkpoint {checkpoint} is damaged ({odd[0]} is not as it was written)"
+        raise UserError(f"{what}; remove it, and the run goes on from the checkpoint before")
 
 
 def _check_names(checkpoint: Path, weights: dict) -> None:
@@ -253,10 +240,8 @@ def full_disk(target: Path) -> Iterator[None]:
                 reason = "the disk is full"
         if not reason:
             raise
-        raise UserError(
-            f"cannot write {target}: {reason}; what was saved before is whole, so make room and run "
-            "the same command again"
-        ) from None
+        what = f"cannot write {target}: {reason}; what was saved before is whole"
+        raise UserError(f"{what}, so make room and run the same command again") from None
 
 
 @contextlib.contextmanager

@@ -2,9 +2,8 @@
 
 A `Stage` says what is trained and on what, `State` is all that changes while it is, and `fit` walks
 from the one to the model folder. Since `batch_fn(step)` depends on nothing but the step (and, for
-GRPO, on the weights), weights, optimizer moments and a few counters are the whole state of a run.
-That is what a checkpoint holds, and why a killed run that resumes walks the same path as one that
-was never killed.
+GRPO, on the weights), a checkpoint of weights, moments and a few counters is the whole state of a
+run: one that was killed and resumes walks the same path as one that was not.
 """
 
 from __future__ import annotations
@@ -224,12 +223,11 @@ def train_step(stage: Stage, state: State, world: World) -> dict:
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = (before[0] + total, before[1] + weight)
         # Here the host waits for the device, once.
-        loss, count, *flat = world.sum(
-            loss_sum, count, *(x for pair in sums.values() for x in pair)
-        )
+        parts = [part for pair in sums.values() for part in pair]
+        loss, count, *parts = world.sum(loss_sum, count, *parts)
     with state.speed.phase("update"):
         count = max(count, 1.0)
-        pairs = dict(zip(sums, zip(flat[::2], flat[1::2], strict=True), strict=True))
+        pairs = dict(zip(sums, zip(parts[::2], parts[1::2], strict=True), strict=True))
         state.tokens += int(pairs.pop("tokens", (count, 1))[0])
         state.loss = loss / count
         # FSDP averages gradients over ranks; the sum over all tokens needs the factor world size.
@@ -266,10 +264,9 @@ def _update(cfg: TrainConfig, state: State, norm: float) -> None:
         seen = {"step": state.step, "loss": state.loss, "grad_norm": norm}
         state.note("event", what="skipped step", why=why, **seen)
         if state.bad_steps >= cfg.max_bad_steps:
-            raise UserError(
-                f"{state.bad_steps} steps in a row had a {why} (last at step {state.step}); "
-                "lower train.learning_rate, or look at the data of these steps"
-            )
+            many = f"{state.bad_steps} steps in a row had a {why} (last at step {state.step})"
+            remedy = "lower train.learning_rate, or look at the data of these steps"
+            raise UserError(f"{many}; {remedy}")
     for optimizer in state.optimizers:
         optimizer.zero_grad(set_to_none=True)
 
@@ -293,9 +290,8 @@ def _resume(stage: Stage, state: State, run: RunFolder, world: World, mode: str)
             checkpoint.sweep(run.checkpoints)
     found = checkpoint.newest(run.checkpoints, world)
     if found and mode == "never":
-        raise UserError(
-            f"{run.path} already holds checkpoints; use another folder or --resume auto"
-        )
+        what = f"{run.path} already holds checkpoints"
+        raise UserError(f"{what}; use another folder or --resume auto")
     if found:
         folder, saved = found
         checkpoint.load(folder, stage.model, state.optimizers, world)
@@ -303,10 +299,8 @@ def _resume(stage: Stage, state: State, run: RunFolder, world: World, mode: str)
     data = stage.data_state(state.step) if stage.data_state else None
     facts = json.dumps([state.step, data, stage.config], sort_keys=True)
     if len(set(world.gather(hashlib.sha256(facts.encode()).hexdigest()))) > 1:
-        raise UserError(
-            f"the ranks disagree about {run.path} (step, data or configuration); start all of them "
-            "with the same command, on the same folders"
-        )
+        what = f"the ranks disagree about {run.path} (step, data or configuration)"
+        raise UserError(f"{what}; start all with the same command, on the same folders")
     if state.log is not None:
         state.log.truncate_after(state.step if found else -1)
     if found:
@@ -315,11 +309,10 @@ def _resume(stage: Stage, state: State, run: RunFolder, world: World, mode: str)
 
 
 def _write_header(stage: Stage, state: State, world: World) -> None:
-    if state.log is None:
-        return
     parameters = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
     facts = {"parameters": parameters, "steps": stage.cfg.steps, "title": stage.title}
-    state.log.header(stage.config, ranks=world.size, **facts, **stage.header)
+    if state.log is not None:
+        state.log.header(stage.config, ranks=world.size, **facts, **stage.header)
     for event in stage.events:
         state.note("event", **event)
 
@@ -328,11 +321,9 @@ def _stop(state: State, run: RunFolder, signals: list[str]) -> None:
     name, phases = signals[-1] if signals else "", state.speed.phases()
     state.note("event", what="stopped", step=state.step, signal=name, phases=phases)
     if state.log is not None:
-        print(
-            f"\nstopped by {name or 'another rank'} at step {state.step}; checkpoint saved in "
-            f"{run.checkpoints}; the same command goes on from here",
-            file=sys.stderr,
-        )
+        by = f"\nstopped by {name or 'another rank'} at step {state.step}"
+        saved = f"checkpoint saved in {run.checkpoints}; the same command goes on from here"
+        print(f"{by}; {saved}", file=sys.stderr)
     raise SystemExit(0)
 
 
@@ -348,10 +339,8 @@ def stop_signals() -> Iterator[list[str]]:
     """Names of the SIGTERM, SIGUSR1 and Ctrl-C that have come, for the loop to look at between steps."""
     came, old = [], {}
     if threading.current_thread() is threading.main_thread():
-        asked = [signal.SIGTERM, signal.SIGUSR1]
-        if "ipykernel" not in sys.modules:  # there Ctrl-C stops the cell
-            asked.append(signal.SIGINT)
-        for number in asked:
+        in_jupyter = "ipykernel" in sys.modules  # there Ctrl-C stops the cell
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)[: 2 if in_jupyter else 3]:
             old[number] = signal.signal(number, lambda n, _: came.append(signal.Signals(n).name))
     try:
         yield came
@@ -371,25 +360,22 @@ def _one_line_endings(state: State, world: World) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of GPU memory at step {state.step} ({first_line(error)[:120]}); lower "
-            "train.micro_batch_size, or set train.activation_checkpointing=true"
-        ) from None
+        what = f"out of GPU memory at step {state.step} ({first_line(error)[:120]})"
+        remedy = "lower train.micro_batch_size, or set train.activation_checkpointing=true"
+        raise UserError(f"{what}; {remedy}") from None
     except (SystemExit, KeyboardInterrupt, UserError):
         raise
     except torch._dynamo.exc.FailOnRecompileLimitHit:
-        raise UserError(
-            f"step {state.step + 1}: the blocks meet too many shapes to compile them all; give every "
-            "batch the same shape, or set train.compile=false"
-        ) from None
+        what = f"step {state.step + 1}: the blocks meet too many shapes to compile them all"
+        remedy = "give every batch the same shape, or set train.compile=false"
+        raise UserError(f"{what}; {remedy}") from None
     except BaseException as error:  # DCP's CheckpointException is no Exception
         if world.size == 1 or not (reason := lost_rank(error)):
             raise
-        print(
-            f"steel: rank {world.rank} of {world.size} lost another rank at step {state.step} "
-            f"({reason}); look for the first error above, then start all ranks again: the run goes "
-            "on from its newest checkpoint",
-            file=sys.stderr,
-            flush=True,
+        what = (
+            f"rank {world.rank} of {world.size} lost another rank at step {state.step} ({reason})"
         )
+        remedy = "look for the first error above, then start all ranks again"
+        goes_on = "the run goes on from its newest checkpoint"
+        print(f"steel: {what}; {remedy}: {goes_on}", file=sys.stderr, flush=True)
         raise SystemExit(LOST_RANK) from None

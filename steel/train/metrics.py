@@ -72,7 +72,7 @@ class Speed:
         seconds, seen = time.monotonic() - self._first[0], tokens - self._first[1]
         left = (steps - step) * (tokens / max(step, 1))
         days = left / max(seen / max(seconds, 1e-9), 1e-9) / 86_400
-        return {"left": f"{_short(left)} tokens" + (f", {days:.1f} days" if days >= 1 else "")}
+        return {"left": f"{left:,.0f} tokens" + (f", {days:.1f} days" if days >= 1 else "")}
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -88,13 +88,6 @@ class Speed:
         return {name: round(value, digits) for name, value in sorted(self._seconds.items())}
 
 
-def _short(number: float) -> str:
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.0f}"
-
-
 @contextlib.contextmanager
 def curves(run: Path, cfg: TrainConfig, title: str, world: World, step: int) -> Iterator[Add]:
     """Gives what draws in TensorBoard (`train.tensorboard`) and Weights & Biases (`train.wandb`).
@@ -104,7 +97,7 @@ def curves(run: Path, cfg: TrainConfig, title: str, world: World, step: int) -> 
     shown: list[Add] = []
     with contextlib.ExitStack() as closing:
         if world.is_main and cfg.tensorboard:
-            package = _package("torch.utils.tensorboard", "train.tensorboard", "tensorboard")
+            package = _package("torch.utils.tensorboard", "tensorboard")
             # What a crashed attempt drew past the checkpoint is hidden, as in the log.
             board = package.SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
             closing.callback(board.close)
@@ -112,8 +105,8 @@ def curves(run: Path, cfg: TrainConfig, title: str, world: World, step: int) -> 
         if world.is_main and cfg.wandb:
             same = hashlib.sha256(f"{run.absolute()} {title}".encode()).hexdigest()[:16]
             names = {"project": cfg.wandb, "name": f"{run.name}-{title}", "dir": str(run)}
-            package = _package("wandb", "train.wandb", "wandb")
-            page = package.init(**names, id=same, resume="allow")  # a resumed run goes on
+            # A resumed run goes on.
+            page = _package("wandb", "wandb").init(**names, id=same, resume="allow")
             closing.callback(page.finish)
             shown.append(lambda at, numbers: page.log(numbers, step=at))
 
@@ -124,12 +117,11 @@ def curves(run: Path, cfg: TrainConfig, title: str, world: World, step: int) -> 
         yield add
 
 
-def _package(module: str, setting: str, package: str):
+def _package(module: str, name: str):
     try:
         return importlib.import_module(module)
     except ImportError:
-        needs = f"{setting} needs the package {package}: pip install {package}"
-        raise UserError(needs) from None
+        raise UserError(f"train.{name} needs the package {name}: pip install {name}") from None
 
 
 def _numbers(values: dict, prefix: str = "") -> Iterator[tuple[str, float]]:

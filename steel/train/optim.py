@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import TrainConfig
 from ..model.feed_forward import SteelExperts
@@ -92,10 +93,8 @@ class Muon(torch.optim.Optimizer):
 
 def _orthogonalised(update: Tensor, turn: int) -> Tensor:
     """`orthogonalise` of a plain or a sharded tensor; of the ranks that share it, one computes."""
-    if not hasattr(update, "full_tensor"):
+    if not isinstance(update, DTensor):
         return orthogonalise(update)
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
     mesh, placements = update.device_mesh, update.placements
     shards = mesh[mesh.mesh_dim_names[-1]]  # replicas, if any, are the mesh's first dimension
     owner, whole = turn % shards.size(), update.full_tensor()

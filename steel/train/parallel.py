@@ -79,28 +79,24 @@ class World:
         The block must hold no collective. Raises this rank's own error, else UserError with
         another's words.
         """
-        failed: Exception | None = None
         try:
             yield
         except Exception as error:
-            failed = error
-        words = self.gather(str(failed) or repr(failed) if failed else "")
-        if failed is not None:
-            raise failed
-        for rank, said in enumerate(words):
+            self.gather(str(error) or repr(error))
+            raise
+        for rank, said in enumerate(self.gather("")):
             if said:
                 raise UserError(f"rank {rank}: {said}")
 
 
 def join_world() -> World:
     """Join the process group that torchrun describes, or be alone. Safe to call twice."""
-    size, rank, local = (
-        int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0))
-    )
-    cuda = torch.cuda.is_available()
+    defaults = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
+    size, rank, local = (int(os.environ.get(name, value)) for name, value in defaults.items())
+    device, cuda = torch.device("cpu"), torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local)
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
         patience = timedelta(seconds=float(os.environ.get("STEEL_RANK_TIMEOUT_S", PATIENCE_S)))
         dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo", timeout=patience)
@@ -136,7 +132,6 @@ def lost_rank(error: BaseException) -> str:
 def check_batch(cfg: TrainConfig, world: World) -> None:
     """Every rank must run the same number of micro-batches; UserError when the batch does not divide."""
     if cfg.batch_size % world.size:
-        raise UserError(
-            f"batch_size {cfg.batch_size} is not a multiple of {world.size} ranks; "
-            f"use {cfg.batch_size - cfg.batch_size % world.size or world.size}"
-        )
+        use = cfg.batch_size - cfg.batch_size % world.size or world.size
+        what = f"batch_size {cfg.batch_size} is not a multiple of {world.size} ranks"
+        raise UserError(f"{what}; use {use}")

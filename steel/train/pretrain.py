@@ -138,10 +138,8 @@ def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | 
         return weights
     start = decay_start(cfg.train.steps, cfg.train)
     if start is None:
-        raise UserError(
-            "data.anneal_weights needs a stage in which the learning rate decays: train.schedule=wsd, "
-            f"not {cfg.train.schedule}"
-        )
+        need = "data.anneal_weights needs a stage in which the learning rate decays"
+        raise UserError(f"{need}: train.schedule=wsd, not {cfg.train.schedule}")
     chosen = {"step": start, "weights": dict.fromkeys(sources, 0.0) | anneal}
     return [{"step": 0, "weights": weights}, chosen] if start else chosen["weights"]
 
@@ -217,9 +215,10 @@ def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
     def sample(model: nn.Module, step: int) -> list[dict]:
         rows = []
         for prompt in prompts:
-            new = generate(model, [bpe.encode_text(tokenizer, prompt)], stops, sampling)[0].ids
-            text = tokenizer.decode(new, skip_special_tokens=True)
-            rows.append({"prompt": prompt, "completion": text})
+            ids = generate(model, [bpe.encode_text(tokenizer, prompt)], stops, sampling)[0].ids
+            rows += [
+                {"prompt": prompt, "completion": tokenizer.decode(ids, skip_special_tokens=True)}
+            ]
         return rows
 
     return sample

@@ -15,7 +15,7 @@ def main() -> None:
     from steel.config import UserError
     from steel.data import shards
     from steel.model.build import decoder_layers
-    from steel.train import checkpoint
+    from steel.train import checkpoint, optim
     from steel.train.build import make_model
     from steel.train.parallel import join_world
     from steel.train.pretrain import pretrain
@@ -23,6 +23,12 @@ def main() -> None:
     def older(folder):
         return complete(folder)[:-1]
 
+    def counted(update):
+        shapes.append(list(update.shape))
+        return orthogonalise(update)
+
+    shapes, orthogonalise = [], optim.orthogonalise
+    optim.orthogonalise = counted
     torch.set_num_threads(1)
     complete = checkpoint.complete
     settings = json.loads(Path(sys.argv[1]).read_text())
@@ -34,6 +40,7 @@ def main() -> None:
             cfg.train.learning_rate *= job.get("rate", 1.0)
         shards.EAGER = 0 if "data" in job else 256
         rows = []
+        shapes.clear()
         try:
             with crash_before(job.get("crash", -1)):
                 pretrain(
@@ -49,6 +56,7 @@ def main() -> None:
         except UserError as error:
             run.with_name(f"{run.name}.error{rank}").write_text(str(error))
         run.with_name(f"{run.name}.rows{rank}.json").write_text(json.dumps(rows))
+        run.with_name(f"{run.name}.muon{rank}.json").write_text(json.dumps(shapes))
     model = make_model(cfg, join_world())
     wrapped = [isinstance(layer, FSDPModule) for layer in decoder_layers(model)]
     (Path(settings["root"]) / f"wrapped{rank}.json").write_text(

@@ -135,6 +135,13 @@ def test_muon_on_stacked_experts_and_a_transformers_model_train_sharded(runs, na
     assert_same_run(runs / f"one-{name}", runs / name)
 
 
+def test_the_ranks_share_the_work_of_muon(runs):
+    """Each matrix was once orthogonalised by every rank."""
+    shares = [json.loads((runs / f"muon.muon{rank}.json").read_text()) for rank in (0, 1)]
+    assert [len(share) for share in shares] == [36, 36], "of 6 steps with 12 matrices and stacks"
+    assert shares[0] != shares[1]
+
+
 def test_weights_at_birth_do_not_depend_on_the_ranks(runs):
     first = [curve(runs / name)[0]["loss"] for name in ("one-adamw", *SHARDINGS)]
     assert first == pytest.approx([first[0]] * 5, rel=1e-6)
