@@ -169,6 +169,23 @@ def test_every_field_has_a_docstring_and_sizes_name_their_unit():
                 assert "[" in after.value.value, f"{field.target.id} does not say its unit"
 
 
+def test_what_another_room_has_to_name_again_is_the_same_there():
+    """A model's folder loads without `steel`, so its configuration lists fields and choices itself."""
+    from steel.corpus.world.people import table
+    from steel.evaluation.exam import SCORINGS
+    from steel.model import configuration
+    from steel.train.schedule import SCHEDULES
+
+    model = get_type_hints(config.ModelConfig)
+    shape = set(model) - {"source", "path"}
+    assert shape <= set(configuration.SteelConfig.__annotations__)
+    assert get_args(model["feed_forward"]) == configuration.FEED_FORWARDS
+    assert get_args(model["expert"]) == configuration.EXPERTS
+    assert get_args(config.Scoring) == tuple(SCORINGS)
+    assert get_args(get_type_hints(config.TrainConfig)["schedule"]) == SCHEDULES
+    assert set(get_args(config.Attribute)) <= set(table("town")["pools"])
+
+
 def test_a_script_ends_with_one_line_and_code_2_on_a_mistake(tmp_path):
     script = tmp_path / "chapter.py"
     start = "from steel.config import UserError, preset\ncfg = preset()\n"

@@ -82,7 +82,7 @@ def test_neither_rooms_nor_files_stand_in_a_circle():
 
 def test_every_core_dependency_is_imported_and_in_the_table_of_contributing():
     """What only the book or the tests need is an extra; CONTRIBUTING says what each is for."""
-    names = {"pyyaml": "yaml", "google-re2": "re2"}
+    names = {"pyyaml": "yaml"}
     imported = set()
     for path in STEEL.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -99,6 +99,18 @@ def test_every_core_dependency_is_imported_and_in_the_table_of_contributing():
         module = names.get(name, name.replace("-", "_"))
         assert module in imported, f"nothing in steel/ imports {name}: make it an extra, or drop it"
         assert f"| {name} |" in table, f"CONTRIBUTING.md does not say what {name} is for"
+        imported.discard(module)
+    optional = table.partition("Asked for only where they are used")[2].partition("\n\n")[0]
+    for module in imported - {"steel", *sys.stdlib_module_names}:
+        assert module in optional, (
+            f"{module} is imported and is no dependency: add it to the tables"
+        )
+
+
+def test_contributing_tells_a_stranger_where_things_happen():
+    page = (STEEL.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = re.findall(r"\| `([\w/]+\.py)`", page.partition("| where is")[2])
+    assert len(files) >= 6 and not [file for file in files if not (STEEL / file).is_file()]
 
 
 def test_the_planner_needs_no_torch():
