@@ -22,21 +22,20 @@ from steel.train.device import describe
 from . import command
 
 REAL = {
-    "width": 1792,
-    "expert_width": 448,
-    "vocabulary": 151_936,
-    "slots": 5,
-    "segment": 64,
-    "experts": 6,
-    "top_k": 2,
+    "hidden_size": 1792,
+    "intermediate_size": 448,
+    "vocab_size": 151_936,
+    "segment_length": 64,
+    "num_experts": 5,
+    "experts_per_token": 2,
     "tokens": 1021,
 }
 CASES = {
     "small": Sizes(),
-    "32x56": Sizes(heads=32, key_heads=32, head_dim=56, **REAL),
-    "28x64": Sizes(heads=28, key_heads=28, head_dim=64, **REAL),
-    "14x128": Sizes(heads=14, key_heads=14, head_dim=128, **REAL),
-    "grouped": Sizes(heads=16, key_heads=4, head_dim=128, **REAL),
+    "32x56": Sizes(num_attention_heads=32, num_key_value_heads=32, head_dim=56, **REAL),
+    "28x64": Sizes(num_attention_heads=28, num_key_value_heads=28, head_dim=64, **REAL),
+    "14x128": Sizes(num_attention_heads=14, num_key_value_heads=14, head_dim=128, **REAL),
+    "grouped": Sizes(num_attention_heads=16, num_key_value_heads=4, head_dim=128, **REAL),
 }
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -108,7 +107,12 @@ def _documents(device) -> list[dict]:
     records = []
     for heads, width in ((32, 56), (14, 128)):
         sizes = Sizes(
-            heads=heads, key_heads=heads, head_dim=width, batch=2, length=2048, documents=True
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            head_dim=width,
+            batch=2,
+            length=2048,
+            documents=True,
         )
         for documents in (False, True):
             for name in attention.DOCUMENTS if documents else attention.PLAIN:

@@ -19,10 +19,10 @@ from steel.model import loss
 
 # Passes over memory that the operation cannot do without, forward and backward, in elements per token; `w` the width.
 FLOOR = {
-    "rms_norm": lambda s: 8 * s.width,
-    "rope": lambda s: 4 * (s.heads + 2 * s.key_heads) * s.head_dim,
-    "swiglu": lambda s: 8 * s.expert_width,
-    "soft_moe": lambda s: 6 * s.width,
+    "rms_norm": lambda s: 8 * s.hidden_size,
+    "rope": lambda s: 4 * (s.num_attention_heads + 2 * s.num_key_value_heads) * s.head_dim,
+    "swiglu": lambda s: 8 * s.intermediate_size,
+    "soft_moe": lambda s: 6 * s.hidden_size,
 }
 
 
@@ -65,7 +65,12 @@ def _attention(bench) -> list[dict]:
     for heads, width in ((2, 16),) if bench.toy else ((32, 56), (14, 128), (28, 64)):
         for documents in (False, True):
             sizes = Sizes(
-                heads=heads, key_heads=heads, head_dim=width, batch=B, length=T, documents=documents
+                num_attention_heads=heads,
+                num_key_value_heads=heads,
+                head_dim=width,
+                batch=B,
+                length=T,
+                documents=documents,
             )
             for name in attention.DOCUMENTS if documents else attention.PLAIN:
                 trial = attention.try_one(name, sizes, bench.device, bench.dtype, documents)
@@ -179,16 +184,15 @@ def _operations(bench) -> list[dict]:
         Sizes()
         if bench.toy
         else Sizes(
-            width=1792,
-            expert_width=3584,
-            vocabulary=151_936,
-            heads=32,
-            key_heads=32,
+            hidden_size=1792,
+            intermediate_size=3584,
+            vocab_size=151_936,
+            num_attention_heads=32,
+            num_key_value_heads=32,
             head_dim=56,
-            slots=5,
-            segment=64,
-            experts=6,
-            top_k=2,
+            segment_length=64,
+            num_experts=6,
+            experts_per_token=2,
             tokens=bench.settings["micro_batch"] * bench.length,
         )
     )

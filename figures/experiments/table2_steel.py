@@ -131,7 +131,7 @@ class Steel:
         choice = Choice({"experts": "reference"})
         for op, name in wanted.items():
             own = name in ("seed", "mask")
-            known = sizes if op == "linear_cross_entropy" else replace(sizes, vocabulary=0)
+            known = sizes if op == "linear_cross_entropy" else replace(sizes, vocab_size=0)
             key = (op, name, known, dtype)
             if key not in cache:
                 asked = dict.fromkeys(OPERATIONS, "reference") | ({} if own else {op: name})

@@ -151,7 +151,7 @@ def example_ends(B: int, T: int) -> torch.Tensor:
 
 def inputs(sizes: Sizes, batch: int, device: torch.device) -> list[torch.Tensor]:
     """Query, key, value as the model makes them, (B, T, heads, C) seen as (B, heads, T, C)."""
-    heads = (sizes.heads, sizes.key_heads, sizes.key_heads)
+    heads = (sizes.num_attention_heads, sizes.num_key_value_heads, sizes.num_key_value_heads)
     shapes = [(batch, sizes.length, n, sizes.head_dim) for n in heads]
     parts = [normal(device, *shape).add_(0.01 * i) for i, shape in enumerate(shapes)]
     return [part.transpose(1, 2) for part in parts]

@@ -7,7 +7,7 @@ C head width, J slots, E experts, K experts per token, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
 import torch
@@ -22,19 +22,19 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3, tor
 
 @dataclass(frozen=True)
 class Sizes:
-    """The run's sizes as far as the kernels see them. The defaults divide no block and suit
-    Triton's interpreter."""
+    """The run's sizes as far as the kernels see them: SteelConfig's, and the batch's. The defaults
+    divide no block and suit Triton's interpreter."""
 
-    width: int = 100
-    expert_width: int = 100
-    vocabulary: int = 200
-    heads: int = 2
-    key_heads: int = 1
+    hidden_size: int = 100
+    intermediate_size: int = 100
+    vocab_size: int = 200
+    num_attention_heads: int = 2
+    num_key_value_heads: int = 1
     head_dim: int = 56
-    slots: int = 3
-    segment: int = 4
-    experts: int = 3
-    top_k: int = 2
+    num_experts: int = 3
+    slots_per_expert: int = 1
+    experts_per_token: int = 2
+    segment_length: int = 4
     tokens: int = 33
     """Rows of the examples; not a multiple of any tile."""
     batch: int = 1
@@ -46,21 +46,9 @@ class Sizes:
 
 
 def sizes_of(config, **batch) -> Sizes:
-    """Sizes of a run from Steel's configuration; batch: `batch`, `length` and `documents`."""
-    return Sizes(
-        width=config.hidden_size,
-        expert_width=config.intermediate_size,
-        vocabulary=config.vocab_size,
-        heads=config.num_attention_heads,
-        key_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        slots=config.num_experts * config.slots_per_expert,
-        segment=config.segment_length,
-        experts=config.num_experts,
-        top_k=config.experts_per_token,
-        tokens=1021,
-        **batch,
-    )
+    """Sizes of a run from a SteelConfig; batch: `batch`, `length` and `documents`."""
+    names = [each.name for each in fields(Sizes) if hasattr(config, each.name)]
+    return Sizes(tokens=1021, **{name: getattr(config, name) for name in names}, **batch)
 
 
 def normal(device: torch.device, *shape: int) -> torch.Tensor:
@@ -102,19 +90,21 @@ def first_line(error: Exception) -> str:
 
 def linear_cross_entropy(device: torch.device, s: Sizes):
     """Two chunks of tokens, one of them ignored, and a z-loss."""
-    width = min(s.width, 256)  # the fp64 reference of the whole matrix would not fit beside a model
-    targets = (torch.arange(s.tokens) * 7 % s.vocabulary).to(device)
+    width = min(
+        s.hidden_size, 256
+    )  # the fp64 reference of the whole matrix would not fit beside a model
+    targets = (torch.arange(s.tokens) * 7 % s.vocab_size).to(device)
     targets[3] = -100
-    inputs = [normal(device, s.tokens, width), normal(device, s.vocabulary, width) / width**0.5]
+    inputs = [normal(device, s.tokens, width), normal(device, s.vocab_size, width) / width**0.5]
     rows = cdiv(s.tokens, 2)
     return inputs, lambda f, x, w: f.linear_cross_entropy(x, w, targets, 1e-3, rows)
 
 
 def soft_moe(device: torch.device, s: Sizes):
     """Two rows dispatched and combined."""
-    T = cdiv(s.tokens, 2)
-    plan = even_segments(2, T, s.segment, device)
-    shapes = (2, T, s.width), (2, T, s.slots), (*plan.start_BS.shape, s.slots, s.width)
+    T, J = cdiv(s.tokens, 2), s.num_experts * s.slots_per_expert
+    plan = even_segments(2, T, s.segment_length, device)
+    shapes = (2, T, s.hidden_size), (2, T, J), (*plan.start_BS.shape, J, s.hidden_size)
     return (
         [normal(device, *shape) for shape in shapes],
         lambda f, x, w, z: (*f.segment_sums(x, w, plan), f.segment_combine(w, z, plan)),
@@ -123,8 +113,8 @@ def soft_moe(device: torch.device, s: Sizes):
 
 def experts(device: torch.device, s: Sizes):
     """Double experts, the last of which nobody visits."""
-    D, inner, E = cdiv(s.width, 8) * 8, cdiv(s.expert_width, 8) * 8, s.experts
-    chosen_NK = normal(device, s.tokens, E).topk(min(s.top_k, E), dim=-1).indices
+    D, inner, E = cdiv(s.hidden_size, 8) * 8, cdiv(s.intermediate_size, 8) * 8, s.num_experts
+    chosen_NK = normal(device, s.tokens, E).topk(min(s.experts_per_token, E), dim=-1).indices
     chosen_NK[chosen_NK == E - 1] = 0
     weights = normal(device, E, D, 2 * inner) / D**0.5, normal(device, E, inner, 2 * D) / inner**0.5
 
@@ -138,20 +128,20 @@ def experts(device: torch.device, s: Sizes):
 
 def rms_norm(device: torch.device, s: Sizes):
     """With a residual."""
-    rows = normal(device, s.tokens, s.width), normal(device, s.tokens + 1, s.width)[:-1]
-    return [*rows, normal(device, s.width)], lambda f, x, r, w: f.rms_norm(x, w, 1e-6, r)
+    rows = normal(device, s.tokens, s.hidden_size), normal(device, s.tokens + 1, s.hidden_size)[:-1]
+    return [*rows, normal(device, s.hidden_size)], lambda f, x, r, w: f.rms_norm(x, w, 1e-6, r)
 
 
 def rope(device: torch.device, s: Sizes):
     """Two rows of a fused projection."""
-    T, heads = cdiv(s.tokens, 2), s.heads + 2 * s.key_heads
+    T, heads = cdiv(s.tokens, 2), s.num_attention_heads + 2 * s.num_key_value_heads
     rate = torch.linspace(1.0, 0.1, s.head_dim // 2, device=device)
     angle = torch.arange(float(T), device=device)[None, :, None, None] * rate
     tables = angle.cos(), angle.sin()
     inputs = [normal(device, 2, T, heads, s.head_dim)]
-    return inputs, lambda f, x: f.rope_qkv(x, *tables, s.heads, s.key_heads)
+    return inputs, lambda f, x: f.rope_qkv(x, *tables, s.num_attention_heads, s.num_key_value_heads)
 
 
 def swiglu(device: torch.device, s: Sizes):
     """One gate."""
-    return [normal(device, s.tokens, 2 * s.expert_width)], lambda f, pair: f.swiglu(pair)
+    return [normal(device, s.tokens, 2 * s.intermediate_size)], lambda f, pair: f.swiglu(pair)

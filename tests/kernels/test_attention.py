@@ -11,7 +11,9 @@ from steel.model.attention import ends_from_starts, starts_from_positions
 from steel.model.build import build
 
 CPU = torch.device("cpu")
-SMALL = Sizes(heads=4, key_heads=2, head_dim=16, batch=2, length=24, documents=True)
+SMALL = Sizes(
+    num_attention_heads=4, num_key_value_heads=2, head_dim=16, batch=2, length=24, documents=True
+)
 
 
 def test_a_name_that_cannot_run_here_leaves_the_models_own_and_says_why():
@@ -70,7 +72,14 @@ def test_the_clock_pays_for_what_is_made_anew_for_each_batch(monkeypatch):
         own(self, name, ends, shape, device, alone)
 
     monkeypatch.setattr(attention.Form, "__init__", count)
-    sizes = Sizes(heads=4, key_heads=2, head_dim=16, batch=3, length=24, documents=True)
+    sizes = Sizes(
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        batch=3,
+        length=24,
+        documents=True,
+    )
     assert attention.try_one("reference", sizes, CPU, torch.float32, True).milliseconds > 0
     assert made.count((3, 24)) == 10, "three to warm up, seven on the clock"
 

@@ -151,11 +151,14 @@ def test_presets_for_gpus_ask_for_kernels_under_a_start_up_check(preset):
         length=cfg.data.sequence_length,
         documents=cfg.data.mask_documents,
     )
-    assert (sizes.width, sizes.vocabulary) == (
+    assert (sizes.hidden_size, sizes.vocab_size) == (
         cfg.model.hidden_size,
         cfg.model.vocab_size,
     ) and sizes.documents
-    assert sizes.heads * sizes.head_dim == sizes.width and sizes.length == cfg.data.sequence_length
+    assert (
+        sizes.num_attention_heads * sizes.head_dim == sizes.hidden_size
+        and sizes.length == cfg.data.sequence_length
+    )
 
 
 def test_a_kernel_that_leaves_the_gpu_unusable_is_said_loudly(monkeypatch):
