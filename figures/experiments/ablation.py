@@ -22,6 +22,7 @@ from steel.config import Config, ModelConfig, UserError, from_dict, load
 from steel.data.loader import Loader
 from steel.data.shards import ShardSet
 from steel.model.build import decoder_layers
+from steel.model.decoding import CACHE
 from steel.plan import count_parameters, flops_per_token
 
 from . import command
@@ -280,8 +281,8 @@ def honest_losses(model, data: Path | str, length: int, rows: int = 32, points: 
     )
     cache, steps = None, []
     for t in range(length):
-        out = model(input_ids=ids_BT[:, t : t + 1], past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = model(input_ids=ids_BT[:, t : t + 1], use_cache=True, **{CACHE: cache})
+        cache = out[CACHE]
         if t in last:
             steps.append(out.logits[:, 0])
     return {

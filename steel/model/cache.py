@@ -1,7 +1,4 @@
-"""Decoding state: keys and values, and beside them the running slots of the causal soft MoE.
-
-Shapes: B batch (beams included).
-"""
+"""Decoding state: keys and values, and beside them the running slots of the causal soft MoE."""
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
@@ -10,17 +7,13 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 class SteelCacheLayer(DynamicLayer):
     """A growing key/value cache that also carries `slots`: named tensors, batch axis first.
 
-    Everything that reorders, repeats or selects batch rows does the same to the slots, so beam
-    search, parallel sampling and batch splits keep each hypothesis with its own state. Slots are
-    sums over the past and cannot be rolled back: `crop` refuses, and `is_croppable` tells assisted
-    generation so.
+    What reorders, repeats or selects batch rows (beams included) does the same to the slots. Slots
+    are sums over the past and cannot be rolled back: `crop` refuses, and `is_croppable` tells
+    assisted generation so.
     """
 
     is_croppable = False
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.slots: dict[str, torch.Tensor] | None = None
+    slots: dict[str, torch.Tensor] | None = None
 
     def _map_slots(self, function) -> None:
         if self.slots is not None:
@@ -43,15 +36,6 @@ class SteelCacheLayer(DynamicLayer):
         self.keys = self.values = self.slots = None
         self.is_initialized = False
 
-    def offload(self) -> None:
-        super().offload()
-        self._map_slots(lambda value: value.to("cpu", non_blocking=True))
-
-    def prefetch(self) -> None:
-        super().prefetch()
-        if self.is_initialized:
-            self._map_slots(lambda value: value.to(self.device, non_blocking=True))
-
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove != 0:
             raise ValueError(
@@ -61,14 +45,8 @@ class SteelCacheLayer(DynamicLayer):
 
 
 def with_slots(cache: Cache, num_layers: int) -> Cache:
-    """Let an empty cache carry slot state, in place; refuse a filled one that cannot.
-
-    `generate` and users hand in a plain `DynamicCache`; its layers are replaced while they hold
-    nothing yet.
-    """
-    if len(cache.layers) == num_layers and all(
-        isinstance(layer, SteelCacheLayer) for layer in cache.layers
-    ):
+    """Let an empty `DynamicCache` carry slot state, in place; ValueError for another cache."""
+    if all(isinstance(layer, SteelCacheLayer) for layer in cache.layers) and cache.layers:
         return cache
     if not isinstance(cache, DynamicCache) or cache.get_seq_length() > 0:
         raise ValueError(

@@ -10,8 +10,8 @@ With x_t the normalised input, segment s(t) = ⌊t / C⌋ from the document's st
     y_t    = Σ shared experts (x_t) + Σ_j softmax_j(cap(<x_t, phi_c[j]>)) z[s(t),j]
 
 y_t reads x_t and segments that ended before it: no token sees a later one, and slot experts run
-once per C tokens. Accumulators are fp32 (or wider). Decoding carries (n, m, N, M, z, count) per
-row; see `SteelCacheLayer.slots`.
+once per C tokens. Accumulators are fp32 (or wider). Decoding carries (n, m, N, M, z, count) of each
+row's open segment in `SteelCacheLayer.slots`.
 
 Shapes: B batch, T time, S segments, C segment length, D model width, J = E·P slots.
 """
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .feed_forward import make_experts, router_softmax
+from .feed_forward import SteelExperts, router_softmax
 from .soft_moe import root_mean_square_normalize, run_slot_experts
 
 CAP = 15.0
@@ -30,31 +30,25 @@ CAP = 15.0
 
 @dataclass
 class SegmentPlan:
-    """Where each token lies in the grid of segments (B, S, C); made once per forward on the host.
-
-    `cell_BT` is None when token t lies in cell t of every row (training without packing or
-    padding).
-    """
+    """Where each token lies in the grid of segments (B, S, C); made once per forward on the host."""
 
     num_segments: int
     segment_length: int
+    count_B: torch.Tensor  # tokens in each row's open segment after this forward
+    complete_B: torch.Tensor  # True where the row's last real token filled its segment
+    any_complete: bool  # the same on the host, where it is asked once per layer
+    last_B: torch.Tensor | None = None  # segment in which the row's last real token lies
     start_BS: torch.Tensor | None = None  # first token of each segment among all B·T, int32
     length_BS: torch.Tensor | None = None  # tokens of each segment, int32
     padded: bool = False  # whether some tokens lie in no segment
-    cell_BT: torch.Tensor | None = None  # index into S·C, and S·C itself (a spare cell) for padding
-    document_BS: torch.Tensor | None = None  # document each segment belongs to
-    last_B: torch.Tensor | None = None  # segment in which the row's last real token lies
-    count_B: torch.Tensor | None = None  # tokens in the open segment after this forward
-    complete_B: torch.Tensor | None = None  # True where the last real token filled its segment
-    any_complete: bool = True  # on the host: a decoding step asks the device once, not per layer
+    # Index into S·C, and S·C itself (a spare cell) for padding; None: token t is in cell t.
+    cell_BT: torch.Tensor | None = None
+    document_BS: torch.Tensor | None = None  # document each segment belongs to; None: one a row
 
     def to(self, device: torch.device) -> "SegmentPlan":
         """The same plan with its tensors on `device`; nobody waits for the copies."""
-        moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor)
-        }
+        tensors = {name: t for name, t in vars(self).items() if isinstance(t, torch.Tensor)}
+        moved = {name: t.to(device, non_blocking=True) for name, t in tensors.items()}
         return replace(self, **moved)
 
 
@@ -72,38 +66,30 @@ def plan_segments(
     that are already in the cache (None: an empty cache); documents start on an empty cache only.
     """
     B, T = shape
-    if starts_BT is None and valid_BT is None and count_B is None:
-        start_S = torch.arange(0, T, length, dtype=torch.int32)
-        length_S = (T - start_S).clamp_max(length)
-        start_BS = T * torch.arange(B, dtype=torch.int32)[:, None] + start_S
-        return SegmentPlan(len(start_S), length, start_BS, length_S.expand(B, -1))
-    assert starts_BT is None or count_B is None
-    valid = torch.ones(B, T, dtype=torch.bool) if valid_BT is None else valid_BT
-    starts = torch.zeros(B, T, dtype=torch.bool) if starts_BT is None else starts_BT
-    before_B1 = torch.zeros(B, 1, dtype=torch.long) if count_B is None else count_B[:, None]
-    seen = valid.cumsum(dim=1)
-    base = torch.where(starts, seen - 1, -before_B1).cummax(dim=1).values
-    offset = seen - 1 - base  # tokens of the document before this one, modulo what the cache holds
-    begins = valid & (offset % length == 0)
-    segment = (begins.cumsum(dim=1) - 1 + (before_B1 > 0).long()).clamp_min(0)
-    num_segments = int(segment.max()) + 1
-    started = torch.zeros(B, num_segments, dtype=torch.long)
-    started.scatter_add_(1, segment, starts.long())
-    any_valid = valid.any(dim=1)
-    count = torch.where(any_valid, (offset[:, -1] + 1) % length, before_B1[:, 0])
-    start_BS, length_BS = segment_spans(segment, valid, num_segments)
-    return SegmentPlan(
-        num_segments,
-        length,
-        start_BS,
-        length_BS,
-        padded=valid_BT is not None,
-        cell_BT=torch.where(valid, segment * length + offset % length, num_segments * length),
-        document_BS=started.cumsum(dim=1),
-        last_B=segment[:, -1],
-        count_B=count,
-        complete_B=any_valid & (count == 0),
-    )
+    even = starts_BT is None and valid_BT is None and count_B is None
+    padded = valid_BT is not None
+    valid_BT = torch.ones(B, T, dtype=torch.bool) if valid_BT is None else valid_BT
+    starts_BT = torch.zeros(B, T, dtype=torch.bool) if starts_BT is None else starts_BT
+    count_B = torch.zeros(B, dtype=torch.long) if count_B is None else count_B
+    seen_BT = valid_BT.cumsum(dim=1)
+    base_BT = torch.where(starts_BT, seen_BT - 1, -count_B[:, None]).cummax(dim=1).values
+    # Tokens of the document before this one, modulo what the cache holds.
+    offset_BT = seen_BT - 1 - base_BT
+    begins_BT = valid_BT & (offset_BT % length == 0)
+    segment_BT = (begins_BT.cumsum(dim=1) - 1 + (count_B[:, None] > 0).long()).clamp_min(0)
+    S = int(segment_BT.max()) + 1
+    document_BS = torch.zeros(B, S, dtype=torch.long)
+    document_BS.scatter_add_(1, segment_BT, starts_BT.long())
+    some_B = valid_BT.any(dim=1)
+    count_B = torch.where(some_B, (offset_BT[:, -1] + 1) % length, count_B)
+    complete_B = some_B & (count_B == 0)
+    plan = SegmentPlan(S, length, count_B, complete_B, bool(complete_B.any()), segment_BT[:, -1])
+    plan.start_BS, plan.length_BS = segment_spans(segment_BT, valid_BT, S)
+    plan.padded = padded
+    if not even:
+        plan.cell_BT = torch.where(valid_BT, segment_BT * length + offset_BT % length, S * length)
+        plan.document_BS = document_BS.cumsum(dim=1)
+    return plan
 
 
 def segment_spans(segment_BT, valid_BT, num_segments: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,23 +111,34 @@ def plan_step(length: int, valid_BT: torch.Tensor | None, count_B: torch.Tensor)
     adds_B = torch.ones_like(count_B) if valid_BT is None else valid_BT[:, -1].long()
     count_B = count_B + adds_B
     full_B = (count_B == length) & adds_B.bool()
-    counts = {"count_B": count_B % length, "complete_B": full_B}
-    return SegmentPlan(1, length, **counts, any_complete=bool(full_B.any()))
+    return SegmentPlan(1, length, count_B % length, full_B, bool(full_B.any()))
+
+
+def to_grid(x: torch.Tensor, plan: SegmentPlan) -> torch.Tensor:
+    """(B, T, X) -> (B, S, C, X); cells without a token hold zeros."""
+    B, T, X = x.shape
+    S, C = plan.num_segments, plan.segment_length
+    if plan.cell_BT is None:
+        return (F.pad(x, (0, 0, 0, S * C - T)) if S * C > T else x).reshape(B, S, C, X)
+    grid = x.new_zeros(B, S * C + 1, X)
+    return grid.scatter(1, plan.cell_BT[..., None].expand_as(x), x)[:, :-1].view(B, S, C, X)
 
 
 def segment_sums(x_BTD, weight_BTJ, plan: SegmentPlan) -> tuple[torch.Tensor, torch.Tensor]:
     """N[s,j] = Σ_{t in s} w[t,j] x_t (B, S, J, D) and M (B, S, J), in the weights' type."""
-    to_grid = _ToGrid(plan, x_BTD.shape[1])
-    x_grid = to_grid(x_BTD).to(weight_BTJ.dtype)
-    weight_grid = to_grid(weight_BTJ)
-    return torch.einsum("bscj,bscd->bsjd", weight_grid, x_grid), weight_grid.sum(dim=2)
+    x_BSCD = to_grid(x_BTD, plan).to(weight_BTJ.dtype)
+    weight_BSCJ = to_grid(weight_BTJ, plan)
+    return torch.einsum("bscj,bscd->bsjd", weight_BSCJ, x_BSCD), weight_BSCJ.sum(dim=2)
 
 
 def segment_combine(combine_BTJ, z_BSJD, plan: SegmentPlan) -> torch.Tensor:
     """y_t = Σ_j c[t,j] z[s(t),j] in z's type, (B, T, D)."""
-    to_grid = _ToGrid(plan, combine_BTJ.shape[1])
-    combine_grid = to_grid(combine_BTJ.to(z_BSJD.dtype))
-    return to_grid.back(torch.einsum("bscj,bsjd->bscd", combine_grid, z_BSJD))
+    combine_BSCJ = to_grid(combine_BTJ.to(z_BSJD.dtype), plan)
+    y = torch.einsum("bscj,bsjd->bscd", combine_BSCJ, z_BSJD).flatten(1, 2)
+    if plan.cell_BT is None:
+        return y[:, : combine_BTJ.shape[1]]
+    cell_BT = plan.cell_BT.clamp_max(y.shape[1] - 1)
+    return y.gather(1, cell_BT[..., None].expand(-1, -1, y.shape[2]))
 
 
 class SteelCausalSoftMoE(nn.Module):
@@ -165,10 +162,9 @@ class SteelCausalSoftMoE(nn.Module):
         self.prior = nn.Parameter(torch.empty(slots, d))
         self.prior_weight = nn.Parameter(torch.empty(slots))
         self.decay = nn.Parameter(torch.empty(slots))
-        self.experts = make_experts(config, config.num_experts)
-        self.shared = (
-            make_experts(config, config.num_shared_experts) if config.num_shared_experts else None
-        )
+        self.experts = SteelExperts(config, config.num_experts)
+        shared = config.num_shared_experts
+        self.shared = SteelExperts(config, shared) if shared else None
 
     def forward(self, x_BTD: torch.Tensor, context=None, cache_layer=None) -> torch.Tensor:
         B, T, D = x_BTD.shape
@@ -177,20 +173,24 @@ class SteelCausalSoftMoE(nn.Module):
             plan = plan_segments((B, T), self.segment_length).to(x_BTD.device)
         dispatch_BTJ, combine_BTJ = self._router_logits(x_BTD)
         weight_BTJ, combine_BTJ = dispatch_BTJ.exp(), router_softmax(combine_BTJ)
-        state = cache_layer.slots if cache_layer is not None else None
-        if cache_layer is not None and T == 1:
-            state = state or self._empty_state(B, D, x_BTD)
-            mixed = combine_BTJ.to(x_BTD.dtype) @ state["z"]
-            cache_layer.slots = self._step(x_BTD, weight_BTJ[:, 0], state, context)
+        slots = cache_layer.slots if cache_layer is not None else None
+        if T == 1 and slots is not None:  # the row's open segment gets one token more
+            if context.valid_BT is not None:
+                weight_BTJ = weight_BTJ * context.valid_BT[:, -1:, None]
+            mixed_BTD = combine_BTJ.to(x_BTD.dtype) @ slots["z"]
+            weight_BJ1 = weight_BTJ.transpose(1, 2)
+            N = slots["N"] + weight_BJ1 * x_BTD.to(weight_BJ1.dtype)
+            state = {**slots, "N": N, "M": slots["M"] + weight_BJ1}
         else:
-            mixed, new_state = self._segments(
-                x_BTD, weight_BTJ, combine_BTJ, state, plan, cache_layer is not None
-            )
+            mixed_BTD, state = self._segments(x_BTD, weight_BTJ, combine_BTJ, slots, plan)
             if cache_layer is not None:
-                cache_layer.slots = new_state
+                row = torch.arange(B, device=x_BTD.device)
+                state = {name: value[row, plan.last_B] for name, value in state.items()}
+        if cache_layer is not None:
+            cache_layer.slots = self._close(state, plan, x_BTD.dtype)
         if self.shared is None:
-            return mixed
-        return mixed + self.shared.every(x_BTD.reshape(B * T, D)).sum(dim=0).view(B, T, D)
+            return mixed_BTD
+        return mixed_BTD + self.shared.every(x_BTD.reshape(B * T, D)).sum(dim=0).view(B, T, D)
 
     def _router_logits(self, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Dispatch and combine logits (B, T, J), in at least fp32 and within ±15.
@@ -206,24 +206,25 @@ class SteelCausalSoftMoE(nn.Module):
         return logits[..., :J], logits[..., J : 2 * J]
 
     def _slot_outputs(self, n: torch.Tensor, m: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Sums n (…, J, D) and weights m (…, J) -> slot outputs z (…, J, D)."""
-        pi_J = self.prior_weight.to(n.dtype).exp()
-        mean = (pi_J[:, None] * self.prior.to(n.dtype) + n) / (pi_J + m)[..., None]
+        """Sums n (…, J, D) and weights m (…, J, 1) -> slot outputs z (…, J, D)."""
+        pi_J1 = self.prior_weight.to(n.dtype).exp()[:, None]
+        mean = (pi_J1 * self.prior.to(n.dtype) + n) / (pi_J1 + m)
         return run_slot_experts(self.experts, root_mean_square_normalize(mean).to(dtype))
 
-    def _segments(self, x_BTD, weight_BTJ, combine_BTJ, state, plan, keep):
-        """The parallel form over a grid of segments; returns the new decode state when `keep`."""
+    def _segments(self, x_BTD, weight_BTJ, combine_BTJ, slots, plan):
+        """The parallel form: y of a grid of segments, and the state that each of them reads."""
         with full_precision(x_BTD):
             N, M = self.segment_sums(x_BTD, weight_BTJ, plan)
-            if state is not None:
-                N = torch.cat((N[:, :1] + state["N"][:, None], N[:, 1:]), dim=1)
-                M = torch.cat((M[:, :1] + state["M"][:, None], M[:, 1:]), dim=1)
-            n, m = self._decayed(N, M, state, plan)
+            M = M[..., None]
+            if slots is not None:  # the first segment holds tokens already
+                N = torch.cat((N[:, :1] + slots["N"][:, None], N[:, 1:]), dim=1)
+                M = torch.cat((M[:, :1] + slots["M"][:, None], M[:, 1:]), dim=1)
+            n, m = self._decayed(N, M, slots, plan)
         z_BSJD = self._slot_outputs(n, m, x_BTD.dtype)
-        mixed = self.segment_combine(combine_BTJ, z_BSJD, plan)
-        return mixed, self._export(N, M, n, m, plan, x_BTD) if keep else None
+        state = {"n": n, "m": m, "N": N, "M": M, "z": z_BSJD}
+        return self.segment_combine(combine_BTJ, z_BSJD, plan), state
 
-    def _decayed(self, N, M, state, plan):
+    def _decayed(self, N, M, slots, plan):
         """n[s] = Σ_{s' < s, same document} γ^(s-1-s') N[s'], a product with a lower triangle."""
         B, S = N.shape[:2]
         index = torch.arange(S, device=N.device)
@@ -234,97 +235,29 @@ class SteelCausalSoftMoE(nn.Module):
         if plan.document_BS is not None:
             same = plan.document_BS[:, :, None] == plan.document_BS[:, None, :]
             matrix = matrix * same[:, None]
-        n = torch.einsum("bjst,btjd->bsjd", matrix, N)
-        m = torch.einsum("bjst,btj->bsj", matrix, M)
-        if state is not None:  # a state follows one document alone
-            carry_SJ = (index[:, None] * log_gamma_J).exp()
-            n = n + carry_SJ[..., None] * state["n"][:, None]
-            m = m + carry_SJ * state["m"][:, None]
+        n, m = (torch.einsum("bjst,btjd->bsjd", matrix, sums) for sums in (N, M))
+        if slots is not None:  # a state follows one document alone
+            carry_SJ1 = (index[:, None] * log_gamma_J).exp()[..., None]
+            n, m = n + carry_SJ1 * slots["n"][:, None], m + carry_SJ1 * slots["m"][:, None]
         return n, m
 
-    def _export(self, N, M, n, m, plan, x_BTD):
-        """Decode state after this forward: the open segment's sums, or a fold of one completed."""
-        B, T, _ = x_BTD.shape
-        if plan.last_B is None:
-            last = torch.full((B,), plan.num_segments - 1, device=N.device)
-            count = torch.full((B,), T % self.segment_length, device=N.device)
-            complete = count == 0
-        else:
-            last, count, complete = plan.last_B, plan.count_B, plan.complete_B
-        row = torch.arange(B, device=N.device)
-        sums = {"n": n, "m": m, "N": N, "M": M}
-        open_state = {name: value[row, last] for name, value in sums.items()} | {"count": count}
-        state = self._fold(open_state, complete)
-        state["z"] = self._slot_outputs(state["n"], state["m"], x_BTD.dtype)
-        return state
-
-    def _fold(self, state, complete_B):
-        """Where a segment is complete: n <- γ n + N, N <- 0 (m, M likewise)."""
-        gamma_J = torch.sigmoid(self.decay.to(state["n"].dtype))
-        done = complete_B[:, None]
-        done3 = complete_B[:, None, None]
-        n, m, N, M = (state[name] for name in "nmNM")
-        return {
-            **state,
-            "n": torch.where(done3, gamma_J[:, None] * n + N, n),
-            "m": torch.where(done, gamma_J * m + M, m),
-            "N": torch.where(done3, 0.0, N),
-            "M": torch.where(done, 0.0, M),
-        }
-
-    def _step(self, x_B1D, weight_BJ, state, context):
-        """Add one token per row to its open segment; slot experts run if a row completed one."""
-        plan = context.plan
-        if context.valid_BT is not None:
-            weight_BJ = weight_BJ * context.valid_BT[:, -1:]
-        state = {
-            **state,
-            "N": state["N"] + weight_BJ[..., None] * x_B1D.to(weight_BJ.dtype),
-            "M": state["M"] + weight_BJ,
-            "count": plan.count_B,
-        }
+    def _close(self, state, plan, dtype):
+        """Where a segment is complete: n <- γ n + N, N <- 0 (m, M likewise), and z follows."""
+        state = {**state, "count": plan.count_B}
         if not plan.any_complete:
             return state
-        state = self._fold(state, plan.complete_B)
+        gamma_J1 = torch.sigmoid(self.decay.to(state["n"].dtype))[:, None]
+        done_B11 = plan.complete_B[:, None, None]
+        for past, sums in (("n", "N"), ("m", "M")):
+            folded = gamma_J1 * state[past] + state[sums]
+            state[past] = torch.where(done_B11, folded, state[past])
+            state[sums] = torch.where(done_B11, 0.0, state[sums])
         # Rows that completed none get the same z as before.
-        state["z"] = self._slot_outputs(state["n"], state["m"], x_B1D.dtype)
+        state["z"] = self._slot_outputs(state["n"], state["m"], dtype)
         return state
-
-    def _empty_state(self, B: int, D: int, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        J = self.decay.shape[0]
-        wide = torch.promote_types(x.dtype, torch.float32)
-        n, m = x.new_zeros(B, J, D, dtype=wide), x.new_zeros(B, J, dtype=wide)
-        count = torch.zeros(B, dtype=torch.long, device=x.device)
-        z = self._slot_outputs(n, m, x.dtype)
-        return {"n": n, "m": m, "N": n, "M": m, "count": count, "z": z}
 
 
 def full_precision(x: torch.Tensor):
     """Autocast switched off: sums over many tokens stay in the type that they are written in."""
     kind = x.device.type
     return torch.autocast(kind if kind != "meta" else "cpu", enabled=False)
-
-
-class _ToGrid:
-    """Moves (B, T, X) into the grid (B, S, C, X) and back; cells without a token hold zeros."""
-
-    def __init__(self, plan: SegmentPlan, T: int) -> None:
-        self.cell_BT, self.shape, self.T = plan.cell_BT, (plan.num_segments, plan.segment_length), T
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        B, (S, C) = x.shape[0], self.shape
-        if self.cell_BT is None:
-            if S * C != self.T:
-                x = F.pad(x, (0, 0, 0, S * C - self.T))
-            return x.reshape(B, S, C, -1)
-        grid = x.new_zeros(B, S * C + 1, x.shape[-1])
-        index = self.cell_BT[..., None].expand_as(x)
-        return grid.scatter(1, index, x)[:, :-1].view(B, S, C, -1)
-
-    def back(self, grid: torch.Tensor) -> torch.Tensor:
-        B, (S, C) = grid.shape[0], self.shape
-        flat = grid.reshape(B, S * C, -1)
-        if self.cell_BT is None:
-            return flat[:, : self.T]
-        index = self.cell_BT.clamp_max(S * C - 1)[..., None].expand(-1, -1, flat.shape[-1])
-        return flat.gather(1, index)

@@ -1,22 +1,21 @@
 """Configuration of `SteelForCausalLM`.
 
-This file and those that `modeling` imports (`attention`, `feed_forward`, `soft_moe`,
-`causal_soft_moe`, `cache`, `loss`) are copied into every saved model folder, so they import only
-torch, transformers and each other.
+This file and those that `modeling` imports are copied into every saved model folder, so they import
+only torch, transformers and each other.
 """
 
 from transformers import PreTrainedConfig
 
-FEED_FORWARDS = (
-    "dense",
-    "soft_moe_v1",
-    "soft_moe_v2",
-    "soft_moe_v3",
-    "causal_soft_moe",
-    "top_k_moe",
-    "none",
-)
-EXPERTS = ("swiglu", "double_swiglu")
+FEED_FORWARDS = "dense soft_moe_v1 soft_moe_v2 soft_moe_v3 causal_soft_moe top_k_moe none".split()
+CHOICES = {
+    "feed_forward": FEED_FORWARDS,
+    "expert": ["swiglu", "double_swiglu"],
+    "hidden_act": ["silu"],
+}
+AT_LEAST_ONE = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads num_experts "
+    "slots_per_expert segment_length experts_per_token"
+).split()
 # Layers that mix tokens of the whole sequence, later ones included: the historical ablation.
 NON_CAUSAL = ("soft_moe_v2", "soft_moe_v3")
 
@@ -29,7 +28,7 @@ class SteelConfig(PreTrainedConfig):
     """
 
     model_type = "steel"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     has_no_defaults_at_init = True
     _auto_class = "AutoConfig"
 
@@ -64,33 +63,26 @@ class SteelConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs):
-        self._check()
-        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        if self.head_dim % 2:
-            self._refuse("head_dim", "must be even for RoPE")
+        for field in AT_LEAST_ONE:
+            self._require(field, getattr(self, field) >= 1, "must be at least 1")
+        for field, known in CHOICES.items():
+            self._require(
+                field, getattr(self, field) in known, f"must be one of {', '.join(known)}"
+            )
+        self._require("num_shared_experts", self.num_shared_experts >= 0, "must be at least 0")
+        enough = self.intermediate_size >= 1 or self.feed_forward == "none"
+        self._require("intermediate_size", enough, "must be at least 1")
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        remedy = f"must be a multiple of num_key_value_heads={groups}"
+        self._require("num_attention_heads", heads % groups == 0, remedy)
+        remedy = f"must be a multiple of num_attention_heads={heads}, or set head_dim"
+        self._require("hidden_size", self.head_dim or self.hidden_size % heads == 0, remedy)
+        few = self.experts_per_token <= self.num_experts or self.feed_forward != "top_k_moe"
+        self._require("experts_per_token", few, f"must be at most num_experts={self.num_experts}")
+        self.head_dim = self.head_dim or self.hidden_size // heads
+        self._require("head_dim", self.head_dim % 2 == 0, "must be even for RoPE")
         super().__post_init__(**kwargs)
 
-    def _check(self) -> None:
-        least = dict.fromkeys(("vocab_size", "hidden_size", "num_hidden_layers"), 1)
-        least |= dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_experts"), 1)
-        least |= dict.fromkeys(("slots_per_expert", "segment_length", "experts_per_token"), 1)
-        least |= {"num_shared_experts": 0, "intermediate_size": self.feed_forward != "none"}
-        for field, value in least.items():
-            if getattr(self, field) < value:
-                self._refuse(field, f"must be at least {int(value)}")
-        known = {"feed_forward": FEED_FORWARDS, "expert": EXPERTS, "hidden_act": ("silu",)}
-        for field, values in known.items():
-            if getattr(self, field) not in values:
-                self._refuse(field, f"must be one of {', '.join(values)}")
-        heads = self.num_attention_heads
-        if not self.head_dim and self.hidden_size % heads:
-            remedy = f"must be a multiple of num_attention_heads={heads}, or set head_dim"
-            self._refuse("hidden_size", remedy)
-        if heads % self.num_key_value_heads:
-            remedy = f"must be a multiple of num_key_value_heads={self.num_key_value_heads}"
-            self._refuse("num_attention_heads", remedy)
-        if self.feed_forward == "top_k_moe" and self.experts_per_token > self.num_experts:
-            self._refuse("experts_per_token", f"must be at most num_experts={self.num_experts}")
-
-    def _refuse(self, field: str, remedy: str) -> None:
-        raise ValueError(f"{field}={getattr(self, field)!r}: {remedy}")
+    def _require(self, field: str, fits: bool, remedy: str) -> None:
+        if not fits:
+            raise ValueError(f"{field}={getattr(self, field)!r}: {remedy}")

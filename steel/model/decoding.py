@@ -15,9 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..config import UserError
 from .build import require_causal
+
+# transformers 5.24 renamed it, among arguments and outputs alike.
+RENAMED = "cache" in CausalLMOutputWithPast.__dataclass_fields__
+CACHE = "cache" if RENAMED else "past_key_values"
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,9 @@ def stream(
         feed = [prompt[:at] for prompt in prompts]
         while True:
             feed_RT = torch.tensor(feed, device=device)
-            out = model(input_ids=feed_RT, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, logits_RV = out.past_key_values, out.logits[:, -1]
+            given = {CACHE: cache, "use_cache": True, "logits_to_keep": 1}
+            out = model(input_ids=feed_RT, **given)
+            cache, logits_RV = getattr(out, CACHE), out.logits[:, -1]
             if allowed is not None:
                 new = [row[length:] for row, length in zip(rows, lengths, strict=True)]
                 logits_RV = _restrict(logits_RV, [allowed(r, ids) for r, ids in enumerate(new)])

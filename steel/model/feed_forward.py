@@ -1,5 +1,8 @@
 """Feed-forward layers that see one token at a time: SwiGLUs, stacked experts, v1, top-k routing.
 
+All feed-forward layers are called alike: forward(x_BTD, context, cache_layer) -> (B, T, D), and
+those of this file look at neither the context nor the cache.
+
 Shapes: B batch, T time, N tokens (B·T flattened), D model width, F expert width, E experts, K
 experts chosen per token.
 """
@@ -16,11 +19,9 @@ def gate(pair: torch.Tensor) -> torch.Tensor:
 
 
 class SteelDenseFeedForward(nn.Module):
-    """One SwiGLU (D→F→D), or the double SwiGLU of Steel-LLM: a second gate on the way back,
-    silu(W₃h)·(W₄h).
+    """One SwiGLU (D→F→D), or Steel-LLM's double one: a second gate on the way back, silu(W₃h)·(W₄h).
 
-    Weights: gate_up_proj holds [gate; up]; down_proj is (D, F), or [gate; down] (2D, F) for the
-    double form.
+    Weights: gate_up_proj holds [gate; up]; down_proj is (D, F), or [gate; down] (2D, F) if double.
     """
 
     swiglu = staticmethod(gate)  # a built model may get another implementation here
@@ -33,13 +34,13 @@ class SteelDenseFeedForward(nn.Module):
         self.down_proj = nn.Linear(f, 2 * d if self.double else d, bias=False)
         self.down_proj.role = "write_gated" if self.double else "write_hidden"
 
-    def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, context=None, cache_layer=None) -> torch.Tensor:
         out = self.down_proj(self.swiglu(self.gate_up_proj(x_BTD)))
         return self.swiglu(out) if self.double else out
 
 
 class SteelExperts(nn.Module):
-    """E experts with stacked weights: two batched matrix products instead of a loop.
+    """`count` experts with stacked weights: two batched matrix products instead of a loop.
 
     gate_up_proj (E, D, 2F) holds [gate | up]; down_proj is (E, F, D), or (E, F, 2D) = [gate | down]
     when double. forward(x_END) -> (E, N, D): row e of the input goes through expert e.
@@ -47,14 +48,13 @@ class SteelExperts(nn.Module):
 
     swiglu = staticmethod(gate)  # a built model may get another implementation here
 
-    def __init__(self, num_experts: int, width: int, inner: int, double: bool) -> None:
+    def __init__(self, config, count: int) -> None:
         super().__init__()
-        self.num_experts = num_experts
-        self.double = double
-        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, width, 2 * inner))
-        self.down_proj = nn.Parameter(
-            torch.empty(num_experts, inner, 2 * width if double else width)
-        )
+        d, f = config.hidden_size, config.intermediate_size
+        self.num_experts = count
+        self.double = config.expert == "double_swiglu"
+        self.gate_up_proj = nn.Parameter(torch.empty(count, d, 2 * f))
+        self.down_proj = nn.Parameter(torch.empty(count, f, 2 * d if self.double else d))
 
     def forward(self, x_END: torch.Tensor) -> torch.Tensor:
         out = torch.bmm(self.swiglu(torch.bmm(x_END, self.gate_up_proj)), self.down_proj)
@@ -64,32 +64,19 @@ class SteelExperts(nn.Module):
         """All tokens through all experts, (E, N, D)."""
         return self(x_ND.expand(self.num_experts, *x_ND.shape))
 
-    def extra_repr(self) -> str:
-        shape = tuple(self.gate_up_proj.shape[1:])
-        return f"experts={self.num_experts}, gate_up={shape}, double={self.double}"
-
-
-def make_experts(config, count: int) -> SteelExperts:
-    """`count` stacked experts of the configuration's kind and width."""
-    return SteelExperts(
-        count, config.hidden_size, config.intermediate_size, config.expert == "double_swiglu"
-    )
-
 
 class SteelSoftMoEV1(nn.Module):
-    """Steel-LLM's first try: every token through every expert, weighted by a softmax gate. Causal,
-    and costs E experts.
-
-    Parameters: router Linear(D, E) with bias, stacked experts.
+    """Steel-LLM's first try: every token through every expert, weighted by a softmax gate: causal,
+    at the cost of E experts. Parameters: router Linear(D, E) with bias, stacked experts.
     """
 
     def __init__(self, config) -> None:
         super().__init__()
         self.router = nn.Linear(config.hidden_size, config.num_experts)
         self.router.role = "route"
-        self.experts = make_experts(config, config.num_experts)
+        self.experts = SteelExperts(config, config.num_experts)
 
-    def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, context=None, cache_layer=None) -> torch.Tensor:
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         weights_NE = router_softmax(self.router(x_ND))
         out_ND = torch.einsum("end,ne->nd", self.experts.every(x_ND), weights_NE.to(x_ND.dtype))
@@ -104,17 +91,15 @@ def router_softmax(logits: torch.Tensor) -> torch.Tensor:
 def top_k_experts(x_ND, weights_NK, chosen_NK, experts: SteelExperts) -> torch.Tensor:
     """Σ_k weights[n, k] · expert[chosen[n, k]](x[n]) -> (N, D).
 
-    Tokens are sorted by expert into one padded batch each, (E, rows of the busiest expert, D): two
-    batched products.
+    Tokens are sorted by expert into one padded batch each, (E, rows of the busiest expert, D).
     """
     N, K = chosen_NK.shape
     flat = chosen_NK.reshape(-1)
     order = flat.argsort(stable=True)  # assignments grouped by expert
     counts_E = torch.bincount(flat, minlength=experts.num_experts)
     starts_E = counts_E.cumsum(0) - counts_E
-    expert = flat[order]
+    expert, token = flat[order], order // K
     row = torch.arange(N * K, device=flat.device) - starts_E[expert]
-    token = order // K
     grid = x_ND.new_zeros(experts.num_experts, int(counts_E.max()), x_ND.shape[-1])
     grid = grid.index_put((expert, row), x_ND[token])
     out = experts(grid)[expert, row] * weights_NK.reshape(-1)[order, None]
@@ -135,16 +120,14 @@ class SteelTopKMoE(nn.Module):
 
     def __init__(self, config) -> None:
         super().__init__()
-        self.num_experts = config.num_experts
         self.experts_per_token = config.experts_per_token
         self.router = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.router.role = "route"
-        self.experts = make_experts(config, config.num_experts)
-        self.shared = None
-        if config.num_shared_experts:
-            self.shared = make_experts(config, config.num_shared_experts)
+        self.experts = SteelExperts(config, config.num_experts)
+        shared = config.num_shared_experts
+        self.shared = SteelExperts(config, shared) if shared else None
 
-    def forward(self, x_BTD: torch.Tensor, context=None):
+    def forward(self, x_BTD: torch.Tensor, context=None, cache_layer=None):
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         probability_NE = router_softmax(self.router(x_ND))
         weights_NK, chosen_NK = probability_NE.topk(self.experts_per_token, dim=-1)
@@ -152,15 +135,18 @@ class SteelTopKMoE(nn.Module):
         out_ND = self.top_k_experts(x_ND, weights_NK.to(x_ND.dtype), chosen_NK, self.experts)
         if self.shared is not None:
             out_ND = out_ND + self.shared.every(x_ND).sum(dim=0)
-        balance = self._balance(probability_NE, chosen_NK, context) if self.training else None
+        valid_BT = context.valid_BT if context is not None else None
+        balance = load_balance(probability_NE, chosen_NK, valid_BT) if self.training else None
         return out_ND.view(x_BTD.shape), balance
 
-    def _balance(self, probability_NE, chosen_NK, context) -> torch.Tensor:
-        real_N1 = torch.ones_like(probability_NE[:, :1])
-        if context is not None and context.valid_BT is not None:
-            real_N1 = context.valid_BT.reshape(-1, 1).to(probability_NE.dtype)
-        count = real_N1.sum().clamp_min(1)
-        visits_NK = real_N1.expand_as(chosen_NK).flatten()
-        visits_E = torch.zeros_like(probability_NE[0]).index_add(0, chosen_NK.flatten(), visits_NK)
-        share_E = visits_E / (count * chosen_NK.shape[1])
-        return self.num_experts * (share_E * (probability_NE * real_N1).sum(dim=0) / count).sum()
+
+def load_balance(probability_NE, chosen_NK, valid_BT) -> torch.Tensor:
+    """The term of `SteelTopKMoE`, over the tokens that are no padding."""
+    real_N1 = torch.ones_like(probability_NE[:, :1])
+    if valid_BT is not None:
+        real_N1 = valid_BT.reshape(-1, 1).to(probability_NE.dtype)
+    count = real_N1.sum().clamp_min(1)
+    visits_NK = real_N1.expand_as(chosen_NK).flatten()
+    visits_E = torch.zeros_like(probability_NE[0]).index_add(0, chosen_NK.flatten(), visits_NK)
+    share_E = visits_E / (count * chosen_NK.shape[1])
+    return len(share_E) * (share_E * (probability_NE * real_N1).sum(dim=0) / count).sum()

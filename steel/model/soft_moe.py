@@ -1,17 +1,15 @@
-"""The two soft mixtures of Steel-LLM that read the whole sequence: v2 and v3, kept as a historical
-ablation.
+"""Steel-LLM's two soft mixtures that read the whole sequence, v2 and v3: a historical ablation.
 
 Shapes: B batch, T time, D model width, E experts, P slots per expert, J = E·P slots.
 """
 
-import math
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .feed_forward import make_experts, router_softmax
+from .feed_forward import SteelExperts, router_softmax
 
 
 def root_mean_square_normalize(x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
@@ -20,9 +18,7 @@ def root_mean_square_normalize(x: torch.Tensor, eps: float = 1e-6) -> torch.Tens
 
 
 def soft_moe_v3(x_BTD, phi_DJ, run_slots, valid_BT=None) -> torch.Tensor:
-    """Unit tokens into slots by a softmax over time, `run_slots` on (B, J, D), back by one over
-    slots.
-    """
+    """Unit tokens into slots by a softmax over time, `run_slots` on them, back by one over slots."""
     x_BTD = F.normalize(x_BTD, dim=-1)
     logits_BTJ = x_BTD @ phi_DJ
     dispatch_BTJ = softmax_over_time(logits_BTJ, valid_BT)
@@ -30,8 +26,7 @@ def soft_moe_v3(x_BTD, phi_DJ, run_slots, valid_BT=None) -> torch.Tensor:
 
 
 class SteelSoftMoEV3(nn.Module):
-    """The layer Steel-LLM shipped: Puigcerver et al. 2024 (Soft MoE), Algorithm 1, over the whole
-    sequence.
+    """The layer Steel-LLM shipped: Puigcerver et al. 2024 (Soft MoE), Algorithm 1, on the whole row.
 
     NOT CAUSAL: the dispatch softmax runs over all T positions, so outputs at t depend on tokens
     after t. And born dead: it feeds the experts unit-norm inputs (norm 1, not sqrt(D)), which
@@ -45,21 +40,21 @@ class SteelSoftMoEV3(nn.Module):
 
     def __init__(self, config) -> None:
         super().__init__()
-        self.num_experts, self.slots = config.num_experts, config.slots_per_expert
         self.normalize_slots = config.soft_moe_normalize_slots
-        self.phi = nn.Parameter(torch.empty(config.hidden_size, self.num_experts * self.slots))
+        slots = config.num_experts * config.slots_per_expert
+        self.phi = nn.Parameter(torch.empty(config.hidden_size, slots))
         self.scale = nn.Parameter(torch.empty(1))
-        self.experts = make_experts(config, self.num_experts)
+        self.experts = SteelExperts(config, config.num_experts)
 
-    def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, context=None, cache_layer=None) -> torch.Tensor:
         phi_DJ = self.scale * F.normalize(self.phi, dim=0)
         valid_BT = context.valid_BT if context is not None else None
         return self.soft_moe_v3(x_BTD, phi_DJ, partial(run_slots, self), valid_BT)
 
 
 class SteelSoftMoEV2(nn.Module):
-    """Steel-LLM's second try, with the two softmaxes on the wrong axes: dispatch over slots,
-    combine over time.
+    """Steel-LLM's second try, its two softmaxes on the wrong axes: dispatch over slots, combine over
+    time.
 
     NOT CAUSAL: each slot is a plain sum over all tokens, weighted by how much the token prefers it,
     and what a token gets back depends on how strongly later tokens ask for the slot. Its loss
@@ -70,12 +65,12 @@ class SteelSoftMoEV2(nn.Module):
 
     def __init__(self, config) -> None:
         super().__init__()
-        self.num_experts, self.slots = config.num_experts, config.slots_per_expert
         self.normalize_slots = config.soft_moe_normalize_slots
-        self.score = nn.Parameter(torch.empty(config.hidden_size, self.num_experts * self.slots))
-        self.experts = make_experts(config, self.num_experts)
+        slots = config.num_experts * config.slots_per_expert
+        self.score = nn.Parameter(torch.empty(config.hidden_size, slots))
+        self.experts = SteelExperts(config, config.num_experts)
 
-    def forward(self, x_BTD: torch.Tensor, context=None) -> torch.Tensor:
+    def forward(self, x_BTD: torch.Tensor, context=None, cache_layer=None) -> torch.Tensor:
         logits_BTJ = x_BTD @ self.score
         dispatch_BTJ = router_softmax(logits_BTJ)
         valid_BT = context.valid_BT if context is not None else None
@@ -88,11 +83,9 @@ class SteelSoftMoEV2(nn.Module):
 def softmax_over_time(logits_BTJ: torch.Tensor, valid_BT=None) -> torch.Tensor:
     """Softmax over positions in at least fp32, padding left out."""
     logits_BTJ = logits_BTJ.to(torch.promote_types(logits_BTJ.dtype, torch.float32))
-    if valid_BT is not None:
-        logits_BTJ = logits_BTJ.masked_fill(~valid_BT[..., None], -math.inf)
-        logits_BTJ = logits_BTJ.clamp_min(
-            torch.finfo(logits_BTJ.dtype).min
-        )  # a row of padding alone stays finite
+    if valid_BT is not None:  # the least number, not -inf: a row of padding alone stays finite
+        least = torch.finfo(logits_BTJ.dtype).min
+        logits_BTJ = logits_BTJ.masked_fill(~valid_BT[..., None], least)
     return logits_BTJ.softmax(dim=1)
 
 
@@ -103,15 +96,13 @@ def mix(x_BTD, dispatch_BTJ, combine_BTJ, run_slots) -> torch.Tensor:
 
 
 def run_slots(layer, slots_BJD: torch.Tensor) -> torch.Tensor:
-    """Slots through a layer's experts, RMS-normalised first if the layer says so: (B, J, D) -> (B,
-    J, D).
-    """
+    """Slots through a layer's experts, RMS-normalised first if the layer says so: (B, J, D)."""
     if layer.normalize_slots:
         slots_BJD = root_mean_square_normalize(slots_BJD)
     return run_slot_experts(layer.experts, slots_BJD)
 
 
-def run_slot_experts(experts, slots_BJD: torch.Tensor) -> torch.Tensor:
+def run_slot_experts(experts: SteelExperts, slots_BJD: torch.Tensor) -> torch.Tensor:
     """Slot j through expert j // P; any leading axes, (…, J, D) -> (…, J, D)."""
     *lead, J, D = slots_BJD.shape
     E = experts.num_experts

@@ -70,7 +70,7 @@ def test_the_copied_code_imports_neither_steel_nor_anything_unusual(tmp_path):
     roots = {
         line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))
     }
-    assert roots <= {"", "torch", "transformers", "math", "dataclasses", "functools"}
+    assert roots <= {"", "torch", "transformers", "math", "dataclasses", "functools", "typing"}
     assert not (tmp_path / "build.py").exists() and not (tmp_path / "original.py").exists()
 
 

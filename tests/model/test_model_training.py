@@ -128,22 +128,6 @@ def test_every_parameter_gets_a_gradient(feed_forward):
     assert not silent
 
 
-def test_eager_and_fused_attention_agree():
-    model = double_model(tiny("dense", qk_norm=True))
-    tokens = random_tokens(2, 15)
-    mask = torch.ones_like(tokens)
-    mask[0, :6] = 0
-    positions = torch.cat((torch.arange(9), torch.arange(6))).expand(2, -1)
-    for kwargs in ({}, {"attention_mask": mask}, {"position_ids": positions}):
-        model.config._attn_implementation = "sdpa"
-        fused = model(tokens, **kwargs).logits
-        model.config._attn_implementation = "eager"
-        keep = mask.bool() if "attention_mask" in kwargs else torch.ones_like(mask).bool()
-        torch.testing.assert_close(
-            model(tokens, **kwargs).logits[keep], fused[keep], rtol=0, atol=1e-12
-        )
-
-
 def test_load_balance_is_one_when_even_and_larger_when_not():
     layer = SteelForCausalLM(tiny("top_k_moe")).model.layers[0].mlp.train()
     layer.router.weight.data.zero_()

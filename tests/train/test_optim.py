@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from train_world import Toy, tiny, toy_batches, toy_config, toy_loss
 
+from steel.config import ModelConfig
 from steel.model.build import build
 from steel.model.feed_forward import SteelExperts
 from steel.train.optim import Muon, build_optimizers, orthogonalise, set_learning_rate
@@ -75,9 +76,10 @@ def test_stacked_experts_step_like_experts_one_by_one():
 
 def test_an_expert_learns_as_fast_as_the_same_map_in_a_linear_layer():
     """Stacked experts hold (E, in, out), a Linear (out, in); their factors were once inverted."""
+    shape = ModelConfig(hidden_size=8, intermediate_size=8)
     for columns, rows in ((448, 112), (112, 448)):
         gradient = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
-        linear, stack = nn.Linear(columns, rows, bias=False), SteelExperts(1, 8, 8, False)
+        linear, stack = nn.Linear(columns, rows, bias=False), SteelExperts(shape, 1)
         stack.gate_up_proj = nn.Parameter(linear.weight.detach().mT[None].clone())
         linear.weight.grad, stack.gate_up_proj.grad = gradient, gradient.mT[None].clone()
         holder = nn.Module()
