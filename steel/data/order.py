@@ -1,23 +1,24 @@
 """The order in which samples are read: pure functions of (seed, stream, epoch, append log, position).
 
-Nothing here has state. A position in an epoch is mapped to a sample by a keyed permutation, so "where was I" is one
-integer, any position of 10^9 samples is reached in well under a millisecond, and no index array is ever stored.
+Nothing here has state. A position in an epoch is mapped to a sample by a keyed permutation, so
+"where was I" is one integer, any position of 10^9 samples is reached in well under a millisecond,
+and no index array is ever stored.
 
-The permutation F_n is a Feistel network over the mixed radix a*b >= n (the generalised Feistel cipher "FE" of Black
-and Rogaway, *Ciphers with Arbitrary Finite Domains*, 2002) with cycle-walking for the few values >= n. It shuffles; it
-is not cryptography.
+The permutation F_n is a Feistel network over the mixed radix a*b >= n (the generalised Feistel
+cipher "FE" of Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, 2002) with cycle-walking
+for the few values >= n. It shuffles; it is not cryptography.
 
-Appending. For one epoch with append log [(c_1, m_1), ...]: c_j samples of the epoch were consumed when m_j samples were
-added, N_j = N_{j-1} + m_j and R_j = N_{j-1} - c_j were left unseen.
+Appending. For one epoch with append log [(c_1, m_1), ...]: c_j samples of the epoch were consumed
+when m_j samples were added, N_j = N_{j-1} + m_j and R_j = N_{j-1} - c_j were left unseen.
 
     sigma_0(t) = F_{N_0}(t)
-    t <  c_j:   sigma_j(t) = sigma_{j-1}(t)                                  the past never changes
-    t >= c_j:   u = F_{R_j + m_j}(t - c_j)                                   unseen and new are shuffled together
+    t <  c_j:   sigma_j(t) = sigma_{j-1}(t)                      the past never changes
+    t >= c_j:   u = F_{R_j + m_j}(t - c_j)                       unseen and new are shuffled together
                 sigma_j(t) = sigma_{j-1}(c_j + u)   if u < R_j
                            = N_{j-1} + u - R_j      otherwise
 
-By induction sigma_j is a bijection of [0, N_j). Names in this file: n domain size, t position in an epoch, u position
-after one permutation, c consumed, m added.
+By induction sigma_j is a bijection of [0, N_j). Names in this file: n domain size, t position in an
+epoch, u position after one permutation, c consumed, m added.
 """
 
 from __future__ import annotations
@@ -25,36 +26,29 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
+from typing import NamedTuple
 
 import numpy as np
 
 ROUNDS = 6
-_GAMMA, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 MAX_DOMAIN = 1 << 62  # both radices stay below 2^32, so a 32-bit hash times a radix fits in uint64
 
 
 @lru_cache(maxsize=4096)
 def round_keys(*parts: int | str) -> tuple[int, ...]:
-    """The ROUNDS 64-bit round keys that belong to `parts` (for example seed, stream, epoch, append number)."""
+    """The ROUNDS 64-bit round keys of `parts` (for example seed, stream, epoch, append number)."""
     name = "/".join(f"{type(p).__name__}:{p}" for p in parts).encode()
     digest = hashlib.blake2b(name, digest_size=8 * ROUNDS, person=b"steel-order").digest()
     return tuple(int.from_bytes(digest[8 * i : 8 * i + 8], "little") for i in range(ROUNDS))
 
 
-def _radices(n: int) -> tuple[int, int]:
-    """(a, b) with a*b >= n and a*b - n < b, so that cycle-walking seldom needs a second step."""
-    b = isqrt(n - 1) + 1
-    return -(-n // b), b
-
-
-def _mix_array(x: np.ndarray) -> np.ndarray:
+def _mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) on 64-bit integers."""
-    x = x + np.uint64(_GAMMA)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX1)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX2)
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
@@ -63,10 +57,10 @@ def _network(t: np.ndarray, a: int, b: int, keys: Sequence[int]) -> np.ndarray:
     left, right = np.divmod(t, b64)
     for i, key in enumerate(keys):
         if i % 2 == 0:
-            left = left + (((_mix_array(right ^ np.uint64(key)) >> half) * a64) >> half)
+            left = left + (((_mix(right ^ np.uint64(key)) >> half) * a64) >> half)
             left = np.where(left >= a64, left - a64, left)
         else:
-            right = right + (((_mix_array(left ^ np.uint64(key)) >> half) * b64) >> half)
+            right = right + (((_mix(left ^ np.uint64(key)) >> half) * b64) >> half)
             right = np.where(right >= b64, right - b64, right)
     return left * b64 + right
 
@@ -78,13 +72,13 @@ def permute_array(t: np.ndarray, n: int, keys: Sequence[int]) -> np.ndarray:
         return t.copy()
     if n > MAX_DOMAIN or t.min() < 0 or t.max() >= n:
         raise ValueError(f"positions [{t.min()}, {t.max()}] are outside [0, {n})")
-    a, b = _radices(n)
+    b = isqrt(n - 1) + 1
+    a = -(-n // b)  # a*b - n < b, so that cycle-walking seldom needs a second step
     out = _network(t.astype(np.uint64), a, b, keys)
     walking = np.flatnonzero(out >= np.uint64(n))
     while walking.size:
-        stepped = _network(out.flat[walking], a, b, keys)
-        out.flat[walking] = stepped
-        walking = walking[stepped >= np.uint64(n)]
+        out.flat[walking] = _network(out.flat[walking], a, b, keys)
+        walking = walking[out.flat[walking] >= np.uint64(n)]
     return out.astype(np.int64)
 
 
@@ -96,63 +90,62 @@ def sigma_array(t: np.ndarray, n0: int, log: Sequence[tuple[int, int]], key: tup
     t = np.array(t, dtype=np.int64)
     size = n0 + sum(m for _, m in log)
     if t.size and (t.min() < 0 or t.max() >= size):
-        raise ValueError(
-            f"positions [{t.min()}, {t.max()}] are outside the epoch of {size} samples"
-        )
-    open_ = np.ones(t.shape, dtype=bool)  # still to be mapped by an earlier level
+        raise ValueError(f"positions [{t.min()}, {t.max()}] are outside an epoch of {size} samples")
+    unmapped = np.ones(t.shape, dtype=bool)  # to be mapped by an earlier level
     for j in range(len(log), 0, -1):
         c, m = log[j - 1]
         size -= m
-        later = open_ & (t >= c)
-        if not later.any():
-            continue
+        later = unmapped & (t >= c)
         left = size - c
         u = permute_array(t[later] - c, left + m, round_keys(*key, j))
         t[later] = np.where(u < left, c + u, size + u - left)
-        open_[later] = u < left
-    t[open_] = permute_array(t[open_], n0, round_keys(*key, 0))
+        unmapped[later] = u < left
+    t[unmapped] = permute_array(t[unmapped], n0, round_keys(*key, 0))
     return t
 
 
-@dataclass(frozen=True)
-class _Era:
-    """Epochs `epoch`, `epoch`+1, ... from draw `start`, each of n0 samples; or, with a log, exactly one epoch."""
+class _Era(NamedTuple):
+    """Epochs `epoch`, `epoch`+1, ... from draw `start`, each of n0 samples; or, with a log, one epoch."""
 
     start: int
     epoch: int
     n0: int
-    log: tuple[tuple[int, int], ...]
+    log: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> int:
         return self.n0 + sum(m for _, m in self.log)
 
+    def grown(self, d: int, m: int) -> list[_Era]:
+        """This epoch with m samples added at draw d, and the epochs after it."""
+        now = self._replace(log=(*self.log, (d - self.start, m)))
+        return [now, _Era(now.start + now.size, now.epoch + 1, now.size)]
+
 
 class Stream:
     """An endless stream of draws over a set that may grow: draw d is sample `self.samples([d])[0]`.
 
-    n0: samples at the start. appends: [(d, m), ...] in order: when d draws had been made, m samples were added. They
-    are shuffled into the rest of the epoch that draw d-1 belongs to; later epochs shuffle everything as one pool.
+    n0: samples at the start. appends: [(d, m), ...] in order: when d draws had been made, m samples
+    were added. They are shuffled into the rest of the epoch that draw d-1 belongs to; later epochs
+    shuffle everything as one pool.
     """
 
     def __init__(self, name: str, seed: int, n0: int, appends: Iterable[tuple[int, int]] = ()):
-        self.name, self.seed, self.n0 = name, seed, n0
-        self.appends = tuple((int(d), int(m)) for d, m in appends)
-        eras = [_Era(0, 0, n0, ())]
-        last = 0
-        for d, m in self.appends:
+        self.name, self.seed = name, seed
+        eras, last = [_Era(0, 0, n0)], 0
+        for d, m in appends:
             if d < last or m < 0:
-                raise ValueError(f"append log of {name!r} is not in order: {self.appends}")
+                raise ValueError(
+                    f"append log of {name!r} is not in order: {(d, m)} after draw {last}"
+                )
             last = d
-            eras = _append(eras, d, m)
+            eras = _append(eras, int(d), int(m))
         self._eras = [era for era in eras if era.size > 0]
         self._starts = [era.start for era in self._eras]
 
     def locate(self, d: int) -> tuple[int, int, int]:
         """Draw d -> (epoch, position in the epoch, samples in that epoch)."""
-        if not self._eras or d < 0:
-            raise ValueError(f"stream {self.name!r} has no sample for draw {d}")
-        era = self._eras[max(bisect_right(self._starts, d) - 1, 0)]
+        era = self._eras[bisect_right(self._starts, d) - 1]
         laps, t = divmod(d - era.start, era.size)
         return era.epoch + laps, t, era.size
 
@@ -160,37 +153,29 @@ class Stream:
         """int64 draws -> (samples, epochs), both int64 of the same shape."""
         draws = np.asarray(draws, dtype=np.int64)
         out, epochs = np.empty_like(draws), np.empty_like(draws)
-        if draws.size == 0:
-            return out, epochs
         if not self._eras:
             raise ValueError(f"stream {self.name!r} is empty")
-        which = np.searchsorted(np.asarray(self._starts), draws, side="right") - 1
+        which = np.searchsorted(self._starts, draws, side="right") - 1
         for i in np.unique(which):
             era, rows = self._eras[i], np.flatnonzero(which == i)
             laps, t = np.divmod(draws.flat[rows] - era.start, era.size)
             epochs.flat[rows] = era.epoch + laps
             for lap in np.unique(laps):
-                at = rows[laps == lap]
                 key = (self.seed, self.name, era.epoch + int(lap))
-                out.flat[at] = sigma_array(t[laps == lap], era.n0, era.log, key)
+                out.flat[rows[laps == lap]] = sigma_array(t[laps == lap], era.n0, era.log, key)
         return out, epochs
 
 
 def _append(eras: list[_Era], d: int, m: int) -> list[_Era]:
     """Eras after m samples were added at draw d >= start of the last era."""
-    last = eras[-1]
-    if last.log == () and last.size > 0 and d > last.start:
-        # Draw d-1 decides: at an exact end of an epoch nothing is unseen, so the new samples alone extend that epoch.
+    *before, last = eras
+    if last.size > 0 and d > last.start:
+        # Draw d-1 decides: at an exact end of an epoch nothing is unseen, so the new samples alone
+        # extend that epoch.
         laps = (d - 1 - last.start) // last.size
         head = [last] if laps else []
-        current = _Era(last.start + laps * last.size, last.epoch + laps, last.size, ())
-        c = d - current.start
-        grown = _Era(current.start, current.epoch, current.n0, ((c, m),))
-        after = _Era(grown.start + grown.size, grown.epoch + 1, grown.size, ())
-        return eras[:-1] + head + [grown, after]
-    if len(eras) >= 2 and eras[-2].log and d <= last.start:  # again in the epoch that already grew
-        grown = eras[-2]
-        grown = _Era(grown.start, grown.epoch, grown.n0, (*grown.log, (d - grown.start, m)))
-        after = _Era(grown.start + grown.size, grown.epoch + 1, grown.size, ())
-        return eras[:-2] + [grown, after]
-    return eras[:-1] + [_Era(last.start, last.epoch, last.n0 + m, ())]  # nothing drawn yet
+        current = _Era(last.start + laps * last.size, last.epoch + laps, last.size)
+        return before + head + current.grown(d, m)
+    if before and before[-1].log:  # again in the epoch that already grew
+        return before[:-1] + before[-1].grown(d, m)
+    return [*before, last._replace(n0=last.n0 + m)]  # nothing drawn yet
