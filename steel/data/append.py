@@ -70,7 +70,7 @@ def append(
     if state is not None:
         now = ShardSet(root, manifest, "train")
         result["from_step"] = state["step"]
-        result["new_samples"] = now.samples(state["sequence_length"], [generation])
+        result["new_samples"] = now.samples(state["sequence_length"], since=generation)
     return result
 
 

@@ -5,8 +5,8 @@ Letters: B rows, T tokens of a row, N documents in all rows together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,30 +43,29 @@ class Batch:
 
     def to(self, device, non_blocking: bool = False) -> Batch:
         """The same batch with ids, targets and positions on `device`."""
-        parts = (self.input_ids, self.targets, self.position_ids)
-        moved = (part.to(device, non_blocking=non_blocking) for part in parts)
-        return Batch(*moved, self.ends, self.source)
+        return self._with(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, for copies to a GPU that need not be waited for."""
-        parts = (self.input_ids, self.targets, self.position_ids)
-        return Batch(*(part.pin_memory() for part in parts), self.ends, self.source)
+        return self._with(lambda part: part.pin_memory())
 
     def split(self, rows: int) -> list[Batch]:
         """Micro-batches of `rows` rows (the last may be smaller), as views."""
-        return [
-            self._take(slice(at, at + rows), range(at, min(at + rows, len(self))))
-            for at in range(0, len(self), rows)
-        ]
+        starts = range(0, len(self), rows)
+        return [self._take(slice(at, at + rows), range(len(self))[at : at + rows]) for at in starts]
 
     def select(self, rows: Sequence[int]) -> Batch:
         """The given rows, copied, as a batch of their own."""
         return self._take(list(rows), rows)
 
+    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        names = ("input_ids", "targets", "position_ids")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
+
     def _take(self, index, rows: Sequence[int]) -> Batch:
-        parts = (part[index] for part in (self.input_ids, self.targets, self.position_ids))
         source = None if self.source is None else self.source[index]
-        return Batch(*parts, self._ends_of(rows), source)
+        taken = self._with(lambda part: part[index])
+        return replace(taken, ends=self._ends_of(rows), source=source)
 
     def _ends_of(self, rows: Sequence[int]) -> torch.Tensor | None:
         if self.ends is None:
@@ -92,13 +91,12 @@ def positions(ends: np.ndarray | None, rows: int, length: int) -> torch.Tensor:
 
     if ends is None:
         return torch.arange(length).expand(rows, length)
-    starts = np.concatenate(([0], ends[:-1]))[: len(ends)]
-    counted = np.arange(rows * length) - np.repeat(starts, ends - starts)
+    lengths = np.diff(ends, prepend=0)
+    counted = np.arange(rows * length) - np.repeat(ends - lengths, lengths)
     return torch.from_numpy(counted.reshape(rows, length))
 
 
 def attention_pairs(ends: torch.Tensor) -> int:
     """Query-key pairs of causal attention inside documents: sum of d(d+1)/2 over lengths d."""
-    ends = np.asarray(ends)
-    lengths = np.diff(ends, prepend=0)
+    lengths = np.diff(np.asarray(ends), prepend=0)
     return int((lengths * (lengths + 1) // 2).sum())

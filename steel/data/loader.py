@@ -12,9 +12,7 @@ Letters: B batch (rows), T time (tokens of a sample, L in `shards`), W ranks.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,43 +25,6 @@ from .shards import ShardSet
 STATE_FORMAT = 1
 PLANNED = 2048  # rows of one rank whose order is computed at once, which is cheaper than one by one
 SAME = ("sequence_length", "seed", "mask_documents")  # settings that a resumed run may not change
-
-
-@dataclass
-class _Rows:
-    """Where rows lie, int64 each: slot, piece, first token in the split, targets before the piece ends."""
-
-    slot: np.ndarray
-    piece: np.ndarray
-    at: np.ndarray
-    targets: np.ndarray
-
-
-class _Group:
-    """One stream of the mixture, and where its samples lie: pieces in order of generation, then source."""
-
-    def __init__(self, loader: Loader, name: str):
-        members = [(i, p) for i, p in enumerate(loader.shards.pieces) if name in (POOL, p.source)]
-        self.numbers = np.array([i for i, _ in members], dtype=np.int64)
-        counts = [p.samples(loader.sequence_length) for _, p in members]
-        self.first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-        per_generation = [0] * len(loader.shards.generations)
-        for (_, piece), count in zip(members, counts, strict=True):
-            per_generation[piece.generation] += count
-        start = loader._first_generations
-        appends = [
-            (loader.mixture.drawn(slot).get(name, 0), per_generation[start + i])
-            for i, slot in enumerate(loader._appended_at)
-        ]
-        self.stream = Stream(
-            name, loader.seed, sum(per_generation[:start]), [(d, m) for d, m in appends if m]
-        )
-
-    def locate(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draws -> (index of the piece in the shard set, sample inside it), both int64."""
-        samples, _ = self.stream.samples(draws)
-        which = np.searchsorted(self.first, samples, side="right") - 1
-        return self.numbers[which], samples - self.first[which]
 
 
 class Loader:
@@ -94,7 +55,7 @@ class Loader:
         world: int = 1,
         mask_documents: bool = True,
     ):
-        _positive(sequence_length=sequence_length, batch_size=batch_size, world=world)
+        _positive(sequence_length=sequence_length, batch_size=batch_size)
         if not shards.pieces:
             hint = "hold_out above 0" if shards.split == "validation" else "some documents"
             raise UserError(f"{shards.root} holds no {shards.split} tokens; pack with {hint}")
@@ -102,16 +63,21 @@ class Loader:
             raise UserError(f"rank {rank} is outside [0, {world})")
         self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
         self.rank, self.world, self.mask_documents = rank, world, mask_documents
-        self.sources, pieces = shards.sources, shards.pieces
-        self._piece_source = np.array([self.sources.index(p.source) for p in pieces], np.int64)
-        self._piece_first = np.array([p.first for p in pieces], np.int64)
-        self._piece_tokens = np.array([p.tokens for p in pieces], np.int64)
+        self.sources = shards.sources
+        self._pieces = np.array(
+            [
+                (self.sources.index(p.source), p.generation, p.first, p.tokens)
+                for p in shards.pieces
+            ],
+            dtype=np.int64,
+        ).T
+        self._samples = np.array([p.samples(sequence_length) for p in shards.pieces], np.int64)
         self.events: list[str] = []
         self._first_generations = len(shards.generations)
         self._appended_at: list[int] = []
         self._batches = [(0, 0, batch_size)]  # (first step, first slot, rows per step)
-        self._groups: dict[str, _Group] = {}
-        self._plan = (0, 0, None)  # (first step, last step, their rows)
+        self._streams: dict[str, tuple[np.ndarray, np.ndarray, Stream]] = {}
+        self._planned: tuple[int, np.ndarray | None] = (-1, None)
         self.mixture = Mixture.plan(seed, self._wanted(mixture))
 
     # -- what a run asks for -----------------------------------------------------------------------
@@ -120,10 +86,12 @@ class Loader:
         """This rank's rows of `step`, in slot order. UserError names a shard that was cut or changed."""
         import torch
 
-        rows, T, separator = self._rows(step), self.sequence_length, self.shards.separator_id
-        stored = np.empty((len(rows.at), T + 1), dtype=self.shards.dtype)
-        self.shards.read_rows(rows.at, rows.targets + 1, stored)
-        short = [(row, int(rows.targets[row])) for row in np.flatnonzero(rows.targets < T)]
+        T, separator = self.sequence_length, self.shards.separator_id
+        source_B, at_B, targets_B = self._rows(step)
+        stored = np.empty((len(at_B), T + 1), dtype=self.shards.dtype)
+        for row, at, targets in zip(stored, at_B.tolist(), targets_B.tolist(), strict=True):
+            self.shards.read(at, row[: targets + 1])
+        short = [(row, int(targets_B[row])) for row in np.flatnonzero(targets_B < T)]
         inputs_BT, targets_BT = stored[:, :-1].astype(np.int64), stored[:, 1:].astype(np.int64)
         for row, count in short:  # the piece ends in this row: padding
             inputs_BT[row, count:], targets_BT[row, count:] = separator, IGNORED
@@ -139,7 +107,7 @@ class Loader:
             torch.from_numpy(targets_BT),
             positions(ends, len(stored), T),
             None if ends is None else torch.from_numpy(ends),
-            torch.from_numpy(self._piece_source[rows.piece]),
+            torch.from_numpy(source_B),
         )
 
     def one_pass(self, most: int | None = None) -> Iterator[Batch]:
@@ -155,7 +123,7 @@ class Loader:
     @property
     def samples(self) -> int:
         """Samples of all sources together (one pass), of `sequence_length` tokens."""
-        return self.shards.samples(self.sequence_length)
+        return int(self._samples.sum())
 
     # -- state -------------------------------------------------------------------------------------
 
@@ -206,8 +174,6 @@ class Loader:
                     f"the run was started with {key} {state[key]}, now it is {given[key]}; "
                     "set it back, or start a new run folder"
                 )
-        if unknown := set(given) - {*SAME, "mixture"}:
-            raise TypeError(f"unknown settings: {', '.join(sorted(unknown))}")
         _same_corpus(shards, state["generations"])
         same = {key: state[key] for key in SAME}
         loader = cls(shards, batch_size=1, rank=rank, world=world, **same)
@@ -221,7 +187,7 @@ class Loader:
     def _change(self, step: int, batch_size: int | None, given: Mapping) -> None:
         """Take on, from `step`, another batch size, another mixture, and appended shards."""
         slot, rows = self._span(step)
-        if batch_size is not None and batch_size != rows:
+        if batch_size not in (None, rows):
             _positive(batch_size=batch_size)
             earlier = [b for b in self._batches if b[0] < step]
             self._batches = [*earlier, (step, slot, batch_size)]
@@ -234,11 +200,16 @@ class Loader:
             if self.mixture.at(slot).quotas != before:
                 self.events.append(f"new mixture from step {step}")
         elif new:
-            self._refuse_unweighted(known)
+            weighted = set().union(*(phase.quotas for phase in self.mixture.phases))
+            old = {p.source for p in self.shards.pieces if p.generation < known}
+            if POOL not in weighted and (names := sorted({*self.sources} - old - weighted)):
+                raise UserError(
+                    f"source {names[0]!r} was appended and has no weight in the mixture; give the "
+                    "mixture anew"
+                )
         if new:
             self._appended_at += [slot] * new
-            self._groups.clear()
-            added = self.shards.samples(self.sequence_length, range(known, known + new))
+            added = self.shards.samples(self.sequence_length, since=known)
             self.events.append(
                 f"{added:,} appended samples are mixed with the unseen ones from step {step}"
             )
@@ -247,104 +218,94 @@ class Loader:
 
     def _span(self, step: int) -> tuple[int, int]:
         """(first slot, rows) of a step."""
-        if step < 0:
-            raise ValueError(f"step is {step}; steps count from 0")
-        first, slot, rows = self._batches[self._section(step)]
+        first, slot, rows = [b for b in self._batches if b[0] <= step][-1]
         return slot + (step - first) * rows, rows
 
-    def _section(self, step: int) -> int:
-        """Which entry of `_batches` a step belongs to."""
-        return bisect_right(self._batches, step, key=lambda section: section[0]) - 1
-
-    def _group(self, name: str) -> _Group:
-        if name not in self._groups:
-            self._groups[name] = _Group(self, name)
-        return self._groups[name]
-
-    def _rows(self, step: int) -> _Rows:
-        """Where this rank's rows of a step lie; computed for many steps at once, and remembered."""
+    def _rows(self, step: int) -> np.ndarray:
+        """(3, B) int64, this rank's rows of a step: source, first token in the split, targets."""
         slot, size = self._span(step)
-        first, last, rows = self._plan
-        if not first <= step < last:
-            first, last = self._planned_with(step, size)
-            low, high = self._span(first)[0], self._span(last - 1)[0] + size
-            mine = np.arange(low + (self.rank - low) % self.world, high, self.world, dtype=np.int64)
-            rows = self._locate(mine)
-            self._plan = first, last, rows  # exchanged whole: two threads may ask for two steps
-        begin, end = np.searchsorted(rows.slot, (slot, slot + size))
-        return _Rows(*(part[begin:end] for part in vars(rows).values()))
+        stretch = PLANNED * self.world
+        planned = range(slot // stretch, (slot + size - 1) // stretch + 1)
+        rows = np.concatenate([self._plan(number) for number in planned], axis=1)
+        begin, end = np.searchsorted(rows[0], (slot, slot + size))
+        return rows[1:, begin:end].copy()
 
-    def _planned_with(self, step: int, size: int) -> tuple[int, int]:
-        """[first, last) steps whose rows are computed together with those of `step`."""
-        section = self._section(step)
-        begin = self._batches[section][0]
-        together = max(1, PLANNED * self.world // size)
-        first = begin + (step - begin) // together * together
-        next_begins = [later[0] for later in self._batches[section + 1 : section + 2]]
-        return first, min([first + together, *next_begins])
+    def _plan(self, number: int) -> np.ndarray:
+        """`_locate` of this rank's slots in a stretch of PLANNED times W; the last is remembered."""
+        known, rows = self._planned
+        if known != number:
+            slots = (number * PLANNED + np.arange(PLANNED)) * self.world + self.rank
+            rows = self._locate(slots)
+            self._planned = number, rows  # exchanged whole: two threads may ask for two steps
+        return rows
 
-    def _locate(self, slots: np.ndarray) -> _Rows:
-        """Slots -> pieces and tokens."""
+    def _locate(self, slots: np.ndarray) -> np.ndarray:
+        """(4, N) int64: slots, sources, first tokens in the split, targets before the piece ends."""
         piece, sample = np.empty_like(slots), np.empty_like(slots)
         for name, at, draws in self.mixture.draws(slots):
-            piece[at], sample[at] = self._group(name).locate(draws)
+            members, first, stream = self._stream(name)
+            found, _ = stream.samples(draws)
+            which = np.searchsorted(first, found, side="right") - 1
+            piece[at], sample[at] = members[which], found - first[which]
+        source, _, first_token, tokens = self._pieces[:, piece]
         start = sample * self.sequence_length  # inside the piece
-        targets = np.minimum(self.sequence_length, self._piece_tokens[piece] - 1 - start)
-        return _Rows(slots, piece, self._piece_first[piece] + start, targets)
+        targets = np.minimum(self.sequence_length, tokens - 1 - start)
+        return np.stack((slots, source, first_token + start, targets))
+
+    def _stream(self, name: str) -> tuple[np.ndarray, np.ndarray, Stream]:
+        """The pieces of a stream of the mixture, the sample at which each begins, and its order."""
+        if name not in self._streams:
+            own = [name in (POOL, piece.source) for piece in self.shards.pieces]
+            members = np.flatnonzero(own)
+            first = np.concatenate(([0], np.cumsum(self._samples[members])))
+            added = np.zeros(len(self.shards.generations), np.int64)  # samples by generation
+            np.add.at(added, self._pieces[1, members], self._samples[members])
+            start = self._first_generations
+            appends = [
+                (self.mixture.drawn(slot).get(name, 0), int(count))
+                for slot, count in zip(self._appended_at, added[start:], strict=True)
+                if count
+            ]
+            stream = Stream(name, self.seed, int(added[:start].sum()), appends)
+            self._streams[name] = members, first, stream
+        return self._streams[name]
 
     def _wanted(self, mixture) -> list[tuple[int, dict[str, int]]]:
         """[(first slot, quotas)] of a mixture setting."""
         if not isinstance(mixture, (list, tuple)):
             mixture = [{"step": 0, "weights": mixture}]
-        phases = [(int(phase["step"]), phase["weights"] or None) for phase in mixture]
-        steps = [step for step, _ in phases]
+        steps = [int(phase["step"]) for phase in mixture]
         if not steps or steps[0] != 0 or steps != sorted(set(steps)):
             raise UserError(
                 f"mixture phases start at steps {steps}; the first is 0 and they increase"
             )
-        if not any(weights for _, weights in phases):
-            by_size = {POOL: 1 << 16}
-        else:
-            by_size = quotas_by_size(self._sizes())
-        return [
-            (self._span(step)[0], by_size if weights is None else self._quotas(weights))
-            for step, weights in phases
-        ]
+        own = [self._pieces[0] == number for number in range(len(self.sources))]
+        sizes = {s: int(self._samples[o].sum()) for s, o in zip(self.sources, own, strict=True)}
+        weighted = any(phase["weights"] for phase in mixture)
+        by_size = quotas_by_size(sizes if weighted else {POOL: self.samples})
+        wanted = []
+        for step, phase in zip(steps, mixture, strict=True):
+            weights = phase["weights"]
+            if weights:
+                self._check_weights(weights, sizes)
+            wanted.append((self._span(step)[0], quotas(weights) if weights else by_size))
+        return wanted
 
-    def _sizes(self) -> dict[str, int]:
-        sizes = dict.fromkeys(self.sources, 0)
-        for piece in self.shards.pieces:
-            sizes[piece.source] += piece.samples(self.sequence_length)
-        return sizes
-
-    def _quotas(self, weights: Mapping[str, float]) -> dict[str, int]:
-        sizes = self._sizes()
-        for name in sorted(set(weights) - set(sizes)):
+    def _check_weights(self, weights: Mapping[str, float], sizes: Mapping[str, int]) -> None:
+        for name in sorted(set(weights) ^ set(sizes)):
+            if name in sizes:
+                raise UserError(
+                    f"source {name!r} has no weight in the mixture; give it one (0 leaves it out)"
+                )
             raise UserError(
                 f"the mixture names source {name!r}, which the shards do not have; "
                 f"they have {', '.join(self.sources)}"
             )
-        for name in sorted(set(sizes) - set(weights)):
-            raise UserError(
-                f"source {name!r} has no weight in the mixture; give it one (0 leaves it out)"
-            )
-        for name in weights:
-            if weights[name] and not sizes[name]:
+        for name, weight in weights.items():
+            if weight and not sizes[name]:
                 raise UserError(
                     f"source {name!r} has a weight but no {self.shards.split} samples; set it to 0"
                 )
-        return quotas(weights)
-
-    def _refuse_unweighted(self, known: int) -> None:
-        """UserError when a source came with the generations from `known` on and no weight says how often."""
-        weighted = set().union(*(phase.quotas for phase in self.mixture.phases))
-        if POOL in weighted:
-            return
-        old = {piece.source for piece in self.shards.pieces if piece.generation < known}
-        for name in sorted(set(self.sources) - old - weighted):
-            raise UserError(
-                f"source {name!r} was appended and has no weight in the mixture; give the mixture anew"
-            )
 
 
 def _positive(**values: int) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..runlog import atomic_write
 
 EDGE = 1 << 16  # bytes of head and tail that are compared before a run starts
 BLOCK_BYTES = 1 << 14  # what one checksum covers
+blake2b_128 = partial(hashlib.blake2b, digest_size=16)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -31,17 +33,13 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 def hash_file(path: Path, limit: int | None = None) -> str:
     """blake2b-128 of a file; with `limit`, of its size, first and last `limit` bytes."""
-    digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         if limit is None:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        else:
-            size = path.stat().st_size
-            digest.update(size.to_bytes(8, "little"))
-            digest.update(file.read(limit))
-            file.seek(max(size - limit, 0))
-            digest.update(file.read(limit))
+            return hashlib.file_digest(file, blake2b_128).hexdigest()
+        size = path.stat().st_size
+        digest = blake2b_128(size.to_bytes(8, "little") + file.read(limit))
+        file.seek(max(size - limit, 0))
+        digest.update(file.read(limit))
     return digest.hexdigest()
 
 
@@ -60,8 +58,8 @@ def write_shard(root: Path, stem: str, tokens: np.ndarray, ends: np.ndarray) -> 
         "path": f"{stem}.bin",
         "tokens": len(tokens),
         "documents": len(ends),
-        "hash": hashlib.blake2b(data, digest_size=16).hexdigest(),
-        "index_hash": hashlib.blake2b(index, digest_size=16).hexdigest(),
+        "hash": blake2b_128(data).hexdigest(),
+        "index_hash": blake2b_128(index).hexdigest(),
         "edge_hash": hash_file(root / f"{stem}.bin", EDGE),
         "block_bytes": BLOCK_BYTES,
     }
@@ -70,11 +68,10 @@ def write_shard(root: Path, stem: str, tokens: np.ndarray, ends: np.ndarray) -> 
 class ShardFile:
     """The tokens of one shard, read by position: no memory map, which dies of SIGBUS when a file is cut."""
 
-    def __init__(self, root: Path, record: dict, dtype: np.dtype):
-        self.root, self.record, self.width = root, record, dtype.itemsize
-        self.file = None
+    def __init__(self, root: Path, record: dict, width: int):
+        self.root, self.record, self.width = root, record, width
         self.sums: np.ndarray | None = None  # uint32, CRC-32 of every block
-        self.unread = b""  # one byte a block: 1 until it is checked
+        self.unread = bytearray()  # one byte a block: 1 until it is checked
         self.left = 0  # how many are still 1
 
     @property
@@ -82,18 +79,13 @@ class ShardFile:
         return self.root / self.record["path"]
 
     def open(self) -> None:
+        """Open the file and, the first time, read its checksums."""
         try:
             self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (open as long as it is read)
             if self.sums is None:
                 self._read_sums()
         except OSError as error:
             raise UserError(f"cannot read shard {self.path}: {error}") from None
-
-    def close(self) -> None:
-        self.file = None
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "file": None}
 
     def read(self, first: int, out: np.ndarray) -> None:
         """Fill `out` with the tokens from `first` on. UserError when the file is cut or changed."""
@@ -103,21 +95,13 @@ class ShardFile:
         if os.preadv(self.file.fileno(), [out], low) != out.nbytes:
             raise self._broken()
 
-    def _broken(self) -> UserError:
-        found, expected = os.fstat(self.file.fileno()).st_size, self.record["tokens"] * self.width
-        if found == expected:
-            return changed(self.path)
-        return UserError(
-            f"shard {self.path} has {found:,} bytes instead of {expected:,}; restore it from a copy"
-        )
-
     def _read_sums(self) -> None:
         if "block_bytes" not in self.record:  # packed by an older version
             check_edge(self.root, self.record)
             self.sums = np.empty(0, dtype="<u4")
             return
         index = self.path.with_suffix(".idx").read_bytes()
-        if hashlib.blake2b(index, digest_size=16).hexdigest() != self.record["index_hash"]:
+        if blake2b_128(index).hexdigest() != self.record["index_hash"]:
             raise changed(self.path.with_suffix(".idx"))
         self.sums = np.frombuffer(index, "<u4", offset=8 * self.record["documents"]).copy()
         self.unread, self.left = bytearray(b"\1") * len(self.sums), len(self.sums)
@@ -130,8 +114,13 @@ class ShardFile:
             self.unread[block] = 0
             self.left -= 1
 
+    def _broken(self) -> UserError:
+        found, expected = os.fstat(self.file.fileno()).st_size, self.record["tokens"] * self.width
+        return changed(self.path) if found == expected else wrong_size(self.path, found, expected)
+
 
 def check_edge(root: Path, shard: dict) -> None:
+    """UserError unless head and tail of a shard are as recorded."""
     if hash_file(root / shard["path"], EDGE) != shard["edge_hash"]:
         raise changed(root / shard["path"])
 
@@ -141,3 +130,8 @@ def changed(path: Path) -> UserError:
         f"shard {path} was changed since it was written (its checksum differs); "
         "restore it from a copy, or pack the documents again"
     )
+
+
+def wrong_size(path: Path | str, found: int | None, expected: int) -> UserError:
+    there = "is missing" if found is None else f"has {found:,} bytes instead of {expected:,}"
+    return UserError(f"shard {path} {there}; restore it from a copy, or pack the documents again")

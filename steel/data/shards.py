@@ -19,20 +19,20 @@ the first is a target exactly once per epoch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
-from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from bisect import bisect_right
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..config import UserError
+from ..documents import loads
 from ..runlog import atomic_write
-from .shard_file import ShardFile, changed, check_edge, hash_file
+from .shard_file import ShardFile, blake2b_128, changed, check_edge, hash_file, wrong_size
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -53,7 +53,7 @@ SPARE_FILES = 256  # open files that are left to the rest of the process
 
 def tokenizer_hash(folder: Path | str) -> str:
     """blake2b-128 over the files that decide how text becomes ids."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = blake2b_128()
     found = [path for name in TOKENIZER_FILES if (path := Path(folder) / name).is_file()]
     for path in found[:1] if found and found[0].name == "tokenizer.json" else sorted(found):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -76,7 +76,7 @@ def generation_hash(manifest: dict, generation: int) -> str:
     ]
     head = [FORMAT, manifest["dtype"], manifest["separator_id"], manifest["tokenizer_hash"]]
     text = json.dumps([head, rows], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return blake2b_128(text.encode()).hexdigest()
 
 
 @dataclass
@@ -109,20 +109,18 @@ class ShardSet:
         self.separator_id: int = manifest["separator_id"]
         self.sources: list[str] = sorted({s["source"] for s in manifest["shards"]})
         self.generations: list[str] = [g["hash"] for g in manifest["generations"]]
-        groups: dict[tuple[int, str], list[dict]] = {}
+        groups = defaultdict(list)
         for shard in manifest["shards"]:
             if shard["split"] == split and shard["tokens"]:
-                groups.setdefault((shard["generation"], shard["source"]), []).append(shard)
+                groups[shard["generation"], shard["source"]].append(shard)
         self.pieces: list[Piece] = []
         self._shards: list[ShardFile] = []
-        first = [0]  # token of the split at which each shard begins, and the end of the last
-        for generation, source in sorted(groups):
-            records = groups[generation, source]
-            self.pieces.append(Piece(generation, source, records, first[-1]))
+        self._first = [0]  # token of the split at which each shard begins, and the end of the last
+        for (generation, source), records in sorted(groups.items(), key=lambda group: group[0]):
+            self.pieces.append(Piece(generation, source, records, self.tokens))
             for record in records:
-                self._shards.append(ShardFile(root, record, self.dtype))
-                first.append(first[-1] + record["tokens"])
-        self._first = np.array(first)
+                self._shards.append(ShardFile(root, record, self.dtype.itemsize))
+                self._first.append(self.tokens + record["tokens"])
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
         self._most_open = 0
 
@@ -158,7 +156,7 @@ class ShardSet:
     @property
     def tokens(self) -> int:
         """Tokens of the split."""
-        return int(self._first[-1])
+        return self._first[-1]
 
     @property
     def vocab_size(self) -> int:
@@ -171,10 +169,10 @@ class ShardSet:
 
         UserError when its files have changed.
         """
-        if "tokenizer" not in self.manifest:
+        if TOKENIZER not in self.manifest:
             return None
-        folder = self.root / self.manifest["tokenizer"]
-        self._refuse_tokenizer(folder)
+        folder = self.root / self.manifest[TOKENIZER]
+        self.check_vocabulary(self.vocab_size, folder)
         return folder
 
     def check_vocabulary(self, vocab_size: int, tokenizer: Path | str | None = None) -> None:
@@ -184,72 +182,36 @@ class ShardSet:
                 f"{self.root} was packed with a vocabulary of {self.vocab_size:,} entries, "
                 f"model.vocab_size is {vocab_size:,}; raise it, or pack with a smaller tokenizer"
             )
-        if tokenizer is not None:
-            self._refuse_tokenizer(tokenizer)
-
-    def _refuse_tokenizer(self, folder: Path | str) -> None:
-        if tokenizer_hash(folder) != self.manifest["tokenizer_hash"]:
+        if tokenizer and tokenizer_hash(tokenizer) != self.manifest["tokenizer_hash"]:
             raise UserError(
-                f"{folder} is not the tokenizer that packed {self.root}; give the same one"
+                f"{tokenizer} is not the tokenizer that packed {self.root}; give the same one"
             )
 
-    def samples(self, sequence_length: int, generations: Collection[int] | None = None) -> int:
-        """Samples of `sequence_length` tokens in one pass, of all or of some generations."""
-        return sum(
-            piece.samples(sequence_length)
-            for piece in self.pieces
-            if generations is None or piece.generation in generations
-        )
+    def samples(self, sequence_length: int, since: int = 0) -> int:
+        """Samples of `sequence_length` tokens in one pass over the generations from `since` on."""
+        new = (piece for piece in self.pieces if piece.generation >= since)
+        return sum(piece.samples(sequence_length) for piece in new)
 
     def read(self, at: int, out: np.ndarray) -> None:
         """Fill `out` (n,), contiguous and of `self.dtype`, with tokens [at, at + n) of the split."""
-        number = int(np.searchsorted(self._first, at, side="right")) - 1
+        number = bisect_right(self._first, at) - 1
         while len(out):
             inside, left = at - self._first[number], self._first[number + 1] - at
-            self._opened(number).read(int(inside), out[:left])
+            self._opened(number).read(inside, out[:left])
             at, out, number = at + left, out[left:], number + 1
-
-    def read_rows(self, at_B: np.ndarray, count_B: np.ndarray, out_BN: np.ndarray) -> None:
-        """`read` for the first count_B tokens of each row of `out_BN`."""
-        number_B = np.searchsorted(self._first, at_B, side="right") - 1
-        inside_B = at_B - self._first[number_B]
-        whole_B = count_B == out_BN.shape[1]
-        whole_B &= at_B + count_B <= self._first[number_B + 1]  # in one shard: nearly all
-        rows = zip(number_B.tolist(), inside_B.tolist(), whole_B.tolist(), out_BN, strict=True)
-        for row, (number, inside, whole, out_N) in enumerate(rows):
-            if whole:
-                self._opened(number).read(inside, out_N)
-            else:
-                self.read(int(at_B[row]), out_N[: count_B[row]])
 
     def _opened(self, number: int) -> ShardFile:
         """A shard whose file is open; those read longest ago are closed when there are too many."""
         shard = self._open.get(number)
         if shard is None:
             self._most_open = self._most_open or _file_limit(len(self._shards))
-            shard = self._shards[number]
+            shard = self._open[number] = self._shards[number]
             shard.open()
-            self._open[number] = shard
             if len(self._open) > self._most_open:
-                self._open.popitem(last=False)[1].close()
+                self._open.popitem(last=False)[1].file.close()
         elif len(self._shards) > self._most_open:
             self._open.move_to_end(number)
         return shard
-
-    def __getstate__(self) -> dict:  # open files do not travel to other processes
-        return {**self.__dict__, "_open": OrderedDict()}
-
-    def documents(self, source: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
-        """(source, int64 token ids without the separator) of every document, in stored order."""
-        for piece in self.pieces:
-            at = piece.first
-            for shard in piece.shards if source in (None, piece.source) else ():
-                tokens = np.empty(shard["tokens"], self.dtype)
-                self.read(at, tokens)
-                at += len(tokens)
-                ends = np.flatnonzero(tokens == self.separator_id) + 1
-                for document in np.split(tokens, ends)[:-1]:
-                    yield piece.source, document[:-1].astype(np.int64)
 
 
 def _file_limit(wanted: int) -> int:
@@ -275,10 +237,6 @@ def read_manifest(root: Path | str) -> dict:
             " (an interrupted pack goes on with the same command)"
         )
     try:
-        from orjson import loads  # a corpus of 10^11 tokens has ten thousand shards
-    except ImportError:
-        from json import loads
-    try:
         manifest = loads(path.read_bytes())
         version = manifest["format"]
     except (ValueError, KeyError, TypeError):
@@ -292,26 +250,21 @@ def read_manifest(root: Path | str) -> dict:
 
 def check_sizes(root: Path, manifest: dict) -> None:
     """UserError naming the first file of a shard that is missing or has another size."""
-    folders = {shard["path"].rpartition("/")[0] for shard in manifest["shards"]}
+    folders = {os.path.dirname(f"{root}/{shard['path']}") for shard in manifest["shards"]}
     found = {
-        f"{folder}/{entry.name}": entry.stat().st_size
+        entry.path: entry.stat().st_size
         for folder in folders
-        if (root / folder).is_dir()
-        for entry in os.scandir(root / folder)
+        if os.path.isdir(folder)
+        for entry in os.scandir(folder)
     }
     width = np.dtype(manifest["dtype"]).itemsize
     for shard in manifest["shards"]:
-        token_bytes = shard["tokens"] * width
-        blocks = -(-token_bytes // shard["block_bytes"]) if "block_bytes" in shard else 0
-        index = shard["path"].removesuffix(".bin") + ".idx"
-        expected = {shard["path"]: token_bytes, index: 8 * shard["documents"] + 4 * blocks}
-        for name, size in expected.items():
-            if found.get(name) != size:
-                there = f"has {found[name]:,} bytes instead of {size:,}" if name in found else ""
-                raise UserError(
-                    f"shard {root / name} {there or 'is missing'}; "
-                    "restore it from a copy, or pack the documents again"
-                )
+        path, size = f"{root}/{shard['path']}", shard["tokens"] * width
+        blocks = -(-size // shard["block_bytes"]) if "block_bytes" in shard else 0
+        index, index_size = path.removesuffix(".bin") + ".idx", 8 * shard["documents"] + 4 * blocks
+        for file, expected in ((path, size), (index, index_size)):
+            if found.get(file) != expected:
+                raise wrong_size(file, found.get(file), expected)
 
 
 def verify(folder: Path | str) -> dict:
@@ -323,49 +276,35 @@ def verify(folder: Path | str) -> dict:
 
     root, manifest = Path(folder), read_manifest(folder)
     check_sizes(root, manifest)
-    ShardSet(root, manifest, "train").tokenizer  # noqa: B018 (refuses a changed one)
-    size = sum((root / shard["path"]).stat().st_size for shard in manifest["shards"])
+    _ = ShardSet(root, manifest, "train").tokenizer  # refuses a changed one
+    files = [(root / shard["path"], shard) for shard in manifest["shards"]]
+    size = sum(path.stat().st_size for path, _ in files)
     with progress(size / 1e6, "verifying", "MB") as bar:
-        for shard in manifest["shards"]:
-            path = root / shard["path"]
+        for path, shard in files:
             index = path.with_suffix(".idx")
-            for part, digest in ((path, shard["hash"]), (index, shard["index_hash"])):
-                if hash_file(part) != digest:
-                    raise changed(part)
+            for file, digest in ((path, shard["hash"]), (index, shard["index_hash"])):
+                if hash_file(file) != digest:
+                    raise changed(file)
             bar.advance(path.stat().st_size / 1e6)
-    return {"shards": len(manifest["shards"]), "tokens": manifest["tokens"], "bytes": size}
+    return {"shards": len(files), "tokens": manifest["tokens"], "bytes": size}
 
 
-def describe(folder: Path | str, sequence_length: int | None = None) -> dict:
-    """Counts of a shard folder, per source and in total: what `steel data` shows.
+def describe(folder: Path | str) -> dict:
+    """Counts of a shard folder, both splits together.
 
-    {"tokens", "documents", "bytes" (UTF-8 bytes of text), "dtype", "generations", "records",
-    "rejected", "tokenizer_hash", "hold_out", "sources": {name: {"documents", "tokens", "bytes",
-    "bytes_per_token", "share", "validation_documents", "validation_tokens", "shards", "samples"}}};
-    "samples" (training, of `sequence_length` tokens) only when it is given.
+    {"tokens", "documents", "bytes" (UTF-8 bytes of text), "records", "rejected" {reason: records},
+    "generations", "sources": {name: {"tokens", "documents", "bytes", "bytes_per_token"}}}
     """
     manifest = read_manifest(folder)
-    counted = "documents tokens bytes shards validation_documents validation_tokens".split()
-    sources = {s["source"]: dict.fromkeys(counted, 0) for s in manifest["shards"]}
+    counted = ("tokens", "documents", "bytes")
+    sources: dict[str, dict] = {s["source"]: dict.fromkeys(counted, 0) for s in manifest["shards"]}
     for shard in manifest["shards"]:
-        row = sources[shard["source"]]
-        prefix = "validation_" if shard["split"] == "validation" else ""
-        row[prefix + "documents"] += shard["documents"]
-        row[prefix + "tokens"] += shard["tokens"]
-        row["bytes"] += shard["bytes"]
-        row["shards"] += 1
-    total = sum(row["tokens"] for row in sources.values())
+        for key in counted:
+            sources[shard["source"]][key] += shard[key]
     for row in sources.values():
-        row["share"] = row["tokens"] / total if total else 0.0
-        row["bytes_per_token"] = row["bytes"] / max(row["tokens"] + row["validation_tokens"], 1)
-    if sequence_length:
-        for row in sources.values():
-            row["samples"] = 0
-        for piece in ShardSet(Path(folder), manifest, "train").pieces:
-            sources[piece.source]["samples"] += piece.samples(sequence_length)
-    kept = "tokens documents bytes records rejected dtype tokenizer_hash hold_out".split()
+        row["bytes_per_token"] = row["bytes"] / max(row["tokens"], 1)
     return {
-        **{key: manifest[key] for key in kept},
+        **{key: manifest[key] for key in (*counted, "records", "rejected")},
         "generations": len(manifest["generations"]),
         "sources": dict(sorted(sources.items())),
     }

@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import zstandard
 
 LETTERS = "春夏秋冬风花雪月山水江河 abcdefgh 0123,.。"
@@ -44,3 +45,13 @@ def files(root: Path) -> dict[str, bytes]:
         for p in sorted(root.rglob("*"))
         if p.is_file()
     }
+
+
+def documents(shards, source=None):
+    """(source, token ids without the separator) of every document of a ShardSet, in stored order."""
+    for piece in shards.pieces:
+        tokens = np.empty(piece.tokens, shards.dtype)
+        shards.read(piece.first, tokens)
+        ends = np.flatnonzero(tokens == shards.separator_id) + 1
+        for ids in np.split(tokens, ends)[:-1] if source in (None, piece.source) else ():
+            yield piece.source, ids[:-1].astype(np.int64)

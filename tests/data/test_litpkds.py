@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import documents
 
 from steel import cli
 from steel.config import UserError
@@ -40,7 +41,7 @@ def test_chunks_are_packed_by_the_command(tmp_path, tokenizer_folder):
     cli.app(args, standalone_mode=False)
     shards = ShardSet.open(out)
     assert shards.sources == ["train_poems"]
-    assert [ids.tolist() for _, ids in shards.documents()] == [[5, 9, 5, 7], [8, 9]]
+    assert [ids.tolist() for _, ids in documents(shards)] == [[5, 9, 5, 7], [8, 9]]
     assert describe(out)["documents"] == 2 and describe(out)["bytes"] > 0
     cli.app(["data", "verify", str(out)], standalone_mode=False)
     write_chunk(tmp_path / "other/a.bin", [300, 1])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import files, texts, write_documents, write_lines
+from made_up import documents, files, texts, write_documents, write_lines
 
 from steel.config import UserError
 from steel.data import ShardSet, append, describe, pack
@@ -30,7 +30,7 @@ def test_documents_come_back_in_order_with_a_separator_after_each(tmp_path, toke
     write_documents(tmp_path / "docs/web.jsonl.zst", words)
     pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder, shard_tokens=300)
     shards, tok = ShardSet.open(tmp_path / "out"), bpe.load(tokenizer_folder)
-    assert [tok.decode(ids) for _, ids in shards.documents()] == words
+    assert [tok.decode(ids) for _, ids in documents(shards)] == words
     (piece,) = shards.pieces
     assert len(piece.shards) > 3
     assert all(s["tokens"] >= 300 for s in piece.shards[:-1])
@@ -46,7 +46,7 @@ def test_special_tokens_inside_text_stay_text(tmp_path, tokenizer_folder):
     write_documents(tmp_path / "web.jsonl.zst", [text])
     pack(tmp_path / "web.jsonl.zst", tmp_path / "out", tokenizer_folder)
     tok = bpe.load(tokenizer_folder)
-    ((_, ids),) = ShardSet.open(tmp_path / "out").documents()
+    ((_, ids),) = documents(ShardSet.open(tmp_path / "out"))
     assert ids.min() > 2 and tok.decode(ids) == text
     assert ids.tolist() == bpe.encode_text(tok, text)
 
@@ -55,7 +55,7 @@ def test_a_dialogue_is_rendered_by_the_chat_template(tmp_path, tokenizer_folder)
     turns = [{"role": "user", "content": "春<|im_end|>"}, {"role": "assistant", "content": "夏"}]
     write_lines(tmp_path / "qa.jsonl", [line(id="1", text="", meta={"messages": turns})])
     manifest = pack(tmp_path / "qa.jsonl", tmp_path / "out", tokenizer_folder)
-    ((_, ids),) = ShardSet.open(tmp_path / "out").documents("qa")
+    ((_, ids),) = documents(ShardSet.open(tmp_path / "out"), "qa")
     assert ids.tolist() == chat.encode_chat(bpe.load(tokenizer_folder), turns)[0]
     assert manifest["bytes"] == len(chat.render(turns).encode())
 
@@ -126,7 +126,7 @@ def test_sources_are_named_by_file_or_folder(tmp_path, tokenizer_folder):
         ("wiki.jsonl.zst", "wiki", 0),
     ]
     pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)
-    assert {k: v["documents"] for k, v in describe(tmp_path / "out", 16)["sources"].items()} == {
+    assert {k: v["documents"] for k, v in describe(tmp_path / "out")["sources"].items()} == {
         "web": 6,
         "wiki": 3,
     }
@@ -330,7 +330,7 @@ def test_held_out_documents_are_apart_and_copies_stay_together(tmp_path, tokeniz
     tok = bpe.load(tokenizer_folder)
     train, validation = (
         {
-            s: [tok.decode(i) for _, i in ShardSet.open(tmp_path / "out", split).documents(s)]
+            s: [tok.decode(i) for _, i in documents(ShardSet.open(tmp_path / "out", split), s)]
             for s in "ab"
         }
         for split in ("train", "validation")
@@ -358,8 +358,7 @@ def test_a_big_vocabulary_is_packed_as_uint32(
     assert pack(docs, tmp_path / "out", tokenizer_folder, shard_tokens=2000)["dtype"] == "uint32"
     wide, narrow = ShardSet.open(tmp_path / "out"), ShardSet.open(packed)
     assert all(
-        np.array_equal(a[1], b[1])
-        for a, b in zip(wide.documents(), narrow.documents(), strict=True)
+        np.array_equal(a[1], b[1]) for a, b in zip(documents(wide), documents(narrow), strict=True)
     )
     assert (tmp_path / "out/web/000-0000-00000.bin").stat().st_size == 2 * (
         packed / "web/000-0000-00000.bin"
@@ -384,8 +383,8 @@ def test_the_originals_tokenizer_packs_as_uint32_with_its_own_separator(tmp_path
         "<|endoftext|>"
     )
     shards = ShardSet.open(tmp_path / "out")
-    assert [i.tolist() for _, i in shards.documents("web")] == [
+    assert [i.tolist() for _, i in documents(shards, "web")] == [
         bpe.encode_text(tok, w) for w in words
     ]
-    assert [i.tolist() for _, i in shards.documents("qa")] == [chat.encode_chat(tok, turns)[0]]
-    assert max(int(i.max()) for _, i in shards.documents()) > 65535
+    assert [i.tolist() for _, i in documents(shards, "qa")] == [chat.encode_chat(tok, turns)[0]]
+    assert max(int(i.max()) for _, i in documents(shards)) > 65535

@@ -37,7 +37,8 @@ def test_the_mixture_switches_at_the_step_at_which_the_decay_starts(corpus, tmp_
     assert rates[5] == rates[6] > rates[7]
     assert read_log(tmp_path / "run" / "log.jsonl", "header")[0]["anneal_from_step"] == 6
     rows = [tuple(row) for _, ids in seen.values() for row in ids]
-    wiki = Loader(ShardSet.open(corpus[0]), 32, 4)._sizes()["wiki"]
+    pieces = ShardSet.open(corpus[0]).pieces
+    wiki = sum(piece.samples(32) for piece in pieces if piece.source == "wiki")
     assert wiki >= 16 + early.count(1) or len(set(rows)) < len(rows)
     if wiki >= 16 + early.count(1):
         assert len(set(rows)) == len(rows), (
