@@ -137,9 +137,9 @@ def reference_logprobs(job: Job, pairs: Pairs, key: str) -> torch.Tensor:
     if world.size > 1:
         torch.distributed.all_reduce(result_P2)
     result_P2 = result_P2.cpu()
-    if world.is_main:
-        atomic_write(cache, save({"logprobs": result_P2}, metadata={"key": key}))
-    world.barrier()
+    with world.together():
+        if world.is_main:
+            atomic_write(cache, save({"logprobs": result_P2}, metadata={"key": key}))
     return result_P2
 
 

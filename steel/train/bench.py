@@ -33,7 +33,7 @@ from .preflight import settings_of
 from .pretrain import next_token_loss
 
 PHASES = ("data", "forward_backward", "update")
-SETTINGS = "precision compile kernels sharding activation_checkpointing optimizer".split()
+SETTINGS = "precision compile kernels sharding activation_checkpointing optimizer"
 COLLECTIVES = {
     "all_gather_into_tensor": "all_gather",
     "all_gather_single": "all_gather",
@@ -98,7 +98,7 @@ def bench_step(
         train_step(stage, state, world)
     if not world.is_main:
         return None
-    settings = {name: getattr(cfg.train, name) for name in SETTINGS}
+    settings = {name: getattr(cfg.train, name) for name in SETTINGS.split()}
     report = {
         "kind": "step",
         "preset": cfg.preset,
@@ -245,24 +245,19 @@ def render(report: dict) -> str:
     """The report in a few lines."""
     seconds, sent = report["seconds"], sum(report["sent_bytes"].values())
     phases = ", ".join(f"{name.replace('_', ' + ')} {1e3 * seconds[name]:.1f}" for name in PHASES)
-    lines = [
-        f"{report['preset']} on {report['ranks']} x {report['device']['name']}: "
-        f"{report['tokens_per_s']:,.0f} tokens/s",
-        f"step              {1e3 * seconds['step']:.1f} ms for {report['tokens_per_step']:,} tokens: "
-        f"{phases}",
-        f"first step        {report['first_step_s']} s with compilation, after {report['build_s']} s "
-        "of building",
-    ]
+    step = f"{1e3 * seconds['step']:.1f} ms for {report['tokens_per_step']:,} tokens: {phases}"
+    first = f"{report['first_step_s']} s with compilation, after {report['build_s']} s of building"
+    rows = [("step", step), ("first step", first)]
     for name, share in report["mfu"].items():
         over = f"{share['peak']:.1%} of the peak, " if share["peak"] is not None else ""
         measured = f"{share['measured']:.1%} of the matrix-product rate measured here"
-        lines.append(f"MFU {name:<16}{over}{measured}")
-    lines.append(f"memory            {report['memory_bytes'] / GIB:.2f} GiB at the peak")
+        rows.append((f"MFU {name}", over + measured))
+    rows.append(("memory", f"{report['memory_bytes'] / GIB:.2f} GiB at the peak"))
     if report["ranks"] > 1:
-        lines.append(
-            f"sent per rank     {sent / 2**20:,.1f} MiB a step, {sent / seconds['step'] / 1e9:.2f} GB/s "
-            f"on average (accumulation {report['accumulation']}, sharding "
-            f"{report['settings']['sharding']})"
-        )
-    lines += [f"try               {line}" for line in report["advice"]]
-    return "\n".join(lines)
+        rate = f"{sent / 2**20:,.1f} MiB a step, {sent / seconds['step'] / 1e9:.2f} GB/s on average"
+        how = f"accumulation {report['accumulation']}, sharding {report['settings']['sharding']}"
+        rows.append(("sent per rank", f"{rate} ({how})"))
+    rows += [("try", line) for line in report["advice"]]
+    title = f"{report['preset']} on {report['ranks']} x {report['device']['name']}"
+    lines = [f"{title}: {report['tokens_per_s']:,.0f} tokens/s"]
+    return "\n".join(lines + [f"{name:<18}{text}" for name, text in rows])

@@ -59,11 +59,6 @@ class World:
         """True on every rank when it is true on one."""
         return self.sum(float(flag))[0] > 0
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.size > 1:
-            dist.barrier()
-
     def gather(self, value: Any) -> list[Any]:
         """What every rank gives, by rank, on every rank."""
         if self.size == 1:
