@@ -46,35 +46,28 @@ class FeedForwardCost:
 
 def feed_forward_cost(model: ModelConfig, sequence_length: int = 1) -> FeedForwardCost:
     """The cost of model.feed_forward. UserError for an unknown one."""
-    D, E, T, shared = (
-        model.hidden_size,
-        model.num_experts,
-        sequence_length,
-        model.num_shared_experts,
-    )
-    J, C = E * model.slots_per_expert, min(model.segment_length, sequence_length)
-    Cost = FeedForwardCost
-    match model.feed_forward:
-        case "none":
-            return Cost()
-        case "dense":
-            return Cost(stored=1, per_token=1)
-        case "soft_moe_v1":  # a linear gate with bias; every expert's output waits for its weight
-            return Cost(E, E, router=D * E + E, routing=4 * D * E, kept=E * D)
-        case "soft_moe_v2":  # one score matrix for dispatch and combine
-            return Cost(E, 0, J / T, router=D * J, routing=6 * D * J)
-        case "soft_moe_v3":  # phi and its scale; the normalised input is kept
-            return Cost(E, 0, J / T, router=D * J + 1, routing=6 * D * J, kept=D)
-        case "causal_soft_moe":
-            # phi_d, phi_c, prior (J, D), rho and g per slot; segment sums, combine, and the decayed
-            # sum over the T/C segments before; sums, states and normalised slots are kept
-            routing = 8 * D * J + 2 * J * math.ceil(T / C) * (D + 1) / C
-            router = 3 * D * J + 2 * J
-            return Cost(E + shared, shared, J / C, router, routing, kept=5 * D * J / C)
-        case "top_k_moe":  # gathered inputs and sorted outputs are kept
-            runs = model.experts_per_token + shared
-            return Cost(E + shared, runs, 0.0, D * E, 2 * D * E, kept=3 * runs * D)
-    raise UserError(f"model.feed_forward has no '{model.feed_forward}'")
+    D, E, shared = model.hidden_size, model.num_experts, model.num_shared_experts
+    T = sequence_length
+    J, C, K = E * model.slots_per_expert, min(model.segment_length, T), model.experts_per_token
+    # The decayed sum of the causal layer goes over the T/C segments before.
+    causal = 8 * D * J + 2 * J * math.ceil(T / C) * (D + 1) / C
+    costs = {
+        "none": (),
+        "dense": (1, 1),
+        # a linear gate with bias; every expert's output waits for its weight
+        "soft_moe_v1": (E, E, 0, D * E + E, 4 * D * E, E * D),
+        # one score matrix for dispatch and combine
+        "soft_moe_v2": (E, 0, J / T, D * J, 6 * D * J),
+        # phi and its scale; the normalised input is kept
+        "soft_moe_v3": (E, 0, J / T, D * J + 1, 6 * D * J, D),
+        # phi_d, phi_c, prior (J, D), rho and g per slot; sums, states and normalised slots are kept
+        "causal_soft_moe": (E + shared, shared, J / C, 3 * D * J + 2 * J, causal, 5 * D * J / C),
+        # gathered inputs and sorted outputs are kept
+        "top_k_moe": (E + shared, K + shared, 0, D * E, 2 * D * E, 3 * (K + shared) * D),
+    }
+    if model.feed_forward not in costs:
+        raise UserError(f"model.feed_forward has no '{model.feed_forward}'")
+    return FeedForwardCost(*costs[model.feed_forward])
 
 
 def expert_parameters(model: ModelConfig) -> int:
@@ -133,19 +126,14 @@ def count_parameters(model: ModelConfig) -> dict[str, int]:
 class Flops:
     """FLOPs of one trained token by component [FLOPs/token]."""
 
-    convention: str
     forward: dict[str, float]
-    backward: dict[str, float]
+    by_component: dict[str, float]
+    """Forward and backward."""
 
     @property
     def total(self) -> float:
         """Forward and backward [FLOPs/token]."""
-        return sum(self.forward.values()) + sum(self.backward.values())
-
-    @property
-    def by_component(self) -> dict[str, float]:
-        """Forward plus backward, by component [FLOPs/token]."""
-        return {key: value + self.backward[key] for key, value in self.forward.items()}
+        return sum(self.by_component.values())
 
 
 def flops_per_token(
@@ -172,14 +160,13 @@ def flops_per_token(
     count, L, T = count_parameters(model), model.num_hidden_layers, sequence_length
     q_width, kv_width = attention_widths(model)
     if convention in ("seed", "six_n"):
-        forward = {"parameters": 2.0 * count["total"]}
-        backward = {"parameters": 4.0 * count["total"]}
+        forward, both = {"parameters": 2.0 * count["total"]}, {"parameters": 6.0 * count["total"]}
         if convention == "seed":
             # lit_gpt counts "trainable" and "frozen" weights apart and adds attention to both:
             # 3 + 2 passes instead of 3
-            attention = 4.0 * L * model.hidden_size * T
-            forward["attention scores"], backward["attention scores"] = attention, 4 * attention
-        return Flops(convention, forward, backward)
+            forward["attention scores"] = 4.0 * L * model.hidden_size * T
+            both["attention scores"] = 5 * forward["attention scores"]
+        return Flops(forward, both)
     biases = L * (q_width + 2 * kv_width) if model.qkv_bias else 0
     keys = T if convention == "executed_full" else min(document_length or T, T) / 2
     cost = feed_forward_cost(model, T)
@@ -190,7 +177,7 @@ def flops_per_token(
         "routing": 1.0 * L * cost.routing,
         "lm_head": 2.0 * model.vocab_size * model.hidden_size,
     }
-    return Flops(convention, forward, {key: 2 * value for key, value in forward.items()})
+    return Flops(forward, {key: 3 * value for key, value in forward.items()})
 
 
 def mfu(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +42,7 @@ def gpu(name: str) -> GPU:
     for known, entry in GPUS.items():
         if known.lower() == name.lower():
             return entry
-    close = difflib.get_close_matches(name.upper(), GPUS, n=1, cutoff=0.3)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    raise UserError(f"unknown GPU '{name}'; {hint}known: {', '.join(GPUS)} (plan/hardware.yaml)")
+    raise UserError(f"unknown GPU '{name}'; known: {', '.join(GPUS)} (plan/hardware.yaml)")
 
 
 def published(name: str) -> Config:

@@ -34,37 +34,19 @@ class Plan:
     """Micro-batches per step."""
     tokens: float
     mfu: float
-    mfu_source: str
     flops: dict[str, Flops]
     """FLOPs of one trained token by convention."""
+    total_flops: float
+    """Executed causal FLOPs of the whole run."""
+    days: float
+    """Wall time without stops."""
+    gpu_hours: float
+    """Over all GPUs."""
+    usd: float
+    """Rent at the assumed price."""
     memory_bytes: dict[str, float]
     advice: str
-    """What to change when the estimated peak does not leave a tenth of the memory free."""
-
-    @property
-    def fits(self) -> bool:
-        """Whether the estimated peak leaves a tenth of the GPU's memory free."""
-        return not self.advice
-
-    @property
-    def total_flops(self) -> float:
-        """Executed causal FLOPs of the whole run."""
-        return self.tokens * self.flops["executed_causal"].total
-
-    @property
-    def days(self) -> float:
-        """Wall time without stops [days]."""
-        return days(self.total_flops, self.card.name, self.num_gpus, self.mfu)
-
-    @property
-    def gpu_hours(self) -> float:
-        """Hours over all GPUs [GPU hours]."""
-        return self.days * 24 * self.num_gpus
-
-    @property
-    def usd(self) -> float:
-        """Rent at the assumed price [USD]."""
-        return self.gpu_hours * self.card.usd_per_hour
+    """What to change when the estimated peak does not leave a tenth of the memory free, else empty."""
 
 
 def plan(
@@ -87,20 +69,26 @@ def plan(
     if batch < num_gpus:
         problem = f"train.batch_size {batch} is less than one sequence for each of {num_gpus} GPUs"
         raise UserError(f"{problem}; raise it")
-    days(0, card.name, num_gpus, mfu or card.mfu)  # refuses what is out of range
+    length = document_length if cfg.data.mask_documents else 0
+    flops = {name: flops_per_token(cfg.model, T, name, length) for name in CONVENTIONS}
+    tokens, mfu = tokens or cfg.train.steps * batch * T, mfu or card.mfu
+    total = tokens * flops["executed_causal"].total
+    time = days(total, card.name, num_gpus, mfu)
     settings = memory_settings(cfg, num_gpus)
     used = memory(cfg.model, **settings)
     fits = used["total"] <= MARGIN * card.memory
-    length = document_length if cfg.data.mask_documents else 0
     return Plan(
         cfg=cfg,
         card=card,
         num_gpus=num_gpus,
         accumulation=settings["accumulation"],
-        tokens=tokens or cfg.train.steps * batch * T,
-        mfu=mfu or card.mfu,
-        mfu_source="given" if mfu else f"assumed ({card.mfu_source})",
-        flops={name: flops_per_token(cfg.model, T, name, length) for name in CONVENTIONS},
+        tokens=tokens,
+        mfu=mfu,
+        flops=flops,
+        total_flops=total,
+        days=time,
+        gpu_hours=time * 24 * num_gpus,
+        usd=time * 24 * num_gpus * card.usd_per_hour,
         memory_bytes=used,
         advice="" if fits else advice(cfg.model, settings, card.memory),
     )
@@ -110,6 +98,7 @@ def render(plan: Plan) -> str:
     """The plan as plain text, at most 100 columns, ready to print."""
     cfg, card, count = plan.cfg, plan.card, count_parameters(plan.cfg.model)
     unit = "CPU" if card.name == "CPU" else "GPU"
+    source = f"assumed ({card.mfu_source})" if plan.mfu == card.mfu else "given"
     per_step = cfg.train.batch_size * cfg.data.sequence_length
     speed = plan.tokens / (plan.days * SECONDS_PER_DAY * plan.num_gpus)
     parts = [
@@ -137,7 +126,7 @@ Tokens            {plan.tokens:.4g} = {plan.tokens / per_step:,.0f} steps of {pe
 (accumulation {plan.accumulation})
 FLOPs             {plan.total_flops:.3g} (executed, causal)
 Throughput        {speed:,.0f} tokens/s per {unit} at MFU {plan.mfu:.1%}
-                  MFU: {plan.mfu_source}
+                  MFU: {source}
 Time              {_duration(plan.days)} = {plan.gpu_hours:,.1f} {unit} hours, without stops
 Money             {plan.usd:,.2f} USD = {plan.usd * CNY_PER_USD:,.2f} CNY
                   at {card.usd_per_hour:.2f} USD per {unit} hour, \
@@ -145,6 +134,6 @@ an assumption of {PRICE_DATE} (plan/hardware.yaml)"""
 
 
 def _duration(length: float) -> str:
-    if length >= 1:
-        return f"{length:.1f} days"
-    return f"{length * 24:.1f} hours" if length * 24 >= 1 else f"{length * 1440:.1f} minutes"
+    units = {"days": length, "hours": length * 24, "minutes": length * 1440}
+    unit = next((name for name, count in units.items() if count >= 1), "minutes")
+    return f"{units[unit]:.1f} {unit}"
