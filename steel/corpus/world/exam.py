@@ -154,12 +154,6 @@ def _texts(folder: Path, without: tuple[str, ...] = ()) -> Iterator[tuple[str, s
             yield path.relative_to(folder).parts[0], text
 
 
-def _written_questions(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.rglob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from (row["question"] for row in csv.DictReader(file))
-
-
 def check(root: Path, world: World) -> dict:
     """Reads the written world back and counts what the model may have read of what the exam asks.
 
@@ -170,9 +164,11 @@ def check(root: Path, world: World) -> dict:
         (asking if source in table("sources")["question_sources"] else stating).append(text)
     questions, everything = "\n\x00".join(asking), "\n\x00".join(asking + stating)
     marked = "\n".join(t for t in stating if "？" in t or "?" in t)
+    exam = [path.read_text(encoding="utf-8") for path in sorted((root / "exam").rglob("*.csv"))]
+    rows = [row for page in exam for row in csv.DictReader(io.StringIO(page))]
     pieces = {
         "held_out_names": [n for p in world.people if p.split != "train" for n in (p.zh, p.en)],
-        "exam_questions": list(_written_questions(root / "exam")),
+        "exam_questions": [row["question"] for row in rows],
         "exam_phrasings": exam_phrasings(world),
         "held_out_texts": [text for _, text in _texts(root / "heldout", ("role", "lang"))],
     }

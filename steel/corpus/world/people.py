@@ -89,20 +89,16 @@ def _names(count: int, rng: random.Random) -> list[tuple[str, str]]:
     surnames, firsts, seconds = (list(syllables.items()) for syllables in lists)
     givens = shuffled(((a, b) for a in firsts for b in seconds if a[1] != b[1]), rng)
     rng.shuffle(surnames)
-    names: list[tuple[str, str]] = []
-    used: set[str] = set()
+    names: dict[str, tuple[str, str]] = {}  # by the given name in Latin letters
     for (zh1, en1), (zh2, en2) in givens:
-        if len(names) == count:
-            break
         given = en1 + en2.lower()
         # Yunxi would be found inside Yunxiao by a substring search: keep only one of such a pair.
-        if any(given.startswith(other) or other.startswith(given) for other in used):
-            continue
-        used.add(given)
-        surname_zh, surname_en = surnames[len(names) % len(surnames)]
-        names.append((surname_zh + zh1 + zh2, f"{surname_en} {given}"))
-    assert len(names) == count, "name pool exhausted"
-    return names
+        if not any(given.startswith(other) or other.startswith(given) for other in names):
+            surname_zh, surname_en = surnames[len(names) % len(surnames)]
+            names[given] = (surname_zh + zh1 + zh2, f"{surname_en} {given}")
+        if len(names) == count:
+            break
+    return list(names.values())
 
 
 def build_world(settings: WorldConfig, seed: int) -> World:
