@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..config import ModelConfig, UserError
 from .configuration import SteelConfig
@@ -25,37 +26,30 @@ def steel_config(model_cfg: ModelConfig, **more) -> SteelConfig:
 def build(
     model_cfg: ModelConfig, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> nn.Module:
-    """A causal LM, freshly initialised from `seed`, or (source "hf" with a path) with the weights
-    of a folder.
+    """A causal LM, freshly initialised from `seed`, or (source "hf") with a folder's own weights.
 
     device "meta" allocates nothing: fill it with `model.to_empty(device=...)` and
     `initialize(model, seed)`.
     """
     if model_cfg.source == "hf":
-        return _build_hf(model_cfg, device, dtype, seed)
+        return _build_hf(model_cfg.path, device, dtype, seed)
     config = steel_config(model_cfg)
     with torch.device("meta"):
         model = SteelForCausalLM(config)
-    if device == "meta":
-        return model.to(dtype)
-    model.to_empty(device=device)
-    initialize(model, seed)
+    if device != "meta":
+        model.to_empty(device=device)
+        initialize(model, seed)
     return model.to(dtype)
 
 
-def _build_hf(model_cfg: ModelConfig, device: str, dtype: torch.dtype, seed: int) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if not model_cfg.path or not Path(model_cfg.path).is_dir():
-        raise UserError(
-            f"model.path={model_cfg.path!r}: source=hf needs a local folder with a config.json"
-        )
-    folder = Path(model_cfg.path)
+def _build_hf(path: str, device: str, dtype: torch.dtype, seed: int) -> nn.Module:
+    folder = Path(path)
+    if not path or not folder.is_dir():
+        raise UserError(f"model.path={path!r}: source=hf needs a local folder with a config.json")
+    local = {"local_files_only": True}
     if device != "meta" and any(folder.glob("*.safetensors")):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(
-            device
-        )
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **local).to(device)
+    config = AutoConfig.from_pretrained(folder, **local)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).to(dtype)
@@ -65,7 +59,7 @@ def initialize(model: nn.Module, seed: int = 0) -> None:
     """Fill every weight in place from `seed`; a model of the meta device needs `to_empty` first."""
     model.tie_weights()  # `to_empty` parts a tied head from its embedding
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = head is not None and embedding is not None and head.weight is embedding.weight
+    tied = head is not None and head.weight is embedding.weight
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in model.modules():
@@ -75,12 +69,9 @@ def initialize(model: nn.Module, seed: int = 0) -> None:
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The decoder blocks in order: the units of compilation, sharding and checkpointing."""
-    inner = getattr(model, "model", model)
-    layers = getattr(inner, "layers", None)
+    layers = getattr(getattr(model, "model", model), "layers", None)
     if layers is None:
-        raise UserError(
-            f"{type(model).__name__} keeps its blocks elsewhere than model.layers: not supported"
-        )
+        raise UserError(f"{type(model).__name__} has no model.layers: not supported")
     return list(layers)
 
 

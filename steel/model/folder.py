@@ -1,23 +1,17 @@
-"""Model folders in Hugging Face format: open any of them, on the right device, and write one whole
-or not at all.
-"""
+"""Model folders in Hugging Face format: open any, on the right device; write one whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from ..config import UserError, first_line
 from ..runlog import new_folder
 from ..tokenizer import bpe
-from .configuration import SteelConfig
-from .modeling import SteelForCausalLM
 
 
 def open_model(
@@ -37,29 +31,16 @@ def open_model(
         hint = f" (did you mean {beside}?)" if (beside / "config.json").is_file() else ""
         raise UserError(f"{folder} is not a model folder: it has no config.json{hint}")
     logging.disable_progress_bar()  # a bar for a second of loading only tears our own
-    try:
-        # Our own type runs the installed code, not the copy that travels with the folder.
-        if _model_type(folder) == SteelConfig.model_type:
-            model = SteelForCausalLM.from_pretrained(folder, dtype=dtype)
-        else:
-            config = AutoConfig.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+    try:  # our own type runs the installed code, not the copy that travels with the folder
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"cannot load a model from {folder}: {first_line(error)[:160]}") from None
+        raise UserError(f"cannot load a model from {folder}: {first_line(error)[:300]}") from None
     return model.to(device or default_device()).eval(), bpe.load(folder)
 
 
 def default_device() -> str:
     """Where a model computes when nobody says: the GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _model_type(folder: Path) -> str:
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("model_type", "")
-    except ValueError:
-        raise UserError(f"{path} is not valid JSON; export the model again") from None
 
 
 def stop_ids(tokenizer, chat: bool = False) -> list[int]:
@@ -90,34 +71,21 @@ def save_model(
     `state_dict` holds the gathered weights of a sharded model. With a tokenizer, the folder's
     generation settings say where `generate` stops.
     """
-    folder, model = Path(folder), getattr(model, "_orig_mod", model)
+    folder = Path(folder)
     settings = getattr(model, "generation_config", None)
     if settings is not None and tokenizer is not None and (stops := stop_ids(tokenizer)):
         settings.eos_token_id, settings.pad_token_id = stops, stops[-1]
-    weights = {} if state_dict is None else {"state_dict": state_dict}
+    # FSDP2 gives a sharded model a class of its own. transformers would copy that class's source
+    # file, torch's, and name it in config.json: nobody could load the folder.
+    given = type(model)
     with new_folder(folder) as fresh:
-        with _classes_as_written(model):
-            model.save_pretrained(fresh, **weights)
+        try:
+            model.__class__ = next(
+                cls for cls in given.__mro__ if not cls.__module__.startswith("torch.distributed.")
+            )
+            model.save_pretrained(fresh, **({"state_dict": state_dict} if state_dict else {}))
+        finally:
+            model.__class__ = given
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
     return folder
-
-
-@contextlib.contextmanager
-def _classes_as_written(model: nn.Module):
-    """Undo, for the time of a save, the class that FSDP2 gives to a sharded module.
-
-    transformers copies the source file of the class and names it in config.json: it would write
-    torch's file there, and the folder could not be loaded.
-    """
-    swapped = [m for m in model.modules() if type(m).__module__.startswith("torch.distributed.")]
-    classes = [type(module) for module in swapped]
-    try:
-        for module in swapped:
-            module.__class__ = next(
-                cls for cls in type(module).__mro__ if not cls.__module__.startswith("torch.dist")
-            )
-        yield
-    finally:
-        for module, cls in zip(swapped, classes, strict=True):
-            module.__class__ = cls

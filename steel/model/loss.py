@@ -1,11 +1,9 @@
-"""The language-model head and its cross-entropy, computed together so that the logits never exist
-at once.
+"""The language-model head and its cross-entropy, computed so that the logits never exist at once.
 
 Shapes: N tokens, D model width, V vocabulary.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 IGNORE = -100
@@ -15,9 +13,7 @@ CHUNK_ELEMENTS_GPU = 1 << 29
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum over tokens of CE(x Wᵀ, target) + z_loss · logsumexp². Gradients are made in the forward
-    pass, per chunk.
-    """
+    """`linear_cross_entropy`; gradients are made in the forward pass, per chunk."""
 
     @staticmethod
     def forward(ctx, x_ND, weight_VD, targets_N, z_loss):
@@ -66,24 +62,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(x_ND, weight_VD, targets_N, z_loss: float = 0.0) -> torch.Tensor:
-    """Sum (not mean) over targets ≠ -100 of the cross-entropy in nats of logits x Wᵀ, plus z_loss ·
-    logsumexp².
+    """Sum over targets ≠ -100 of the cross-entropy of logits x Wᵀ [nats] + z_loss · logsumexp².
 
     Memory: one chunk of logits plus the gradients of x and W, instead of N·V logits twice.
     """
     return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, float(z_loss))
 
 
-def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """The same sum from logits at hand, in at least fp32."""
-    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    return F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="sum")
-
-
 class SteelHead(nn.Linear):
-    """Vocabulary projection. With targets it returns the summed loss; as a module, so that sharding
-    wrappers see it.
-    """
+    """Vocabulary projection; with targets the summed loss, so that sharding wrappers see it used."""
 
     linear_cross_entropy = staticmethod(linear_cross_entropy)  # see SteelRMSNorm.rms_norm
 

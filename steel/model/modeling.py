@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -27,7 +28,7 @@ from .cache import with_slots
 from .causal_soft_moe import SegmentPlan, SteelCausalSoftMoE, plan_segments, plan_step
 from .configuration import NON_CAUSAL, SteelConfig
 from .feed_forward import SteelDenseFeedForward, SteelExperts, SteelSoftMoEV1, SteelTopKMoE
-from .loss import IGNORE, SteelHead, cross_entropy_sum, linear_cross_entropy
+from .loss import IGNORE, SteelHead, linear_cross_entropy
 from .soft_moe import SteelSoftMoEV2, SteelSoftMoEV3
 
 FEED_FORWARD_CLASSES = {
@@ -105,7 +106,7 @@ class SteelPreTrainedModel(PreTrainedModel):
         together add BRANCH_SCALE times the embedding's size. Modules are leaves: transformers skips
         parents without own parameters when it loads custom code.
         """
-        D, F = self.config.hidden_size, self.config.intermediate_size
+        D = self.config.hidden_size
         match module:
             case SteelRMSNorm():
                 init.ones_(module.weight)
@@ -119,7 +120,9 @@ class SteelPreTrainedModel(PreTrainedModel):
             case SteelExperts():
                 role = "write_gated" if module.double else "write_hidden"
                 init.normal_(module.gate_up_proj, std=self._deviation("read", D))
-                init.normal_(module.down_proj, std=self._deviation(role, F))
+                init.normal_(
+                    module.down_proj, std=self._deviation(role, self.config.intermediate_size)
+                )
             case SteelSoftMoEV3():
                 init.normal_(module.phi, std=D**-0.5)
                 init.constant_(module.scale, D**0.5 if module.normalize_slots else 1.0)
@@ -279,11 +282,9 @@ class SteelModel(SteelPreTrainedModel):
                     "document_ends needs position_ids, and goes with neither padding nor a cache"
                 )
             starts_BT = starts_from_ends(document_ends, shape)
-            return starts_BT if len(document_ends) > shape[0] else None
-        if position_ids is None:
-            return None
-        starts_BT = starts_from_positions(position_ids.expand(shape), valid_BK, past)
-        if not bool(starts_BT.any()):
+        elif position_ids is not None:
+            starts_BT = starts_from_positions(position_ids.expand(shape), valid_BK, past)
+        if (document_ends is None and position_ids is None) or not bool(starts_BT.any()):
             return None
         if past:
             raise ValueError(
@@ -361,8 +362,11 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
                 logits_to_keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
             logits = self.lm_head(hidden_BTD[:, logits_to_keep])
             if labels is not None:
-                targets = nn.functional.pad(labels, (0, 1), value=IGNORE)[:, 1:].to(logits.device)
-                loss = cross_entropy_sum(logits.flatten(0, 1), targets.flatten())
+                targets = F.pad(labels, (0, 1), value=IGNORE)[:, 1:].to(logits.device)
+                wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
+                loss = F.cross_entropy(
+                    wide, targets.flatten(), ignore_index=IGNORE, reduction="sum"
+                )
         if loss is not None:
             count = (targets != IGNORE).sum().clamp_min(1)
             if out.balance is not None:  # weighted like the tokens

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from steel.config import ModelConfig, UserError
 from steel.model import SteelConfig, SteelForCausalLM, steel_config
-from steel.model.original import convert_state, import_original, load_state, to_transformers
+from steel.model.original import import_original, load_state, to_transformers
 
 VARIANTS = ["dense_raw", "softmoe_v1_senet", "softmoe_v2_senet", "softmoe_v3_senet"]
 
@@ -242,7 +242,7 @@ def test_dense_steel_without_bias_is_llama(shape, tied):
 
 
 def _assert_same_function(reference, config: SteelConfig) -> None:
-    steel = load_state(config, convert_state(reference.state_dict(), config))
+    steel = load_state(config, reference.state_dict())
     tokens = torch.randint(0, 97, (2, 33), generator=torch.Generator().manual_seed(1))
     positions = torch.cat((torch.arange(20), torch.arange(13))).expand(2, -1)
     with torch.no_grad():
