@@ -14,7 +14,7 @@ run: .venv/.core ## train a small Steel through its whole life (about ten minute
 
 test: .venv/.all ## every test, every chapter
 	$(PY) -m pytest -n 2 --dist loadscope tests
-	MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope --nbval-lax -p no:cacheprovider notebooks
+	MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope --nbval -p book.stored_outputs -p no:cacheprovider notebooks
 
 book: .venv/.all ## render the book into _build/html; a warning is an error
 	.venv/bin/jupyter-book build . -W --keep-going
