@@ -256,6 +256,41 @@ def table(header: list[str], rows: list[list], align: str = "") -> None:
     say("\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines))
 
 
+def answer(
+    question: str,
+    text: str,
+    value: float | None = None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    unit: str = "",
+) -> None:
+    """The answer to a question of a Predict box, by name: where the measurement appears.
+
+    question: "1.2" is question 2 of the page's first box, "2" the only question of its second. text: Markdown without
+    blocks (bold, code, emphasis), says the answer in a sentence. value: the number to hold the reader's guess against,
+    in the unit in which the box asks; low, high: its range over seeds. The page shows the guess beside them
+    (`book/_static/predict.js`); elsewhere the sentence stands alone.
+    """
+    name = f"Question {question.partition('.')[2] or question}"
+    if not _in_jupyter():
+        print(f"{name}: {text}")
+        return
+    from IPython.display import display
+
+    facts = {"question": question, "value": value, "low": low, "high": high, "unit": unit or None}
+    data = " ".join(
+        f'data-{key}="{html.escape(f"{v:.6g}" if isinstance(v, float) else str(v))}"'
+        for key, v in facts.items()
+        if v is not None
+    )
+    said = html.escape(text, quote=False)
+    for mark, tag in ((r"\*\*(.+?)\*\*", "strong"), (r"`(.+?)`", "code"), (r"\*(.+?)\*", "em")):
+        said = re.sub(mark, rf"<{tag}>\1</{tag}>", said)
+    page = f'<div class="steel-answer" {data}><p><strong>{name}.</strong> {said}</p></div>'
+    display({"text/html": page, "text/plain": f"{name}: {text}"}, raw=True)
+
+
 def badge() -> None:
     """What this notebook has cost so far: CPU time [s] and peak memory [GB] of its process, shown as a badge. A test
     holds the stored numbers to the book's budget."""
