@@ -20,9 +20,10 @@ PAGE = """<!doctype html><body>
 <div class="steel-answer" data-question="1.2"><p>the second</p></div>
 <div class="steel-answer" data-question="2" data-value="5e-07"><p>tiny</p></div>
 <script>BEFORE</script><script>SCRIPT</script><script>AFTER</script>"""
-TYPED = """const [a, b, c] = document.querySelectorAll("input.steel-predict");
-for (const [input, text] of [[a, "about 1,200 days"], [b, "the last"], [c, "1e-3"]])
-  { input.value = text; input.dispatchEvent(new Event("input")); }"""
+TYPED = """addEventListener("load", () => {
+  const [a, b, c] = document.querySelectorAll("input.steel-predict");
+  for (const [input, text] of [[a, "about 1,200 days"], [b, "the last"], [c, "1e-3"]])
+    { input.value = text; input.dispatchEvent(new Event("input")); } });"""
 
 
 def dom(tmp_path: Path, script: str, before: str = "", after: str = "") -> str:
