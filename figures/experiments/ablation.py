@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import statistics
+import time
 from pathlib import Path
 
 import torch
@@ -105,6 +107,15 @@ def row_config(cfg: Config, name: str, seed: int, budget: str = "tokens") -> Con
     return row
 
 
+class OutOfTime(Exception):
+    """The deadline has passed; what is finished is in the files."""
+
+
+def _in_time(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise OutOfTime("the time limit is reached")
+
+
 def run_ablation(
     cfg: Config,
     data: Path | str,
@@ -114,13 +125,14 @@ def run_ablation(
     seeds: int = 3,
     budget: str = "tokens",
     rates: dict[str, float] | None = None,
+    deadline: float | None = None,
     say=print,
 ) -> dict:
     """Train every variant with seeds cfg.seed … cfg.seed + seeds - 1 on the shards in `data`; returns what `out` holds.
 
     out: JSON file, written after each row; rows that it already holds are skipped, and a file of another configuration
     is refused. Work in progress lies beside it in `<out>.rows/`. rates: learning rate by variant, where it is not
-    cfg's (see `tune_rates`).
+    cfg's (see `tune_rates`). deadline: by time.monotonic(); OutOfTime before a row that would begin after it.
     """
     for name in variants:  # a mistake is told before the first hour, not after it
         row_config(cfg, name, cfg.seed, budget)
@@ -128,6 +140,7 @@ def run_ablation(
     ledger = Ledger(out, "ablation", same)
 
     def work(key: dict) -> dict:
+        _in_time(deadline)
         folder = Path(f"{out}.rows") / f"{key['variant'].replace(' ', '-')}-{key['seed']}"
         row_cfg = row_config(cfg, key["variant"], key["seed"], budget)
         row_cfg.train.learning_rate = (rates or {}).get(key["variant"], cfg.train.learning_rate)
@@ -144,7 +157,12 @@ def run_ablation(
 
 
 def tune_rates(
-    cfg: Config, data: Path | str, out: Path | str, variants: tuple[str, ...], rates: list[float]
+    cfg: Config,
+    data: Path | str,
+    out: Path | str,
+    variants: tuple[str, ...],
+    rates: list[float],
+    deadline: float | None = None,
 ) -> dict[str, float]:
     """The rate of lowest held-out loss for each variant, out of `rates`, with seed cfg.seed and cfg.train.steps steps.
 
@@ -154,6 +172,7 @@ def tune_rates(
     ledger = Ledger(out, "ablation-rates", same)
 
     def work(key: dict) -> dict:
+        _in_time(deadline)
         row_cfg = row_config(cfg, key["variant"], cfg.seed)
         row_cfg.train.learning_rate = key["rate"]
         folder = Path(f"{out}.rows") / f"{key['variant'].replace(' ', '-')}-{key['rate']:g}"
@@ -199,6 +218,10 @@ def train_row(
         "curve": [[r["tokens"], r["loss"]] for r in done.evals],
         "ratio": [[r["step"], r["branch_ratio"]] for r in done.evals],
         **honest_losses(_load(folder), data, T),
+        "loss_by_position": list(position_losses(_load(folder), data, T, cfg.model.segment_length)),
+        "tokens_per_s": statistics.median(
+            r["tokens_per_s"] for r in done.steps[-len(done.steps) // 2 :]
+        ),
         "cpu_seconds": done.cpu_seconds,
     }
 
@@ -291,6 +314,18 @@ def honest_losses(model, data: Path | str, length: int, rows: int = 32, points: 
         "cached_loss": loss(torch.stack(steps, dim=1)),
         "paired_predictions": len(ids_BT) * points,
     }
+
+
+@torch.no_grad()
+def position_losses(
+    model, data: Path | str, length: int, first: int, rows: int = 32
+) -> tuple[float, float]:
+    """Loss over the first `first` positions of held-out rows, and over the others [nats/token]."""
+    device = next(model.parameters()).device
+    ids_BT, targets_BT = (x.to(device) for x in held_out_rows(data, length, rows))
+    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
+    loss_BT = F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none")
+    return float(loss_BT[:, :first].mean()), float(loss_BT[:, first:].mean())
 
 
 def summary(report: dict) -> dict[str, dict]:
