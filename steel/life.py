@@ -66,10 +66,9 @@ class Life:
 
     def __post_init__(self):
         self.state_path, self.state = self.run / "state.json", {"stages": {}}
-        world = self.run / "world"
-        self.post = self.run / "post" if self.raw else world / "post"
-        """Folder of the post-training sets."""
-        self.exam = self.exam or (None if self.raw else world / "exam")
+        home = self.run if self.raw else self.run / "world"
+        self.post = home / "post"  # the post-training sets
+        self.exam = self.exam or (None if self.raw else home / "exam")
 
     # -- bookkeeping -------------------------------------------------------------------------------
 

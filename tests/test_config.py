@@ -173,16 +173,15 @@ def test_what_another_room_has_to_name_again_is_the_same_there():
     """A model's folder loads without `steel`, so its configuration lists fields and choices itself."""
     from steel.corpus.world.people import table
     from steel.evaluation.exam import SCORINGS
-    from steel.model import configuration
-    from steel.train.schedule import SCHEDULES
+    from steel.model import SteelConfig
+    from steel.model.build import steel_config
 
-    model = get_type_hints(config.ModelConfig)
-    shape = set(model) - {"source", "path"}
-    assert shape <= set(configuration.SteelConfig.__annotations__)
-    assert get_args(model["feed_forward"]) == configuration.FEED_FORWARDS
-    assert get_args(model["expert"]) == configuration.EXPERTS
+    hints = get_type_hints(config.ModelConfig)
+    assert set(hints) - {"source", "path"} <= set(SteelConfig.__annotations__)
+    for name in ("feed_forward", "expert"):
+        with pytest.raises(UserError, match=f"one of {', '.join(get_args(hints[name]))}$"):
+            steel_config(config.ModelConfig(**{name: "magic"}))
     assert get_args(config.Scoring) == tuple(SCORINGS)
-    assert get_args(get_type_hints(config.TrainConfig)["schedule"]) == SCHEDULES
     assert set(get_args(config.Attribute)) <= set(table("town")["pools"])
 
 
