@@ -90,7 +90,7 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(
-    total: float | None, description: str, unit: str = "", done: float = 0
+    total: float | None, description: str, unit: str = "", done: float = 0, show: bool = True
 ) -> Iterator[Progress]:
     """A rich progress bar with rate and time left; silent when STEEL_QUIET=1 or rich is missing."""
     try:
@@ -98,7 +98,7 @@ def progress(
         from rich.console import Console
     except ImportError:
         rich = None
-    if rich is None or os.environ.get("STEEL_QUIET") == "1":
+    if not show or rich is None or os.environ.get("STEEL_QUIET") == "1":
         yield Progress(None, None)
         return
     of = "/{task.total:,.0f}" if total else ""

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 
 from ..config import UserError
 from .loader import Loader
-from .pack import Settings, find_inputs, locked, write_generation
-from .shards import ShardSet, check_sizes, read_manifest
+from .pack import SETTINGS, find_inputs, locked, write_generation
+from .shards import ShardSet, read_manifest
 
 
 def append(
@@ -26,7 +25,7 @@ def append(
     *,
     consumed: Mapping | Path | str | None = None,
     workers: int = 1,
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> dict:
     """Pack `docs` into the shard folder `out` as its next generation. Interrupted, the same call goes on.
 
@@ -41,29 +40,27 @@ def append(
     from ..tokenizer import bpe
 
     root = Path(out)
-    before = read_manifest(root)
-    shards = ShardSet(root, before, "train")
-    check_sizes(root, before)
+    shards = ShardSet.open(root)
     shards.check_all()
+    before = shards.manifest
     state = find_state(consumed) if isinstance(consumed, (str, Path)) else consumed
     if state is not None:
         Loader.from_state(shards, state)
     tokenizer_folder = tokenizer_folder or shards.tokenizer
     if tokenizer_folder is None:
         raise UserError(f"{root} was packed without its tokenizer; give it with --tokenizer")
-    shards.check_vocabulary(before["vocab_size"], tokenizer_folder)
-    settings = Settings(**{f.name: before[f.name] for f in fields(Settings) if f.name in before})
-    inputs, tokenizer = find_inputs(docs, settings.litpkds), bpe.load(tokenizer_folder)
+    shards.check_vocabulary(shards.vocab_size, tokenizer_folder)
+    settings = {key: before.get(key, False) for key in SETTINGS}
+    inputs, tokenizer = find_inputs(docs, settings["litpkds"]), bpe.load(tokenizer_folder)
     with locked(root):
         if read_manifest(root) != before:
             raise UserError(f"another process has just appended to {root}; run the command again")
         manifest = write_generation(inputs, root, tokenizer, settings, before, workers, progress)
     generation = len(before["generations"])
     rejected = {r: n - before["rejected"].get(r, 0) for r, n in manifest["rejected"].items()}
-    added = {key: manifest[key] - before[key] for key in ("documents", "tokens", "bytes")}
     result = {
         "generation": generation,
-        **added,
+        **{key: manifest[key] - before[key] for key in ("documents", "tokens", "bytes")},
         "rejected": {reason: n for reason, n in rejected.items() if n},
         "files": [r["file"] for r in manifest["inputs"] if r["generation"] == generation],
     }
@@ -75,29 +72,14 @@ def append(
 
 
 def find_state(run: Path | str) -> dict:
-    """The newest data state in the checkpoints of a RUN folder and of its stages, or in a JSON file."""
-    path = Path(run)
-    files = [path] if path.is_file() else list(path.glob("**/step-*/state.json"))
+    """The newest data state in the checkpoints of a RUN folder and of its stages."""
+    files = list(Path(run).glob("**/step-*/state.json"))
     if not files:
         raise UserError(
-            f"no checkpoint with a data state in {path}; give the stage's folder, for example RUN/pretrain"
+            f"no checkpoint with a data state in {run}; give the stage's folder, for example RUN/pretrain"
         )
-    states = [state for file in files if (state := _data_state(file)) is not None]
+    states = [json.loads(file.read_text(encoding="utf-8")).get("data") for file in files]
+    states = [state for state in states if state]
     if not states:
-        raise UserError(f"{path} holds no data state; was this run trained on token shards?")
+        raise UserError(f"{run} holds no data state; was this run trained on token shards?")
     return max(states, key=lambda state: state["step"])
-
-
-def _data_state(file: Path) -> dict | None:
-    """The state of a `Loader` anywhere in a JSON file."""
-    try:
-        todo = [json.loads(file.read_text(encoding="utf-8"))]
-    except ValueError:
-        return None
-    while todo:
-        value = todo.pop()
-        if isinstance(value, dict):
-            if {"appended_at", "generations", "phases"} <= set(value):
-                return value
-            todo += value.values()
-    return None

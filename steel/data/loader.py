@@ -315,13 +315,11 @@ def _positive(**values: int) -> None:
 
 
 def _same_corpus(shards: ShardSet, generations: list[str]) -> None:
-    if len(shards.generations) < len(generations):
-        raise UserError(
-            f"{shards.root} holds {len(shards.generations)} generation(s) of shards, the run has read "
-            f"{len(generations)}: appended shards are missing; restore the folder"
-        )
-    for g, (now, then) in enumerate(zip(shards.generations, generations, strict=False)):
-        if now != then:
+    """UserError when a generation of shards that a run has read is missing or another."""
+    for g, then in enumerate(generations):
+        if g >= len(shards.generations):
+            raise UserError(f"{shards.root}: appended shards are missing; restore the folder")
+        if shards.generations[g] != then:
             raise UserError(
                 f"{shards.root} is not the data that the run was started with (generation {g} differs); "
                 "point to the old folder, or start a new run folder"

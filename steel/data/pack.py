@@ -13,12 +13,11 @@ import contextlib
 import json
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import machine
 from ..config import UserError
@@ -37,30 +36,18 @@ from .tasks import Task, run_tasks
 
 SHARD_TOKENS = 1 << 24
 SMALL_BYTES = 8 << 20  # below this, starting worker processes takes longer than the work
-SUFFIXES = (".jsonl.zst", ".jsonl")
 REPORTS = re.compile(r"report/|duplicates\.jsonl$")  # what `steel data prepare` says of its work
+SETTINGS = ("tokenizer_hash", "vocab_size", "separator_id", "shard_tokens", "hold_out", "litpkds")
+"""What decides the bytes of a pack, besides the documents."""
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     """One file to pack. `name` is its path below the documents folder."""
 
     path: Path
     name: str
     source: str
     index: int  # among the files of its source
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the bytes of a pack, besides the documents."""
-
-    tokenizer_hash: str
-    vocab_size: int
-    separator_id: int
-    shard_tokens: int
-    hold_out: float
-    litpkds: bool = False
 
 
 def pack(
@@ -72,7 +59,7 @@ def pack(
     shard_tokens: int = SHARD_TOKENS,
     hold_out: float = 0.0,
     litpkds: bool = False,
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> dict:
     """Write token shards of all documents below `docs` into `out`; returns the manifest (OUT/manifest.json).
 
@@ -81,7 +68,7 @@ def pack(
     meta["messages"]. workers: processes, each for a file at a time. shard_tokens: a shard ends after
     so many tokens. hold_out: share of documents that go to the split "validation", by a hash of
     their content. litpkds: `docs` holds chunks of the original's format (*.bin) instead. progress:
-    show a bar; None = on a terminal.
+    show a bar.
 
     The same call after a crash goes on; on a finished folder it changes nothing. UserError when
     `out` holds another pack or is being packed into, an input is damaged, or two inputs have the
@@ -99,11 +86,11 @@ def pack(
     root, inputs = Path(out), find_inputs(docs, litpkds)
     tokenizer = bpe.load(tokenizer_folder)
     digest, separator = tokenizer_hash(tokenizer_folder), bpe.end_of_text_id(tokenizer)
-    settings = Settings(digest, len(tokenizer), separator, shard_tokens, hold_out, litpkds)
+    values = (digest, len(tokenizer), separator, shard_tokens, hold_out, litpkds)
+    settings = dict(zip(SETTINGS, values, strict=True))
     with locked(root):
-        if (root / MANIFEST).is_file():
-            return _finished_pack(root, inputs, settings)
-        copy_tokenizer(tokenizer_folder, root / TOKENIZER)
+        if not (root / MANIFEST).is_file():
+            copy_tokenizer(tokenizer_folder, root / TOKENIZER)
         return write_generation(inputs, root, tokenizer, settings, None, workers, progress)
 
 
@@ -113,22 +100,23 @@ def find_inputs(docs: Path | str | list, litpkds: bool = False) -> list[Input]:
     Given files are named by themselves, with their folders where two have the same name. A LITPKDS
     chunk <source>_0_0000000000.bin, or <source>/*.bin, belongs to <source>.
     """
-    if isinstance(docs, (list, tuple)) or Path(docs).is_file():
-        files = _given_files(docs if isinstance(docs, (list, tuple)) else [docs])
-    elif Path(docs).is_dir():
+    in_folder = not isinstance(docs, (list, tuple)) and Path(docs).is_dir()
+    if in_folder:
         root = Path(docs)
-        files = [(p, p.relative_to(root).as_posix()) for p in root.rglob("*") if p.is_file()]
-        files = [(p, name, "/" in name) for p, name in files if not REPORTS.match(name)]
+        named = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
     else:
-        raise UserError(f"no documents at {docs}; give the folder that 'steel data prepare' wrote")
+        named = _given_files(docs if isinstance(docs, (list, tuple)) else [docs])
     found: list[Input] = []
     count: Counter[str] = Counter()
-    for path, name, in_folder in sorted(files, key=lambda file: file[1]):
-        suffix = next((s for s in ((".bin",) if litpkds else SUFFIXES) if name.endswith(s)), None)
-        if suffix is None or any(part.startswith(".") for part in name.split("/")):
+    for name, path in sorted(named.items()):
+        own = re.fullmatch(r"(.+)\.bin" if litpkds else r"(.+)\.jsonl(\.zst)?", path.name)
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not own or hidden or (in_folder and REPORTS.match(name)):
             continue
-        source = name.split("/")[0] if in_folder else path.name.removesuffix(suffix)
-        if litpkds and not in_folder:
+        source = own[1]
+        if in_folder and "/" in name:
+            source = name.split("/")[0]
+        elif litpkds:
             source = re.sub(r"([_-]?\d+)+$", "", source) or source
         found.append(Input(path, name, source, count[source]))
         count[source] += 1
@@ -140,21 +128,23 @@ def find_inputs(docs: Path | str | list, litpkds: bool = False) -> list[Input]:
     return found
 
 
-def _given_files(docs: list) -> list[tuple[Path, str, bool]]:
-    """(path, name, False) of files given one by one."""
+def _given_files(docs: list) -> dict[str, Path]:
+    """{name: path} of files given one by one."""
     paths = [Path(path) for path in docs]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"no documents at {path}")
     whole = [path.resolve() for path in paths]
-    if twice := [path for path, n in Counter(whole).items() if n > 1]:
-        raise UserError(f"{twice[0]} is given twice")
+    for path, full in zip(paths, whole, strict=True):
+        if not path.is_file():
+            raise UserError(
+                f"no documents at {path}; give the folder that 'steel data prepare' wrote"
+            )
+        if whole.count(full) > 1:
+            raise UserError(f"{full} is given twice")
     same_name = Counter(path.name for path in paths)
-    top = Path(os.path.commonpath([path.parent for path in whole])) if whole else Path()
-    return [
-        (path, path.name if same_name[path.name] == 1 else full.relative_to(top).as_posix(), False)
+    top = os.path.commonpath([path.parent for path in whole]) if whole else ""
+    return {
+        path.name if same_name[path.name] == 1 else full.relative_to(top).as_posix(): path
         for path, full in zip(paths, whole, strict=True)
-    ]
+    }
 
 
 @contextlib.contextmanager
@@ -165,13 +155,12 @@ def locked(root: Path) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     folder = os.open(root, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is packing into {root}; wait for its end, or use another folder"
-            ) from None
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    except BlockingIOError:
+        raise UserError(
+            f"another process is packing into {root}; wait for its end, or use another folder"
+        ) from None
     finally:
         os.close(folder)
 
@@ -180,26 +169,33 @@ def write_generation(
     inputs: list[Input],
     root: Path,
     tokenizer,
-    settings: Settings,
+    settings: dict,
     before: dict | None,
     workers: int,
-    show: bool | None,
+    progress: bool,
 ) -> dict:
     """Pack `inputs` as the next generation after manifest `before` (None: the first), publish the new manifest."""
     generation = len(before["generations"]) if before else 0
     tasks = [_plan(item, settings, generation) for item in inputs]
-    records = _finished(root, {task.stem: task for task in tasks}, generation)
-    left = [task for task in tasks if task.stem not in records]
+    records = _finished(root, tasks, generation)
+    left = [task for task in tasks if task.record["stem"] not in records]
+    if before is None and (root / MANIFEST).is_file():
+        if left:
+            raise UserError(
+                f"{root} is finished, without {left[0].record['file']}; add it with "
+                "'steel data append', or use an empty folder"
+            )
+        return read_manifest(root)
     _sweep(root, left)
-    left.sort(key=lambda task: -task.path.stat().st_size)  # the longest first: none is waited for
-    if sum(task.path.stat().st_size for task in left) < SMALL_BYTES:
-        workers = 1
+    sizes = {task.path: task.path.stat().st_size for task in left}
+    left.sort(key=lambda task: -sizes[task.path])  # the longest first: none is waited for
+    workers = min(workers, len(left)) if sum(sizes.values()) >= SMALL_BYTES else 1
     core = tokenizer.backend_tokenizer.to_str()
     done = sum(record["records"] for record in records.values())
-    workers = max(1, min(workers, len(left)))
-    with _bar(show, done) as bar:
-        records |= run_tasks(left, root, core, workers, bar.advance)
-    manifest = _manifest(settings, [records[task.stem] for task in tasks], before)
+    with machine.progress(None, "packing", "documents", done, show=progress) as bar:
+        new = run_tasks(left, root, core, workers, bar.advance)
+    records |= {record["stem"]: record for record in new}
+    manifest = _manifest(settings, [records[task.record["stem"]] for task in tasks], before)
     try:
         _refuse_copies(manifest)
     except UserError:
@@ -211,30 +207,47 @@ def write_generation(
     return manifest
 
 
-def _bar(show: bool | None, done: int):
-    if show is False or (show is None and not sys.stderr.isatty()):
-        return contextlib.nullcontext(machine.Progress(None, None))
-    return machine.progress(None, "packing", "documents", done)
-
-
-def _plan(item: Input, settings: Settings, generation: int) -> Task:
+def _plan(item: Input, settings: dict, generation: int) -> Task:
     """The task of one input. Its record must match for its finished shards to be kept."""
     record = {
+        "stem": f"{item.source}/{generation:03d}-{item.index:04d}",
         "format": FORMAT,
         "file": item.name,
         "source": item.source,
         "generation": generation,
         "input_hash": hash_file(item.path, EDGE),
-        **asdict(settings),
+        **settings,
     }
-    return Task(item.path, f"{item.source}/{generation:03d}-{item.index:04d}", record)
+    return Task(item.path, record)
+
+
+def _finished(root: Path, tasks: list[Task], generation: int) -> dict[str, dict]:
+    """Records of tasks that are done. UserError when the folder holds shards of another pack."""
+    wanted = {task.record["stem"]: task.record for task in tasks}
+    done = {}
+    for path in sorted(root.glob(f"*/{generation:03d}-*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stem = path.relative_to(root).as_posix().removesuffix(".json")
+        expected = wanted.get(stem, {"file": ""})  # a record of an older version may lack a key
+        other = [key for key in expected if record.get(key, expected[key]) != expected[key]]
+        if other:
+            remedy = "add to them with 'steel data append', or use an empty folder"
+            if generation:
+                remedy = f"or remove the unfinished {root}/*/{generation:03d}-*"
+            raise UserError(
+                f"{root} holds shards of other documents or settings ({path.name}: {other[0]} differs, "
+                f"from {record.get('file')}); give the same ones, {remedy}"
+            )
+        done[stem] = record
+    return done
 
 
 def _sweep(root: Path, left: list[Task]) -> None:
     """Remove what a killed pack left behind: temporary files, and shards of files without a record."""
-    unfinished = [path for task in left for path in root.glob(f"{escape(task.stem)}-*")]
-    for leftover in (*root.glob(".*.*.*"), *root.glob("*/.*.*.*"), *unfinished):
-        leftover.unlink(missing_ok=True)
+    stems = [escape(task.record["stem"]) for task in left]
+    for pattern in (".*.*.*", "*/.*.*.*", *(f"{stem}-*" for stem in stems)):
+        for leftover in root.glob(pattern):
+            leftover.unlink(missing_ok=True)
 
 
 def _withdraw(root: Path, generation: int) -> None:
@@ -245,74 +258,38 @@ def _withdraw(root: Path, generation: int) -> None:
             path.parent.rmdir()
 
 
-def _finished_pack(root: Path, inputs: list[Input], settings: Settings) -> dict:
-    """The manifest of a folder that is complete. UserError when it is of other documents."""
-    manifest = read_manifest(root)
-    rows = {row["file"]: row for row in manifest["inputs"] if row["generation"] == 0}
-    same = {item.name for item in inputs} == set(rows) and all(
-        manifest.get(key, value) == value for key, value in asdict(settings).items()
-    )
-    for item in inputs if same else ():
-        packed = rows[item.name].get("input_hash")  # shards of an older version do not have it
-        same &= packed in (None, hash_file(item.path, EDGE))
-    if not same:
-        raise UserError(
-            f"{root} already holds the shards of other documents or settings; add to them with "
-            "'steel data append', or use an empty folder"
-        )
-    return manifest
-
-
-def _finished(root: Path, tasks: dict[str, Task], generation: int) -> dict[str, dict]:
-    """Records of tasks that are done. UserError when the folder holds shards of another pack."""
-    done = {}
-    for path in sorted(root.glob(f"*/{generation:03d}-*.json")):
-        stem = path.relative_to(root).as_posix().removesuffix(".json")
-        record = json.loads(path.read_text(encoding="utf-8"))
-        wanted = tasks[stem].record if stem in tasks else {"file": ""}
-        changed = next((key for key in wanted if record.get(key) != wanted[key]), None)
-        if changed:
-            unfinished = f"remove the unfinished {root}/*/{generation:03d}-*"
-            raise UserError(
-                f"{root} holds shards that do not fit this pack ({path.name}: {changed} differs, from "
-                f"{record.get('file')}); give the same documents and settings, or "
-                f"{unfinished if generation else 'use an empty folder'}"
-            )
-        width = token_dtype(record["vocab_size"]).itemsize
-        files = {root / shard["path"]: shard["tokens"] * width for shard in record["shards"]}
-        if all(file.is_file() and file.stat().st_size == size for file, size in files.items()):
-            done[stem] = record
-    return done
-
-
-def _manifest(settings: Settings, records: list[dict], before: dict | None) -> dict:
+def _manifest(settings: dict, records: list[dict], before: dict | None) -> dict:
     """The manifest after this generation. Sums: records = documents + rejected."""
     kept = ("file", "source", "generation", "input_hash", "records", "rejected", "text_hash")
-    inputs = [
-        {**{key: r[key] for key in kept}, "documents": sum(s["documents"] for s in r["shards"])}
-        for r in records
-    ]
-    shards = [
-        {**shard, **{key: record[key] for key in ("source", "file", "generation")}}
-        for record in records
-        for shard in record["shards"]
-    ]
+    counted = dict.fromkeys(("documents", "tokens", "bytes"), 0)
+    old = before or {
+        "inputs": [],
+        "shards": [],
+        "generations": [],
+        "tokenizer": TOKENIZER,
+        **counted,
+    }
+    inputs, shards = old["inputs"][:], old["shards"][:]
+    for record in records:
+        documents = sum(shard["documents"] for shard in record["shards"])
+        inputs.append({**{key: record[key] for key in kept}, "documents": documents})
+        for shard in record["shards"]:
+            place = {key: record[key] for key in ("source", "file", "generation")}
+            shards.append({**shard, **place})
+            for key in counted:
+                counted[key] += shard[key]
     rejected: Counter[str] = Counter()
     for row in inputs:
         rejected.update(row["rejected"])
-    counted = {key: sum(s[key] for s in shards) for key in ("documents", "tokens", "bytes")}
-    if before:
-        inputs, shards = before["inputs"] + inputs, before["shards"] + shards
-        rejected.update(before["rejected"])
     result = {
         "format": FORMAT,
-        "dtype": token_dtype(settings.vocab_size).name,
-        **asdict(settings),
-        **({} if before and "tokenizer" not in before else {"tokenizer": TOKENIZER}),
+        "dtype": token_dtype(settings["vocab_size"]).name,
+        **settings,
+        **({"tokenizer": TOKENIZER} if "tokenizer" in old else {}),
         "records": sum(row["records"] for row in inputs),
         "rejected": dict(sorted(rejected.items())),
-        **{key: counted[key] + (before[key] if before else 0) for key in counted},
-        "generations": before["generations"][:] if before else [],
+        **{key: old[key] + counted[key] for key in counted},
+        "generations": old["generations"][:],
         "inputs": inputs,
         "shards": shards,
     }
@@ -333,14 +310,12 @@ def _refuse_copies(manifest: dict) -> None:
         for digest in (row["text_hash"], *parts) if row["documents"] else ():
             other = seen.setdefault(digest, row)
             if other is not row:
+                g = other["generation"]
+                appended = f" (appended as generation {g})" if g else ""
                 raise UserError(
-                    f"{row['file']} repeats the content of {_label(other)}; remove one of the two"
+                    f"{row['file']} repeats the content of {other['file']}{appended}; remove one of "
+                    "the two"
                 )
-
-
-def _label(row: dict) -> str:
-    appended = f" (appended as generation {row['generation']})" if row["generation"] else ""
-    return row["file"] + appended
 
 
 def _rejects(root: Path, manifest: dict) -> dict:

@@ -119,6 +119,21 @@ class ShardFile:
         return changed(self.path) if found == expected else wrong_size(self.path, found, expected)
 
 
+def check_sizes(root: Path, shard: dict, width: int) -> None:
+    """UserError when a file of a shard, of `width` bytes a token, is missing or has another size."""
+    size = shard["tokens"] * width
+    blocks = -(-size // shard["block_bytes"]) if "block_bytes" in shard else 0
+    path = f"{root}/{shard['path']}"
+    index, index_size = path.removesuffix(".bin") + ".idx", 8 * shard["documents"] + 4 * blocks
+    for file, expected in ((path, size), (index, index_size)):
+        try:
+            found = os.stat(file).st_size
+        except FileNotFoundError:
+            found = None
+        if found != expected:
+            raise wrong_size(file, found, expected)
+
+
 def check_edge(root: Path, shard: dict) -> None:
     """UserError unless head and tail of a shard are as recorded."""
     if hash_file(root / shard["path"], EDGE) != shard["edge_hash"]:

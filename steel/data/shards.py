@@ -20,7 +20,6 @@ the first is a target exactly once per epoch.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from bisect import bisect_right
 from collections import OrderedDict, defaultdict
@@ -32,7 +31,7 @@ import numpy as np
 from ..config import UserError
 from ..documents import loads
 from ..runlog import atomic_write
-from .shard_file import ShardFile, blake2b_128, changed, check_edge, hash_file, wrong_size
+from .shard_file import ShardFile, blake2b_128, changed, check_edge, check_sizes, hash_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -136,7 +135,8 @@ class ShardSet:
         root = Path(folder)
         shards = cls(root, read_manifest(root), split)
         if check:
-            check_sizes(root, shards.manifest)
+            for shard in shards.manifest["shards"]:
+                check_sizes(root, shard, shards.dtype.itemsize)
             if any("block_bytes" not in shard for shard in shards.manifest["shards"]):
                 warnings.warn(
                     f"{root} was packed by an older version, without block checksums: of each shard "
@@ -248,45 +248,25 @@ def read_manifest(root: Path | str) -> dict:
     return manifest
 
 
-def check_sizes(root: Path, manifest: dict) -> None:
-    """UserError naming the first file of a shard that is missing or has another size."""
-    folders = {os.path.dirname(f"{root}/{shard['path']}") for shard in manifest["shards"]}
-    found = {
-        entry.path: entry.stat().st_size
-        for folder in folders
-        if os.path.isdir(folder)
-        for entry in os.scandir(folder)
-    }
-    width = np.dtype(manifest["dtype"]).itemsize
-    for shard in manifest["shards"]:
-        path, size = f"{root}/{shard['path']}", shard["tokens"] * width
-        blocks = -(-size // shard["block_bytes"]) if "block_bytes" in shard else 0
-        index, index_size = path.removesuffix(".bin") + ".idx", 8 * shard["documents"] + 4 * blocks
-        for file, expected in ((path, size), (index, index_size)):
-            if found.get(file) != expected:
-                raise wrong_size(file, found.get(file), expected)
-
-
 def verify(folder: Path | str) -> dict:
     """Read every byte of a shard folder and compare it with the manifest.
 
-    Returns {"shards", "tokens", "bytes"}. UserError names the first file that is missing or changed.
+    Returns {"shards", "tokens"}: how many. UserError names the first file that is missing or changed.
     """
     from ..machine import progress
 
-    root, manifest = Path(folder), read_manifest(folder)
-    check_sizes(root, manifest)
-    _ = ShardSet(root, manifest, "train").tokenizer  # refuses a changed one
-    files = [(root / shard["path"], shard) for shard in manifest["shards"]]
-    size = sum(path.stat().st_size for path, _ in files)
-    with progress(size / 1e6, "verifying", "MB") as bar:
-        for path, shard in files:
+    shards = ShardSet(Path(folder), read_manifest(folder), "train")
+    _ = shards.tokenizer  # refuses a changed one
+    with progress(shards.manifest["tokens"], "verifying", "tokens") as bar:
+        for shard in shards.manifest["shards"]:
+            check_sizes(shards.root, shard, shards.dtype.itemsize)
+            path = shards.root / shard["path"]
             index = path.with_suffix(".idx")
             for file, digest in ((path, shard["hash"]), (index, shard["index_hash"])):
                 if hash_file(file) != digest:
                     raise changed(file)
-            bar.advance(path.stat().st_size / 1e6)
-    return {"shards": len(files), "tokens": manifest["tokens"], "bytes": size}
+            bar.advance(shard["tokens"])
+    return {"shards": len(shards.manifest["shards"]), "tokens": shards.manifest["tokens"]}
 
 
 def describe(folder: Path | str) -> dict:
