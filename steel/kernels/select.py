@@ -132,7 +132,8 @@ def _choose_attention(choice: Choice, wanted: str, *run) -> None:
         choice.hooks["attention_form"] = found.form
     if wanted not in ("auto", "reference", found.plain, found.documents):
         reasons = [trial.note for trial in found.trials if trial.name == wanted and trial.note]
-        choice.refuse("attention", wanted, *(reasons or ["shape unknown"])[:1], str(found))
+        reason = reasons[0] if reasons else "the shape of the run is not known"
+        choice.refuse("attention", wanted, reason, str(found))
 
 
 def automatic(op: str, device: torch.device) -> str:
@@ -151,8 +152,7 @@ def implementation(op: str, name: str, device: torch.device) -> dict[str, Callab
         raise RuntimeError(f"Triton {problem}")
     module, _, hooks = REGISTRY[op]
     ending = "_reference" if name == "reference" else ""
-    found = {hook: getattr(module, hook + ending, None) for hook in hooks}
-    return {hook: function for hook, function in found.items() if function}
+    return {h: getattr(module, h + ending) for h in hooks if hasattr(module, h + ending)}
 
 
 def verify(
@@ -162,10 +162,8 @@ def verify(
     inputs, call = getattr(examples, op)(device, sizes)
     if device.type != "cuda" and dtype == torch.bfloat16:
         dtype = torch.float32  # Triton's interpreter truncates bf16
-    found, exact = (
-        partial(call, SimpleNamespace(**each))
-        for each in (functions, implementation(op, "reference", device))
-    )
+    given = functions, implementation(op, "reference", device)
+    found, exact = (partial(call, SimpleNamespace(**each)) for each in given)
     return examples.check(found, exact, inputs, dtype, torch.float64)
 
 

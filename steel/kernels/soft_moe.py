@@ -164,11 +164,10 @@ def _segment_dots(
 
 def _sums_gradients(ctx, dsums, dmass):
     x, w, *where = (*ctx.saved_tensors, *ctx.rest)
-    dx = _segment_combine(w, dsums, *where, x.dtype)
     # Each token's share of dM is dM itself: a combination of one slot per segment, J wide.
     ones = dmass.new_ones(*w.shape[:2], 1)
     share = _segment_combine(ones, dmass[:, :, None, :], *where, torch.float32)
-    dw = _segment_dots(x, dsums, *where) + share
+    dx, dw = _segment_combine(w, dsums, *where, x.dtype), _segment_dots(x, dsums, *where) + share
     return dx, dw, None, None, None, None
 
 
@@ -203,18 +202,16 @@ def segment_combine_reference(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
     return torch.einsum("btsj,bsjd->btd", weight_BTSJ, z_BSJD.to(weight_BTSJ)).to(z_BSJD.dtype)
 
 
-def _where(plan) -> tuple:
-    return plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
-
-
 def segment_sums(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
     """Triton dispatch -> sums (B, S, J, D) and weights (B, S, J), both fp32; plan: a `Segments`."""
-    return _segment_sums(x_BTD, w_BTJ, *_where(plan))
+    where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
+    return _segment_sums(x_BTD, w_BTJ, *where)
 
 
 def segment_combine(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
     """Triton combine -> y (B, T, D) in z's type; 0 for tokens in no segment."""
-    return _segment_combine(c_BTJ, z_BSJD, *_where(plan), z_BSJD.dtype)
+    where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
+    return _segment_combine(c_BTJ, z_BSJD, *where, z_BSJD.dtype)
 
 
 def soft_moe_v3(x_BTD: Tensor, phi_DJ: Tensor, run_slots: Callable, valid_BT=None) -> Tensor:
@@ -225,18 +222,14 @@ def soft_moe_v3(x_BTD: Tensor, phi_DJ: Tensor, run_slots: Callable, valid_BT=Non
     is never written. phi: normalised and scaled. run_slots: (B, J, D) -> (B, J, D).
     """
     (B, T, _), J = x_BTD.shape, phi_DJ.shape[1]
-    sum_type = wide(x_BTD.dtype)
-    norm_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True, dtype=sum_type).clamp_min(
-        1e-12
-    )
+    kind = wide(x_BTD.dtype)
+    norm_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True, dtype=kind).clamp_min(1e-12)
     # Padded to a multiple of 8 columns: six bf16 columns are 12 bytes, and rows that are not
     # 16-byte aligned keep cuBLAS from its fast kernels.
-    logits_BTJ = (x_BTD @ F.pad(phi_DJ, (0, -J % 8)).to(x_BTD.dtype))[..., :J].to(
-        sum_type
-    ) / norm_BT1
-    over_time = logits_BTJ
+    phi = F.pad(phi_DJ, (0, -J % 8)).to(x_BTD.dtype)
+    over_time = logits_BTJ = (x_BTD @ phi)[..., :J].to(kind) / norm_BT1
     if valid_BT is not None:  # a row of padding alone stays finite
-        over_time = over_time.masked_fill(~valid_BT[..., None], torch.finfo(sum_type).min)
+        over_time = logits_BTJ.masked_fill(~valid_BT[..., None], torch.finfo(kind).min)
     plan = even_segments(B, T, SPLIT, x_BTD.device)
     sums, _ = segment_sums(x_BTD, over_time.softmax(dim=1) / norm_BT1, plan)
     z_BJD = run_slots(sums.sum(dim=1).to(x_BTD.dtype))
