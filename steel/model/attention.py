@@ -72,26 +72,22 @@ def starts_from_ends(document_ends: torch.Tensor, shape: tuple[int, int]) -> tor
     return starts[:-1].view(B, T)
 
 
-def starts_from_positions(
-    position_ids_BT: torch.Tensor, valid_BK: torch.Tensor | None, past: int
-) -> torch.Tensor:
+def starts_from_positions(position_ids_BT, valid_BK, past: int) -> torch.Tensor:
     """(B, T) bool on the host: position 0 after earlier tokens of the row. Waits for the device."""
     starts_BT, T = position_ids_BT == 0, position_ids_BT.shape[1]
     if valid_BK is not None:
         earlier_BT = (valid_BK.cumsum(dim=1) - valid_BK.long())[:, -T:] > 0
         return (starts_BT & valid_BK[:, -T:] & earlier_BT).cpu()
     starts_BT = starts_BT.cpu()
-    if past == 0:
-        starts_BT[:, 0] = False
+    starts_BT[:, 0] &= past > 0
     return starts_BT
 
 
 def ends_from_starts(starts_BT: torch.Tensor) -> torch.Tensor:
     """The inverse of `starts_from_ends`."""
-    starts_BT = starts_BT.clone()
-    starts_BT[:, 0] = True
-    starts = starts_BT.flatten().nonzero()[:, 0]
-    return torch.cat((starts[1:], starts.new_tensor([starts_BT.numel()])))
+    B, T = starts_BT.shape
+    ends = F.pad(starts_BT, (0, 1), value=True)[:, 1:]
+    return ends.flatten().nonzero()[:, 0] + 1
 
 
 def attention_mask(

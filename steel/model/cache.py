@@ -38,10 +38,7 @@ class SteelCacheLayer(DynamicLayer):
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove != 0:
-            raise ValueError(
-                "crop: a causal soft MoE cache keeps sums over the past and cannot drop tokens; "
-                "decode again from the shorter prompt"
-            )
+            raise ValueError("crop: a causal soft MoE's sums over the past cannot drop tokens")
 
 
 def with_slots(cache: Cache, num_layers: int) -> Cache:
@@ -49,11 +46,9 @@ def with_slots(cache: Cache, num_layers: int) -> Cache:
     if all(isinstance(layer, SteelCacheLayer) for layer in cache.layers) and cache.layers:
         return cache
     if not isinstance(cache, DynamicCache) or cache.get_seq_length() > 0:
-        raise ValueError(
-            "past_key_values: causal_soft_moe decodes with a DynamicCache from its first token "
-            f"on, not with {type(cache).__name__} ({cache.get_seq_length()} tokens); pass an empty "
-            "DynamicCache or None"
-        )
+        given = f"{type(cache).__name__} of {cache.get_seq_length()} tokens"
+        remedy = "an empty DynamicCache or None"
+        raise ValueError(f"past_key_values: causal_soft_moe starts with {remedy}, not a {given}")
     cache.layers = [SteelCacheLayer() for _ in range(num_layers)]
     cache.layer_class_to_replicate = None
     return cache

@@ -2,8 +2,8 @@
 
 Rows are not padded on the left. All start at position 0 and decode in lockstep; while a row is
 still inside its own prompt, the prompt's token is fed instead of a chosen one. So every row sees
-exactly the positions (and the segments of a soft mixture) that it sees in training, whatever the
-architecture, and no attention mask is needed: a row's tokens do not depend on its neighbours.
+the positions (and a soft mixture's segments) that it sees in training, no attention mask is needed,
+and a row's tokens do not depend on its neighbours.
 
 Shapes: R rows, N new tokens, V vocabulary.
 """
@@ -20,9 +20,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ..config import UserError
 from .build import require_causal
 
-# transformers 5.24 renamed it, among arguments and outputs alike.
-RENAMED = "cache" in CausalLMOutputWithPast.__dataclass_fields__
-CACHE = "cache" if RENAMED else "past_key_values"
+# What transformers calls it, as an argument and in outputs; 5.24 renamed it.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,7 @@ def uniforms(rows: int, new_tokens: int, *seed: int) -> torch.Tensor:
 
 
 def filter_top_p(probabilities_RV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keep the fewest most likely tokens whose mass reaches top_p; not renormalised.
-
-    Nucleus sampling (Holtzman et al. 2020).
-    """
+    """Keep the fewest likeliest tokens whose mass reaches top_p (nucleus, Holtzman et al. 2020)."""
     if top_p >= 1.0:
         return probabilities_RV
     ordered, index = probabilities_RV.sort(dim=-1, descending=True)
@@ -114,26 +110,19 @@ def stream(
     length_R = torch.tensor(lengths, device=device)
     if u_RN is None and sampling.temperature > 0:
         u_RN = uniforms(len(prompts), sampling.max_new_tokens, sampling.seed)
-    u_RN = None if u_RN is None else u_RN.to(device)
-    rows, stops = [list(prompt) for prompt in prompts], set(stop_ids)
-    live = [True] * len(rows)
+    rows, stops, live = [list(prompt) for prompt in prompts], set(stop_ids), [True] * len(prompts)
     was_training = model.training
     model.eval()
     try:
         cache, at = None, min(lengths)  # tokens fed so far, and the position of the next one
-        feed = [prompt[:at] for prompt in prompts]
+        feed_RT = torch.tensor([prompt[:at] for prompt in prompts], device=device)
         while True:
-            feed_RT = torch.tensor(feed, device=device)
-            given = {CACHE: cache, "use_cache": True, "logits_to_keep": 1}
-            out = model(input_ids=feed_RT, **given)
+            out = model(input_ids=feed_RT, use_cache=True, logits_to_keep=1, **{CACHE: cache})
             cache, logits_RV = getattr(out, CACHE), out.logits[:, -1]
             if allowed is not None:
-                new = [row[length:] for row, length in zip(rows, lengths, strict=True)]
-                logits_RV = _restrict(logits_RV, [allowed(r, ids) for r, ids in enumerate(new)])
-            u_R = None
-            if u_RN is not None:
-                column_R = (at - length_R).clamp(0, u_RN.shape[1] - 1)
-                u_R = u_RN.gather(1, column_R[:, None])[:, 0]
+                for r, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                    _restrict(logits_RV[r], allowed(r, row[length:]))
+            u_R = _numbers(u_RN, at - length_R)
             chosen = choose(logits_RV, u_R, sampling.temperature, sampling.top_p)
             for r, token in enumerate(chosen.tolist()):
                 if live[r] and at >= lengths[r]:
@@ -146,26 +135,27 @@ def stream(
             if all_done(done) if all_done else done:
                 return
             # A row that is done feeds its last token again, only to keep the others company.
-            feed = [[row[min(at, len(row)) - 1]] for row in rows]
+            last = [[row[min(at, len(row)) - 1]] for row in rows]
+            feed_RT = torch.tensor(last, device=device)
     finally:
         model.train(was_training)
 
 
-def _restrict(logits_RV: torch.Tensor, allowed: Sequence[list[int] | None]) -> torch.Tensor:
-    kept_RV = torch.full_like(logits_RV, float("-inf"))
-    for row, ids in enumerate(allowed):
-        index = slice(None) if ids is None else torch.tensor(ids, device=logits_RV.device)
-        kept_RV[row, index] = logits_RV[row, index]
-    return kept_RV
+def _numbers(u_RN: torch.Tensor | None, new_R: torch.Tensor) -> torch.Tensor | None:
+    """Each row's random number for its new token number `new_R`."""
+    if u_RN is None:
+        return None
+    return u_RN.to(new_R.device).gather(1, new_R.clamp(0, u_RN.shape[1] - 1)[:, None])[:, 0]
 
 
-def generate(
-    model,
-    prompts: Sequence[Sequence[int]],
-    stop_ids: Collection[int],
-    sampling: Sampling,
-    **options,
-) -> list[Completion]:
+def _restrict(logits_V: torch.Tensor, ids: list[int] | None) -> None:
+    """Leave the logits of `ids` alone (None: of all), in place."""
+    if ids is not None:
+        kept = logits_V[ids]
+        logits_V.fill_(float("-inf"))[ids] = kept
+
+
+def generate(model, prompts, stop_ids, sampling: Sampling, **options) -> list[Completion]:
     """Continue R prompts together; arguments and options are those of `stream`."""
     done = [Completion([], False) for _ in prompts]
     for row, token in stream(model, prompts, stop_ids, sampling, **options):
