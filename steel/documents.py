@@ -5,8 +5,7 @@ zstd-compressed JSON lines (`*.jsonl.zst`), keys in the order of the dataclass, 
 documents always give the same bytes. Dialogue keeps its turns in `meta["messages"]` and an empty
 `text`; the chat template renders them when they become tokens: nothing on the way can tear one.
 
-Files are streamed, plain or compressed by their suffix. One that is cut off or damaged raises
-`BrokenFile` where its sound part ends: it is never taken for a shorter file.
+Files are streamed. One that is cut off or damaged raises `BrokenFile` where its sound part ends.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,19 +22,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from .config import UserError
-from .runlog import atomic_write
+from .runlog import atomic_file, atomic_write
 
 try:
     from orjson import loads
 except ImportError:  # three times slower; a training machine may have no more
     from json import loads
 
-LEVEL = 3  # zstd: level 3 compresses Chinese text about 2.4 times at several hundred MB/s
 CHUNK = 1 << 18  # bytes per read of a plain file
 PIECE = 1 << 14  # bytes per read of a compressed one: at most so much before a damage is lost
 LARGEST = 64 << 20  # bytes of one line in memory
-_CJK = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_LATIN_WORD = re.compile(r"[A-Za-z]+")
 
 
 @dataclass(slots=True)
@@ -75,7 +69,8 @@ def document_id(source: str, file: str, record: int) -> str:
 def guess_language(text: str) -> str:
     """ "zh" or "en" by Chinese characters against Latin words in the first 1,000, else "und"."""
     head = text[:1000]
-    chinese, latin = len(_CJK.findall(head)), len(_LATIN_WORD.findall(head))
+    chinese = len(re.findall(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]", head))
+    latin = len(re.findall(r"[A-Za-z]+", head))
     if chinese == latin == 0:
         return "und"
     return "zh" if chinese >= latin else "en"
@@ -94,18 +89,12 @@ class BrokenFile(UserError):
 
 def read_chunks(path: Path | str) -> Iterator[bytes]:
     """The bytes of a file, decompressed when it is a .gz, .tgz or .zst. Raises BrokenFile."""
-    path = Path(path)
-    name, left = path.name.lower(), 0
+    path, left = Path(path), 0
     try:
         with open(path, "rb") as file:
-            left = path.stat().st_size
-            size, read = CHUNK, file.read
-            if name.endswith((".gz", ".tgz")):
-                size, read = PIECE, gzip.GzipFile(fileobj=file).read1
-            elif name.endswith((".zst", ".zstd")):
-                size, read = PIECE, _zstd_reader(file)
-            while chunk := read(size):
-                left = path.stat().st_size - file.tell()
+            left = size = path.stat().st_size
+            for chunk in _decompressed(file, path.name.lower()):
+                left = size - file.tell()
                 yield chunk
     except EOFError:
         raise BrokenFile(path, "compressed file is cut off", left) from None
@@ -115,31 +104,36 @@ def read_chunks(path: Path | str) -> Iterator[bytes]:
         raise BrokenFile(path, f"unreadable file: {error.strerror or error}", left) from None
 
 
-def _zstd_reader(file: IO[bytes]) -> Callable[[int], bytes]:
-    """`read(size)` over one or more zstd frames, like gzip's: EOFError when the last is cut off."""
+def _decompressed(file: IO[bytes], name: str) -> Iterator[bytes]:
+    if name.endswith((".gz", ".tgz")):
+        stream = gzip.GzipFile(fileobj=file)
+        yield from iter(lambda: stream.read1(PIECE), b"")
+    elif name.endswith((".zst", ".zstd")):
+        yield from _zstd_frames(file)
+    else:
+        yield from iter(lambda: file.read(CHUNK), b"")
+
+
+def _zstd_frames(file: IO[bytes]) -> Iterator[bytes]:
+    """One or more zstd frames. Like gzip: EOFError when the last is cut off, zlib.error for damage."""
     try:
         import zstandard
     except ImportError:
         raise UserError("reading .zst needs zstandard (pip install zstandard)") from None
-    frame, waiting = None, b""
-
-    def read(size: int) -> bytes:
-        nonlocal frame, waiting
-        while data := waiting or file.read(size):
+    frame = None
+    while data := file.read(PIECE):
+        while data:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
             try:
                 chunk = frame.decompress(data)
             except zstandard.ZstdError as error:
                 raise zlib.error(str(error)) from None
-            waiting = frame.unused_data if frame.eof else b""
+            data = frame.unused_data if frame.eof else b""
             frame = None if frame.eof else frame
             if chunk:
-                return chunk
-        if frame is not None:
-            raise EOFError
-        return b""
-
-    return read
+                yield chunk
+    if frame is not None:
+        raise EOFError
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -215,12 +209,7 @@ def document_files(folder: Path | str) -> list[Path]:
 
 def read_documents(path: Path | str) -> Iterator[Document]:
     """Stream the documents of one file, or of all `*.jsonl.zst` files of a folder by name."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(
-            f"{path}: no such file or folder; make documents with `steel data prepare RAW OUT`"
-        )
-    for file in sorted(path.glob("*.jsonl.zst")) if path.is_dir() else [path]:
+    for file in document_files(path) if Path(path).is_dir() else [path]:
         for number, line in read_lines(file):
             yield decode(line, f"{file}:{number}")
 
@@ -232,30 +221,22 @@ def encode(document: Document) -> bytes:
     """One JSON line with its newline. Raises TypeError when `meta` holds what JSON cannot."""
     import orjson
 
-    names = ("id", "text", "source", "lang", "meta")
-    record = {name: getattr(document, name) for name in names}
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
 class DocumentWriter:
-    """Writes documents to a temporary sibling, which takes the name when the block ends well.
-
-    When it does not, or the disk is full at the end, the old file stays and no litter is left.
-    """
+    """Writes documents to a file that takes its name when the block ends well (see `atomic_file`)."""
 
     def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self.count = 0
+        self.path, self.count = Path(path), 0
 
     def __enter__(self) -> DocumentWriter:
         import zstandard
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{self.path.name}."
-        handle, self._temporary = tempfile.mkstemp(dir=self.path.parent, prefix=prefix)
-        self._file = os.fdopen(handle, "wb")
-        compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-        self._stream = compressor.stream_writer(self._file, closefd=False)
+        self._files = contextlib.ExitStack()
+        file = self._files.enter_context(atomic_file(self.path))
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        self._stream = self._files.enter_context(compressor.stream_writer(file, closefd=False))
         return self
 
     def write(self, document: Document) -> None:
@@ -266,18 +247,8 @@ class DocumentWriter:
         self._stream.write(line)
         self.count += 1
 
-    def __exit__(self, kind, value, trace) -> None:
-        try:
-            if kind is None:
-                self._stream.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                os.chmod(self._temporary, 0o644)
-                os.replace(self._temporary, self.path)
-        finally:
-            with contextlib.suppress(OSError):  # it has the file's name when all went well
-                os.unlink(self._temporary)
-            self._file.close()
+    def __exit__(self, *error) -> bool | None:
+        return self._files.__exit__(*error)
 
 
 def write_documents(path: Path | str, documents: Iterable[Document]) -> int:

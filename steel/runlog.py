@@ -17,18 +17,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from .machine import commit, hardware, packages
 
 
-def atomic_write(path: Path | str, data: str | bytes) -> None:
-    """Write a file so that readers see the old content or the new, never half of it."""
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[IO[bytes]]:
+    """A file to fill; it takes its name when the block ends well, and otherwise leaves no litter."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -37,6 +39,12 @@ def atomic_write(path: Path | str, data: str | bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def atomic_write(path: Path | str, data: str | bytes) -> None:
+    """Write a file so that readers see the old content or the new, never half of it."""
+    with atomic_file(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_no_litter(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("steel.documents.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_documents(tmp_path / "a.jsonl.zst", DOCUMENTS)
     assert list(tmp_path.iterdir()) == []
@@ -102,7 +102,7 @@ def test_a_line_that_is_no_document_is_named(tmp_path, line):
 
 
 def test_a_missing_file_gives_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file"):
         list(read_documents(tmp_path / "nothing"))
 
 

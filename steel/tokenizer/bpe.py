@@ -47,22 +47,17 @@ def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     if first is None:
         raise UserError("no text to train a tokenizer on; give a folder with non-empty documents")
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytes_])
     core.decoder = decoders.ByteLevel()
-    core.train_from_iterator(
-        itertools.chain([first], texts),
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=SPECIAL_TOKENS,
-            show_progress=False,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
+    core.train_from_iterator(itertools.chain([first], texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=IM_END,
@@ -76,7 +71,6 @@ def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
     """Write the tokenizer in Hugging Face format. `load` and `AutoTokenizer` read it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
 
 
@@ -84,14 +78,11 @@ def load(folder: Path | str) -> PreTrainedTokenizerBase:
     """Read a tokenizer from a folder: one of ours, or any fast tokenizer in Hugging Face format."""
     from transformers import AutoTokenizer
 
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"no tokenizer folder at {folder}; train one with 'steel tokenizer train DOCS {folder}'"
-        )
     files = ("tokenizer.json", "vocab.json", "tokenizer.model")
-    if not any((folder / name).is_file() for name in files):
-        raise UserError(f"{folder} holds no tokenizer (tokenizer.json or vocab.json)")
+    if not any((Path(folder) / name).is_file() for name in files):
+        raise UserError(
+            f"no tokenizer in {folder}; train one with 'steel tokenizer train DOCS {folder}'"
+        )
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # the library raises many types for a broken file

@@ -50,24 +50,22 @@ def encode_chat(
     """
     check(messages)
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+
+    def plain(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
     ids: list[int] = []
     mask: list[int] = []
-
-    def add(tokens: list[int], learned: bool) -> None:
-        ids.extend(tokens)
-        mask.extend([int(learned)] * len(tokens))
-
-    for m in messages:
-        learned = m["role"] == "assistant"
-        add([start, *_plain(tokenizer, m["role"] + "\n")], False)
-        add([*_plain(tokenizer, m["content"]), end], learned)
-        add(_plain(tokenizer, "\n"), False)
+    for turn in messages:
+        learned = int(turn["role"] == "assistant")
+        for part, counts in (
+            ([start, *plain(turn["role"] + "\n")], 0),
+            ([*plain(turn["content"]), end], learned),
+            (plain("\n"), 0),
+        ):
+            ids += part
+            mask += [counts] * len(part)
     if add_generation_prompt:
-        add([start, *_plain(tokenizer, "assistant\n")], False)
+        header = [start, *plain("assistant\n")]
+        ids, mask = ids + header, mask + [0] * len(header)
     return ids, mask
-
-
-def _plain(tokenizer, text: str) -> list[int]:
-    return (
-        tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
-    )

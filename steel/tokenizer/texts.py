@@ -33,19 +33,17 @@ def sample_texts(docs: Path, most_bytes: int) -> list[str]:
     read; only what is drawn is parsed and held in memory.
     """
     drawn: list[tuple[int, int, bytes]] = []  # a heap; the largest hash, negative, stands first
-    held = place = 0
-    for file in document_files(docs):
-        for number, line in read_lines(file):
-            place += 1
-            rank = -int.from_bytes(hashlib.blake2b(line, digest_size=8).digest())
-            if held >= most_bytes and rank < drawn[0][0]:
-                continue
-            text = document_text(decode(line, f"{file}:{number}")).encode("utf-8", "ignore")
-            if not text:
-                continue
-            heapq.heappush(drawn, (rank, place, text))
-            held += len(text)
-            while held - len(drawn[0][2]) >= most_bytes:
-                held -= len(heapq.heappop(drawn)[2])
-    in_order = sorted(drawn, key=lambda entry: entry[1])
-    return [text.decode() for _, _, text in in_order]
+    held = 0
+    places = ((file, *line) for file in document_files(docs) for line in read_lines(file))
+    for place, (file, number, line) in enumerate(places):
+        rank = -int.from_bytes(hashlib.blake2b(line, digest_size=8).digest())
+        if held >= most_bytes and rank < drawn[0][0]:
+            continue
+        text = document_text(decode(line, f"{file}:{number}")).encode("utf-8", "ignore")
+        if not text:
+            continue
+        heapq.heappush(drawn, (rank, place, text))
+        held += len(text)
+        while held - len(drawn[0][2]) >= most_bytes:
+            held -= len(heapq.heappop(drawn)[2])
+    return [text.decode() for _, text in sorted((place, text) for _, place, text in drawn)]

@@ -52,7 +52,7 @@ def test_mistakes_get_one_line(tmp_path):
         bpe.train(TEXTS, 100)
     with pytest.raises(UserError, match="no text"):
         bpe.train([], 300)
-    with pytest.raises(UserError, match="no tokenizer folder"):
+    with pytest.raises(UserError, match="no tokenizer in"):
         bpe.load(tmp_path / "none")
     (tmp_path / "tokenizer.json").write_text("{broken")
     with pytest.raises(UserError, match="cannot read the tokenizer"):
