@@ -1,8 +1,8 @@
 """The ladder of chapter 12 in the closed world: its settings, its text, and the same ladder under five seeds.
 
-    python -m figures.experiments.town --out runs/town                   six widths, five seeds: town-ladder.json
-    python -m figures.experiments.town --out runs/town --what passes     one rung on text that repeats: town-passes.json
-    python -m figures.experiments.town --out runs/town --what optimizers AdamW or Muon at two widths: town-optimizers.json
+    python -m figures.experiments.town --out runs/town       six widths, five seeds: town-ladder.json
+    … --what passes                                          one rung on text that repeats: town-passes.json
+    … --what optimizers                                      AdamW or Muon, two widths: town-optimizers.json
 
 The chapter itself trains the first seed. A killed run goes on with the same call.
 """
@@ -27,6 +27,8 @@ EVERY = (32, 128)
 """Of the training documents one in so many is kept, so that they repeat."""
 BEST = (("adamw", 24, 2), ("muon", 24, 2), ("adamw", 64, 1), ("muon", 64, 2))
 """Optimizer, width and the best factor on its rates of those tried in ladder-rates.json."""
+LATE = 4
+"""Logged points at the end of a run whose mean is its `late_loss`: one step's training loss is four rows of text."""
 KINDS = ("ladder", "passes", "optimizers")
 
 
@@ -106,6 +108,7 @@ def main(out: Path, what: str = "ladder", seeds: int = 5) -> None:
             key = {"name": own.name, "every": every}
             if ledger.find(**key) is None:
                 row = ladder.train_rung(cfg, data[every], out / f"{what}-{every}-{own.name}", own)
+                row["late_loss"] = sum(row["curve"]["loss"][-LATE:]) / LATE
                 ledger.add(key | {k: v for k, v in row.items() if k not in ("curve", "by_source")})
                 print(own.name, every, round(row["loss"], 4), flush=True)
 
