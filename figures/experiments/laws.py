@@ -207,6 +207,17 @@ CHINCHILLA_REFIT = Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658)
 """The same data read off its figure and fitted again by Besiroglu et al. (2024)."""
 
 
+def same_loss(law: Surface, N: float, D: float) -> tuple[float, float, float]:
+    """(parameters, tokens, share of 6ND) of the cheapest model with the loss of N on D tokens; by bisection."""
+    low, high = 1e-6, 1.0
+    for _ in range(60):
+        share = (low * high) ** 0.5
+        low, high = (
+            (low, share) if law(*law.optimum(6 * N * D * share)) <= law(N, D) else (share, high)
+        )
+    return *law.optimum(6 * N * D * high), high
+
+
 def fit_surface(N, D, loss) -> Surface:
     """The surface through points (N, D) with their losses, each (X,); E, A and B are not negative.
 

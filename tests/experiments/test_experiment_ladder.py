@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from figures.experiments import command, ladder, laws
+from figures.experiments import command, ladder, laws, town
 from steel.config import UserError, from_dict, load
 from steel.model import build
 from steel.plan import count_parameters
@@ -245,3 +245,24 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatc
             command(ladder.main)
         error = capsys.readouterr().err
         assert stop.value.code == 2 and word in error and error.count("\n") == 1
+
+
+def test_the_cheapest_model_of_a_loss_has_that_loss_and_costs_a_share_of_the_budget():
+    for law in (laws.CHINCHILLA, laws.CHINCHILLA_REFIT):
+        n, d, share = laws.same_loss(law, 1.1e9, 1.1e12)
+        assert law(n, d) == pytest.approx(float(law(1.1e9, 1.1e12)), abs=1e-9)
+        assert 6 * n * d == pytest.approx(share * 6 * 1.1e9 * 1.1e12) and 0 < share < 1
+        best = law.optimum(7e21)
+        assert laws.same_loss(law, *best)[2] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_town_of_chapter_12_is_a_family_that_reads_less_than_it_holds():
+    cfg = town.settings(load("cpu"))
+    sizes = [count_parameters(ladder.model_at(cfg.model, w))["total"] for w in town.WIDTHS]
+    assert sizes == sorted(sizes) and town.TARGET > town.WIDTHS[-1]
+    assert load("cpu").model.hidden_size == cfg.model.hidden_size, (
+        "settings must not change a preset"
+    )
+    assert ladder.rung(cfg, town.TARGET, town.RATIO).tokens < 1e6
+    with pytest.raises(UserError, match="--what"):
+        town.main(None, "everything")
