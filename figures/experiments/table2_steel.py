@@ -76,7 +76,7 @@ def _masked_attention(self, query, key, value, mask):
     T = query.shape[2]
     causal = torch.ones(T, T, dtype=torch.bool, device=query.device).tril()[None, None]
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=causal, scale=self.scaling
+        query, key, value, attn_mask=causal, scale=self.head_dim**-0.5
     ).transpose(1, 2)
 
 
