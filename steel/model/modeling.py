@@ -120,9 +120,7 @@ class SteelPreTrainedModel(PreTrainedModel):
             case SteelExperts():
                 role = "write_gated" if module.double else "write_hidden"
                 init.normal_(module.gate_up_proj, std=self._deviation("read", D))
-                init.normal_(
-                    module.down_proj, std=self._deviation(role, self.config.intermediate_size)
-                )
+                init.normal_(module.down_proj, std=self._deviation(role, module.down_proj.shape[1]))
             case SteelSoftMoEV3():
                 init.normal_(module.phi, std=D**-0.5)
                 init.constant_(module.scale, D**0.5 if module.normalize_slots else 1.0)
@@ -178,8 +176,7 @@ class SteelModel(SteelPreTrainedModel):
     def attention_form(document_ends, shape: tuple[int, int], device):
         """A `Context.mask` for a batch (B, T) without padding and past; None leaves it to the model.
 
-        document_ends: as `SteelForCausalLM` takes them; None for rows of one document. A built
-        model may get another implementation here.
+        document_ends: as `SteelForCausalLM` takes them; None for rows of one document.
         """
 
     def __init__(self, config: SteelConfig) -> None:
@@ -226,10 +223,7 @@ class SteelModel(SteelPreTrainedModel):
         """The cache of this forward: the given one, a new one, or none."""
         recomputes = self.training and self.gradient_checkpointing
         if cache is not None and recomputes:
-            raise ValueError(
-                "a model in training mode with activation checkpointing keeps no cache; call "
-                "model.eval() before it generates"
-            )
+            raise ValueError("with activation checkpointing, call model.eval() before it generates")
         if use_cache is None:
             use_cache = cache is not None or (self.config.use_cache and not self.training)
         if not use_cache or recomputes:
@@ -278,19 +272,15 @@ class SteelModel(SteelPreTrainedModel):
         """
         if document_ends is not None:
             if position_ids is None or valid_BK is not None or past:
-                raise ValueError(
-                    "document_ends needs position_ids, and goes with neither padding nor a cache"
-                )
+                raise ValueError("document_ends needs position_ids, no padding and no cache")
             starts_BT = starts_from_ends(document_ends, shape)
         elif position_ids is not None:
             starts_BT = starts_from_positions(position_ids.expand(shape), valid_BK, past)
         if (document_ends is None and position_ids is None) or not bool(starts_BT.any()):
             return None
         if past:
-            raise ValueError(
-                "position_ids start another document behind cached tokens: decode each document "
-                "with a cache of its own"
-            )
+            remedy = "decode each document with a cache of its own"
+            raise ValueError(f"position_ids start a document behind cached tokens: {remedy}")
         return starts_BT
 
     def _plan(self, shape, starts_BT, valid_BT, cache) -> SegmentPlan:
@@ -364,9 +354,8 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
             if labels is not None:
                 targets = F.pad(labels, (0, 1), value=IGNORE)[:, 1:].to(logits.device)
                 wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
-                loss = F.cross_entropy(
-                    wide, targets.flatten(), ignore_index=IGNORE, reduction="sum"
-                )
+                kept = {"ignore_index": IGNORE, "reduction": "sum"}
+                loss = F.cross_entropy(wide, targets.flatten(), **kept)
         if loss is not None:
             count = (targets != IGNORE).sum().clamp_min(1)
             if out.balance is not None:  # weighted like the tokens

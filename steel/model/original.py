@@ -16,12 +16,7 @@ from .build import steel_config
 from .configuration import SteelConfig
 from .modeling import SteelForCausalLM
 
-FEED_FORWARDS = {
-    "raw": "dense",
-    "softmoe_v1": "soft_moe_v1",
-    "softmoe_v2": "soft_moe_v2",
-    "softmoe_v3": "soft_moe_v3",
-}
+FEED_FORWARDS = {"raw": "dense", **{f"softmoe_v{n}": f"soft_moe_v{n}" for n in (1, 2, 3)}}
 EXPERTS = {"raw": "swiglu", "senet": "double_swiglu"}
 SAME_IN_TRANSFORMERS = (
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "

@@ -5,6 +5,8 @@ import torch
 from model_helpers import CAUSAL, SEGMENT, double_model, prefill_then_steps, random_tokens, tiny
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from steel.model.decoding import CACHE
+
 TIME = 19
 TOLERANCE = {"rtol": 0.0, "atol": 1e-11}
 
@@ -188,6 +190,18 @@ def test_padding_does_not_change_the_prompt(feed_forward):
         torch.testing.assert_close(
             padded[index, -len(prompt) :], full(model, prompt[None])[0], **TOLERANCE
         )
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_goes_by_either_of_transformers_names(name):
+    """5.24 renamed it; a name that is swallowed would decode from the last token alone."""
+    model = double_model(tiny("causal_soft_moe"))
+    tokens = random_tokens(2, TIME)
+    with torch.no_grad():
+        cache = model(tokens[:, :9], use_cache=True)[CACHE]
+        out = model(tokens[:, 9:], use_cache=True, **{name: cache})
+    assert out[CACHE] is cache and cache.get_seq_length() == TIME
+    torch.testing.assert_close(out.logits, full(model, tokens)[:, 9:], **TOLERANCE)
 
 
 @pytest.mark.parametrize("feed_forward", ["dense", "causal_soft_moe"])
