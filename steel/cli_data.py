@@ -19,9 +19,9 @@ def data_list() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .corpus import sources
+    from .corpus.sources import SOURCES
 
-    rows = sources.list_sources()
+    rows = [source.table() for source in SOURCES.values()]
     table = Table(*rows[0], box=None, header_style="bold")
     for row in rows:
         table.add_row(*map(str, row.values()))
@@ -31,10 +31,10 @@ def data_list() -> None:
 @command("data cards", "steel data cards baidu_baike")
 def data_cards(source: Annotated[str, Argument(help="One source.")] = "") -> None:
     """The data cards: what a source is, how to get it, what the original did with it."""
-    from .corpus import sources
+    from .corpus.sources import SOURCES, find_source
 
-    for name in [source] if source else sources.SOURCES:
-        say(sources.card(name) + "\n")
+    for name in [source] if source else SOURCES:
+        say(find_source(name).card() + "\n")
 
 
 @command("data download", "steel data download wikipedia_cn raw/wikipedia_cn")

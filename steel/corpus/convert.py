@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..documents import Document, document_id, encode, guess_language
 from .recipe import Recipe
 from .report import Tally
 from .sources import SOURCES, inside, original_rules, steel_rules
 from .sources.readers import Bad, records
-from .sources.rules import Rule, Skip
+from .sources.rules import Piece, Rule, Skip
 
 
 def rules_of(recipe: Recipe) -> dict[str, Rule]:
-    """The conversion rules of a recipe by source: the functions with the sources' names."""
+    """The conversion rules of a recipe by source: the functions with the sources' names.
+
+    Recipe `steel` takes those that the cards describe, too.
+    """
     module = original_rules if recipe.rules == "original" else steel_rules
-    return {name: getattr(module, name) for name in SOURCES if hasattr(module, name)}
+    rules = {name: getattr(module, name) for name in SOURCES if hasattr(module, name)}
+    if recipe.rules == "steel":
+        plain = {name: card for name, card in SOURCES.items() if card.document}
+        rules |= {name: steel_rules.plain(card.document, card.keep) for name, card in plain.items()}
+    return rules
 
 
 def convert_source(
@@ -58,7 +64,7 @@ def convert_source(
                 yield document, line
 
 
-def _document(name: str, place: str, number: int, piece: Any) -> Document:
+def _document(name: str, place: str, number: int, piece: Piece) -> Document:
     meta = {**(piece.meta or {}), "file": place, "record": number}
     text = piece.text
     if piece.messages is not None:

@@ -13,13 +13,12 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..config import UserError
-from ..documents import Document, write_rows
+from ..documents import Document
 from .operators.characters import code_points, ngram_hashes, word_table
 
 SEED = 1
@@ -38,32 +37,34 @@ class Near:
     permutations: int = 128
     min_chars: int = 30
 
-    def __post_init__(self):
-        if not 0 < self.threshold <= 1:
-            raise UserError(
-                f"dedup: threshold is {self.threshold}; it must be above 0 and at most 1"
-            )
-        if self.ngram < 1 or self.permutations < 8 or self.min_chars < 1:
-            raise UserError("dedup: ngram and min_chars must be 1 or more, permutations 8 or more")
-
 
 @dataclass(frozen=True)
 class Dedup:
-    """Settings of a recipe's `dedup` part."""
+    """Which copies go: exact ones, near ones."""
 
     exact: bool = True
     near: Near | None = Near()
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Dedup:
-        """From a recipe; an empty mapping means no deduplication."""
-        near = settings.get("near")
+        """From a recipe's `dedup` part; an empty mapping means no deduplication."""
         try:
-            return cls(bool(settings.get("exact", False)), Near(**near) if near else None)
+            near = Near(**settings["near"]) if settings.get("near") else None
+            sizes = (near.ngram, near.permutations // 8, near.min_chars) if near else (1,)
+            good = min(sizes) >= 1 and (not near or 0 < near.threshold <= 1)
         except TypeError as error:
             raise UserError(
-                f"dedup: {error}; near takes threshold, ngram, permutations, min_chars"
+                f"dedup: {error}; near takes {', '.join(Near.__match_args__)}"
             ) from None
+        if not good:
+            limits = (
+                "a threshold above 0 and at most 1, permutations of 8 or more, others of 1 or more"
+            )
+            raise UserError(f"dedup: near takes {limits}")
+        return cls(bool(settings.get("exact")), near)
+
+
+NO_DEDUP = Dedup(False, None)
 
 
 class Pair(NamedTuple):
@@ -76,21 +77,13 @@ class Pair(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What deduplication remembers of N documents: `exact_N2` uint64 (128-bit hash),
-    `signature_NP` uint32, and `long_N` bool, whether it takes part in near-duplicate search."""
+    """What deduplication remembers of N documents, of none if nothing is compared: `exact_N2` uint64
+    (128-bit hash), `long_N` bool,
+    whether it takes part in near-duplicate search, and `signature_MP` uint32 of those M that do."""
 
     exact_N2: np.ndarray
-    signature_NP: np.ndarray
     long_N: np.ndarray
-
-    @classmethod
-    def join(cls, parts: list[Keys], settings: Dedup) -> Keys:
-        width = settings.near.permutations if settings.near else 0
-        parts = [
-            Keys(np.zeros((0, 2), np.uint64), np.zeros((0, width), np.uint32), np.zeros(0, bool)),
-            *parts,
-        ]
-        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    signature_MP: np.ndarray
 
 
 def normalise(text: str) -> str:
@@ -116,36 +109,31 @@ def bands(threshold: float, permutations: int) -> tuple[int, int]:
 
 
 def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
-    """Hashes and signatures of documents, in order; 16 + 4 P + 1 bytes each stay in memory."""
-    exact, signatures, long = [], [], []
+    """Hashes and signatures of documents, in order; 17 + 4 P bytes each stay in memory."""
+    near, exact, long = settings.near, [], []
+    signatures: list[np.ndarray] = []
     batch: list[np.ndarray] = []
     held = 0
-    near = settings.near
     for document in documents:
+        if settings == NO_DEDUP:
+            continue
         text = normalise(document.readable())
         roles = "".join(turn["role"][0] for turn in document.messages)
-        digest = hashlib.blake2b(
-            f"{roles}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16
-        ).digest()
-        exact.append(np.frombuffer(digest, dtype="<u8"))
+        data = f"{roles}\0{text}".encode("utf-8", "surrogatepass")
+        exact.append(hashlib.blake2b(data, digest_size=16).digest())
         codes = letters(text) if near else ()
         long.append(near is not None and len(codes) >= max(near.min_chars, near.ngram))
-        if near is not None:
-            batch.append(
-                codes if long[-1] else np.zeros(near.ngram, np.uint32)
-            )  # a short one only keeps its place
-            held += len(batch[-1])
+        if long[-1]:
+            batch.append(codes)
+            held += len(codes)
             if held > _BATCH:
                 signatures.append(_signatures(batch, near))
                 batch, held = [], 0
     if batch:
         signatures.append(_signatures(batch, near))
-    width = near.permutations if near else 0
-    return Keys(
-        np.array(exact, dtype=np.uint64).reshape(-1, 2),
-        np.concatenate(signatures) if signatures else np.zeros((len(exact), width), np.uint32),
-        np.array(long, dtype=bool),
-    )
+    none = np.zeros((0, near.permutations if near else 0), np.uint32)
+    exact_N2 = np.frombuffer(b"".join(exact), "<u8").reshape(-1, 2)
+    return Keys(exact_N2, np.array(long, bool), np.concatenate([none, *signatures]))
 
 
 def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
@@ -182,12 +170,13 @@ def find(all_keys: Keys, settings: Dedup) -> list[Pair]:
             if kept != place:
                 pairs[place] = Pair(place, kept, "exact", 1.0)
     if settings.near is not None:
-        kept_N = all_keys.long_N.copy()
-        kept_N[list(pairs)] = False
-        index_M = np.flatnonzero(kept_N)
-        for later, earlier, similarity in _near(all_keys.signature_NP[index_M], settings.near):
-            removed, kept = int(index_M[later]), int(index_M[earlier])
-            pairs[removed] = Pair(removed, kept, "near", round(similarity, 3))
+        index_M = np.flatnonzero(all_keys.long_N)
+        left_M = ~np.isin(index_M, list(pairs))
+        index_M, signature_MP = index_M[left_M].tolist(), all_keys.signature_MP[left_M]
+        for later, earlier, similarity in _near(signature_MP, settings.near):
+            pairs[index_M[later]] = Pair(
+                index_M[later], index_M[earlier], "near", round(similarity, 3)
+            )
     return [pairs[place] for place in sorted(pairs)]
 
 
@@ -222,10 +211,3 @@ def _buckets(signature_MP: np.ndarray, near: Near) -> np.ndarray:
         _, number_M, size = np.unique(key_M, return_inverse=True, return_counts=True)
         buckets_MB[:, band] = np.where(size[number_M] > 1, number_M, -1)
     return buckets_MB
-
-
-def write_pairs(path: Path, pairs: list[Pair], ids: dict[int, str], most: int = 100_000) -> None:
-    """The first `most` pairs as JSON lines {"removed", "kept", "kind", "similarity"}, by id."""
-    write_rows(
-        path, (p._asdict() | {"removed": ids[p.removed], "kept": ids[p.kept]} for p in pairs[:most])
-    )

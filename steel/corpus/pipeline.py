@@ -11,32 +11,42 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import UserError
-from ..documents import Document, DocumentWriter, decode, document_files, encode, read_lines
+from ..documents import (
+    Document,
+    DocumentWriter,
+    decode,
+    document_files,
+    encode,
+    read_lines,
+    write_rows,
+)
 from ..machine import Progress, progress
 from ..runlog import atomic_write
 from . import dedup as duplicates
 from .convert import convert_source, rules_of
-from .dedup import Dedup, Keys, Pair
+from .dedup import NO_DEDUP, Dedup, Keys, Pair
 from .operators import apply
 from .recipe import Recipe, load_recipe
 from .report import STEPS, Tally, drop_stale, write_report
 from .sources import SOURCES, inside, survey
 
 # Raise when a recipe gives other bytes: intermediate files of old runs are then not used.
-VERSION = 2
+VERSION = 3
 EVERY = 1000  # records between two moves of the progress bar
+LISTED = 100_000  # pairs of copies, at most
 
 
 def prepare(
@@ -52,34 +62,19 @@ def prepare(
     """
     raw, out, recipe = Path(raw), Path(out), load_recipe(recipe)
     files, about = _inputs(raw, out, recipe, steps)
-    settings = Dedup.of(recipe.dedup) if "dedup" in steps else None
-    job = _Job(raw, out, recipe, steps, files, settings)
-    everything = _digest([*map(job.fingerprint, files), about])
-    if (done := job.finished(everything)) is not None:
-        return done
+    job = _Job(raw, out, recipe, steps, files)
+    done = job.work / "done.json"
+    if done.is_file() and done.read_text() == job.outcome(about):
+        return json.loads((out / "report.json").read_text(encoding="utf-8"))
     job.work.mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)
     with progress(None, "preparing documents", "records") as bar:
         parts = {name: job.stream(name, bar) for name in files}
-        job.publish(job.pairs(), parts, bar)
+        job.publish(parts, bar)
     report = write_report(out, recipe.name, parts, about)
     shutil.rmtree(job.work)
-    job.finish(everything, report)
+    atomic_write(done, job.outcome(about))
     return report
-
-
-def convert(raw: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel"):
-    """Only the first step: raw files to documents."""
-    return prepare(raw, out, recipe, ("convert",))
-
-
-def clean(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel"):
-    """Only the second step: a recipe's operators over a folder of documents."""
-    return prepare(docs, out, recipe, ("clean",))
-
-
-def dedup(docs: Path | str, out: Path | str, recipe: str | Path | Recipe = "steel"):
-    """Only the third step: remove copies from a folder of documents; the first stays."""
-    return prepare(docs, out, recipe, ("dedup",))
 
 
 def _inputs(
@@ -122,46 +117,35 @@ class _Job:
     recipe: Recipe
     steps: tuple[str, ...]
     files: dict[str, list[Path]]  # by source
-    settings: Dedup | None  # None: copies stay
 
     @property
     def work(self) -> Path:
         return self.out / ".work"
 
+    @property
+    def copies(self) -> Dedup:
+        return self.recipe.dedup if "dedup" in self.steps else NO_DEDUP
+
     def fingerprint(self, name: str) -> str:
         """Everything that decides the documents of one source."""
         stats = [(file, file.stat()) for file in self.files[name]]
         files = [(inside(f, self.root, name), s.st_size, s.st_mtime_ns) for f, s in stats]
-        return _digest([VERSION, self.steps, self.recipe.fingerprint(), files])
+        return _digest([VERSION, self.steps, asdict(replace(self.recipe, name="")), files])
 
-    def finished(self, fingerprint: str) -> dict[str, Any] | None:
-        """The report of an earlier run over the same files whose outputs still stand."""
-        try:
-            done = json.loads((self.work / "done.json").read_text())
-            report = json.loads((self.out / "report.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        same = done["fingerprint"] == fingerprint and done["outputs"] == self._outputs(report)
-        if not same:
-            (self.work / "done.json").unlink()
-        return report if same else None
-
-    def finish(self, fingerprint: str, report: dict[str, Any]) -> None:
-        done = {"fingerprint": fingerprint, "outputs": self._outputs(report)}
-        atomic_write(self.work / "done.json", json.dumps(done))
-
-    def _outputs(self, report: dict[str, Any]) -> dict[str, int]:
-        files = [self.out / f"{name}.jsonl.zst" for name in report["sources"]]
-        return {file.name: file.stat().st_size for file in files if file.exists()}
+    def outcome(self, about: dict[str, Any]) -> str:
+        """What stands in done.json when this call has been made and its outputs still stand."""
+        sizes = {file.name: file.stat().st_size for file in sorted(self.out.glob("*.json*"))}
+        return json.dumps([_digest([*map(self.fingerprint, self.files), about]), sizes])
 
     def stream(self, name: str, bar: Progress) -> dict[str, Any]:
         """The first steps over one source, into WORK/<name>.jsonl.zst, its keys into .npz.
 
         Returns its counts: those of an earlier, killed run, if that has finished the source.
         """
-        marker, current = self.work / f"{name}.json", self.fingerprint(name)
-        data, keys = self.work / f"{name}.jsonl.zst", self.work / f"{name}.npz"
-        if marker.exists() and data.exists() and (keys.exists() or self.settings is None):
+        ends = (".jsonl.zst", ".npz", ".json")
+        data, keys, marker = (self.work / f"{name}{end}" for end in ends)
+        current = self.fingerprint(name)
+        if data.exists() and keys.exists() and marker.exists():
             state = json.loads(marker.read_text())
             if state["fingerprint"] == current:
                 return state["part"]
@@ -175,13 +159,9 @@ class _Job:
                         bar.advance(EVERY, source=name)
                     yield document
 
-            if self.settings is None:
-                for _ in written():
-                    pass
-            else:
-                buffer = io.BytesIO()
-                np.savez(buffer, **duplicates.keys(written(), self.settings)._asdict())
-                atomic_write(keys, buffer.getvalue())
+            buffer = io.BytesIO()
+            np.savez(buffer, **duplicates.keys(written(), self.copies)._asdict())
+        atomic_write(keys, buffer.getvalue())
         steps = {step: tally.counts() for step, tally in tallies.items()}
         part = {"files": len(self.files[name]), "steps": steps}
         atomic_write(marker, json.dumps({"fingerprint": current, "part": part}))
@@ -201,28 +181,36 @@ class _Job:
             found = _cleaned(found, self.recipe, tally)
         return found
 
-    def pairs(self) -> list[Pair]:
+    def _pairs(self) -> list[Pair]:
         """The copies among the documents of all sources, in the order of `files`."""
-        if self.settings is None:
-            return []
         loaded = []
         for name in self.files:
             with np.load(self.work / f"{name}.npz", allow_pickle=False) as data:
-                loaded.append(Keys(*(data[field] for field in Keys._fields)))
-        return duplicates.find(Keys.join(loaded, self.settings), self.settings)
+                loaded.append([data[field] for field in Keys._fields])
+        columns = zip(*loaded, strict=True)
+        return duplicates.find(Keys(*map(np.concatenate, columns)), self.copies) if loaded else []
 
-    def publish(self, pairs: list[Pair], parts: dict[str, dict], bar: Progress) -> None:
+    def publish(self, parts: dict[str, dict], bar: Progress) -> None:
         """Give what is no copy its name in OUT, count the copies in `parts`, write the pairs."""
+        suffix = ".jsonl.zst"
+        if "dedup" in self.steps:
+            suffix = ".unique"
+            self._leave_out_copies(parts, bar, suffix)
+        drop_stale(self.out, list(self.files))
+        for name in self.files:
+            os.replace(self.work / f"{name}{suffix}", self.out / f"{name}.jsonl.zst")
+
+    def _leave_out_copies(self, parts: dict[str, dict], bar: Progress, suffix: str) -> None:
+        pairs = self._pairs()
         kinds = {pair.removed: pair.kind for pair in pairs}
-        in_pairs = {place for pair in pairs for place in (pair.removed, pair.kept)}
-        ids: dict[int, str] = {}
+        ids = {place: "" for pair in pairs for place in (pair.removed, pair.kept)}
         place = 0
-        for name in self.files if self.settings else ():
+        for name in self.files:
             tally = Tally()
-            with DocumentWriter(self.work / f"{name}.unique") as writer:
+            with DocumentWriter(self.work / f"{name}{suffix}") as writer:
                 for _, line in read_lines(self.work / f"{name}.jsonl.zst"):
                     tally.read += 1
-                    if place in in_pairs:
+                    if place in ids:
                         ids[place] = decode(line).id
                     if kind := kinds.get(place):
                         tally.gone[kind] += 1
@@ -233,12 +221,8 @@ class _Job:
                     if place % EVERY == 0:
                         bar.advance(EVERY, source=name, step="dedup")
             parts[name]["steps"]["dedup"] = tally.counts()
-        drop_stale(self.out, list(self.files))
-        suffix = ".unique" if self.settings else ".jsonl.zst"
-        for name in self.files:
-            os.replace(self.work / f"{name}{suffix}", self.out / f"{name}.jsonl.zst")
-        if self.settings:
-            duplicates.write_pairs(self.out / "report" / "duplicates.jsonl", pairs, ids)
+        named = (p._asdict() | {"removed": ids[p.removed], "kept": ids[p.kept]} for p in pairs)
+        write_rows(self.out / "report" / "duplicates.jsonl", itertools.islice(named, LISTED))
 
 
 def _cleaned(

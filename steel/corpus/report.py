@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,12 +31,9 @@ class Tally:
     def counts(self) -> dict[str, Any]:
         """The report's entry."""
         assert self.read == self.kept + self.gone.total(), f"records are lost: {self}"
-        more = {
-            name: dict(sorted(value.items())) if isinstance(value, Counter) else value
-            for name, value in self.more.items()
-        }
-        gone = dict(sorted(self.gone.items()))
-        return {"in": self.read, "kept": self.kept, self.word: gone, **more}
+        entry = {"in": self.read, "kept": self.kept, self.word: self.gone, **self.more}
+        by_name = {key: dict(sorted(v.items())) for key, v in entry.items() if isinstance(v, dict)}
+        return entry | by_name
 
 
 def write_report(
@@ -50,8 +48,8 @@ def write_report(
             before = counts["kept"]
             total = totals.setdefault(step, {"in": 0, "kept": 0, "removed": 0})
             total["in"] += counts["in"]
-            total["kept"] += counts["kept"]
-            total["removed"] += counts["in"] - counts["kept"]
+            total["kept"] += before
+            total["removed"] += counts["in"] - before
     report = {"recipe": recipe, "sources": parts, "totals": totals, **about}
     report["warnings"] = _warnings(report)
     atomic_write(out / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
@@ -60,12 +58,10 @@ def write_report(
 
 def drop_stale(out: Path, names: list[str]) -> None:
     """Remove outputs that an earlier report lists and this run does not make."""
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         before = json.loads((out / "report.json").read_text(encoding="utf-8"))["sources"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    for name in set(before) - set(names):
-        (out / f"{name}.jsonl.zst").unlink(missing_ok=True)
+        for name in set(before) - set(names):
+            (out / f"{name}.jsonl.zst").unlink(missing_ok=True)
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:
@@ -77,12 +73,10 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     if names := report.get("sources_without_a_rule"):
         lines.append(f"recipe {report['recipe']} has no rule for {', '.join(names)}: not read")
     for name, part in report["sources"].items():
-        counts = part["steps"].get("convert")
-        if not counts:
+        if not (counts := part["steps"].get("convert")):
             continue
-        for reason, number in counts["rejected"].items():
-            if reason.startswith(_LOSSES):
-                lines.append(f"{name}: {number} × {reason}")
+        rejected = counts["rejected"].items()
+        lines += [f"{name}: {n} × {reason}" for reason, n in rejected if reason.startswith(_LOSSES)]
         if counts["unread_bytes"]:
             lines.append(f"{name}: {counts['unread_bytes']:,} bytes could not be read")
         if counts["in"] and not counts["kept"]:

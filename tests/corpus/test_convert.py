@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from raw_samples import write_raw
 
 from steel.config import UserError
 from steel.corpus.convert import convert_source, rules_of
-from steel.corpus.pipeline import convert
+from steel.corpus.pipeline import prepare
 from steel.corpus.recipe import load_recipe
 from steel.corpus.report import Tally
 from steel.corpus.sources import SOURCES, original_rules, steel_rules
@@ -18,6 +19,7 @@ from steel.corpus.sources.rules import Piece, Skip
 from steel.documents import read_documents
 
 REAL = os.environ.get("STEEL_REAL_DATA")
+convert = functools.partial(prepare, steps=("convert",))
 FIELDS = sorted(
     {field for source in SOURCES.values() for field in source.fields}
     | {"upvotes", "value", "from", "human", "assistant", "content", "title"}

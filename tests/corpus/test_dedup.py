@@ -83,7 +83,7 @@ def test_similarity_is_estimated_within_its_standard_error():
         other = base[: int(1000 * share)] + text(rng, 1000 - int(1000 * share))
         sets = [{t[i : i + 5] for i in range(len(t) - 4)} for t in (base, other)]
         true = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-        signature = keys(documents([base, other]), SETTINGS).signature_NP
+        signature = keys(documents([base, other]), SETTINGS).signature_MP
         estimate = float((signature[0] == signature[1]).mean())
         assert abs(estimate - true) < 4 * np.sqrt(true * (1 - true) / 128) + 0.02
 

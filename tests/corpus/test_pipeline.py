@@ -1,4 +1,5 @@
 import fnmatch
+import functools
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ from raw_samples import jsonl, write_raw
 from steel.config import UserError, load
 from steel.corpus import pipeline
 from steel.corpus.download import download
-from steel.corpus.pipeline import clean, convert, dedup, prepare
+from steel.corpus.pipeline import prepare
 from steel.corpus.report import STEPS
 from steel.corpus.sources import SOURCES, inside, survey
 from steel.corpus.sources.readers import records
@@ -24,6 +25,7 @@ from steel.data.pack import find_inputs
 from steel.documents import Document, DocumentWriter, read_documents, write_documents
 
 REAL = os.environ.get("STEEL_REAL_DATA")
+convert, clean, dedup = (functools.partial(prepare, steps=(step,)) for step in STEPS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

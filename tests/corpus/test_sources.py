@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raw_samples import write_raw
 
 from steel.config import UserError
-from steel.corpus.sources import SOURCES, card, list_sources, survey
+from steel.corpus.sources import SOURCES, find_source, survey
 from steel.corpus.sources.readers import Bad, json_records, records
 
 VALUES = st.recursive(
@@ -39,9 +39,9 @@ def test_every_source_has_a_complete_card():
         "chinese_poetry",
         "personal",
     } == set(SOURCES)
-    assert [row["name"] for row in list_sources()] == list(SOURCES)
     for source in SOURCES.values():
-        text = card(source.name)
+        text = source.card()
+        assert source.table()["name"] == source.name
         assert (
             source.licence in text
             and source.link in text
@@ -49,7 +49,7 @@ def test_every_source_has_a_complete_card():
         )
         assert source.kind in ("text", "dialogue", "code", "poetry")
     with pytest.raises(UserError, match="no source named"):
-        card("wikipedia")
+        find_source("wikipedia")
 
 
 def test_a_raw_folder_is_recognised_by_name_and_by_content(tmp_path):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -19,9 +17,10 @@ KINDS = ("text", "dialogue", "code", "poetry")
 class Source:
     """What is known about one source; `size_bytes` and `records` of the public whole, or 0.
 
-    kind picks the operators of a recipe. hub is the Hugging Face dataset and hub_files patterns of
-    the files wanted. aliases: other names of its folder. signs: sets of fields that tell its
-    records, with `field.key` for the objects in a list.
+    kind picks the operators of a recipe. document, keep: the fields of a plain document, and of its
+    meta. hub is the Hugging Face dataset and hub_files patterns of the files wanted. aliases: other
+    names of its folder. signs: sets of fields that tell its records, with `field.key` for the
+    objects in a list.
     """
 
     name: str
@@ -36,11 +35,37 @@ class Source:
     container: str
     fields: list[str]
     original: str
-    aliases: tuple[str, ...] = ()
+    document: list[str] = field(default_factory=list)
+    keep: list[str] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)
     hub: str = ""
-    hub_files: tuple[str, ...] = ()
+    hub_files: list[str] = field(default_factory=list)
     gated: bool = False
-    signs: tuple[list[str], ...] = ()
+    signs: list[list[str]] = field(default_factory=list)
+
+    def table(self) -> dict[str, str]:
+        """What a list of sources shows of this one."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "language": self.language,
+            "records": f"{self.records:,}" if self.records else "",
+            "size": f"{self.size_bytes / 1e9:,.1f} GB" if self.size_bytes else "",
+            "container": self.container,
+            "licence": self.licence,
+        }
+
+    def card(self) -> str:
+        """All of it as Markdown."""
+        facts = {key: value or "not stated" for key, value in self.table().items()}
+        facts |= {
+            "link": self.link,
+            "how to obtain": self.obtain,
+            "fields": ", ".join(f"`{name}`" for name in self.fields),
+            "what the original did": self.original,
+        }
+        lines = [f"| {key} | {value} |" for key, value in facts.items()]
+        return "\n".join([f"## {self.title}", "", "| | |", "|---|---|", *lines, ""])
 
 
 def _load() -> dict[str, Source]:
@@ -48,7 +73,15 @@ def _load() -> dict[str, Source]:
     return {name: Source(name=name, **card) for name, card in cards.items()}
 
 
+def _simple(folder: str) -> str:
+    return "".join(c for c in folder.lower() if c.isalnum())
+
+
 SOURCES = _load()  # in the order of the cards, which is that of preference among copies
+_FOLDERS = {_simple(name): [name] for name in SOURCES}  # folder -> sources that it may hold
+for _source in SOURCES.values():
+    for _alias in _source.aliases:
+        _FOLDERS.setdefault(_simple(_alias), []).append(_source.name)
 
 
 def find_source(name: str) -> Source:
@@ -56,43 +89,6 @@ def find_source(name: str) -> Source:
     if name not in SOURCES:
         raise UserError(f"no source named {name!r}; the sources are {', '.join(SOURCES)}")
     return SOURCES[name]
-
-
-def _size_and_count(source: Source) -> tuple[str, str]:
-    size = f"{source.size_bytes / 1e9:,.1f} GB" if source.size_bytes else ""
-    return size, f"{source.records:,}" if source.records else ""
-
-
-def list_sources() -> list[dict[str, str]]:
-    """One row a source for a table."""
-    rows = []
-    for source in SOURCES.values():
-        size, count = _size_and_count(source)
-        row = {"name": source.name, "kind": source.kind, "language": source.language}
-        row |= {"records": count, "size": size, "container": source.container}
-        rows.append(row | {"licence": source.licence})
-    return rows
-
-
-def card(name: str) -> str:
-    """The source's card as Markdown."""
-    source = find_source(name)
-    size, count = _size_and_count(source)
-    rows = {
-        "name": f"`{name}`",
-        "kind": source.kind,
-        "language": source.language,
-        "licence": source.licence,
-        "size": size or "not stated",
-        "records": count or "not stated",
-        "link": source.link,
-        "how to obtain": source.obtain,
-        "raw container": source.container,
-        "fields": ", ".join(f"`{f}`" for f in source.fields),
-        "what the original did": source.original,
-    }
-    lines = [f"| {key} | {value} |" for key, value in rows.items()]
-    return "\n".join([f"## {source.title}", "", "| | |", "|---|---|", *lines, ""])
 
 
 def survey(folder: Path | str) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -124,52 +120,36 @@ def inside(path: Path, root: Path, name: str) -> str:
 
 def _source_of(path: Path, folders: tuple[str, ...]) -> str | None:
     suffix = readers.plain_suffix(path)
-    named = next((candidates for part in reversed(folders) if (candidates := _named(part))), ())
+    named = next((names for part in reversed(folders) if (names := _named(part))), [])
     if suffix in readers.TEXT_SUFFIXES:
         about = path.stem.lower() in ("readme", "license", "licence")
-        return "personal" if named == ("personal",) or (not named and not about) else None
-    if suffix not in readers.RECORD_SUFFIXES:
+        return "personal" if named == ["personal"] or (not named and not about) else None
+    if suffix not in readers.READERS:
         return None
-    if len(named) == 1 and named != ("personal",):
+    if len(named) == 1 and named != ["personal"]:
         return named[0]
     guess = sniff(path)
     return guess if not named or guess in named else named[0]
 
 
-@functools.cache
-def _aliases() -> dict[str, tuple[str, ...]]:
-    """Folder name, simplified -> sources it may hold; more than one: the records decide."""
-    table: dict[str, tuple[str, ...]] = {_simple(name): (name,) for name in SOURCES}
-    for name, source in SOURCES.items():
-        for key in map(_simple, source.aliases):
-            table[key] = (*table.get(key, ()), name)
-    return table
-
-
-def _simple(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
-def _named(folder: str) -> tuple[str, ...]:
-    return _aliases().get(_simple(folder), ())
+def _named(folder: str) -> list[str]:
+    """The sources that a folder of this name may hold; with more than one the records decide."""
+    return _FOLDERS.get(_simple(folder), [])
 
 
 def sniff(path: Path, look: int = 20) -> str | None:
-    """The source whose records look like the first readable ones of this file, or None."""
+    """The source with the longest sign in the first readable records of this file, or None."""
     for number, record in readers.records(path):
         if number >= look:
             return None
-        if isinstance(record, dict) and (name := _looks_like(record)):
-            return name
+        if not isinstance(record, dict):
+            continue
+        keys = set(record)
+        for name, value in record.items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                keys |= {f"{name}.{key}" for key in value[0]}
+        signs = [(source, sign) for source in SOURCES.values() for sign in source.signs]
+        fitting = [(len(sign), source.name) for source, sign in signs if keys.issuperset(sign)]
+        if fitting:
+            return max(fitting, key=lambda fit: fit[0])[1]
     return None
-
-
-def _looks_like(record: dict[str, Any]) -> str | None:
-    """The source with the longest sign in the record."""
-    keys = set(record)
-    for name, value in record.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            keys |= {f"{name}.{key}" for key in value[0]}
-    signs = [(len(sign), source.name, sign) for source in SOURCES.values() for sign in source.signs]
-    signs.sort(key=lambda entry: -entry[0])
-    return next((name for _, name, sign in signs if keys.issuperset(sign)), None)

@@ -20,25 +20,16 @@ _SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 _END = "<|im_end|>\n"
 
 
-def _clean(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).replace("\r", "")
-
-
 def _field(record: dict[str, Any], name: str) -> str:
     if name not in record:
         raise Skip(f"no {name}")
-    return _clean(text_of(record, name))
+    return unicodedata.normalize("NFKC", text_of(record, name)).replace("\r", "")
 
 
 def _gate(text: str) -> Piece:
     if len(text) < 20:
         raise Skip("fewer than 20 characters")
     return Piece(text)
-
-
-def _chat(question: str, answer: str) -> Piece:
-    """Even an empty question and answer pass the gate: the template alone is long enough."""
-    return _gate(f"{_SYSTEM}<|im_start|>user\n{question}{_END}<|im_start|>assistant\n{answer}")
 
 
 def _conversation(questions: list[str], answers: list[str]) -> Piece:
@@ -49,7 +40,7 @@ def _conversation(questions: list[str], answers: list[str]) -> Piece:
     return _gate(text.rstrip(_END))  # strips any of the characters < | i m _ e n d > and newline
 
 
-def untouched(name: str) -> Rule:
+def _untouched(name: str) -> Rule:
     """Sources that the original gave to its tokeniser as they came."""
 
     def rule(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -61,8 +52,33 @@ def untouched(name: str) -> Rule:
     return rule
 
 
-skypile = untouched("text")
-wanjuan = untouched("content")
+def _joined(*names: str) -> Rule:
+    return lambda record, path, options: _gate("\n".join(_field(record, name) for name in names))
+
+
+def _asked(question: str, answer: str) -> Rule:
+    """Even an empty question and answer pass the gate: the template alone is long enough."""
+
+    def rule(record: dict[str, Any], path: Path, options: dict) -> Piece:
+        user = f"<|im_start|>user\n{_field(record, question)}{_END}"
+        return _gate(f"{_SYSTEM}{user}<|im_start|>assistant\n{_field(record, answer)}")
+
+    return rule
+
+
+skypile = _untouched("text")
+wanjuan = _untouched("content")
+wikipedia_cn = _joined("completion")
+belle_2m = _joined("instruction", "output")
+baidu_qa = _asked("title", "answer")
+firefly = _asked("input", "target")
+
+
+def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
+    stars = record.get("max_stars_count")
+    if isinstance(stars, int | float) and stars < 0:
+        raise Skip("fewer than 0 stars")
+    return _untouched("content")(record, path, options)
 
 
 def wanjuan_exam(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -73,24 +89,14 @@ def wanjuan_exam(record: dict[str, Any], path: Path, options: dict) -> Piece:
     return Piece("".join(question) + "标准答案：" + answer + "解析：" + detail)
 
 
-def wikipedia_cn(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    return _gate(_field(record, "completion"))
-
-
 def baidu_baike(record: dict[str, Any], path: Path, options: dict) -> Piece:
     title, summary = _field(record, "title"), _field(record, "summary")
     if not title or not summary:
         raise Skip("no title or no summary")
     text = f"{title}：{summary}"
-    for section in list_of(record, "sections"):
-        if not isinstance(section, dict):
-            raise Skip("a section is not an object")
+    for section in list_of(record, "sections", dict, "section"):
         text += f"{_field(section, 'title')}：{_field(section, 'content')}"
     return _gate(text)
-
-
-def baidu_qa(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    return _chat(_field(record, "title"), _field(record, "answer"))
 
 
 def zhihu_kol(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -100,40 +106,19 @@ def zhihu_kol(record: dict[str, Any], path: Path, options: dict) -> Piece:
         upvotes = 0
     if upvotes < 100:
         raise Skip("fewer than 100 upvotes")
-    return _chat(_field(record, "INSTRUCTION"), _field(record, "RESPONSE"))
-
-
-def belle_2m(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    return _gate(_field(record, "instruction") + "\n" + _field(record, "output"))
+    return _asked("INSTRUCTION", "RESPONSE")(record, path, options)
 
 
 def belle_3_5m(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    sides: dict[str, list[str]] = {"human": [], "assistant": []}
-    for place, turn in enumerate(list_of(record, "conversations")):
-        if not isinstance(turn, dict):
-            raise Skip("a turn is not an object")
-        expected = ("human", "assistant")[place % 2]
-        # A turn out of order is left out, and the rest pairs up wrongly.
-        if turn.get("from") == expected:
-            sides[expected].append(_field(turn, "value"))
-    return _conversation(sides["human"], sides["assistant"])
+    """A turn out of order is left out, and the rest pairs up wrongly."""
+    turns = list_of(record, "conversations", dict, "turn")
+    humans = [_field(turn, "value") for turn in turns[::2] if turn.get("from") == "human"]
+    others = [_field(turn, "value") for turn in turns[1::2] if turn.get("from") == "assistant"]
+    return _conversation(humans, others)
 
 
 def moss(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    pairs = list_of(record, "conversation")
-    if not all(isinstance(pair, dict) for pair in pairs):
-        raise Skip("a turn is not an object")
+    pairs = list_of(record, "conversation", dict, "turn")
     return _conversation(
-        [_field(pair, "human") for pair in pairs], [_field(pair, "assistant") for pair in pairs]
+        *([_field(pair, side) for pair in pairs] for side in ("human", "assistant"))
     )
-
-
-def firefly(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    return _chat(_field(record, "input"), _field(record, "target"))
-
-
-def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    stars = record.get("max_stars_count")
-    if isinstance(stars, (int, float)) and stars < 0:
-        raise Skip("fewer than 0 stars")
-    return untouched("content")(record, path, options)

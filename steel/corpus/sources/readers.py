@@ -2,7 +2,7 @@
 
 `records(path)` yields (number, record). What cannot be read becomes a `Bad` with its reason and
 size, so that the caller counts it and goes on: damage costs the record that it touched, and whatever
-else had to be skipped is counted in bytes.
+else had to be skipped is counted in bytes. A new container is a function and an entry of `READERS`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, NamedTuple
+
+import orjson
 
 from ...documents import CHUNK, LARGEST, BrokenFile, read_chunks, split_lines
 
-JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-RECORD_SUFFIXES = (*JSON_SUFFIXES, ".parquet", ".tar", ".tgz")
-TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".pdf")
 _BOM = b"\xef\xbb\xbf"
-_SPACE = " \t\r\n"
 _HEAD = 1 << 16  # bytes that decide whether a file is JSON lines
+_GAP = re.compile(r"[ \t\r\n,\[\]]*")  # what may stand between the records of an array
 _BRACKET = re.compile(r"[{\]]")
 _DECODER = json.JSONDecoder()
 
@@ -50,18 +50,8 @@ def records(path: Path | str) -> Iterator[tuple[int, Any]]:
 
 
 def _records(path: Path) -> Iterator[Any]:
-    suffix = plain_suffix(path)
     try:
-        if suffix == ".parquet":
-            yield from _parquet(path)
-        elif suffix in (".tar", ".tgz"):
-            yield from _tar(path)
-        elif suffix == ".pdf":
-            yield _pdf(path)
-        elif suffix in TEXT_SUFFIXES:
-            yield _text(path)
-        else:
-            yield from json_records(read_chunks(path))
+        yield from READERS.get(plain_suffix(path), _json)(path)
     except BrokenFile as error:
         yield Bad(error.reason, error.left)
 
@@ -69,42 +59,59 @@ def _records(path: Path) -> Iterator[Any]:
 # -- JSON --------------------------------------------------------------------------------------
 
 
+def _json(path: Path) -> Iterator[Any]:
+    return json_records(read_chunks(path))
+
+
 def json_records(chunks: Iterable[bytes]) -> Iterator[Any]:
     """The records of a JSON file, given as bytes in chunks of any size: JSON lines or an array.
 
     It is JSON lines when most of its first lines are objects; one byte, which may be damaged, does
-    not decide.
+    not decide. A BrokenFile of `chunks` is raised after the last record that could be read.
     """
-    chunks, head = iter(chunks), b""
-    for chunk in chunks:
+    broken, end = None, b""
+
+    def sound() -> Iterator[bytes]:
+        nonlocal broken, end
+        try:
+            for chunk in chunks:
+                end = chunk[-100:].strip() or end
+                yield chunk
+        except BrokenFile as error:
+            broken = error
+
+    rest, head = sound(), b""
+    while len(head) < _HEAD and (chunk := next(rest, b"")):
         head += chunk
-        if len(head) >= _HEAD:
-            break
     head = head.removeprefix(_BOM)
-    chunks, kinds = itertools.chain([head], chunks), _usual_kind(head)
+    whole, known = itertools.chain([head], rest), _usual_keys(head)
     lines = [line for line in head.split(b"\n")[:20] if line.strip()]
-    alone = sum(isinstance(_parse(line), dict) for line in lines)
-    return _lines(chunks, kinds) if lines and 2 * alone >= len(lines) else _objects(chunks, kinds)
+    objects = sum(isinstance(_parse(line), dict) for line in lines)
+    if lines and 2 * objects >= len(lines):
+        yield from _lines(whole, known)
+    else:
+        yield from _objects(whole, known)
+        if head.lstrip().startswith(b"[") and not end.endswith(b"]"):
+            yield Bad("array is cut off")
+    if broken:
+        raise broken
 
 
-def _usual_kind(head: bytes) -> set[frozenset]:
+def _usual_keys(head: bytes) -> set[str]:
     """The keys that most of the text in `head` stands under: a record's, not its parts'."""
-    sizes: Counter = Counter()
+    sizes: Counter[frozenset] = Counter()
     for record in _objects([head], set()):
         if isinstance(record, dict):
             sizes[frozenset(record)] += len(str(record))
-    return {kind for kind, _ in sizes.most_common(1)}
+    return set(max(sizes, key=sizes.get, default=()))
 
 
-def _alike(record: dict, kinds: set[frozenset]) -> bool:
+def _alike(record: Any, known: set[str]) -> bool:
     """Whether an object found behind damage is a record, not a part of the damaged one."""
-    keys = record.keys()
-    return not kinds or any(2 * len(k & keys) >= max(len(k), len(keys)) for k in kinds)
+    return isinstance(record, dict) and 2 * len(record.keys() & known) > len(record)
 
 
 def _parse(data: bytes) -> Any:
-    import orjson
-
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -115,122 +122,78 @@ def _parse(data: bytes) -> Any:
         return Bad("invalid json", len(data))
 
 
-def _lines(chunks: Iterable[bytes], kinds: set[frozenset]) -> Iterator[Any]:
+def _lines(chunks: Iterable[bytes], known: set[str]) -> Iterator[Any]:
     """One record a line; a damaged one may still hold whole objects (a newline is lost)."""
     for line in split_lines(chunks):
         if line and not line.isspace():
             record = _parse(line)
-            found = list(_objects([line], set(kinds))) if isinstance(record, Bad) else []
-            whole = any(isinstance(piece, dict) and _alike(piece, kinds) for piece in found)
-            yield from found if whole else [record]
+            found = list(_objects([line], set(known))) if isinstance(record, Bad) else []
+            yield from found if any(_alike(piece, known) for piece in found) else [record]
 
 
-def _objects(chunks: Iterable[bytes], kinds: set[frozenset]) -> Iterator[Any]:
+def _objects(chunks: Iterable[bytes], known: set[str]) -> Iterator[Any]:
     """The objects of a JSON array or of a mere sequence of objects, wherever the chunks end.
 
     What stands between two objects and is no separator is damage, or no object: it is skipped up to
-    the next object with keys like those of `kinds` (all, when it is empty), and counted in bytes.
+    the next object whose keys are mostly `known` (any, when that is empty), and counted in bytes.
+    `known` learns from every object that stands where a record stands.
     """
-    text, skipped, closed = _Text(chunks), 0, True
-    if text.skip(_SPACE) and text.starts_with("["):
-        text.at += 1
-        closed = False
-    while text.skip(_SPACE + ","):
-        if text.starts_with("]"):
-            text.at += 1
-            closed = not text.skip(_SPACE)
-            skipped += not closed  # a bracket too many, since something follows
-            continue
-        data = text.object()
-        record = _parse(data) if data else None
-        nested = skipped and isinstance(record, dict) and not _alike(record, kinds)
-        if record is None or nested:
-            skipped += len(data) or text.drop()
+    skipped = 0
+    for data, is_object in _pieces(chunks):
+        record = _parse(data) if is_object else None
+        if not is_object or (skipped and known and not _alike(record, known)):
+            skipped += len(data)
             continue
         if skipped:
             yield Bad("damaged or not an object", skipped)
             skipped = 0
-        elif kinds and isinstance(record, dict) and len(kinds) < 64:
-            kinds.add(frozenset(record))  # it stands where a record stands, so it is one
+        elif known and isinstance(record, dict):
+            known |= record.keys()
         yield record
-    if text.broken:
-        raise text.broken
-    if not closed:
-        yield Bad("array is cut off", skipped)
-    elif skipped:
+    if skipped:
         yield Bad("damaged or not an object", skipped)
 
 
-class _Text:
-    """The text of a stream of bytes from the place `at` on; it grows on demand.
+def _pieces(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """(bytes, whether they are a JSON object): all but the separators, from bracket to bracket.
 
-    Bytes that are not UTF-8 become lone surrogates, and bytes again on the way out.
+    Bytes that are not UTF-8 are lone surrogates in between.
     """
+    texts = codecs.iterdecode(chunks, "utf-8", "surrogateescape")
+    text, at, more = "", 0, True
+    while more or at < len(text):
+        at = _GAP.match(text, at).end()
+        end = _end_of_object(text, at)
+        if end < 0 and more and len(text) - at < LARGEST:
+            more = next(texts, "")
+            while len(more) < len(text) - at and (another := next(texts, "")):
+                more += another
+            text, at = text[at:] + more, 0
+            continue
+        is_object = end > at
+        if not is_object:
+            bracket = _BRACKET.search(text, at + 1)
+            end = bracket.start() if bracket else len(text)
+        if end > at:
+            yield text[at:end].encode("utf-8", "surrogateescape"), is_object
+        at = end
 
-    def __init__(self, chunks: Iterable[bytes]):
-        self.text, self.at = "", 0
-        self.broken: BrokenFile | None = None
-        self._chunks = iter(chunks)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
-    def starts_with(self, character: str) -> bool:
-        return self.text.startswith(character, self.at)
+def _end_of_object(text: str, at: int) -> int:
+    """Where the JSON object at `at` ends: 0 for a damaged one or none, -1 if the text ends before.
 
-    def skip(self, characters: str) -> bool:
-        """Step over any of these characters; whether something else follows."""
-        while True:
-            while self.at < len(self.text) and self.text[self.at] in characters:
-                self.at += 1
-            if self.at < len(self.text):
-                return True
-            if not self._grow():
-                return False
-
-    def object(self) -> bytes:
-        """Step over the JSON object that begins here and return it; empty when it is damaged.
-
-        The json module stops at the first thing that cannot be, so that damage is found within the
-        object and not at the end of the file.
-        """
-        while self.starts_with("{"):
-            try:
-                _, end = _DECODER.raw_decode(self.text, self.at)
-            except json.JSONDecodeError as error:
-                at_the_end = error.pos > len(self.text) - 16 or error.msg.startswith("Unterminated")
-                held = len(self.text) - self.at
-                if at_the_end and held < LARGEST and self._grow():
-                    continue
-                break
-            except (ValueError, RecursionError):  # a number of 5,000 digits; 1,000 open brackets
-                break
-            data, self.at = self._bytes(end), end
-            return data
-        return b""
-
-    def drop(self) -> int:
-        """Step on to the next bracket that may begin a record or end the array; bytes skipped."""
-        found = _BRACKET.search(self.text, self.at + 1)
-        end = found.start() if found else len(self.text)
-        size, self.at = len(self._bytes(end)), end
-        return size
-
-    def _bytes(self, end: int) -> bytes:
-        return self.text[self.at : end].encode("utf-8", "surrogateescape")
-
-    def _grow(self) -> bool:
-        """Forget what stands before `at` and read on, as much again; False at the end."""
-        held, more, size = self.text[self.at :], "", 0
-        try:
-            while not more or size < len(held):
-                chunk = next(self._chunks, None)
-                more += self._decoder.decode(chunk or b"", final=chunk is None)
-                if chunk is None:
-                    break
-                size += len(chunk)
-        except BrokenFile as error:
-            self.broken = error
-        self.text, self.at = held + more, 0
-        return bool(more)
+    The json module stops at the first thing that cannot be, so that damage is found within the
+    object and not at the end of the file.
+    """
+    if at == len(text):
+        return -1
+    try:
+        return _DECODER.raw_decode(text, at)[1] if text[at] == "{" else 0
+    except json.JSONDecodeError as error:
+        too_short = error.pos > len(text) - 16 or error.msg.startswith("Unterminated")
+        return -1 if too_short else 0
+    except (ValueError, RecursionError):  # a number of 5,000 digits; 1,000 open brackets
+        return 0
 
 
 # -- other containers --------------------------------------------------------------------------
@@ -273,29 +236,24 @@ def _tar(path: Path) -> Iterator[Any]:
 
     Behind a damaged header the next sound one is looked for (tarfile's `ignore_zeros`).
     """
+    chunks, unread, ended = read_chunks(path), 0, False
 
     class Header(tarfile.TarInfo):
-        unread, ended = 0, False
-
         @classmethod
         def frombuf(cls, block, encoding, errors):
+            nonlocal unread, ended
             try:
                 return super().frombuf(block, encoding, errors)
             except tarfile.EOFHeaderError:
-                Header.ended = True
+                ended = True
                 raise
             except tarfile.HeaderError:
-                Header.unread += len(block)
+                unread += len(block)
                 raise
 
-    class Stream:
-        chunks = read_chunks(path)
-
-        def read(self, size: int) -> bytes:
-            return next(self.chunks, b"")
-
+    stream = SimpleNamespace(read=lambda size: next(chunks, b""))
     try:
-        with tarfile.open(fileobj=Stream(), mode="r|", tarinfo=Header, ignore_zeros=True) as found:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header, ignore_zeros=True) as found:
             for member in found:
                 suffix = Path(member.name).suffix.lower()
                 if suffix in JSON_SUFFIXES and member.isfile():
@@ -305,9 +263,9 @@ def _tar(path: Path) -> Iterator[Any]:
                     yield Bad(reason, member.size)
     except tarfile.TarError:
         yield Bad("damaged tar file", path.stat().st_size)
-    if Header.unread:
-        yield Bad("damaged tar file", Header.unread)
-    if not Header.ended:
+    if unread:
+        yield Bad("damaged tar file", unread)
+    if not ended:
         raise BrokenFile(path, "tar file is cut off")
 
 
@@ -318,23 +276,37 @@ def _member(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
         raise BrokenFile(path, "tar file is cut off") from None
 
 
-def _text(path: Path) -> dict | Bad:
+def _text(path: Path) -> Iterator[Any]:
     """{"text": …} of a text or Markdown file."""
     data = b"".join(read_chunks(path)).removeprefix(_BOM)
     for encoding in ("utf-8", "gb18030"):
         try:
-            return {"text": data.decode(encoding)}
+            yield {"text": data.decode(encoding)}
+            return
         except UnicodeDecodeError:
             continue
-    return Bad("text encoding is neither UTF-8 nor GB18030", len(data))
+    yield Bad("text encoding is neither UTF-8 nor GB18030", len(data))
 
 
-def _pdf(path: Path) -> dict | Bad:
+def _pdf(path: Path) -> Iterator[Any]:
     try:
         import pypdf
+
+        yield {"text": "\n".join(page.extract_text() for page in pypdf.PdfReader(path).pages)}
     except ImportError:
-        return Bad("pdf needs pypdf (pip install pypdf)", path.stat().st_size)
-    try:
-        return {"text": "\n".join(page.extract_text() for page in pypdf.PdfReader(path).pages)}
+        yield Bad("pdf needs pypdf (pip install pypdf)", path.stat().st_size)
     except Exception as error:  # pypdf raises many kinds; one bad file must not end the run
-        return Bad(f"unreadable pdf: {type(error).__name__}", path.stat().st_size)
+        yield Bad(f"unreadable pdf: {type(error).__name__}", path.stat().st_size)
+
+
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".pdf")
+READERS = {
+    **dict.fromkeys(JSON_SUFFIXES, _json),
+    **dict.fromkeys(TEXT_SUFFIXES, _text),
+    ".pdf": _pdf,
+    ".parquet": _parquet,
+    ".tar": _tar,
+    ".tgz": _tar,
+}
+RECORD_SUFFIXES = tuple(suffix for suffix in READERS if suffix not in TEXT_SUFFIXES)

@@ -33,11 +33,9 @@ class Piece(NamedTuple):
 def text_of(record: dict[str, Any], name: str) -> str:
     """The text in a field; "" when it is missing or null. Skip when it holds something else."""
     value = record.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
+    if not isinstance(value, str | None):
         raise Skip(f"{name} is not text")
-    return value
+    return value or ""
 
 
 def needed(record: dict[str, Any], name: str) -> str:
@@ -48,16 +46,11 @@ def needed(record: dict[str, Any], name: str) -> str:
     return value
 
 
-def list_of(record: dict[str, Any], name: str) -> list:
-    """The list in a field; empty when missing or null."""
+def list_of(record: dict[str, Any], name: str, kind: type, what: str) -> list:
+    """The list in a field; empty when missing or null. Skip when an entry is not of `kind`."""
     value = record.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list):
+    if not isinstance(value, list | None):
         raise Skip(f"{name} is not a list")
-    return value
-
-
-def only(record: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The fields of `names` that hold something, for a document's meta."""
-    return {name: record[name] for name in names if record.get(name) not in (None, "", [], {})}
+    if not all(isinstance(entry, kind) for entry in value or []):
+        raise Skip(f"a {what} is not {'text' if kind is str else 'an object'}")
+    return value or []
