@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from align_world import config, job_of, rl_rows, turn, write
@@ -234,8 +236,7 @@ def test_a_stop_between_two_updates_waits_for_the_end_of_the_rollout(base, tmp_p
     data, run = write(tmp_path / "rl.jsonl", SEVENS), tmp_path / "run"
     sizes = {"batch_size": 4, "micro_batch_size": 2, "group_size": 2, "max_new_tokens": 2}
     cfg = config(grpo={"steps": 6, "updates_per_rollout": 3, "checkpoint_every": 0, **sizes})
-    stopped = property(lambda self: "SIGTERM", lambda self, value: None)
-    monkeypatch.setattr(loop.StopSignal, "name", stopped, raising=False)
+    monkeypatch.setattr(loop, "stop_signals", lambda: nullcontext(["SIGTERM"]))
     with pytest.raises(SystemExit):
         grpo.run(cfg, base[0], data, run)
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000003"]
