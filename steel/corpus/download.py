@@ -5,15 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config import UserError, first_line
-from .sources import Source, find_source
-
-
-def instructions(source: Source) -> str:
-    """What a user does to get a source that has no download."""
-    return (
-        f"{source.title}\n  licence: {source.licence}\n"
-        f"  from:    {source.link}\n  how:     {source.obtain}"
-    )
+from .sources import find_source
 
 
 def download(name: str, out: Path | str) -> str:
@@ -25,7 +17,8 @@ def download(name: str, out: Path | str) -> str:
     """
     source, out = find_source(name), Path(out)
     if not source.hub:
-        return instructions(source)
+        about = f"licence: {source.licence}\n  from:    {source.link}\n  how:     {source.obtain}"
+        return f"{source.title}\n  {about}"
     try:
         import huggingface_hub as hub
     except ImportError:
@@ -37,7 +30,14 @@ def download(name: str, out: Path | str) -> str:
         files = [path for pattern in source.hub_files for path in folder.glob(pattern)]
         damaged = hub.HfApi().verify_repo_checksums(**place).mismatches if files else []
     except Exception as error:  # each library below has its own errors for the network and for 4xx
-        raise UserError(_problem(source, error)) from None
+        if source.gated and any(sign in str(error) for sign in ("401", "403", "gated", "Gated")):
+            why = f"the publisher wants its terms accepted: {source.obtain}"
+        else:
+            why = (
+                f"{source.hub} cannot be reached ({first_line(error)[:160]}); check the network or "
+                "set HF_ENDPOINT to a mirror, then run the same command again: it goes on"
+            )
+        raise UserError(f"{name}: {why}") from None
     if not files:
         patterns = ", ".join(source.hub_files)
         raise UserError(f"{name}: {source.hub} holds no file like {patterns}; see {source.link}")
@@ -48,13 +48,3 @@ def download(name: str, out: Path | str) -> str:
         raise UserError(f"{first}: damaged on the way, removed; run the download again")
     size = sum(path.stat().st_size for path in files)
     return f"{name}: {len(files)} files, {size / 1e9:,.2f} GB, checksums right, in {folder}"
-
-
-def _problem(source: Source, error: Exception) -> str:
-    refused = any(sign in str(error) for sign in ("401", "403", "gated", "Gated"))
-    if source.gated and refused:
-        return f"{source.name}: the publisher wants its terms accepted: {source.obtain}"
-    return (
-        f"{source.name}: {source.hub} cannot be reached ({first_line(error)[:160]}); check the "
-        "network or set HF_ENDPOINT to a mirror, then run the same command again: it goes on"
-    )

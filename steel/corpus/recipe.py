@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 
 from ..config import UserError, first_line
 from .dedup import NO_DEDUP, Dedup
-from .operators import Operator, make_all
+from .operators import Operator, make
 from .sources import KINDS, SOURCES
 
 RULE_SETS = ("steel", "original")
@@ -31,7 +32,7 @@ class Recipe:
     def operators(self, source: str, dialogue: bool = False) -> list[Operator]:
         """The operators for one source; `dialogue` gives the kind of one without a card."""
         kind = SOURCES[source].kind if source in SOURCES else "dialogue" if dialogue else "text"
-        return make_all(self.clean.get(source, self.clean.get(kind)) or [])
+        return [make(entry) for entry in self.clean.get(source, self.clean.get(kind)) or []]
 
 
 def load_recipe(recipe: str | Path | Recipe) -> Recipe:
@@ -61,7 +62,7 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     rules, options = convert.get("rules", "steel"), part(convert, "options", *SOURCES)
     if rules not in RULE_SETS:
         raise UserError(f"{path}: rules must be {' or '.join(RULE_SETS)}, not {rules!r}")
-    for entries in clean.values():
-        make_all(entries or [])
+    for entry in itertools.chain(*filter(None, clean.values())):
+        make(entry)
     dedup = Dedup.of(part(top, "dedup", "exact", "near"))
     return Recipe(str(top.get("name", path.stem)), rules, options, clean, dedup)

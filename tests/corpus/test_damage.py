@@ -99,6 +99,16 @@ def test_a_compressed_file_gives_what_stands_before_the_damage(tmp_path, suffix,
     assert isinstance(got[-1], Bad), "a file that breaks off is never taken for a shorter one"
 
 
+@pytest.mark.parametrize("layout", ["lines", "rows"])
+def test_a_small_file_that_breaks_off_gives_what_stands_before(tmp_path, layout):
+    rows = [entry(random.Random(i), i) for i in range(40)]
+    packed = zstandard.compress(lay_out(rows[:30], layout)[0]) + zstandard.compress(b"x" * 99)[:-5]
+    (tmp_path / "a.json.zst").write_bytes(packed)
+    got = [record for _, record in records(tmp_path / "a.json.zst")]
+    assert [record for record in got if not isinstance(record, Bad)] == rows[:30]
+    assert got[-1].reason == "compressed file is cut off"
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_damaged_row_group_costs_itself(tmp_path, seed):
     rng = random.Random(seed)

@@ -1,9 +1,11 @@
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steel.config import UserError
-from steel.corpus.operators import Reject, apply, describe, make, make_all, names, trace
+from steel.corpus.operators import Reject, apply, describe, make, names, trace
 from steel.corpus.recipe import load_recipe
 from steel.documents import Document
 
@@ -11,7 +13,7 @@ NORMAL = "铁塔镇的早班电车从桥上缓缓开过，面包房的灯已经�
 
 
 def run(name, text, **parameters):
-    result = make(name, parameters)(Document("x", text, "skypile"))
+    result = make({name: parameters})(Document("x", text, "skypile"))
     return result if isinstance(result, Reject) else result.text
 
 
@@ -93,7 +95,7 @@ def test_no_operator_tears_a_dialogue(turns):
     messages = [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(turns)]
     document = Document("x", "", "belle_2m", "zh", {"messages": messages, "k": 1})
     operators = [
-        make(n, {"phrases": ["zz"]} if n == "contains" else {})
+        make({n: {"phrases": ["zz"]} if n == "contains" else {}})
         for n in names()
         if n not in ("mojibake",)
     ]
@@ -111,15 +113,17 @@ def test_no_operator_tears_a_dialogue(turns):
 
 def test_special_tokens_inside_a_text_stay_text():
     text = "<|im_start|>user\n" + NORMAL + "<|im_end|>"
-    kept, _ = apply(load_recipe("steel").operators("skypile"), Document("x", text, "skypile"))
+    kept, _ = apply(
+        load_recipe("steel").operators("skypile"), Document("x", text, "skypile"), Counter()
+    )
     assert kept.text == text
 
 
 def test_apply_counts_and_trace_agree():
-    operators = make_all(["remove_control", {"text_length": {"min_chars": 5}}])
-    changed: dict = {}
+    operators = [make("remove_control"), make({"text_length": {"min_chars": 5}})]
+    changed: Counter = Counter()
     assert apply(operators, Document("x", "a\x00b", "skypile"), changed) == (None, "text_length")
-    assert changed == {"remove_control": 1}
+    assert dict(changed) == {"remove_control": 1}
     steps = trace(operators, Document("x", "a\x00b", "skypile"))
     assert [step["operator"] for step in steps] == ["remove_control", "text_length"]
     assert steps[0]["after"] == "ab" and steps[1]["removed"] == "2 characters"
@@ -130,7 +134,7 @@ def test_apply_counts_and_trace_agree():
     [
         (["text_lenght"], "did you mean text_length"),
         ([{"text_length": {"minimum": 1}}], "text_length"),
-        ([{"text_length": [1]}], "parameters"),
+        ([{"text_length": [1]}], "parameter"),
         ([3], "a recipe lists"),
         ([{"text_length": {"min_chars": 9, "max_chars": 1}}], "above"),
         ([{"convert_chinese": {"mode": "x2y"}}], "no mode"),
@@ -138,7 +142,7 @@ def test_apply_counts_and_trace_agree():
 )
 def test_mistakes_in_a_recipe_are_named(entries, words):
     with pytest.raises(UserError, match=words):
-        make_all(entries)
+        [make(entry) for entry in entries]
 
 
 def test_a_recipe_file_is_checked(tmp_path):

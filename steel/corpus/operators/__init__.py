@@ -22,6 +22,7 @@ import difflib
 import functools
 import importlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -76,7 +77,6 @@ def operator(kind: Literal["mapper", "filter"]) -> Callable[[Callable], Callable
     return register
 
 
-@functools.cache
 def _registered() -> dict[str, tuple[str, Callable]]:
     for module in _MODULES:
         importlib.import_module(f"{__name__}.{module}")
@@ -90,19 +90,30 @@ def names() -> list[str]:
 
 def describe(name: str) -> str:
     """`name(parameters with defaults) [kind]: first line of its documentation`."""
-    kind, function = _find(name)
+    kind, function = _registered()[name]
     return f"{name}{_parameters(function)} [{kind}]: {inspect.getdoc(function).splitlines()[0]}"
 
 
-def make(name: str, parameters: dict[str, Any] | None = None) -> Operator:
-    """The operator with these parameters. UserError for an unknown name, parameter or value."""
-    kind, function = _find(name)
+def make(entry: str | dict[str, dict | None]) -> Operator:
+    """The operator of a recipe's entry, `name` or `{name: parameters}`. UserError for mistakes."""
+    try:
+        [(name, parameters)] = [(entry, {})] if isinstance(entry, str) else entry.items()
+        parameters = dict(parameters or {})
+    except (AttributeError, TypeError, ValueError):
+        form = "`name` or `name: {parameter: value}`"
+        raise UserError(f"a recipe lists operators as {form}, not {entry!r}") from None
+    table = _registered()
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(table))}"
+        raise UserError(f"no operator named {name!r}; {hint}")
+    kind, function = table[name]
     takes = _parameters(function)
     try:
-        takes.bind(**(parameters or {}))
+        takes.bind(**parameters)
     except TypeError as error:
         raise UserError(f"operator {name}: {error}; it takes {takes}") from None
-    bound = functools.partial(function, **(parameters or {}))
+    bound = functools.partial(function, **parameters)
     bound("")
     return Operator(name, kind, bound)
 
@@ -114,33 +125,8 @@ def _parameters(function: Callable) -> inspect.Signature:
     return signature.replace(parameters=settable, return_annotation=signature.empty)
 
 
-def _find(name: str) -> tuple[str, Callable]:
-    table = _registered()
-    if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(table))}"
-        raise UserError(f"no operator named {name!r}; {hint}")
-    return table[name]
-
-
-def make_all(entries: Iterable[Any]) -> list[Operator]:
-    """Operators from a recipe's list; an entry is a name, or {name: parameters}."""
-    made = []
-    for entry in entries:
-        if not isinstance(entry, str | dict) or (isinstance(entry, dict) and len(entry) != 1):
-            form = "`name` or `name: {parameter: value}`"
-            raise UserError(f"a recipe lists operators as {form}, not {entry!r}")
-        [(name, parameters)] = [(entry, None)] if isinstance(entry, str) else entry.items()
-        if parameters is not None and not isinstance(parameters, dict):
-            raise UserError(
-                f"operator {name}: parameters are given as {{name: value}}, not {parameters!r}"
-            )
-        made.append(make(name, parameters))
-    return made
-
-
 def apply(
-    operators: Iterable[Operator], document: Document, changed: dict[str, int] | None = None
+    operators: Iterable[Operator], document: Document, changed: Counter[str]
 ) -> tuple[Document | None, str]:
     """(document, "") after all operators, or (None, name of the operator that removed it).
 
@@ -150,8 +136,8 @@ def apply(
         result = op(document)
         if isinstance(result, Reject):
             return None, op.name
-        if changed is not None and result is not document:
-            changed[op.name] = changed.get(op.name, 0) + 1
+        if result is not document:
+            changed[op.name] += 1
         document = result
     return document, ""
 

@@ -7,18 +7,8 @@ import re
 import numpy as np
 
 from ...config import UserError
+from . import characters as chars
 from . import operator
-from .characters import (
-    CJK,
-    DIGIT,
-    LETTER,
-    OTHER,
-    SPACE,
-    SYMBOL,
-    class_counts,
-    code_points,
-    ngram_hashes,
-)
 from .mappers import is_gbk_mojibake
 
 
@@ -36,8 +26,8 @@ def text_length(text: str, min_chars: int = 10, max_chars: int = 100_000) -> str
 
 def _visible_share(text: str, *classes: int) -> float:
     """The share of these character classes in what is not space."""
-    counts = class_counts(text)
-    visible = len(text) - int(counts[SPACE])
+    counts = chars.class_counts(text)
+    visible = len(text) - int(counts[chars.SPACE])
     return int(counts[list(classes)].sum()) / visible if visible else 0.0
 
 
@@ -45,22 +35,22 @@ def _visible_share(text: str, *classes: int) -> float:
 def letter_ratio(text: str, min_ratio: float = 0.5, max_ratio: float = 1.0) -> str | None:
     """Keep texts in which letters, Hanzi and digits make up this share of the visible."""
     _bounds("letter_ratio", min_ratio, max_ratio)
-    ratio = _visible_share(text, LETTER, CJK, DIGIT)
+    ratio = _visible_share(text, chars.LETTER, chars.CJK, chars.DIGIT)
     return None if min_ratio <= ratio <= max_ratio else f"letters {ratio:.2f}"
 
 
 @operator("filter")
 def symbol_ratio(text: str, max_ratio: float = 0.25) -> str | None:
     """Remove texts with too many symbols: no letters, digits, spaces, ordinary marks."""
-    counts = class_counts(text)
-    ratio = int(counts[SYMBOL] + counts[OTHER]) / len(text) if text else 0.0
+    counts = chars.class_counts(text)
+    ratio = int(counts[chars.SYMBOL] + counts[chars.OTHER]) / len(text) if text else 0.0
     return None if ratio <= max_ratio else f"symbols {ratio:.2f}"
 
 
 @operator("filter")
 def digit_ratio(text: str, max_ratio: float = 0.5) -> str | None:
     """Remove texts that are mostly digits: number tables, telephone lists, hexadecimal dumps."""
-    ratio = _visible_share(text, DIGIT)
+    ratio = _visible_share(text, chars.DIGIT)
     return None if ratio <= max_ratio else f"digits {ratio:.2f}"
 
 
@@ -71,7 +61,7 @@ def char_repetition(text: str, n: int = 10, max_ratio: float = 0.4) -> str | Non
         raise UserError(f"operator char_repetition: n is {n}; it must be 1 or more")
     if len(text) <= n:
         return None
-    hashes = ngram_hashes(code_points(text), n)
+    hashes = chars.ngram_hashes(chars.code_points(text), n)
     ratio = 1 - len(np.unique(hashes)) / len(hashes)
     return None if ratio <= max_ratio else f"repetition {ratio:.2f}"
 
