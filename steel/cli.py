@@ -6,7 +6,6 @@ exit code 2, never a traceback.
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import math
 import sys
@@ -140,8 +139,9 @@ def align(stage: str, rows: str) -> None:
         cfg = load(preset, overrides)
         if model is None or not data:
             raise UserError(f"steel {stage} needs --model FOLDER and --data {rows}")
-        room = importlib.import_module(f".align.{stage}", __package__)
-        say(f"model  {room.run(cfg, model, data, run)}")
+        from .align.stage import run as train
+
+        say(f"model  {train(stage, cfg, model, data, run)}")
 
 
 align("sft", "sft.jsonl")

@@ -314,7 +314,7 @@ class DPOConfig(EpochConfig):
 class GRPOConfig(TrainConfig):
     """Group-relative policy optimisation with verifiable rewards (Shao et al. 2024)."""
 
-    group_size: Count = 8
+    group_size: Annotated[int, "at least 2"] = 8
     """Completions sampled per prompt, G [completions]."""
     max_prompt_tokens: Count = 128
     """Longest prompt [tokens]; longer ones are counted and skipped."""

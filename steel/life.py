@@ -11,7 +11,6 @@ A stage that is done is not done again: the command that started a killed life l
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import sys
@@ -21,11 +20,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+from .align.stage import run as train_stage
 from .config import Config, UserError
 from .data.pack import pack
 from .data.tasks import held_out
 from .documents import read_documents, read_rows
-from .evaluation.cloze import cloze
+from .evaluation.cloze import cloze, load_cloze
 from .evaluation.exam import run_exam
 from .evaluation.perplexity import bits_per_byte, load_domains
 from .machine import commit, hardware, packages, peak_memory_bytes, reset_peak_memory
@@ -187,8 +187,7 @@ class Life:
         stages = ["pretrain", *ALIGNMENT]
         before = [self.run / stage / "hf" for stage in stages[: stages.index(name)]]
         model = next(folder for folder in reversed(before) if folder.is_dir())
-        room = importlib.import_module(f".align.{name}", __package__)
-        room.run(self.cfg, model, files, self.run / name)
+        train_stage(name, self.cfg, model, files, self.run / name)
         return None
 
     # -- judging -----------------------------------------------------------------------------------
@@ -204,7 +203,7 @@ class Life:
             options = {k: v for k, v in vars(self.cfg.exam).items() if not k.startswith("min_")}
             result["exam"] = run_exam(*opened, self.exam, **options)
             if (file := self.exam / "cloze.jsonl").is_file():
-                result["cloze"] = cloze(*opened, file, batch_size=options["batch_size"])
+                result["cloze"] = cloze(*opened, load_cloze(file), batch_size=options["batch_size"])
         result["perplexity"] = bits_per_byte(*opened, self.heldout)
         if name != "init":
             result["samples"] = self.samples(*opened, chat=name != "pretrain")

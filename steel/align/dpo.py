@@ -12,135 +12,112 @@ Shapes: P pairs, R = 2P rows (all chosen, then all rejected), T tokens, K scored
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from ..config import Config, DPOConfig, UserError
+from ..config import DPOConfig
 from ..data.order import Stream
 from ..machine import progress
 from ..runlog import atomic_write
 from ..train.build import evaluating
+from ..train.loop import Stage
 from .logprobs import AnswerRows, Row, encode_answer, pad_rows, score_answers
-from .stage import Job, device_of, split
+from .stage import Job, split
 
 
-@dataclass
-class Pairs:
-    """Tokenised preference pairs: chosen[i] and rejected[i] answer the prompt of rows[i]."""
+class Pair(NamedTuple):
+    """A tokenised preference pair, and the row that it comes from."""
 
-    rows: list[dict]
-    chosen: list[Row]
-    rejected: list[Row]
-    pad_id: int = 0
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def length(self, i: int) -> int:
-        """Tokens of the longer side."""
-        return max(len(self.chosen[i][0]), len(self.rejected[i][0]))
-
-    def batch(self, indices: list[int]) -> AnswerRows:
-        """All chosen rows of these pairs, then all rejected ones."""
-        both = [side[i] for side in (self.chosen, self.rejected) for i in indices]
-        return pad_rows(both, self.pad_id)
+    chosen: Row
+    rejected: Row
+    row: dict
 
 
-@dataclass
-class PairBatch:
-    """One micro-batch: rows of P pairs, and what the reference thinks of their answers."""
-
-    rows: AnswerRows
-    reference: torch.Tensor  # (R,) summed log-probabilities [nats]
-
-
-def run(
-    cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto"
-) -> Path:
-    """Train on preference rows {"messages": [prompt turns], "chosen", "rejected", "kind", "lang"}.
-
-    Settings are `cfg.dpo`. Returns the Hugging Face folder of the result.
-    """
-    job = Job.open(cfg, "dpo", model_folder, data, run_dir)
-    settings, length = job.settings, job.settings.sequence_length
-    pairs, long = encode_pairs(job, length)
+def stage(job: Job) -> Stage:
+    """Train on rows {"messages": [prompt turns], "chosen", "rejected", "kind", "lang"}: `cfg.dpo`."""
+    device, settings = job.world.device, job.settings
+    pairs = encode_pairs(job)
     job.set_steps(len(pairs))
-    key = digest_of(model_folder, job.rows.digest, length)
-    reference_P2 = reference_logprobs(job, pairs, key)
-    stream = Stream("dpo", cfg.seed, len(pairs))
+    reference_P2 = reference_logprobs(job, pairs)
+    stream = Stream("dpo", job.cfg.seed, len(pairs))
 
-    def batch_fn(step: int) -> list[PairBatch]:
-        pieces = split(job.take(stream, step), settings.micro_batch_size)
-        return [PairBatch(pairs.batch(i), reference_P2[i].T.flatten()) for i in pieces]
+    def batch_fn(step: int) -> list[tuple[AnswerRows, torch.Tensor]]:
+        return [
+            (pair_rows(pairs, some, job.pad_id).to(device), reference_P2[some].T.flatten())
+            for some in job.take(stream, step)
+        ]
 
-    counts = {"long": long, "pairs": len(pairs)}
-    return job.train(batch_fn, Loss(settings), counts, length, resume=resume)
-
-
-def encode_pairs(job: Job, limit: int) -> tuple[Pairs, dict[str, int]]:
-    """Tokenise preference rows; a pair with a side above `limit` tokens is skipped and counted."""
-    pairs, skipped = Pairs([], [], [], job.pad_id), 0
-    with progress(len(job.rows.rows), "encoding pairs", "pairs") as bar:
-        for row in job.rows.rows:
-            bar.advance(1)
-            sides = (row["chosen"], row["rejected"])
-            chosen, rejected = (encode_answer(job.tokenizer, row["messages"], s) for s in sides)
-            if max(len(chosen[0]), len(rejected[0])) > limit:
-                skipped += 1
-                continue
-            pairs.rows.append(row)
-            pairs.chosen.append(chosen)
-            pairs.rejected.append(rejected)
-    if not pairs.rows:
-        raise UserError(f"every preference pair is longer than sequence_length={limit}; raise it")
-    return pairs, {"skipped": skipped} if skipped else {}
+    return job.stage(
+        batch_fn, partial(loss, settings), settings.sequence_length, {"pairs": len(pairs)}
+    )
 
 
-def digest_of(folder: Path | str, *more: object) -> str:
-    """sha256 over weights and tokenizer of a model folder and the repr of anything else."""
-    digest = hashlib.sha256(repr(more).encode())
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix in (".safetensors", ".json", ".bin"):
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def encode_pairs(job: Job) -> list[Pair]:
+    """Tokenised pairs; one with a side above `sequence_length` is skipped and counted."""
+    limit = job.settings.sequence_length
+
+    def encode(row: dict) -> tuple[Pair | None, str]:
+        answers = (row["chosen"], row["rejected"])
+        sides = [encode_answer(job.tokenizer, row["messages"], answer) for answer in answers]
+        fits = all(len(ids) <= limit for ids, _ in sides)
+        return (Pair(*sides, row), "") if fits else (None, "skipped")
+
+    return job.encode(encode, f"sequence_length={limit}")
 
 
-def reference_logprobs(job: Job, pairs: Pairs, key: str) -> torch.Tensor:
+def pair_rows(pairs: Sequence[Pair], some: Sequence[int], pad_id: int = 0) -> AnswerRows:
+    """All chosen rows of some pairs, then all rejected ones."""
+    chosen = [pairs[i].chosen for i in some]
+    return pad_rows(chosen + [pairs[i].rejected for i in some], pad_id)
+
+
+def reference_logprobs(job: Job, pairs: Sequence[Pair]) -> torch.Tensor:
     """Summed answer log-probabilities (P, 2) float32 of the model as it is now: chosen, rejected.
 
-    Computed once; kept in the run folder and used again while `key` (data, weights, length) holds.
+    Computed once; kept in the run folder, and used again with the same rows and model folder.
     """
     from safetensors import safe_open
     from safetensors.torch import save
 
-    cache, world = job.run.path / "reference.safetensors", job.world
+    cache, world, key = job.run.path / "reference.safetensors", job.world, _key(job)
     if cache.is_file():
         with safe_open(cache, "pt") as file:
             if (file.metadata() or {}).get("key") == key:
-                return file.get_tensor("logprobs")
+                return file.get_tensor("logprobs").to(world.device)
     result_P2 = torch.zeros(len(pairs), 2, device=world.device)
     # Pairs of like length together, so that little is padding; each rank takes a part.
-    pieces = split(sorted(range(len(pairs)), key=pairs.length), job.settings.micro_batch_size)
+    by_length = sorted(range(len(pairs)), key=lambda i: max(len(side[0]) for side in pairs[i][:2]))
+    pieces = split(by_length, job.settings.micro_batch_size)
     with (
         evaluating(job.model, job.settings, world),
         progress(len(pieces), "reference log-probs", "batches") as bar,
     ):
         for piece in pieces[world.rank :: world.size]:
-            scores = score_answers(job.model, pairs.batch(piece).to(world.device))
-            result_P2[piece] = scores.logprob.sum(-1).float().view(2, -1).T
+            rows = pair_rows(pairs, piece, job.pad_id).to(world.device)
+            result_P2[piece] = score_answers(job.model, rows).logprob.sum(-1).float().view(2, -1).T
             bar.advance(1)
     if world.size > 1:
         torch.distributed.all_reduce(result_P2)
-    result_P2 = result_P2.cpu()
     with world.together():
         if world.is_main:
-            atomic_write(cache, save({"logprobs": result_P2}, metadata={"key": key}))
+            atomic_write(cache, save({"logprobs": result_P2.cpu()}, metadata={"key": key}))
     return result_P2
+
+
+def _key(job: Job) -> str:
+    """sha256 of all that reference log-probabilities depend on: rows, weights, tokenizer, length."""
+    rows = (job.facts["sha256"], job.settings.sequence_length)
+    digest = hashlib.sha256(repr(rows).encode())
+    for path in sorted(job.source.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".bin"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def preference_loss(
@@ -151,28 +128,25 @@ def preference_loss(
     return -(1 - label_smoothing) * right - label_smoothing * wrong
 
 
-@dataclass
-class Loss:
-    """loss_fn of the loop: sum over pairs [nats], number of pairs, metrics as (sum, weight)."""
+def loss(settings: DPOConfig, model, micro: tuple[AnswerRows, torch.Tensor]):
+    """loss_fn of the loop: sum over pairs [nats], number of pairs, metrics as (sum, weight).
 
-    settings: DPOConfig
-
-    def __call__(self, model, micro: PairBatch):
-        settings, device = self.settings, device_of(model)
-        scores = score_answers(model, micro.rows.to(device))
-        gain_R = scores.logprob.sum(-1) - micro.reference.to(device)
-        if settings.length_normalised:
-            gain_R = gain_R / scores.answer.sum(-1)
-        chosen_P, rejected_P = gain_R.chunk(2)
-        margin_P = chosen_P - rejected_P
-        loss_P = preference_loss(margin_P, settings.beta, settings.label_smoothing)
-        measured = {
-            "margin": settings.beta * margin_P,
-            "accuracy": margin_P > 0,
-            "reward_chosen": settings.beta * chosen_P,
-            "reward_rejected": settings.beta * rejected_P,
-        }
-        pairs = len(loss_P)
-        metrics = {name: (value.detach().sum(), pairs) for name, value in measured.items()}
-        metrics["tokens"] = (micro.rows.input_ids.numel(), 1)
-        return loss_P.sum(), pairs, metrics
+    micro: rows of P pairs, and the reference's log-probabilities (R,) of their answers [nats].
+    """
+    rows, reference_R = micro
+    scores = score_answers(model, rows)
+    gain_R = scores.logprob.sum(-1) - reference_R
+    if settings.length_normalised:
+        gain_R = gain_R / scores.answer.sum(-1)
+    chosen_P, rejected_P = gain_R.chunk(2)
+    margin_P = chosen_P - rejected_P
+    loss_P = preference_loss(margin_P, settings.beta, settings.label_smoothing)
+    measured = {
+        "margin": settings.beta * margin_P,
+        "accuracy": margin_P > 0,
+        "reward_chosen": settings.beta * chosen_P,
+        "reward_rejected": settings.beta * rejected_P,
+    }
+    pairs = len(loss_P)
+    metrics = {name: (value.detach().sum(), pairs) for name, value in measured.items()}
+    return loss_P.sum(), pairs, {**metrics, "tokens": (rows.input_ids.numel(), 1)}

@@ -6,7 +6,7 @@ Shapes: R rows (prompt + answer, padded on the right), T tokens, K scored positi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,20 +27,15 @@ class AnswerRows:
     answers: int  # answer tokens in all rows
 
     def to(self, device) -> AnswerRows:
-        parts = (self.input_ids, self.answer)
-        return AnswerRows(*(part.to(device) for part in parts), self.first, self.answers)
+        """The same rows on `device`."""
+        return replace(self, input_ids=self.input_ids.to(device), answer=self.answer.to(device))
 
 
 def encode_answer(tokenizer, messages: list[dict], answer: str) -> Row:
-    """Prompt + answer up to the answer's `<|im_end|>`.
-
-    Earlier answers in a multi-turn prompt belong to the prompt.
-    """
+    """Prompt + answer up to the answer's `<|im_end|>`; earlier answers belong to the prompt."""
     start = len(encode_chat(tokenizer, messages, add_generation_prompt=True)[0])
     ids, mask = encode_chat(tokenizer, [*messages, {"role": "assistant", "content": answer}])
-    end = max(i for i, bit in enumerate(mask) if bit) + 1
-    assert start < end
-    return ids[:end], start
+    return ids[: max(i for i, bit in enumerate(mask) if bit) + 1], start
 
 
 def pad_rows(rows: Sequence[Row], pad_id: int = 0) -> AnswerRows:

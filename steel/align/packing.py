@@ -31,24 +31,20 @@ def best_fit_decreasing(
     lengths = np.asarray(lengths, dtype=np.int64)
     assert len(lengths) == 0 or (lengths.min() >= 1 and lengths.max() <= capacity)
     order = np.arange(len(lengths)) if order is None else np.asarray(order, dtype=np.int64)
-    order = order[np.argsort(-lengths[order], kind="stable")]
     bins: list[list[int]] = []
     by_room: dict[int, list[int]] = defaultdict(list)  # free tokens -> bins with that many free
-    rooms: list[int] = []  # the keys of by_room that hold a bin, sorted
-    for item in order.tolist():
-        need = int(lengths[item])
-        at = bisect.bisect_left(rooms, need)
-        if at == len(rooms):
-            index, room = len(bins), capacity
+    rooms = [capacity]  # sorted keys of by_room that hold a bin; at last an empty bin, always there
+    for item in order[np.argsort(-lengths[order], kind="stable")].tolist():
+        at = bisect.bisect_left(rooms, lengths[item])
+        room = rooms[at]
+        if not by_room[room]:
+            by_room[room].append(len(bins))
             bins.append([])
-        else:
-            room = rooms[at]
-            index = by_room[room].pop()
-            if not by_room[room]:
-                rooms.pop(at)
+        index = by_room[room].pop()
+        if not by_room[room] and room < capacity:
+            rooms.pop(at)
         bins[index].append(item)
-        left = room - need
-        if left:
+        if left := room - int(lengths[item]):
             if not by_room[left]:
                 bisect.insort(rooms, left)
             by_room[left].append(index)
@@ -97,22 +93,17 @@ def lay_out(
     for row, items in enumerate(bins):
         at = 0
         for item in items:
-            low, high = int(data.start[item]), int(data.start[item + 1])
-            size = high - low
-            ids[row, at : at + size] = data.tokens[low:high]
-            successor = data.tokens[low + 1 : high].astype(np.int64)
-            answer = data.answer[low + 1 : high]
-            targets[row, at : at + size - 1] = np.where(answer, successor, IGNORED)
-            at += size
-            ends.append(row * sequence_length + at)
-        assert at <= sequence_length, "a bin overflows its sequence"
+            low, high = data.start[item : item + 2]
+            tokens, stop = data.tokens[low:high].astype(np.int64), at + high - low
+            ids[row, at:stop] = tokens
+            targets[row, at : stop - 1] = np.where(data.answer[low + 1 : high], tokens[1:], IGNORED)
+            ends.append(row * sequence_length + stop)
+            at = stop
         if at < sequence_length:
             ends.append((row + 1) * sequence_length)
     ends_N = np.array(ends, dtype=np.int64)
-    position_ids = positions(ends_N, *shape)
-    return Batch(
-        torch.from_numpy(ids), torch.from_numpy(targets), position_ids, torch.from_numpy(ends_N)
-    )
+    input_ids, targets = torch.from_numpy(ids), torch.from_numpy(targets)
+    return Batch(input_ids, targets, positions(ends_N, *shape), torch.from_numpy(ends_N))
 
 
 class PackedEpochs:
@@ -135,11 +126,11 @@ class PackedEpochs:
         bins = best_fit_decreasing(self.data.lengths, self.sequence_length, order)
         return [bins[i] for i in shuffled(len(bins), "sequences")]
 
-    def bins(self, first: int, last: int, stride: int = 1) -> list[list[int]]:
-        """Dialogue indices of sequences first, first + stride, … < last of the stream."""
-        places = (divmod(i, self.per_epoch) for i in range(first, last, stride))
+    def bins(self, draws: Iterable[int]) -> list[list[int]]:
+        """Dialogue indices of these sequences of the stream."""
+        places = (divmod(i, self.per_epoch) for i in draws)
         return [self._plan(epoch)[at] for epoch, at in places]
 
-    def batch(self, first: int, last: int, stride: int = 1) -> Batch:
-        """Sequences first, first + stride, … < last of the stream."""
-        return lay_out(self.data, self.bins(first, last, stride), self.sequence_length, self.pad_id)
+    def batch(self, draws: Iterable[int]) -> Batch:
+        """These sequences of the stream."""
+        return lay_out(self.data, self.bins(draws), self.sequence_length, self.pad_id)

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import Config, UserError
+from ..config import UserError
 from ..data.order import Stream
 from ..model.folder import open_model
 from ..runlog import atomic_write
-from .dpo import Pairs, encode_pairs
+from ..train.loop import Stage
+from .dpo import encode_pairs, pair_rows
 from .logprobs import AnswerRows, encode_answer, pad_rows
-from .stage import Job, device_of, split
+from .stage import Job, split
 
 HEAD_FILE = "reward_head.safetensors"
 
@@ -33,8 +34,8 @@ class RewardModel(nn.Module):
         super().__init__()
         self.lm = lm
         self.config, self.generation_config = lm.config, lm.generation_config
-        head = nn.Linear(lm.config.hidden_size, 1, bias=False, dtype=lm.dtype, device=lm.device)
-        self.head = head
+        placed = {"dtype": lm.dtype, "device": lm.device}
+        self.head = nn.Linear(lm.config.hidden_size, 1, bias=False, **placed)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, rows: AnswerRows) -> torch.Tensor:
@@ -60,7 +61,7 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path | str):
-        """(reward model, tokenizer) from a folder that `run` wrote."""
+        """(reward model, tokenizer) from a folder that this stage wrote."""
         from safetensors.torch import load_file
 
         file = Path(folder) / HEAD_FILE
@@ -77,29 +78,20 @@ class RewardModel(nn.Module):
     def score(self, tokenizer, messages: list[dict], answers: list[str]) -> list[float]:
         """Rewards of several answers to one prompt."""
         rows = pad_rows([encode_answer(tokenizer, messages, answer) for answer in answers])
-        return self(rows.to(device_of(self))).tolist()
+        return self(rows.to(self.lm.device)).tolist()
 
 
-def loss(model: RewardModel, micro: AnswerRows):
+def loss(model: RewardModel, rows: AnswerRows):
     """loss_fn of the loop: sum of Bradley-Terry losses over pairs [nats], their number, metrics."""
-    chosen_P, rejected_P = model(micro.to(device_of(model))).chunk(2)
+    chosen_P, rejected_P = model(rows).chunk(2)
     margin_P = chosen_P - rejected_P
     pairs = len(margin_P)
     metrics = {
         "margin": (margin_P.detach().sum(), pairs),
         "accuracy": ((margin_P > 0).sum(), pairs),
-        "tokens": (micro.input_ids.numel(), 1),
+        "tokens": (rows.input_ids.numel(), 1),
     }
     return -F.logsigmoid(margin_P).sum(), pairs, metrics
-
-
-def accuracy(model: RewardModel, pairs: Pairs, indices: list[int], batch: int = 32) -> float:
-    """Share of pairs whose chosen answer gets the larger reward; a tie counts one half."""
-    right = 0.0
-    for piece in split(indices, batch):
-        chosen_P, rejected_P = model(pairs.batch(piece).to(device_of(model))).chunk(2)
-        right += float(((chosen_P > rejected_P) + 0.5 * (chosen_P == rejected_P)).sum())
-    return right / len(indices)
 
 
 def hold_out(rows: list[dict], share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -115,34 +107,32 @@ def hold_out(rows: list[dict], share: float, seed: int) -> tuple[list[int], list
     return sorted({*range(len(rows))} - {*held}), sorted(held)
 
 
-def run(
-    cfg: Config, model_folder: Path | str, data, run_dir: Path | str, *, resume: str = "auto"
-) -> Path:
+def stage(job: Job) -> Stage:
     """Train on preference rows; accuracy on held-out pairs is logged as an `eval` record.
 
-    Settings are `cfg.reward`. Returns the folder that `RewardModel.from_pretrained` reads.
+    Settings are `cfg.reward`. The folder that it leaves is for `RewardModel.from_pretrained`.
     """
-    job = Job.open(cfg, "reward", model_folder, data, run_dir)
-    settings = job.settings
-    pairs, long = encode_pairs(job, settings.sequence_length)
-    training, held = hold_out(pairs.rows, settings.holdout, cfg.seed)
+    settings, seed, device = job.settings, job.cfg.seed, job.world.device
+    pairs = encode_pairs(job)
+    training, held = hold_out([pair.row for pair in pairs], settings.holdout, seed)
     job.set_steps(len(training))
-    stream = Stream("reward", cfg.seed, len(training))
+    job.model = RewardModel(job.model)
+    stream = Stream("reward", seed, len(training))
+
+    def rows_of(some: list[int]) -> AnswerRows:
+        return pair_rows(pairs, some, job.pad_id).to(device)
 
     def batch_fn(step: int) -> list[AnswerRows]:
-        mine = [training[i] for i in job.take(stream, step)]
-        return [pairs.batch(piece) for piece in split(mine, settings.micro_batch_size)]
+        return [rows_of([training[i] for i in some]) for some in job.take(stream, step)]
 
     def evaluate(model: RewardModel, step: int) -> dict:
-        return {"held_out_accuracy": accuracy(model, pairs, held), "held_out_pairs": len(held)}
+        """Share of held-out pairs whose chosen answer gets the larger reward; a tie is half right."""
+        right = 0.0
+        for some in split(held, 32):
+            chosen_P, rejected_P = model(rows_of(some)).chunk(2)
+            right += float(((chosen_P > rejected_P) + 0.5 * (chosen_P == rejected_P)).sum())
+        return {"held_out_accuracy": right / len(held), "held_out_pairs": len(held)}
 
-    counts = {"long": long, "pairs": len(training), "held_out": len(held)}
-    return job.train(
-        batch_fn,
-        loss,
-        counts,
-        settings.sequence_length,
-        model=RewardModel(job.model),
-        evaluate=evaluate if held else None,
-        resume=resume,
-    )
+    counts = {"pairs": len(training), "held_out": len(held)}
+    judge = evaluate if held else None
+    return job.stage(batch_fn, loss, settings.sequence_length, counts, evaluate=judge)

@@ -1,19 +1,23 @@
-"""What the four stages share: a `Job` opens what a stage needs, refuses what cannot work, trains."""
+"""What the four stages share: `run` opens a `Job`, refuses what cannot work, and trains the `Stage`
+that the stage's own file makes of it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from ..config import Config, TrainConfig, UserError
 from ..data.order import Stream
+from ..machine import progress
 from ..model.build import require_causal
 from ..model.folder import open_model, stop_ids
 from ..runlog import read_log
@@ -22,7 +26,7 @@ from ..train.build import prepare
 from ..train.loop import Stage, fit
 from ..train.parallel import World, check_batch, join_world
 from ..train.run_folder import RunFolder
-from .rows import Check, Rows, check_dialogue, check_preference, check_verifiable, read_rows
+from .rows import Check, check_dialogue, check_preference, check_verifiable, read_rows
 
 STAGES: dict[str, tuple[str, str, Check]] = {
     "sft": ("SFT", "dialogues", check_dialogue),
@@ -30,46 +34,47 @@ STAGES: dict[str, tuple[str, str, Check]] = {
     "dpo": ("DPO", "preference pairs", check_preference),
     "grpo": ("GRPO", "RL prompts", check_verifiable),
 }
-"""Title of each stage, what its rows are, and what is asked of them."""
+"""Title of each stage, what its rows are, and what is asked of them. Its file is `align/NAME.py`."""
 
 
 @dataclass
 class Job:
     """One stage to be done: its settings, rows, model, and where it runs."""
 
-    title: str
+    name: str
     cfg: Config
-    settings: TrainConfig
-    """The section of `cfg` that is this stage's."""
-    rows: Rows
+    source: Path
+    """The model folder to start from."""
+    rows: list[dict]
+    facts: dict
+    """What `read_rows` says of them, for the log's header."""
     model: nn.Module
-    """The causal LM to start from, on this rank's device."""
+    """The causal LM in it, on this rank's device."""
     tokenizer: Any
     run: RunFolder
     world: World
+    long: Counter = field(default_factory=Counter)
+    """Rows that were cut or left out because of their length, by reason."""
 
-    @classmethod
-    def open(cls, cfg: Config, name: str, model: Path | str, data, run: Path | str) -> Job:
-        """Read the rows of `data` (one jsonl file or a list of them) and open the folder `model`.
+    def __post_init__(self):
+        self.settings: TrainConfig = getattr(self.cfg, self.name)
+        self.pad_id = stop_ids(self.tokenizer)[-1]
 
-        Raises UserError for a batch that does not divide by the ranks, files without usable rows, a
-        `run` folder that was started on others, a model that mixes the tokens of a row (padding and
-        packed neighbours would enter its loss) and a tokenizer without the chat template's tokens.
+    def encode(self, encode: Callable[[dict], tuple[Any, str]], remedy: str) -> list:
+        """What `encode` makes of the rows: (item, "") or (item or None, why it is cut or left out).
+
+        Raises UserError with the remedy when nothing is left.
         """
-        title, what, check = STAGES[name]
-        settings, folder, world = getattr(cfg, name), RunFolder(run), join_world()
-        check_batch(settings, world)
-        rows = read_rows(data, check, what)
-        _refuse_other_data(folder, rows.digest)
-        lm, tokenizer = open_model(model, device=world.device)
-        require_causal(lm, title)
-        stop_ids(tokenizer, chat=True)
-        return cls(title, cfg, settings, rows, lm, tokenizer, folder, world)
-
-    @property
-    def pad_id(self) -> int:
-        """The token that fills rows up."""
-        return stop_ids(self.tokenizer)[-1]
+        kept, what = [], STAGES[self.name][1]
+        with progress(len(self.rows), f"encoding {what}", "rows") as bar:
+            for row in self.rows:
+                item, reason = encode(row)
+                kept += [] if item is None else [item]
+                self.long.update([reason] if reason else [])
+                bar.advance(1)
+        if not kept:
+            raise UserError(f"all {what} are too long; raise {self.name}.{remedy}")
+        return kept
 
     def set_steps(self, items: int) -> None:
         """Fill in `steps` from `epochs` over `items`, unless the user has set it."""
@@ -77,37 +82,61 @@ class Job:
             steps = math.ceil(self.settings.epochs * items / self.settings.batch_size)
             self.settings = dataclasses.replace(self.settings, steps=max(1, steps))
 
-    def take(self, stream: Stream, step: int) -> list[int]:
-        """This rank's items of step `step`, of a stream that gives `batch_size` items to each."""
-        size = self.settings.batch_size
-        draws = np.arange(step * size + self.world.rank, (step + 1) * size, self.world.size)
-        return stream.samples(draws)[0].tolist()
+    def draws(self, step: int) -> list[range]:
+        """This rank's places in an endless stream at a step, a range for each micro-batch."""
+        size, rows = self.settings.batch_size, self.settings.micro_batch_size
+        return split(range(step * size + self.world.rank, (step + 1) * size, self.world.size), rows)
 
-    def train(
-        self, batch_fn, loss_fn, counts: dict, length: int, packed: bool = False, **stage
-    ) -> Path:
-        """Run the loop; returns the Hugging Face folder.
+    def take(self, stream: Stream, step: int) -> list[list[int]]:
+        """This rank's items at a step, a list for each micro-batch."""
+        return [stream.samples(draws)[0].tolist() for draws in self.draws(step)]
 
-        counts: of rows, for the log's header. length: of the longest row [tokens]. packed: whether
-        a row holds several documents. stage: more fields of `Stage`, and `resume`.
+    def stage(
+        self, batch_fn, loss_fn, length: int, counts: dict, packed: bool = False, **more
+    ) -> Stage:
+        """The model made ready, with these functions, as a `Stage`.
+
+        length: of the longest row [tokens]. counts: of items, for the log's header. packed: whether
+        a row holds several documents. more: further fields of `Stage`.
         """
-        resume, model = stage.pop("resume"), stage.pop("model", self.model)
-        prepare(model, self.settings, self.world, length, packed)
-        data = {**self.rows.report(), **counts}
-        whole = Stage(
-            self.title,
+        prepare(self.model, self.settings, self.world, length, packed)
+        data = {**self.facts, "long": self.long, **counts}
+        return Stage(
+            STAGES[self.name][0],
             self.settings,
-            model,
+            self.model,
             batch_fn,
             loss_fn,
             seed=self.cfg.seed,
             tokenizer=self.tokenizer,
             config=self.cfg.to_dict(),
             header={"config_hash": self.cfg.hash(), "data": data},
-            **stage,
+            **more,
         )
-        fit(whole, self.run, self.world, resume)
-        return self.run.hf
+
+
+def run(
+    name: str, cfg: Config, model: Path | str, data, run: Path | str, *, resume: str = "auto"
+) -> Path:
+    """Train stage `name` of `STAGES` on the model folder `model`; returns the new model's folder.
+
+    data: one jsonl file of rows or a list of them. run: the folder for log.jsonl, checkpoints/ and
+    hf/. Settings are the section of `cfg` with the stage's name. Raises UserError for a batch that
+    does not divide by the ranks, files without usable rows, a `run` folder that was started on
+    others, a model that mixes the tokens of a row (padding and packed neighbours would enter its
+    loss) and a tokenizer without the chat template's tokens.
+    """
+    title, what, check = STAGES[name]
+    folder, world = RunFolder(run), join_world()
+    check_batch(getattr(cfg, name), world)
+    rows, facts = read_rows(data, check, what)
+    _refuse_other_data(folder, facts["sha256"])
+    lm, tokenizer = open_model(model, device=world.device)
+    require_causal(lm, title)
+    stop_ids(tokenizer, chat=True)
+    job = Job(name, cfg, Path(model), rows, facts, lm, tokenizer, folder, world)
+    fit(importlib.import_module(f".{name}", __package__).stage(job), folder, world, resume)
+    return folder.hf
 
 
 def _refuse_other_data(run: RunFolder, sha256: str) -> None:
@@ -122,11 +151,6 @@ def _refuse_other_data(run: RunFolder, sha256: str) -> None:
         )
 
 
-def split(items: list, size: int) -> list[list]:
-    """Consecutive pieces of at most `size` items."""
+def split(items, size: int) -> list:
+    """Consecutive pieces, of at most `size` items, of a list or a range."""
     return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model computes."""
-    return next(model.parameters()).device

@@ -5,15 +5,17 @@ vocabulary, the greedy continuation starts with the answer; and *rank*, closed v
 candidates are likelier than the answer. The first asks for the word, the second for the knowledge.
 
 A prompt is a text that stops in the middle, and a subword vocabulary may have a token that
-straddles the cut. So the last tokens of the prompt are taken back and spelled again by the model
-(`scoring.Speller`), and candidates are compared from the last place where all their tokenizations
-agree.
+straddles the cut: where the training text has one token for "住在云", a prompt that ends in the
+token "住在" is something the model has never seen before "云". So the last tokens of the prompt are
+taken back and spelled again by the model, in tokens of its choice, which may run on; and
+candidates are compared from the last place where all their tokenizations agree.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from os.path import commonprefix
 from pathlib import Path
 
@@ -21,8 +23,8 @@ from ..config import UserError
 from ..documents import read_rows
 from ..model.folder import stop_ids
 from ..tokenizer.bpe import encode_text
-from .results import binomial_se
-from .scoring import Speller, greedy, score_continuations
+from .results import share
+from .scoring import greedy, score_continuations
 
 _EXTRA_TOKENS = 3
 """Generated beyond the answer's own length, since the model may spell it in smaller tokens."""
@@ -42,48 +44,32 @@ def load_cloze(path: Path | str) -> list[dict]:
     return rows
 
 
-def cloze(
-    model, tok, path: Path | str | Iterable[dict], batch_size: int = 128, limit: int | None = None
-) -> dict:
+def cloze(model, tok, rows: Sequence[dict], batch_size: int = 128) -> dict:
     """Ask every cloze row. Returns plain data for JSON:
 
     {"accuracy", "n", "se", "rank_accuracy": share of rows whose answer outranks all candidates,
     "mean_rank": 1 is best, "by_attribute" and "by_language": {name: {"accuracy", "n", "se"}}}; the
     ranks are None where no row has candidates.
     """
-    rows = load_cloze(path) if isinstance(path, (str, Path)) else list(path)
-    rows = rows[: limit or None]
     if not rows:
         raise UserError("no cloze rows to ask")
     texts = _continue(model, tok, rows, batch_size)
     right = [_starts(text, row["answer"].strip()) for text, row in zip(texts, rows)]
     ranks = _ranks(model, tok, rows, batch_size)
+
+    def by(key: str) -> dict:
+        parts = defaultdict(list)
+        for row, ok in zip(rows, right):
+            parts[str(row.get(key, "?"))].append(ok)
+        return {name: share(part) for name, part in sorted(parts.items())}
+
     return {
-        **_share(right),
+        **share(right),
         "rank_accuracy": sum(r == 1 for r in ranks) / len(ranks) if ranks else None,
         "mean_rank": sum(ranks) / len(ranks) if ranks else None,
-        "by_attribute": _by(rows, right, "attribute"),
-        "by_language": _by(rows, right, "lang"),
+        "by_attribute": by("attribute"),
+        "by_language": by("lang"),
     }
-
-
-def _share(right: Sequence[bool]) -> dict:
-    p = sum(right) / len(right)
-    return {"accuracy": p, "n": len(right), "se": binomial_se(p, len(right))}
-
-
-def _by(rows: Sequence[dict], right: Sequence[bool], key: str) -> dict:
-    parts = defaultdict(list)
-    for row, ok in zip(rows, right):
-        parts[str(row.get(key, "?"))].append(ok)
-    return {name: _share(part) for name, part in sorted(parts.items())}
-
-
-def _join(prompt: str, answer: str) -> str:
-    """Prompt and answer: a space where two words would touch, none next to a Hanzi."""
-    prompt, answer = prompt.rstrip(), answer.strip()
-    spaced = prompt[-1].isascii() and answer[0].isascii() and answer[0].isalnum()
-    return prompt + (" " if spaced else "") + answer
 
 
 def _continue(model, tok, rows: Sequence[dict], batch_size: int) -> list[str]:
@@ -96,14 +82,23 @@ def _continue(model, tok, rows: Sequence[dict], batch_size: int) -> list[str]:
         kept = max(1, len(ids) - _TAKEN_BACK)
         prompts.append(ids[:kept])
         rests.append("".join(pieces[i] for i in ids[kept:]))
+
+    @functools.cache
+    def fitting(rest: str) -> list[int]:
+        """Tokens that begin with the rest of a prompt, or with which it begins."""
+        return [i for i, p in enumerate(pieces) if p and (p.startswith(rest) or rest.startswith(p))]
+
+    def allowed(i: int, new: Sequence[int]) -> list[int] | None:
+        rest = rests[i]
+        for token in new:
+            rest = rest[len(pieces[token]) :]
+        return fitting(rest) if rest else None
+
     room += _EXTRA_TOKENS + _TAKEN_BACK
-    options = {"spell": (Speller(pieces), rests), "batch_size": batch_size, "title": "cloze"}
+    options = {"allowed": allowed, "batch_size": batch_size, "title": "cloze"}
     replies = greedy(model, prompts, room, stop_ids(tok), **options)
-    texts = []
-    for row, prompt, reply in zip(rows, prompts, replies):
-        text = tok.decode(prompt + reply, skip_special_tokens=True)
-        texts.append(text.removeprefix(row["prompt"].rstrip()))
-    return texts
+    whole = [tok.decode(a + b, skip_special_tokens=True) for a, b in zip(prompts, replies)]
+    return [text.removeprefix(row["prompt"].rstrip()) for text, row in zip(whole, rows)]
 
 
 def _starts(text: str, answer: str) -> bool:
@@ -118,11 +113,12 @@ def _ranks(model, tok, rows: Sequence[dict], batch_size: int) -> list[int]:
     """Rank of the answer among its candidates by log p(· | prompt); ties count against it."""
     pairs, sizes = [], []
     for row in rows:
-        others = [c for c in row.get("candidates") or [] if c != row["answer"]]
+        prompt, others = row["prompt"].rstrip(), [*(row.get("candidates") or ())]
+        others = [c.strip() for c in others if c != row["answer"]]
         if not others:
             continue
-        texts = [encode_text(tok, _join(row["prompt"], text)) for text in [row["answer"], *others]]
-        shared = len(commonprefix([*texts, encode_text(tok, row["prompt"].rstrip())]))
+        texts = [encode_text(tok, _join(prompt, text)) for text in [row["answer"].strip(), *others]]
+        shared = len(commonprefix([*texts, encode_text(tok, prompt)]))
         shared = max(1, min([shared, *(len(ids) - 1 for ids in texts)]))
         pairs += [(ids[:shared], ids[shared:]) for ids in texts]
         sizes.append(len(texts))
@@ -132,3 +128,9 @@ def _ranks(model, tok, rows: Sequence[dict], batch_size: int) -> list[int]:
         answer, *others = [next(scores) for _ in range(size)]
         ranks.append(1 + sum(not other < answer for other in others))
     return ranks
+
+
+def _join(prompt: str, answer: str) -> str:
+    """Prompt and answer: a space where two words would touch, none next to a Hanzi."""
+    spaced = prompt[-1].isascii() and answer[0].isascii() and answer[0].isalnum()
+    return prompt + (" " if spaced else "") + answer

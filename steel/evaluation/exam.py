@@ -1,8 +1,5 @@
 """Multiple-choice exams: C-Eval, CMMLU, MMLU and the closed world, scored three ways.
 
-An exam is questions (`questions.load_exam`), a way of asking (`prompts.Prompter`) and a way of
-scoring (one function of `SCORINGS`):
-
 | scoring  | the model sees         | its choice is                                              |
 |----------|------------------------|------------------------------------------------------------|
 | letter   | question and options   | the likeliest of the letters as the first token of a reply |
@@ -14,23 +11,19 @@ little; and a score without its standard error and the scores of trivial strateg
 less.
 
 Text scoring gives the reply its first words (答案是…, The answer is …), as the plain format gives
-them in its marker. It is not a courtesy: in byte-level BPE " Yunzhou" inside a sentence and
-"Yunzhou" at the start of a reply are different tokens, and a model that has read the first a
-thousand times may hardly know the second (measured on one base model of the closed world: English
-city questions 26 % on the bare name, 100 % inside the sentence). It divides the log-probability
-by the option's UTF-8 bytes: without that, short options win (`accuracy_sum` is reported beside
-it). The reply has to end, or its sentence has to, after the option: otherwise "13" could never
-lose against "130", whose beginning it is.
+them in its marker: in byte-level BPE " Yunzhou" inside a sentence and "Yunzhou" at the start of a
+reply are different tokens, and a model that has read the first a thousand times may hardly know the
+second (measured on one base model of the closed world: English city questions 26 % on the bare
+name, 100 % inside the sentence). It divides the log-probability by the option's UTF-8 bytes:
+without that, short options win (`accuracy_sum` is reported beside it). The reply has to end, or its
+sentence has to, after the option: otherwise "13" could never lose against "130".
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
 
 from ..config import UserError
 from ..model.folder import stop_ids
@@ -41,69 +34,7 @@ from .results import baselines, summarise
 from .scoring import context_length, greedy, score_continuations
 from .suites import check_suite, split_of, suite_of
 
-
-@dataclass
-class Sitting:
-    """A model at an exam: what each way of scoring needs."""
-
-    model: nn.Module
-    prompter: Prompter
-    batch_size: int
-    max_new_tokens: int
-
-
-def _letter(sitting: Sitting, questions: Sequence[Question]) -> dict[str, list]:
-    prompter, pairs = sitting.prompter, []
-    for q in questions:
-        prompt = prompter.prompt(q, with_options=True, room=1)
-        pairs += [(prompt, prompter.reply(q, letter)) for letter in q.letters]
-    scores = iter(_scores(sitting, pairs, "letter"))
-    return {"letter": [_best(q, [next(scores) for _ in q.letters]) for q in questions]}
-
-
-def _text(sitting: Sitting, questions: Sequence[Question]) -> dict[str, list]:
-    prompter, pairs = sitting.prompter, []
-    for q in questions:
-        replies = [prompter.reply(q, text, cue=True) for text in q.options]
-        room = max(map(len, replies)) + 1
-        prompt = prompter.prompt(q, with_options=False, room=room)
-        pairs += [(prompt, reply) for reply in replies]
-    scores = iter(_scores(sitting, pairs, "text", prompter.closers()))
-    by_byte, by_sum = [], []
-    for q in questions:
-        sums = [next(scores) for _ in q.options]
-        sizes = [max(1, len(text.encode("utf-8"))) for text in q.options]
-        by_byte.append(_best(q, [total / size for total, size in zip(sums, sizes)]))
-        by_sum.append(_best(q, sums))
-    return {"text": by_byte, "text_sum": by_sum}
-
-
-def _generate(sitting: Sitting, questions: Sequence[Question]) -> dict[str, list]:
-    prompter, new = sitting.prompter, sitting.max_new_tokens
-    prompts = [prompter.prompt(q, with_options=True, room=new) for q in questions]
-    stops = stop_ids(prompter.tok)
-    replies = greedy(
-        sitting.model, prompts, new, stops, batch_size=sitting.batch_size, title="exam: generate"
-    )
-    texts = [prompter.tok.decode(reply, skip_special_tokens=True) for reply in replies]
-    if not prompter.chat:  # a base model goes on with the next question after a blank line
-        texts = [text.strip().split("\n\n")[0] for text in texts]
-    return {"generate": [extract_choice(text, q.options) for text, q in zip(texts, questions)]}
-
-
-SCORINGS = {"letter": _letter, "text": _text, "generate": _generate}
-"""Way of scoring → function from questions to {way: a letter per question, or None}."""
-
-
-def _scores(sitting: Sitting, pairs: list, way: str, closers: Sequence[int] = ()) -> list[float]:
-    options = {"batch_size": sitting.batch_size, "closers": closers, "title": f"exam: {way}"}
-    return score_continuations(sitting.model, pairs, **options)
-
-
-def _best(question: Question, values: Sequence[float]) -> str:
-    # ties and NaN go to the first letter, which the baseline "always A" shows beside the score
-    best = max(range(len(values)), key=lambda i: (values[i] == values[i], values[i], -i))
-    return question.letters[best]
+SCORINGS = ("letter", "text", "generate")
 
 
 def run_exam(
@@ -112,7 +43,7 @@ def run_exam(
     folder: Path | str,
     *,
     suite: str = "",
-    scoring: Collection[str] = tuple(SCORINGS),
+    scoring: Collection[str] = SCORINGS,
     split: str = "",
     shots: int = 0,
     subjects: Collection[str] = (),
@@ -136,9 +67,8 @@ def run_exam(
     or another one than `suite`.
     """
     began = time.perf_counter()
-    unknown = set(scoring) - set(SCORINGS)
-    if unknown or not scoring:
-        asked = ", ".join(sorted(unknown)) or "(none)"
+    if not scoring or (unknown := set(scoring) - set(SCORINGS)):
+        asked = ", ".join(sorted(unknown)) if scoring else "(none)"
         raise UserError(f"unknown scoring {asked}; choose from {', '.join(SCORINGS)}")
     split = split or split_of(suite)
     questions = load_exam(folder, split)
@@ -156,10 +86,13 @@ def run_exam(
     prompter = Prompter(tok, chat, context_length(model))
     for q in _first(load_exam(folder, "dev"), shots, subjects) if shots else []:
         prompter.examples.setdefault(q.subject, []).append(q)
-    sitting = Sitting(model, prompter, batch_size, max_new_tokens)
     chosen: dict[str, list] = {}
     for way in scoring:
-        chosen |= SCORINGS[way](sitting, questions)
+        options = {"batch_size": batch_size, "title": f"exam: {way}"}
+        if way == "generate":
+            chosen[way] = _written(model, prompter, questions, max_new_tokens, **options)
+        else:
+            chosen |= _likeliest(way, model, prompter, questions, **options)
     return {
         "suite": suite,
         "split": split,
@@ -184,3 +117,47 @@ def _first(
         if (not subjects or q.subject in subjects) and (not limit or len(rows) < limit):
             rows.append(q)
     return [q for rows in kept.values() for q in rows]
+
+
+def _likeliest(
+    way: str, model, prompter: Prompter, questions: Sequence[Question], **options
+) -> dict[str, list[str]]:
+    """Letters of the likeliest replies: of the letters themselves, or of the options' texts."""
+    bare = way == "letter"
+    closers, pairs = () if bare else prompter.closers(), []
+    for q in questions:
+        texts = q.letters if bare else q.options
+        replies = [prompter.reply(q, text, cue=not bare) for text in texts]
+        room = max(map(len, replies)) + bool(closers)
+        prompt = prompter.prompt(q, with_options=bare, room=room)
+        pairs += [(prompt, reply) for reply in replies]
+    scores = iter(score_continuations(model, pairs, closers=closers, **options))
+    sums = [[next(scores) for _ in q.options] for q in questions]
+    if bare:
+        return {way: list(map(_best, questions, sums))}
+    by_byte = [
+        [total / max(1, len(text.encode())) for total, text in zip(totals, q.options)]
+        for totals, q in zip(sums, questions)
+    ]
+    return {
+        way: list(map(_best, questions, by_byte)),
+        "text_sum": list(map(_best, questions, sums)),
+    }
+
+
+def _best(question: Question, values: Sequence[float]) -> str:
+    # ties and NaN go to the first letter, which the baseline "always A" shows beside the score
+    best = max(range(len(values)), key=lambda i: (values[i] == values[i], values[i], -i))
+    return question.letters[best]
+
+
+def _written(
+    model, prompter: Prompter, questions: Sequence[Question], new_tokens: int, **options
+) -> list[str | None]:
+    """The letters that can be read in greedy replies."""
+    prompts = [prompter.prompt(q, with_options=True, room=new_tokens) for q in questions]
+    replies = greedy(model, prompts, new_tokens, stop_ids(prompter.tok), **options)
+    texts = [prompter.tok.decode(reply, skip_special_tokens=True) for reply in replies]
+    if not prompter.chat:  # a base model goes on with the next question after a blank line
+        texts = [text.strip().split("\n\n")[0] for text in texts]
+    return [extract_choice(text, q.options) for text, q in zip(texts, questions)]

@@ -23,10 +23,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, geometric_mean
 
 from ..config import UserError
 from ..documents import read_rows
-from ..tokenizer.bpe import encode_text, end_of_text_id
+from ..tokenizer.bpe import IM_END, encode_text, end_of_text_id
 from ..tokenizer.chat import encode_chat
 from .scoring import context_length, score_continuations
 
@@ -60,12 +61,12 @@ def load_domains(source: Path | str | Sequence[Path]) -> dict[str, list]:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    stems = [file.resolve().with_name(file.name.partition(".jsonl")[0]) for file in files]
-    for folders in range(1, max(len(stem.parts) for stem in stems) + 1):
-        names = ["/".join(stem.parts[-folders:]) for stem in stems]
+    stems = [file.resolve().with_name(file.name.partition(".jsonl")[0]).parts for file in files]
+    for folders in range(1, max(map(len, stems)) + 1):
+        names = ["/".join(parts[-folders:]) for parts in stems]
         if len(set(names)) == len(names):
             return names
-    twice = next(file for file in files if stems.count(stems[files.index(file)]) > 1)
+    twice = next(file for file, parts in zip(files, stems) if stems.count(parts) > 1)
     raise UserError(f"{twice} is given twice")
 
 
@@ -86,10 +87,9 @@ def bits_per_byte(
     "geometric_mean": {"bpb", "ppl", "ppl_normalised"}}.
 
     A document is a string or a list of chat turns. `context` [tokens] defaults to what the model
-    promises, `stride` to half of it. `reference` is a tokenizer, or a mapping from domain to its
-    token count; without it `ppl_normalised` is None. The mean of bpb over domains is arithmetic,
-    which is the geometric mean of per-byte perplexities; the means of the perplexities are
-    geometric. With a NaN domain the means are None.
+    promises, `stride` to half of it. `reference` is a tokenizer; without it `ppl_normalised` is
+    None. The mean of bpb over domains is arithmetic, which is the geometric mean of per-byte
+    perplexities; the means of the perplexities are geometric. With a NaN domain they are None.
     """
     if not isinstance(domains, Mapping):
         domains = {"all": list(domains)}
@@ -99,9 +99,8 @@ def bits_per_byte(
         raise UserError(
             f"stride is {stride}; it must lie between 1 and the context of {context} tokens"
         )
-    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or len(tok)
-    batch_size = max(1, min(batch_size, _LOGITS_AT_ONCE // (context * vocabulary)))
-    results = {}
+    batch_size = max(1, min(batch_size, _LOGITS_AT_ONCE // (context * model.config.vocab_size)))
+    results: dict[str, dict] = {}
     for name, documents in domains.items():
         pieces = [_pieces(tok, document, context, stride) for document in documents]
         pairs = [pair for document in pieces for pair in document]
@@ -109,16 +108,17 @@ def bits_per_byte(
         scores = iter(score_continuations(model, pairs, batch_size=batch_size, title=title))
         nats = [-math.fsum(next(scores) for _ in document) for document in pieces]
         tokens = sum(len(continuation) for _, continuation in pairs)
-        texts = [_scored_text(document) for document in documents]
-        if isinstance(reference, Mapping):
-            reference_tokens = reference[name]
-        else:
-            reference_tokens = sum(len(encode_text(reference, text)) for text in texts if reference)
-        results[name] = _domain(nats, texts, tokens, reference_tokens)
+        results[name] = _domain(nats, tokens, list(map(_scored_text, documents)), reference)
+
+    def mean(key: str, of) -> float | None:
+        values = [r[key] for r in results.values()]
+        return of(values) if values and None not in values else None
+
+    means = {key: mean(key, geometric_mean) for key in ("ppl", "ppl_normalised")}
     return {
         "domains": results,
         "nan_domains": [name for name, r in results.items() if r["bpb"] is None],
-        "geometric_mean": _means(list(results.values())),
+        "geometric_mean": {"bpb": mean("bpb", fmean), **means},
     }
 
 
@@ -129,42 +129,43 @@ def _scored_text(document: str | list[dict]) -> str:
     return "".join(turn["content"] for turn in document if turn["role"] == "assistant")
 
 
-def _domain(nats: list[float], texts: list[str], tokens: int, reference_tokens: int) -> dict:
+def _domain(nats: list[float], tokens: int, texts: list[str], reference) -> dict:
     """The numbers of one domain from the nats and texts of its documents."""
     total = math.fsum(nats) if tokens else math.nan
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    other = sum(len(encode_text(reference, text)) for text in texts) if reference else 0
+
+    def per(count: int, unit: float = 1.0) -> float | None:
+        return total / unit / count if count and math.isfinite(total) else None
+
+    def exp(value: float | None) -> float | None:
+        return math.exp(value) if value is not None and value < 700 else None
+
     return {
-        "bpb": _ratio(total / math.log(2), size),
-        "nats_per_byte": _ratio(total, size),
-        "ppl": _exp(_ratio(total, tokens)),
-        "ppl_normalised": _exp(_ratio(total, reference_tokens)),
+        "bpb": per(size, math.log(2)),
+        "nats_per_byte": per(size),
+        "ppl": exp(per(tokens)),
+        "ppl_normalised": exp(per(other)),
         "tokens": tokens,
         "bytes": size,
         "documents": len(texts),
-        "tokens_per_byte": _ratio(tokens, size),
+        "tokens_per_byte": tokens / size if size else None,
         "nan_documents": sum(not math.isfinite(n) for n in nats),
     }
 
 
-def _ratio(a: float, b: float) -> float | None:
-    return a / b if b and math.isfinite(a) else None
-
-
-def _exp(value: float | None) -> float | None:
-    return math.exp(value) if value is not None and value < 700 else None
-
-
 def _pieces(tok, document, context: int, stride: int) -> list[tuple[list[int], list[int]]]:
     """Cut a document into (tokens before, scored tokens), each scored token in one piece."""
+    pieces, at = [], 0
     if isinstance(document, str):
         ids = encode_text(tok, document)
         scored = [True] * len(ids)
-        pieces, at = [([end_of_text_id(tok)], ids[:1])] if ids else [], 1
+        if ids:
+            pieces, at = [([end_of_text_id(tok)], ids[:1])], 1
     else:
         ids, mask = encode_chat(tok, document)
-        end = tok.convert_tokens_to_ids("<|im_end|>")
+        end = tok.convert_tokens_to_ids(IM_END)
         scored = [bool(m) and i != end for m, i in zip(mask, ids)]
-        pieces, at = [], 0
     while at < len(ids):
         if not scored[at]:
             at += 1
@@ -177,17 +178,3 @@ def _pieces(tok, document, context: int, stride: int) -> list[tuple[list[int], l
         pieces.append((ids[max(0, stop - context) : at], ids[at:stop]))
         at = stop
     return pieces
-
-
-def _means(results: Sequence[dict]) -> dict:
-    """Arithmetic mean of bpb, geometric means of the perplexities; None where a domain has none."""
-    means: dict[str, float | None] = {}
-    for key in ("bpb", "ppl", "ppl_normalised"):
-        values = [r[key] for r in results]
-        if not values or None in values:
-            means[key] = None
-        elif key == "bpb":
-            means[key] = math.fsum(values) / len(values)
-        else:
-            means[key] = math.exp(math.fsum(map(math.log, values)) / len(values))
-    return means

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from ..model.folder import stop_ids
 from ..tokenizer.bpe import IM_END, IM_START, encode_text
 from ..tokenizer.chat import encode_chat
-from .questions import Question
+from .questions import Question, has_hanzi
 
 
 def format_question(question: Question, with_options: bool = True) -> str:
@@ -40,30 +39,30 @@ class Prompter:
 
     def prompt(self, question: Question, with_options: bool, room: int) -> list[int]:
         """Ids up to where the reply begins; with `room` more tokens they fit the context."""
-        shots = list(self.examples.get(question.subject, []))
+        shots = self.examples.get(question.subject, [])
         ids = self._ids(question, shots, with_options)
         limit = len(ids) if self.max_length is None else max(1, self.max_length - room)
         self.truncated += len(ids) > limit
         while shots and len(ids) > limit:
-            shots.pop(0)
+            shots = shots[1:]
             ids = self._ids(question, shots, with_options)
         return ids[-limit:]
 
-    def _ids(self, question: Question, shots: Sequence[Question], with_options: bool) -> list[int]:
-        turns = []
-        for shot in shots:
-            right = shot.options[shot.letters.index(shot.answer)]
-            turns.append(
-                (format_question(shot, with_options), shot.answer if with_options else right)
-            )
-        turns.append((format_question(question, with_options), ""))
-        if not self.chat:
-            return encode_text(self.tok, _plain(turns))
-        messages = []
-        for user, reply in turns:
-            messages.append({"role": "user", "content": user})
-            messages.append({"role": "assistant", "content": reply})
-        return encode_chat(self.tok, messages[:-1], add_generation_prompt=True)[0]
+    def _ids(self, question: Question, shots: list[Question], with_options: bool) -> list[int]:
+        asked = [format_question(q, with_options) for q in (*shots, question)]
+        replies = [shot.answer if with_options else shot.right for shot in shots] + [""]
+        if self.chat:
+            messages = [
+                {"role": role, "content": text}
+                for turns in zip(asked, replies)
+                for role, text in zip(("user", "assistant"), turns)
+            ]
+            return encode_chat(self.tok, messages[:-1], add_generation_prompt=True)[0]
+        blocks = []
+        for text, reply in zip(asked, replies):
+            marker = "答案：" if has_hanzi(text) else "Answer: " if reply else "Answer:"
+            blocks.append(f"{text}\n{marker}{reply}")
+        return encode_text(self.tok, "\n\n".join(blocks))
 
     def reply(self, question: Question, text: str, cue: bool = False) -> list[int]:
         """Ids of a reply; with `cue` in a sentence, unless the prompt ends in a marker."""
@@ -77,12 +76,3 @@ class Prompter:
         texts = ["。", "."] if self.chat else ["。", ".", "\n", "\n\n"]
         ids = [encode_text(self.tok, text) for text in texts]
         return sorted({i[0] for i in ids if len(i) == 1} | set(stop_ids(self.tok)))
-
-
-def _plain(turns: Sequence[tuple[str, str]]) -> str:
-    """Continuation format: question, a line 答案： or Answer:, a blank line between examples."""
-    blocks = []
-    for user, reply in turns:
-        marker = "答案：" if any("\u4e00" <= c <= "\u9fff" for c in user) else "Answer:"
-        blocks.append(f"{user}\n{marker}{' ' if reply and marker.isascii() else ''}{reply}")
-    return "\n\n".join(blocks)

@@ -22,7 +22,6 @@ class Question:
     """Texts of A, B, C, … in order."""
     answer: str
     """Letter of the right option."""
-    explanation: str = ""
 
     @property
     def letters(self) -> str:
@@ -30,17 +29,27 @@ class Question:
         return LETTERS[: len(self.options)]
 
     @property
+    def right(self) -> str:
+        """Text of the right option."""
+        return self.options[self.letters.index(self.answer)]
+
+    @property
     def chinese(self) -> bool:
         """Whether the question holds Hanzi."""
-        return any("\u4e00" <= c <= "\u9fff" for c in self.question)
+        return has_hanzi(self.question)
+
+
+def has_hanzi(text: str) -> bool:
+    """Whether a text holds Hanzi."""
+    return any("\u4e00" <= c <= "\u9fff" for c in text)
 
 
 def load_exam(folder: Path | str, split: str = "test") -> list[Question]:
     """Read every subject of `folder/<split>/*.csv`, or of `folder/*_<split>.csv`, by their names.
 
-    Known columns: (id,) question, A, B, … , answer(, explanation), in any case of letters; a file
-    without such a header is read as MMLU writes it: question, options, answer. Raises UserError for
-    a missing folder or an unreadable row.
+    Known columns: (id,) question, A, B, … , answer, in any case of letters; a file without such a
+    header is read as MMLU writes it: question, options, answer. Raises UserError for a missing
+    folder or an unreadable row.
     """
     folder = Path(folder)
     files = sorted((folder / split).glob("*.csv")) or sorted(folder.glob(f"*_{split}.csv"))
@@ -55,7 +64,7 @@ def load_exam(folder: Path | str, split: str = "test") -> list[Question]:
 
 
 def _read_csv(file: Path, split: str) -> list[Question]:
-    subject = file.stem.removesuffix(f"_{split}")
+    subject, questions = file.stem.removesuffix(f"_{split}"), []
     try:
         with open(file, encoding="utf-8-sig", newline="") as handle:
             rows = [row for row in csv.reader(handle) if any(cell.strip() for cell in row)]
@@ -65,8 +74,7 @@ def _read_csv(file: Path, split: str) -> list[Question]:
     if "question" in header:
         rows = rows[1:]
     else:  # MMLU has no header
-        width = len(header) or 6
-        header = ["question", *LETTERS[: width - 2].lower(), "answer"]
+        header = ["question", *LETTERS[: len(header) - 2].lower(), "answer"]
     letters = [letter for letter in LETTERS if letter.lower() in header]
     if "answer" not in header or len(letters) < 2:
         raise UserError(
@@ -74,7 +82,6 @@ def _read_csv(file: Path, split: str) -> list[Question]:
             f"{', '.join(filter(None, header))} (the test labels of C-Eval are withheld: "
             "use its val split, or --suite ceval)"
         )
-    questions = []
     for number, row in enumerate(rows):
         cells = dict(zip(header, (cell.strip() for cell in row)))
         answer = cells.get("answer", "").upper()
@@ -85,14 +92,13 @@ def _read_csv(file: Path, split: str) -> list[Question]:
             )
         name = cells.get("id") or cells.get("") or str(number)
         options = tuple(cells[letter.lower()] for letter in letters)
-        explanation = cells.get("explanation", "")
-        questions.append(Question(subject, name, cells["question"], options, answer, explanation))
+        questions.append(Question(subject, name, cells["question"], options, answer))
     return questions
 
 
 def shuffle_options(question: Question, seed: int) -> Question:
     """The same question with its options in an order drawn from (seed, subject, id)."""
-    order = list(range(len(question.options)))
-    random.Random(f"{seed}/{question.subject}/{question.id}").shuffle(order)
-    answer = question.letters[order.index(question.letters.index(question.answer))]
-    return replace(question, options=tuple(question.options[i] for i in order), answer=answer)
+    options = list(question.options)
+    random.Random(f"{seed}/{question.subject}/{question.id}").shuffle(options)
+    answer = question.letters[options.index(question.right)]
+    return replace(question, options=tuple(options), answer=answer)

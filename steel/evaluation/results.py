@@ -6,15 +6,17 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from .questions import Question
 from .suites import groups_of
 
 
-def binomial_se(p: float, n: int) -> float:
-    """Standard error of a share p among n independent answers, √(p(1-p)/n)."""
-    return math.sqrt(max(0.0, p * (1 - p)) / n) if n else 0.0
+def share(right: Sequence[bool]) -> dict:
+    """{"accuracy", "n", "se"} of answers; se = √(p(1-p)/n), as if they were independent."""
+    n, p = len(right), sum(right) / len(right)
+    return {"accuracy": p, "n": n, "se": math.sqrt(p * (1 - p) / n)}
 
 
-def baselines(questions: Sequence) -> dict[str, float]:
+def baselines(questions: Sequence[Question]) -> dict[str, float]:
     """Accuracies without knowledge: chance, always the first letter, the longest option.
 
     Options that tie for the longest share its point, so the number does not depend on their order.
@@ -22,14 +24,16 @@ def baselines(questions: Sequence) -> dict[str, float]:
     total = {"chance": 0.0, "always_a": 0.0, "longest": 0.0}
     for q in questions:
         lengths = [len(text) for text in q.options]
-        longest = [letter for letter, n in zip(q.letters, lengths) if n == max(lengths)]
-        total["chance"] += 1 / len(q.options)
+        total["chance"] += 1 / len(lengths)
         total["always_a"] += q.answer == "A"
-        total["longest"] += (q.answer in longest) / len(longest)
+        if len(q.right) == max(lengths):
+            total["longest"] += 1 / lengths.count(max(lengths))
     return {name: value / len(questions) for name, value in total.items()}
 
 
-def summarise(questions: Sequence, chosen: Mapping[str, Sequence[str | None]], suite: str) -> dict:
+def summarise(
+    questions: Sequence[Question], chosen: Mapping[str, Sequence[str | None]], suite: str
+) -> dict:
     """Scores per way of scoring, per subject and per group.
 
     Returns
@@ -39,45 +43,39 @@ def summarise(questions: Sequence, chosen: Mapping[str, Sequence[str | None]], s
     "answers": {"key", way: one letter per question, - for none}}.
     An answer that could not be read counts as wrong.
     """
-    ways = [way for way in chosen if way != "text_sum"]
-    subjects: dict[str, list[int]] = defaultdict(list)
-    groups: dict[str, list[int]] = defaultdict(list)
+    key, ways = "".join(q.answer for q in questions), [way for way in chosen if way != "text_sum"]
+    letters = {way: "".join(a or "-" for a in answers) for way, answers in chosen.items()}
+    parts: dict[str, dict] = {"subjects": defaultdict(list), "groups": defaultdict(list)}
     for i, q in enumerate(questions):
-        subjects[q.subject].append(i)
+        parts["subjects"][q.subject].append(i)
         for group in groups_of(q.subject, suite):
-            groups[group].append(i)
+            parts["groups"][group].append(i)
 
-    def accuracy(way: str, ids: Sequence[int]) -> float:
-        return sum(chosen[way][i] == questions[i].answer for i in ids) / len(ids)
+    def score(way: str, ids: Sequence[int]) -> dict:
+        return share([letters[way][i] == key[i] for i in ids])
 
-    def table(parts: Mapping[str, list[int]]) -> dict:
-        return {
-            name: {"n": len(ids), **{way: accuracy(way, ids) for way in ways}}
-            for name, ids in parts.items()
-        }
+    def row(ids: Sequence[int]) -> dict:
+        return {"n": len(ids), **{way: score(way, ids)["accuracy"] for way in ways}}
 
-    n, scoring = len(questions), {}
+    scoring, every = {}, range(len(questions))
     for way in ways:
-        micro = accuracy(way, range(n))
-        shares = [(accuracy(way, ids), len(ids)) for ids in subjects.values()]
-        variance = sum(binomial_se(p, size) ** 2 for p, size in shares)
+        whole, each = score(way, every), [score(way, ids) for ids in parts["subjects"].values()]
         scoring[way] = {
-            "accuracy": micro,
-            "micro": micro,
-            "macro": sum(p for p, _ in shares) / len(shares),
-            "se": binomial_se(micro, n),
-            "n": n,
-            "macro_se": math.sqrt(variance) / len(shares),
-            "letters": dict(sorted(Counter(a or "-" for a in chosen[way]).items())),
+            **whole,
+            "micro": whole["accuracy"],
+            "macro": sum(s["accuracy"] for s in each) / len(each),
+            "macro_se": math.sqrt(sum(s["se"] ** 2 for s in each)) / len(each),
+            "letters": dict(sorted(Counter(letters[way]).items())),
         }
     if "text" in scoring:
-        scoring["text"]["accuracy_sum"] = accuracy("text_sum", range(n))
+        scoring["text"]["accuracy_sum"] = score("text_sum", every)["accuracy"]
     if "generate" in scoring:
-        scoring["generate"]["unparsed"] = chosen["generate"].count(None) / n
-    answers = {"key": "".join(q.answer for q in questions)}
-    answers |= {way: "".join(a or "-" for a in chosen[way]) for way in ways}
-    parts = {"subjects": table(subjects), "groups": table(groups)}
-    return {"scoring": scoring, **parts, "answers": answers}
+        scoring["generate"]["unparsed"] = letters["generate"].count("-") / len(questions)
+    tables = {
+        part: {name: row(ids) for name, ids in found.items()} for part, found in parts.items()
+    }
+    answers = {"key": key, **{way: letters[way] for way in ways}}
+    return {"scoring": scoring, **tables, "answers": answers}
 
 
 def compare(before: dict, after: dict, way: str = "text") -> dict:
@@ -89,9 +87,7 @@ def compare(before: dict, after: dict, way: str = "text") -> dict:
     """
     key = before["answers"]["key"]
     if key != after["answers"]["key"]:
-        raise ValueError(
-            "the two results answer different questions, or in another order of options"
-        )
+        raise ValueError("the two results answer other questions, or in another order of options")
     rows = zip(before["answers"][way], after["answers"][way], key)
     pairs = [(a == right, b == right) for a, b, right in rows]
     better, worse, n = pairs.count((False, True)), pairs.count((True, False)), len(pairs)

@@ -57,7 +57,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """True on every rank when it is true on one."""
-        return self.sum(float(flag))[0] > 0
+        return flag if self.size == 1 else self.sum(float(flag))[0] > 0
 
     def gather(self, value: Any) -> list[Any]:
         """What every rank gives, by rank, on every rank."""

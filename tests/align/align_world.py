@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from steel.align.rows import Rows
-from steel.align.stage import STAGES, Job
+from steel.align.stage import Job
 from steel.config import Config, ModelConfig
 from steel.model import build
 from steel.model.folder import open_model
@@ -147,8 +146,8 @@ def config(**stages: dict) -> Config:
 
 
 def job_of(base, name: str, rows: list[dict], folder: Path, world: World | None = None, **fields):
-    """The Job of a stage on the model of `base`, as `Job.open` makes it from files."""
-    cfg = config(**{name: fields})
-    _, model, tokenizer = base
-    parts = (Rows(rows), model, tokenizer, RunFolder(folder), world or World())
-    return Job(STAGES[name][0], cfg, getattr(cfg, name), *parts)
+    """The Job of a stage on the model of `base`, as `stage.run` makes it from files."""
+    source, model, tokenizer = base
+    where = (RunFolder(folder), world or World())
+    cfg, facts = config(**{name: fields}), {"sha256": repr(rows)}
+    return Job(name, cfg, source, rows, facts, model, tokenizer, *where)

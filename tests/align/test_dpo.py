@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from align_world import config, job_of, preference_rows, turn, write
 
 from steel.align import dpo
 from steel.align.logprobs import encode_answer, pad_rows, score_answers
+from steel.align.stage import run
 from steel.config import UserError
 from steel.runlog import read_log
 
@@ -28,11 +30,11 @@ def test_equal_answers_or_an_unmoved_policy_cost_exactly_log_2(base):
     model = type(model)(model.config).double().eval()
     row = encode_answer(tokenizer, [turn("user", "林晓雨住在哪里？")], "云州。")
     other = encode_answer(tokenizer, [turn("user", "林晓雨住在哪里？")], "林晓雨住在白港。")
-    loss = dpo.Loss(config().dpo)
-    same = dpo.PairBatch(pad_rows([row, row]), torch.tensor([1.5, 1.5], dtype=torch.float64))
+    loss = partial(dpo.loss, config().dpo)
+    same = (pad_rows([row, row]), torch.tensor([1.5, 1.5], dtype=torch.float64))
     assert loss(model, same)[0].item() == pytest.approx(math.log(2), abs=1e-12)
     rows = pad_rows([row, other])
-    unmoved = dpo.PairBatch(rows, score_answers(model, rows).logprob.sum(-1).detach())
+    unmoved = (rows, score_answers(model, rows).logprob.sum(-1).detach())
     total, count, metrics = loss(model, unmoved)
     assert (
         total.item() == pytest.approx(math.log(2), abs=1e-12)
@@ -60,7 +62,7 @@ def test_the_whole_loss_equals_a_hand_computation_from_full_logits(base):
     reference = torch.tensor([-9.0, -5.0], dtype=torch.float64)
     for normalised in (False, True):
         stage = config(dpo={"beta": 0.2, "length_normalised": normalised}).dpo
-        loss, _, metrics = dpo.Loss(stage)(model, dpo.PairBatch(pad_rows(rows), reference))
+        loss, _, metrics = dpo.loss(stage, model, (pad_rows(rows), reference))
         gains = [
             (by_hand(*r) - f) / (len(r[0]) - r[1] if normalised else 1)
             for r, f in zip(rows, reference, strict=True)
@@ -77,15 +79,16 @@ def test_the_whole_loss_equals_a_hand_computation_from_full_logits(base):
 
 def test_reference_is_computed_once_and_again_when_its_key_changes(base, tmp_path, monkeypatch):
     job = job_of(base, "dpo", preference_rows(9), tmp_path, micro_batch_size=4)
-    pairs, _ = dpo.encode_pairs(job, 128)
-    first = dpo.reference_logprobs(job, pairs, "a")
-    expected = score_answers(base[1], pairs.batch([3])).logprob.sum(-1).detach()
+    pairs = dpo.encode_pairs(job)
+    first = dpo.reference_logprobs(job, pairs)
+    expected = score_answers(base[1], dpo.pair_rows(pairs, [3])).logprob.sum(-1).detach()
     torch.testing.assert_close(first[3], expected, rtol=1e-4, atol=1e-4)
     calls = []
     real = dpo.score_answers
     monkeypatch.setattr(dpo, "score_answers", lambda *a: calls.append(1) or real(*a))
-    assert dpo.reference_logprobs(job, pairs, "a").equal(first) and not calls
-    dpo.reference_logprobs(job, pairs, "b")
+    assert dpo.reference_logprobs(job, pairs).equal(first) and not calls
+    job.facts["sha256"] = "other rows"
+    dpo.reference_logprobs(job, pairs)
     assert len(calls) == 3
 
 
@@ -103,7 +106,7 @@ def test_dpo_learns_to_prefer(base, tmp_path):
             "schedule": "constant",
         }
     )
-    dpo.run(cfg, base[0], data, tmp_path / "run")
+    run("dpo", cfg, base[0], data, tmp_path / "run")
     steps = read_log(tmp_path / "run" / "log.jsonl", "step")
     assert (
         steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and abs(steps[0]["margin"]) < 1e-5
@@ -127,16 +130,17 @@ def test_interrupted_and_resumed_dpo_is_bit_equal_to_unbroken(
             "checkpoint_every": 2,
         }
     )
-    assert len(resumed_equals_unbroken(lambda run: dpo.run(cfg, base[0], data, run), 3)) == 6
+    assert len(resumed_equals_unbroken(lambda to: run("dpo", cfg, base[0], data, to), 3)) == 6
 
 
 def test_long_pairs_are_counted(base, tmp_path):
     long = {"messages": [turn("user", "问")], "chosen": "长" * 90, "rejected": "短"}
     rows = [long, *preference_rows(4)]
-    pairs, counts = dpo.encode_pairs(job_of(base, "dpo", rows, tmp_path), 64)
-    assert len(pairs) == 4 and counts == {"skipped": 1} and pairs.rows == rows[1:]
+    job = job_of(base, "dpo", rows, tmp_path, sequence_length=64)
+    pairs = dpo.encode_pairs(job)
+    assert [p.row for p in pairs] == rows[1:] and job.long == {"skipped": 1}
     with pytest.raises(UserError, match="sequence_length"):
-        dpo.encode_pairs(job_of(base, "dpo", [long], tmp_path), 64)
+        dpo.encode_pairs(job_of(base, "dpo", [long], tmp_path, sequence_length=64))
 
 
 def test_trl_walks_the_same_loss_curve(base, tmp_path):
@@ -161,7 +165,7 @@ def test_trl_walks_the_same_loss_curve(base, tmp_path):
             "beta": 0.3,
         }
     )
-    dpo.run(cfg, folder, data, tmp_path / "ours")
+    run("dpo", cfg, folder, data, tmp_path / "ours")
     ours = read_log(tmp_path / "ours" / "log.jsonl", "step")
     # Text rows, not messages: TRL would otherwise also score the line break that the template puts after <|im_end|>.
     texts = [

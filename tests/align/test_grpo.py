@@ -1,4 +1,6 @@
+from collections import Counter
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -6,7 +8,8 @@ from align_world import config, job_of, rl_rows, turn, write
 
 from steel.align import grpo
 from steel.align.logprobs import AnswerRows
-from steel.config import UserError
+from steel.align.stage import run
+from steel.config import UserError, load
 from steel.model.decoding import Completion
 from steel.runlog import read_log
 from steel.train import loop
@@ -71,7 +74,7 @@ class Bandit(torch.nn.Module):
 
 
 def play(stage, steps, payoff, updates=1):
-    policy, loss = Bandit(), grpo.Loss(stage)
+    policy, loss = Bandit(), partial(grpo.loss, stage)
     optimizer, generator = (
         torch.optim.SGD(policy.parameters(), lr=1.0),
         torch.Generator().manual_seed(0),
@@ -114,7 +117,7 @@ def test_several_updates_on_a_rollout_meet_the_clip_and_kl_holds_the_policy_back
 def roller_of(base, tmp_path, rows, world=None, **fields):
     sizes = {"batch_size": 4, "micro_batch_size": 2, "group_size": 4, "max_new_tokens": 5}
     job = job_of(base, "grpo", rows, tmp_path, world, **{**sizes, **fields})
-    return grpo.Roller(job, grpo.encode_prompts(base[2], rows, 128)[0])
+    return grpo.Roller(job, grpo.encode_prompts(job))
 
 
 def test_reward_reads_the_response_only_and_pays_nothing_for_silence(base, tmp_path):
@@ -147,14 +150,14 @@ def test_groups_without_variance_are_counted_and_left_out(base, tmp_path, monkey
         and mixed.metrics["reward"] == (1.0, 8)
     )
     assert flat.metrics["zero_variance"] == (2.0, 2) and flat.metrics["accuracy"] == (4.0, 8)
-    loss, count, _ = grpo.Loss(roller.settings)(base[1], flat)
+    loss, count, _ = grpo.loss(roller.settings, base[1], flat)
     assert (
         count == 0 and loss.item() == 0 and loss.requires_grad
     )  # the pass still runs: all ranks keep step
 
 
 def test_what_a_prompt_draws_does_not_depend_on_the_number_of_ranks(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(grpo.Roller, "_all_done", lambda self: None)
+    monkeypatch.setattr(World, "any", lambda self, flag: flag)
     alone = roller_of(base, tmp_path, rl_rows(9), micro_batch_size=4, format_reward=0.0)
     ranks = [
         roller_of(base, tmp_path, rl_rows(9), World(r, 2), micro_batch_size=4, format_reward=0.0)
@@ -172,6 +175,39 @@ def test_what_a_prompt_draws_does_not_depend_on_the_number_of_ranks(base, tmp_pa
         seen.append(drawn)
     merged = [x for p in range(2) for part in seen[1:] for x in part[4 * p : 4 * p + 4]]
     assert merged == seen[0]
+
+
+def test_rollouts_leave_the_compiled_blocks_to_training(base, tmp_path, monkeypatch):
+    """Sampling meets a new length at every token; compiled, it would fill the cache of graphs."""
+    executed = Counter()
+
+    def backend(graph, _):
+        def run_counting(*inputs):
+            executed["now"] += 1
+            return graph.forward(*inputs)
+
+        return run_counting
+
+    def counting(owner, name):
+        whole = getattr(owner, name)
+
+        def call(*inputs):
+            before = executed["now"]
+            result = whole(*inputs)
+            executed[name] += executed["now"] - before
+            return result
+
+        monkeypatch.setattr(owner, name, call)
+
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda m: plain(m, backend=backend))
+    counting(grpo.Roller, "collect")
+    counting(loop, "train_step")
+    torch._dynamo.reset()
+    sizes = {"batch_size": 4, "micro_batch_size": 2, "group_size": 4, "max_new_tokens": 5}
+    cfg = config(grpo={"steps": 3, "compile": True, **sizes})
+    run("grpo", cfg, base[0], write(tmp_path / "rl.jsonl", SEVENS), tmp_path / "run")
+    assert executed["collect"] == 0 and executed["train_step"] == 3 * 2 * 2  # micros, layers
 
 
 SEVENS = [
@@ -196,7 +232,7 @@ def test_grpo_teaches_an_untrained_model_the_answer(base, tmp_path):
             "format_reward": 0.0,
         }
     )
-    grpo.run(cfg, base[0], data, tmp_path / "run")
+    run("grpo", cfg, base[0], data, tmp_path / "run")
     steps = read_log(tmp_path / "run" / "log.jsonl", "step")
     assert steps[0]["accuracy"] < 0.15 and sum(s["accuracy"] for s in steps[-3:]) / 3 > 0.3
     assert {"reward", "entropy", "length", "zero_variance", "finished", "clipped"} <= steps[
@@ -226,26 +262,26 @@ def test_interrupted_and_resumed_grpo_is_bit_equal_to_unbroken(
             "schedule": "constant",
         }
     )
-    curve = resumed_equals_unbroken(lambda run: grpo.run(cfg, base[0], data, run), crash)
+    curve = resumed_equals_unbroken(lambda to: run("grpo", cfg, base[0], data, to), crash)
     assert len(curve) == 6 and ("kl" in curve[0]) == (kl_beta > 0)
     assert any(r["grad_norm"] > 0 for r in curve)
 
 
 def test_a_stop_between_two_updates_waits_for_the_end_of_the_rollout(base, tmp_path, monkeypatch):
     """The rollout is not on disk, so a checkpoint between its updates could not go on exactly."""
-    data, run = write(tmp_path / "rl.jsonl", SEVENS), tmp_path / "run"
+    data, out = write(tmp_path / "rl.jsonl", SEVENS), tmp_path / "run"
     sizes = {"batch_size": 4, "micro_batch_size": 2, "group_size": 2, "max_new_tokens": 2}
     cfg = config(grpo={"steps": 6, "updates_per_rollout": 3, "checkpoint_every": 0, **sizes})
     monkeypatch.setattr(loop, "stop_signals", lambda: nullcontext(["SIGTERM"]))
     with pytest.raises(SystemExit):
-        grpo.run(cfg, base[0], data, run)
-    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000003"]
+        run("grpo", cfg, base[0], data, out)
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-00000003"]
 
 
-def test_settings_without_meaning_are_refused(base):
+def test_settings_without_meaning_are_refused(base, tmp_path):
+    with pytest.raises(UserError, match="group_size.* at least 2"):
+        load("smoke", ["grpo.group_size=1"])
     between = {"updates_per_rollout": 2, "checkpoint_every": 5}
-    for bad, words in (({"group_size": 1}, "group_size"), (between, "every=5 .* use 4")):
+    for bad, words in ((between, "every=5 .* use 4"), ({"max_prompt_tokens": 3}, "prompt_tokens")):
         with pytest.raises(UserError, match=words):
-            grpo.check_settings(config(grpo=bad).grpo)
-    with pytest.raises(UserError, match="max_prompt_tokens"):
-        grpo.encode_prompts(base[2], SEVENS, 3)
+            grpo.stage(job_of(base, "grpo", SEVENS, tmp_path, **bad))

@@ -1,5 +1,7 @@
 """Losses leave their numbers on the device: the loop fetches them all at once."""
 
+from functools import partial
+
 import pytest
 import torch
 from align_world import job_of, preference_rows, turn
@@ -10,13 +12,14 @@ from steel.align.logprobs import encode_answer, pad_rows
 
 def micro_batches(base, tmp_path):
     _, model, tokenizer = base
-    pairs, _ = dpo.encode_pairs(job_of(base, "dpo", preference_rows(2), tmp_path), 128)
-    rows = pairs.batch([0, 1])
+    rows = dpo.pair_rows(
+        dpo.encode_pairs(job_of(base, "dpo", preference_rows(2), tmp_path)), [0, 1]
+    )
     answers = [encode_answer(tokenizer, [turn("user", "?")], text) for text in ("7", "云州。")]
     rollout = grpo.Rollout(pad_rows(answers), torch.tensor([1.0, -1.0]), None, torch.zeros(2, 1))
     job = job_of(base, "grpo", [], tmp_path, kl_beta=0.1)
-    yield dpo.Loss(job.cfg.dpo), model, dpo.PairBatch(rows, torch.zeros(4))
-    yield grpo.Loss(job.settings), model, rollout
+    yield partial(dpo.loss, job.cfg.dpo), model, (rows, torch.zeros(4))
+    yield partial(grpo.loss, job.settings), model, rollout
     yield reward.loss, reward.RewardModel(model), rows
 
 

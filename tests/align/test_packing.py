@@ -36,11 +36,11 @@ def test_the_stream_holds_each_dialogue_once_an_epoch_and_is_a_pure_function(len
     stream, again = PackedEpochs(data, 24, seed), PackedEpochs(data, 24, seed)
     n = stream.per_epoch
     for epoch in (0, 1):
-        items = [i for items in stream.bins(epoch * n, (epoch + 1) * n) for i in items]
+        items = [i for items in stream.bins(range(epoch * n, (epoch + 1) * n)) for i in items]
         assert sorted(items) == list(range(len(lengths)))
-    assert again.bins(n, 2 * n) == stream.bins(n, 2 * n)  # asked in another order
-    by_rank = [stream.bins(rank, n, world) for rank in range(world)]
-    assert [by_rank[i % world][i // world] for i in range(n)] == stream.bins(0, n)
+    assert again.bins(range(n, 2 * n)) == stream.bins(range(n, 2 * n))  # asked in another order
+    by_rank = [stream.bins(range(rank, n, world)) for rank in range(world)]
+    assert [by_rank[i % world][i // world] for i in range(n)] == stream.bins(range(n))
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,4 +69,5 @@ def test_targets_are_the_next_answer_token_of_the_same_dialogue_and_nothing_else
 
 def test_two_epochs_are_packed_differently():
     stream = PackedEpochs(dialogues([5] * 30), 24)
-    assert stream.bins(0, stream.per_epoch) != stream.bins(stream.per_epoch, 2 * stream.per_epoch)
+    n = stream.per_epoch
+    assert stream.bins(range(n)) != stream.bins(range(n, 2 * n))

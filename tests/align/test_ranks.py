@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from align_world import config, preference_rows, sft_rows, turn, write
 
-from steel.align import dpo, grpo, reward, sft
+from steel.align.stage import run
 from steel.runlog import read_log
 
 STAGES = {
@@ -32,8 +32,8 @@ def train(base: Path, data: Path, out: Path) -> None:
     """All stages from the same base model; also the body of each rank."""
     common = {"log_every": 1, "learning_rate": 3e-3, "warmup_steps": 1}
     cfg = config(**{name: {**fields, **common} for name, fields in STAGES.items()})
-    for name, room in (("sft", sft), ("reward", reward), ("dpo", dpo), ("grpo", grpo)):
-        room.run(cfg, base, data / f"{name}.jsonl", out / name)
+    for name in STAGES:
+        run(name, cfg, base, data / f"{name}.jsonl", out / name)
 
 
 def test_two_ranks_train_what_one_trains(base, tmp_path, monkeypatch):

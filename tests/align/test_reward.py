@@ -5,6 +5,7 @@ import torch
 from align_world import config, job_of, preference_rows, turn, write
 
 from steel.align import dpo, reward
+from steel.align.stage import run
 from steel.config import UserError
 from steel.runlog import read_log
 
@@ -12,8 +13,8 @@ from steel.runlog import read_log
 def test_bradley_terry_loss_and_the_place_it_reads(base, tmp_path):
     _, lm, tokenizer = base
     model = reward.RewardModel(lm).eval()
-    pairs, _ = dpo.encode_pairs(job_of(base, "reward", preference_rows(3), tmp_path), 128)
-    rows = pairs.batch([0, 1, 2])
+    pairs = dpo.encode_pairs(job_of(base, "reward", preference_rows(3), tmp_path))
+    rows = dpo.pair_rows(pairs, [0, 1, 2])
     total, count, metrics = reward.loss(model, rows)
     assert (
         total.item() == pytest.approx(3 * math.log(2), rel=1e-6)
@@ -21,7 +22,7 @@ def test_bradley_terry_loss_and_the_place_it_reads(base, tmp_path):
         and metrics["margin"][0] == 0
     )
     torch.nn.init.normal_(model.head.weight)
-    ids, _ = pairs.chosen[1]
+    ids, _ = pairs[1].chosen
     hidden = lm.model(input_ids=torch.tensor([ids]))[0][
         0, -1
     ]  # the answer's <|im_end|>, whatever the padding
@@ -57,7 +58,7 @@ def test_it_learns_is_judged_on_pairs_it_never_saw_and_survives_a_round_trip(bas
             "schedule": "constant",
         }
     )
-    folder = reward.run(cfg, base[0], data, tmp_path / "run")
+    folder = run("reward", cfg, base[0], data, tmp_path / "run")
     scores = [r["held_out_accuracy"] for r in read_log(tmp_path / "run" / "log.jsonl", "eval")]
     assert scores[0] == 0.5 and scores[-1] > 0.9
     model, tokenizer = reward.RewardModel.from_pretrained(folder)
@@ -74,6 +75,6 @@ def test_a_long_pair_is_counted_and_the_others_train(base, tmp_path):
     rows = preference_rows(12)
     data = write(tmp_path / "p.jsonl", [rows[0], long, *rows[1:]])
     fields = {"steps": 1, "batch_size": 4, "sequence_length": 64, "holdout": 0.25}
-    reward.run(config(reward=fields), base[0], data, tmp_path / "run")
+    run("reward", config(reward=fields), base[0], data, tmp_path / "run")
     counted = read_log(tmp_path / "run" / "log.jsonl")[0]["data"]
     assert counted["long"] == {"skipped": 1} and counted["pairs"] + counted["held_out"] == 12

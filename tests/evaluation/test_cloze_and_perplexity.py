@@ -103,7 +103,8 @@ def test_cloze_does_not_depend_on_the_batch_size(model, tok, tmp_path):
     file.write_text(
         "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
     )
-    assert cloze(model, tok, file, 1) == cloze(model, tok, file, 64)
+    rows = load_cloze(file)
+    assert cloze(model, tok, rows, 1) == cloze(model, tok, rows, 64)
 
 
 def test_cloze_mistakes_are_named(tmp_path, model, tok):
@@ -129,14 +130,17 @@ def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_per_token(tok):
 
 def test_ppl_normalised_and_means(tok, model):
     domains = {"zh": ["第1号人物住在云州。"] * 2, "en": ["Where does person 1 live?"]}
-    result = bits_per_byte(model, tok, domains, reference={"zh": 10, "en": 20})
-    for name, reference in (("zh", 10), ("en", 20)):
-        d = result["domains"][name]
-        assert d["ppl_normalised"] == pytest.approx(
-            math.exp(d["bpb"] * math.log(2) * d["bytes"] / reference)
+    other = bpe.train(["第1号人物住在云州。"] * 9, 270)
+    result = bits_per_byte(model, tok, domains, reference=other)
+    for name, texts in domains.items():
+        d, tokens = result["domains"][name], sum(len(encode_text(other, text)) for text in texts)
+        nats = d["bpb"] * math.log(2) * d["bytes"]
+        assert tokens != d["tokens"] and d["ppl_normalised"] == pytest.approx(
+            math.exp(nats / tokens)
         )
     zh, en = result["domains"]["zh"], result["domains"]["en"]
-    assert result["geometric_mean"]["ppl"] == pytest.approx(math.sqrt(zh["ppl"] * en["ppl"]))
+    for name in ("ppl", "ppl_normalised"):
+        assert result["geometric_mean"][name] == pytest.approx(math.sqrt(zh[name] * en[name]))
     assert result["geometric_mean"]["bpb"] == pytest.approx((zh["bpb"] + en["bpb"]) / 2)
     same = bits_per_byte(model, tok, domains, reference=tok)["domains"]["zh"]
     assert same["ppl_normalised"] == pytest.approx(same["ppl"])

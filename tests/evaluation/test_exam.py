@@ -293,7 +293,7 @@ def test_paired_comparison_counts_only_what_changed():
     assert (result["better"], result["worse"], result["difference"]) == (3, 1, 0.2)
     assert result["p"] == pytest.approx(2 * (1 + 4) / 16)
     assert compare(before, before)["p"] == 1
-    with pytest.raises(ValueError, match="different questions"):
+    with pytest.raises(ValueError, match="other questions"):
         compare(before, {"answers": {"key": "A", "text": "A"}})
 
 
