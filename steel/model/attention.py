@@ -155,6 +155,8 @@ class SteelAttention(nn.Module):
         grouped = query.is_cuda and mask is None and groups > 1
         if groups > 1 and not grouped:
             key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-        causal = mask is None and query.shape[2] > 1
+        causal = mask is None
+        if query.shape[2] == 1:  # an `if`: of lengths traced as symbols, a comparison is no bool
+            causal = False
         options = {"attn_mask": mask, "is_causal": causal, "scale": scale, "enable_gqa": grouped}
         return F.scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
