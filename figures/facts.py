@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from datetime import date
 
-# (date, what happened, kind, source); kind: work | run | failure | result. An "about" date says so in its label.
+# (date, what happened, kind, source); kind: work | run | failure | result. VAGUE holds the dates that no source gives to the day.
 TIMELINE = [
     (date(2024, 3, 1), "idea; one 8×A100 machine of unknown tenure", "work", "retrospective"),
     (date(2024, 4, 14), "data collected, processed, packed", "work", "readme"),
@@ -27,6 +27,8 @@ TIMELINE = [
     (date(2024, 11, 13), "retrospective", "result", "readme"),
     (date(2025, 1, 17), "chat v2", "result", "readme"),
 ]
+
+VAGUE = {date(2024, 3, 1): "early March", date(2024, 6, 5): "early June"}  # as drawn: as the retrospective says
 
 STEEL = {  # paper Table 1 and §3, released config.json
     "num_hidden_layers": 18, "num_attention_heads": 32, "num_key_value_heads": 32, "hidden_size": 1792,
@@ -84,7 +86,7 @@ PROJECTS = {
         "stages": "pretraining, SFT, DPO", "tokenizer": "Qwen1.5, as it is", "source": "paper, readme",
     },
     "MiniLLM 0.2B": {
-        "parameters": 0.2e9, "tokens": 64e9, "vocab": None, "sequence": 1024, "gpus": "4 × A800", "days": 3.79,
+        "parameters": 218_155_008, "tokens": 64e9, "vocab": None, "sequence": 1024, "gpus": "4 × A800", "days": 3.79,
         "batch_sequences": 32 * 4, "sft_samples": 11_570_000, "stages": "pretraining, SFT (DPO in testing)",
         "tokenizer": "ChatGLM2-6B, as it is", "source": "minillm",
     },
@@ -94,8 +96,8 @@ PROJECTS = {
         "tokenizer": "ChatGLM2-6B, as it is", "source": "minillm",
     },
     "HammerLLM": {
-        "parameters": 1.4e9, "tokens": 445e9, "vocab": 105_789, "sequence": 2048, "gpus": "A100, how many is not said",
-        "stages": "pretraining", "tokenizer": "merged by the authors", "source": "hammer", "tokens_per_s": 16_000,
+        "parameters": 1.4e9, "tokens": 445e9, "vocab": 105_789, "sequence": 2048, "gpus": "8 × A100",
+        "stages": "pretraining", "tokenizer": "merged by the authors", "source": "hammer, REPRODUCE.md", "tokens_per_s": 16_000,
     },
 }  # fmt: skip
 MINILLM_CORPUS = {
@@ -118,14 +120,17 @@ PEAK = {
 }  # bf16 dense tensor FLOP/s; NVIDIA data sheets (SXM)
 
 REPORTED_RUNS = [  # (run, parameters, tokens, days, GPUs, kind of GPU): pretraining as its source reports it
-    ("MiniLLM 0.2B, 14 B tokens", 0.2e9, 14e9, 20 / 24, 4, "A800"),
-    ("MiniLLM 0.2B, 64 B tokens", 0.2e9, 64e9, 3.79, 4, "A800"),
+    ("MiniLLM 0.2B, 14 B tokens", 218_155_008, 14e9, 20 / 24, 4, "A800"),
+    ("MiniLLM 0.2B, 64 B tokens", 218_155_008, 64e9, 3.79, 4, "A800"),
     ("MiniLLM 1.1B, 64 B tokens", 1.1e9, 64e9, 1.0, 8, "A800"),
     ("HammerLLM 1.4B (16k tokens/s)", 1.4e9, 16_000 * 86_400, 1.0, 1, "A100"),
     ("Steel 1.12B, A100 (author's estimate)", STEEL["parameters"], 1.07e6 * 2**20, 60, 8, "A100"),
     ("Steel 1.12B, H800 (author's estimate)", STEEL["parameters"], 1.07e6 * 2**20, 30, 8, "H800"),
 ]
-CEVAL_TEST_QUESTIONS = 12_342  # C-Eval paper, Table 1: test split
+# What Steel's scores were taken on: its `eval_chat.py` reads C-Eval's validation split (C-Eval paper, Table 1; the test
+# split has 12,342) and CMMLU's test split (67 subjects). Both average over subjects.
+EXAM_QUESTIONS = {"C-Eval": 1_346, "CMMLU": 11_582}
+LIKELIHOOD_SCORES = (24.89, 25.32)  # C-Eval, CMMLU of a Steel checkpoint (which is not said) by lm-eval; minimind's README
 
 SAID = {
     "speed_up_percent": 50,
@@ -133,10 +138,11 @@ SAID = {
     "memory_saved_percent": 12,
 }  # retrospective, fused operators
 
-DISAGREEMENTS = {  # what → {source: value}
+DISAGREEMENTS = {  # what → {source: number, or the words of the source}
     "warm-up (steps)": {"paper": 2000, "script": 1000},
     "SFT learning rate": {"paper": 2e-5, "script": 3e-5},
     "SFT epochs": {"paper": 4, "script": 5},
     "last step (thousands)": {"paper": 1_070, "readme": 1_060, "retrospective": 1_000},
-    "MiniLLM's corpus (tokens)": {"minillm §4.1": 63.4e9, "minillm §4.2": 64e9},
+    "time without a machine": {"readme": "early June to 18 July, six weeks", "retrospective": "over a week"},
+    "whose C-Eval is 49.14": {"paper": "MiniCPM 1.2B, CMMLU 46.81", "readme": "MiniCPM 2B, CMMLU 51.0"},
 }
