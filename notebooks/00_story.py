@@ -26,20 +26,20 @@
 # Eight A100 GPUs, 1.12 billion parameters, 1.1 trillion tokens. Write down two numbers before you read on.
 #
 # 1. How many days does pretraining take?
-# 2. Of the eight months from the idea to the first chat model, in what share did a GPU train anything?
+# 2. Of the eight months from the idea to the first chat model, in what share was the model being pretrained?
 # ```
 #
 # ## Eight months, drawn
 #
-# Every date below is one that the project published, in its README or in the author's retrospective. They live in one file,
-# `figures/facts.py`, each with its source; this chapter only draws and divides.
+# The dates below are the project's own, from its README or the author's retrospective; two of them are no more exact than "early March" and
+# "early June", and are drawn on the 1st and the 5th. All live in one file, `figures/facts.py`, each with its source; this chapter only draws and divides.
 
 # %% tags=["active-ipynb"]
 # from datetime import date
 #
 # from figures import facts
 # from figures.style import FURNACE, INK, SLATE, STEEL
-# from figures.style import axis_units, figure, label_line, say, show, table
+# from figures.style import answer, axis_units, figure, label_line, say, show, table
 #
 # legs = [("8×A100", date(2024, 5, 21), date(2024, 6, 5)),
 #         ("8×H800", date(2024, 7, 18), date(2024, 8, 18))]
@@ -58,8 +58,9 @@
 # for (day, what, kind, _), line in zip(facts.TIMELINE, lines):
 #     ax.plot([0, 0.07, 0.16], [day, day, line], color=colour[kind], lw=0.7)
 #     ax.plot(0, day, "o", color=colour[kind], ms=4)
-#     ax.annotate(f"{day:%-d %B}   {what}", (0.17, line), va="center", color=colour[kind], fontsize=9)
-# ax.annotate("six weeks\nwithout a machine", (-0.06, date(2024, 6, 26)), ha="right", va="center", color=FURNACE)
+#     when = facts.VAGUE.get(day, f"{day:%-d %B}" + f" {day.year}" * (day.year > 2024))
+#     ax.annotate(f"{when}   {what}", (0.17, line), va="center", color=colour[kind], fontsize=9)
+# ax.annotate("no machine: six weeks\nby the README's dates,\n“over a week” in\nthe retrospective", (-0.06, date(2024, 6, 26)), ha="right", va="center", color=FURNACE)
 # ax.annotate("the run,\nsecond machine", (-0.06, date(2024, 8, 3)), ha="right", va="center", color=STEEL)
 # ax.set(xlim=(-0.3, 1), ylim=(date(2025, 1, 28), date(2024, 2, 22)), xticks=[], yticks=[])
 # for side in ax.spines.values():
@@ -67,18 +68,29 @@
 # ax.grid(False)
 # show(fig, alt="Timeline, March 2024 at the top to January 2025 at the bottom: two blue bars of training, 21 May to 5 June and "
 #      "18 July to 18 August, between them a hatched gap without a machine; data and program before, chat models after.",
-#      caption="Steel's published dates. Blue: GPUs train. Hatched: the machine is gone. The ends of the gap are "
-#              "“early June”, drawn on the 5th, and the note of 18 July.")
+#      caption="Steel's published dates. Blue: the model is pretrained. Hatched: the machine is gone, from “early June” "
+#              "(drawn on the 5th) to the README's note of 18 July; the retrospective makes this gap much shorter.")
 
 # %% tags=["active-ipynb"]
 # project = (chat_v1 - start).days
-# say(f"From the idea to the first chat model: **{project} days**. GPUs trained on about "
-#     f"**{trained}** of them, **{trained / project:.0%}**.")
+# first, second = ((end - begin).days for _, begin, end in legs)
+# answer("1.1", f"By its dates it took **about {trained} days**, {first} on eight A100s and {second} on eight H800s. "
+#        "The author reckoned with 60 for the whole run on the first machine, or 30 on the second.", trained, unit="days")
+# answer("1.2", f"About {trained} of **{project} days** from the idea to the first chat model: **{trained / project:.0%}**.",
+#        round(100 * trained / project), unit="%")
+# # If the gap was no longer than "over a week", the second leg began in mid-June.
+# longest = trained + (legs[1][1] - legs[0][2]).days - 9
+# say(f"With a gap of nine days instead, the second leg would have lasted {longest - first} days and the share would be {longest / project:.0%}.")
 
 # %% [markdown]
-# A fifth. That is the second answer, and it is the most useful thing the story has to say about planning. The other four fifths are eighty days of
-# data and program before the first step, six weeks without hardware in the middle, and ten weeks of fine-tuning and exams at the end, done after
-# work. If you plan a run by its GPU days alone, you plan a fifth of it.
+# A fifth, by the README. It is the most useful thing the story has to say about planning. The other four fifths are eighty days of
+# data and program before the first step, the weeks without the machine in the middle, and ten weeks of fine-tuning and exams at the end, done after
+# work. If you plan a run by its pretraining alone, you plan a fifth of it.
+#
+# How many weeks in the middle? Here the project's two accounts differ. The README notes 18 July as the day on which training continued; the
+# retrospective says that the project lay idle for "over a week" (一周多) until a university offered its machine. Both can be true, if the offer came
+# weeks before the machine. If the shorter gap is meant, the share rises to a third; but then the second leg took twice as long as the author says
+# the *whole* run takes on that machine, so we draw the README's dates.
 #
 # Look at the orange part once more. Around step 200,000 of roughly a million, the machine was called back "for inference tests" and did not
 # return. A university lent eight H800s and the run went on from its checkpoint. This only works if *everything* that the next step depends on is
@@ -98,7 +110,7 @@
 # ```
 #
 # The author's own estimate for the whole run is about 60 days. So the machine would have had to run at 58 % of its peak, which would be excellent for a first training
-# program. Was it that good, or is the napkin wrong? Keep the question. It has an answer, chapter 01 computes it, and it is neither.
+# program. Was it that good, or is the napkin wrong? Keep the question: it has an answer, and chapter 01 computes it.
 #
 # A function for the napkin, because we are about to use it six times:
 
@@ -147,8 +159,8 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # ax.set_yticks([1e10, 1e11, 1e12], ["10 B", "100 B", "1 T"])
 # ax.minorticks_off()
 # axis_units(ax, x="parameters", y="tokens read in pretraining")
-# show(fig, alt="Parameters against tokens on logarithmic axes. Steel lies near 1,000 tokens per parameter; both HammerLLM and the 0.2 B MiniLLM "
-#      "near 320, the 1.1 B MiniLLM near 58.", caption="What each project spent on one pretraining run.")
+# show(fig, alt="Parameters against tokens on logarithmic axes. Steel lies near 1,000 tokens per parameter; HammerLLM and the 0.2 B MiniLLM "
+#      "near 300, the 1.1 B MiniLLM near 58.", caption="What each project spent on one pretraining run.")
 
 # %% [markdown]
 # None of the three does everything. Steel has no reward model and ran its reinforcement learning on another model; MiniLLM describes four stages
@@ -187,7 +199,7 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # ax.grid(False)
 # ax.tick_params(left=False)
 # axis_units(ax, x="share of peak FLOP/s that the report implies (%)")
-# show(fig, alt="Bars of implied utilisation: two MiniLLM 0.2 B runs at 19 percent, HammerLLM at 43, Steel at 58 on A100 and 37 on H800, and "
+# show(fig, alt="Bars of implied utilisation: two MiniLLM 0.2 B runs at 20 percent, HammerLLM at 43, Steel at 58 on A100 and 37 on H800, and "
 #      "MiniLLM 1.1 B at 196 percent, past the line that marks the hardware's peak.",
 #      caption="Reported runs, checked with one multiplication. Orange: cannot be as written.")
 
@@ -209,6 +221,8 @@ def utilisation(parameters, tokens, days, gpus, peak):
 
 # %% tags=["active-ipynb"]
 # def shown(value):
+#     if isinstance(value, str):
+#         return value
 #     if value < 1e-3:
 #         return f"{value * 1e5:g} × 10⁻⁵"
 #     return f"{value:,g}" if value < 1e4 else f"{value / 1e9:g} B"
@@ -218,7 +232,7 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # table(["what", "who says what"], rows, "ll")
 
 # %% [markdown]
-# None of these changes the story. The next two are more instructive, because both sides are the author's own.
+# The gap in the calendar you have met; the last row will come back with the exams. The next two are more instructive, because both sides are the author's own.
 #
 # **How much did fused operators buy?** The text says about 50 %. Table 2 of the same paper has the measurement: tokens per second and GPU, and memory, with
 # every fused operator on (experiment 7) and off (experiment 8).
@@ -233,7 +247,7 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #     f"the paper's text describes is experiment 1: **{described - 1:+.0%}**.")
 
 # %% [markdown]
-# So +43 %, rounded up by memory. And the table is of a Qwen model with 1.8 billion parameters, not of Steel. Still a good result: over two months
+# So +43 %; memory rounded it to fifty. And the table is of a Qwen model with 1.8 billion parameters, not of Steel. Still a good result: over two months
 # it is worth weeks.
 #
 # **What was the utilisation?** The blog says that it rose from 43 to 63 %. On one machine with one model, utilisation and tokens per second are the same
@@ -260,6 +274,9 @@ def utilisation(parameters, tokens, days, gpus, peak):
 #     c = STEEL if name.startswith("Steel") else SLATE
 #     ax.plot([ceval, cmmlu], [row, row], color=c, lw=1)
 #     ax.plot(ceval, row, "o", color=c, ms=6)
+#     if name.startswith("Steel"):     # standard error of one score: its script asks 1,346 questions of C-Eval
+#         se = 100 * (ceval / 100 * (1 - ceval / 100) / facts.EXAM_QUESTIONS["C-Eval"]) ** 0.5
+#         ax.errorbar(ceval, row + 0.22, xerr=se, color=c, lw=1, capsize=2)
 #     ax.plot(cmmlu, row, "o", mfc="none", mec=c, ms=6)
 # ax.set_yticks(range(len(order)), [name for name, _ in order])
 # for tick, (name, _) in zip(ax.get_yticklabels(), order):
@@ -271,12 +288,19 @@ def utilisation(parameters, tokens, days, gpus, peak):
 # axis_units(ax, x="answers right (%); filled: C-Eval, open: CMMLU")
 # show(fig, alt="Exam scores of twelve models, sorted. TinyLlama and Phi-2 are at the guessing line of 25 percent, Llama 2 13B at 37, Steel's three "
 #      "chat models between 38 and 42, CT-LLM beside them, MiniCPM at 49 and Qwen1.5 1.8B at 57.",
-#      caption="As collected in the paper's Table 4 and the README. Each number comes from its own model's report, so prompts and scoring differ.")
+#      caption="As collected in the paper's Table 4 and the README, for the other models from the C-Eval paper and the reports of MiniCPM, MAP-Neo "
+#              "and CT-LLM, so prompts and scoring differ. Bars: one standard error of Steel's C-Eval scores, 1.3 points.")
 
 # %% [markdown]
 # With a billion parameters and public data, Steel passes Llama 2 with thirteen billion on C-Eval and comes within a point of it on CMMLU. A Qwen of less than twice
-# its size, made by a company, leaves it far behind. The larger lesson hides between the three Steel dots. From v1 to v2 the score rose by more than three points, and no weight was added and no GPU-month
-# spent: the fine-tuning mixture got the share of English that pretraining had had, and English exam questions. DPO then added 0.14 points, which exercise 00.2 asks you to judge.
+# its size, made by a company, leaves it far behind. The larger lesson hides between the three Steel dots. From v1 to v2 the C-Eval score rose by 3.3 points and no weight was added:
+# the fine-tuning mixture got the share of English that pretraining had had, and English exam questions. How sure is that? Steel's script reads the *validation* split of C-Eval, 1,346
+# questions, so one score has a standard error of 1.3 points and a difference of two about 1.9: suggestive, not beyond doubt. On CMMLU's 11,582 questions the same step is 2.6 points against
+# 0.6, which is. DPO then added 0.14 points, which exercise 00.2 asks you to judge.
+#
+# And what is a right answer? Steel's chat models write freely; patterns look for a letter, and where none fits, on C-Eval the option counts that is spelled most like the answer and on CMMLU a random letter: there is
+# never "no answer". The usual harness compares the likelihoods of the four letters instead, and minimind's README lists a Steel checkpoint, without saying which, at 24.89 on C-Eval and 25.32 on CMMLU: guessing. Scores from
+# different papers are not one ruler, and 49.14 even stands under two models' names (above).
 #
 # The author ends with what he would do otherwise: an annealing stage, a tokenizer of his own, a study of the data mixture, cleaning across sources, and a plain
 # model trained beside the altered one to know what the alterations bought. Each of these has its chapter here.
@@ -393,7 +417,7 @@ def base_model(cfg, run):
 # built, where a particular person comes from?
 # ```
 #
-# Two of the three have a number before any training. Knowing only which tokens are common is worth the *unigram entropy*; the rest must come from reading.
+# The first has a number before any training: knowing only which tokens are common is worth the *unigram entropy*. The rest must come from reading.
 
 # %% tags=["active-ipynb"]
 # import math
@@ -454,20 +478,27 @@ def base_model(cfg, run):
 
 # %% tags=["active-ipynb"]
 # from steel.evaluation.cloze import cloze
+# from steel.train import checkpoint
+# from steel.train.parallel import World
 #
+# halfway, _ = life.untrained()
+# saved = checkpoint.complete(RUN / "pretrain" / "checkpoints")[0]
+# checkpoint.load(saved, halfway, [], World())
 # options = sum(len(row["candidates"]) for row in asked) / len(asked)
 # rows = []
-# for name, m in (("before", model), ("after", trained_model)):
+# for name, m, step in (("before", model, 0), ("halfway", halfway.eval(), checkpoint.read_state(saved)["step"]),
+#                       ("after", trained_model, cfg.train.steps)):
 #     s = cloze(m, tokenizer, asked)
-#     chinese, english = (s["by_language"][language] for language in ("zh", "en"))
-#     rows.append([name, *(f"{x['accuracy']:.0%} ± {x['se']:.0%}" for x in (chinese, english)),
-#                  f"{s['rank_accuracy']:.0%}", f"{s['mean_rank']:.1f}"])
-# rows.append(["guessing", "0%", "0%", f"{1 / options:.0%}", f"{(options + 1) / 2:.1f}"])
-# table(["", "says the fact, zh", "in English", "ranks it first", "mean rank of the truth"], rows)
+#     near = [row["loss"] for row in steps if abs(row["step"] - step) <= 4]
+#     said = [f"{x['accuracy'] * x['n']:.0f} of {x['n']}" for x in (s["by_language"][language] for language in ("zh", "en"))]
+#     rows.append([f"{name}, step {step}", f"{sum(near) / len(near):.2f}", *said, f"{s['rank_accuracy']:.0%}", f"{s['mean_rank']:.1f}"])
+# rows.append(["guessing", f"{uniform:.2f}", "0", "0", f"{1 / options:.0%}", f"{(options + 1) / 2:.1f}"])
+# table(["", "training loss", "says the fact, zh", "in English", "ranks it first", "mean rank of the truth"], rows)
 
 # %% [markdown]
-# First the forms, then the facts, and Chinese, which is most of what it reads, before English. Before training the model repeats a token; after a minute it writes sentences, and in Chinese the true fact is nearly always in them, in
-# English seldom. Knowledge comes last and is what a user asks for first. It is one reason why Steel put tokens before parameters.
+# First the forms, then the facts. Before training the model repeats a token. Halfway the training loss is down to 1.6, so most of its descent is over, and the model says 4 of 24 Chinese
+# facts and no English one. The second half is worth less than one nat; it brings the other twenty, and the first few in English, of which it reads less. (One seed, 24 questions in each language.)
+# Knowledge comes last and is what a user asks for first.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -494,8 +525,8 @@ def base_model(cfg, run):
 #
 # ```{admonition} The machine leaves
 # :class: failure
-# Early June 2024, about step 200,000: eight A100s are withdrawn for good. **Kept alive by** checkpoints and a resume that restores the place in the data. **Here:** killed
-# and restarted runs are tested to be equal bit for bit, also on another number of processes (chapters 10, 11).
+# Early June 2024, about step 200,000: eight A100s are withdrawn for good. **Kept alive by** checkpoints and a resume that restores the place in the data. **Here:** runs that are killed
+# and restarted on as many processes are tested to be equal bit for bit; on another number of processes they read the same samples in the same order, and the loss agrees up to rounding (chapters 10, 11).
 # ```
 #
 # ```{admonition} The logger stops the training
@@ -526,15 +557,17 @@ def base_model(cfg, run):
 # **00.1 Recall.** Name the three stages of the eight months that took longer than either leg of training.
 #
 # ```{dropdown} Answer 00.1
-# Data and program (March to May), the time without a machine (June and July), fine-tuning and exams (August to October).
+# Data and program (March to May), the time without a machine (June and July, if the README's dates hold), fine-tuning and exams (August to October).
 # ```
 #
-# **00.2 Calculate.** DPO moved C-Eval from 41.90 to 42.04. The test split has 12,342 questions. How large is the standard error of one such score, and what do you conclude?
+# **00.2 Calculate.** DPO moved C-Eval from 41.90 to 42.04 on 1,346 questions. How many questions is that, how large is the standard error of one such score, and what do you conclude?
 
 # %% tags=["active-ipynb", "hide-cell"]
-# p, n = 0.419, facts.CEVAL_TEST_QUESTIONS
+# p, n = 0.419, facts.EXAM_QUESTIONS["C-Eval"]
 # error = 100 * math.sqrt(p * (1 - p) / n)
-# print(f"standard error {error:.2f} points; the gain of 0.14 points is a third of it")
+# gained = (0.4204 - p) * n
+# print(f"standard error {error:.2f} points; the gain of 0.14 points is a tenth of it, {gained:.0f} questions")
+# assert round(error, 2) == 1.34 and round(gained) == 2
 # # Both models answer the same questions, so a paired comparison has a smaller error than this.
 # # It needs the answers, though; two totals say nothing about 0.14 points.
 

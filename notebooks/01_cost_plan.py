@@ -45,7 +45,7 @@ cfg = preset()  # --preset cpu, laptop, gpu1, steel-1b, …
 steel = load("steel-1b").model
 
 # %% tags=["active-ipynb", "hide-input"]
-# from figures.style import FURNACE, INK, OKABE_ITO, SEMANTIC, SLATE, STEEL, figure, heat, label_line, say, show, table
+# from figures.style import FURNACE, INK, OKABE_ITO, SEMANTIC, SLATE, STEEL, answer, figure, heat, label_line, say, show, table
 #
 #
 # def key(ax, x, y, text, color):
@@ -110,6 +110,8 @@ assert counted == sum(by_hand.values()) == count_parameters(steel)["total"]
 #     key(ax, x, 4.85, text, color)
 # show(fig, alt="Stacked bars of the parameters of five models. Vocabulary is 30 % of MiniLLM 0.2B, 12 % of MiniLLM 1.1B, 48 % of Steel and 31 % of HammerLLM.",
 #      caption="Where the parameters are. MiniLLM ties head and embedding, so its vocabulary counts once. Routers and norms are too thin to see.")
+# vocabulary = (by_hand["embedding"] + by_hand["lm_head"]) / counted
+# answer("1.1", f"Embedding and head together are **{vocabulary:.1%}** of the parameters.", round(100 * vocabulary, 1), unit="%")
 
 # %% [markdown]
 # Almost half of Steel is vocabulary: 48.5 %. That is a reasonable price for a tokenizer that somebody else has tested, and it
@@ -159,6 +161,8 @@ for name, value in closed.by_component.items():
 #     f"parameters, does {closed.by_component['lm_head'] / closed.total:.0%}. A token costs "
 #     f"{closed.total / 1e9:.2f} GFLOP, or {flops_per_token(steel, T).total / 1e9:.2f} if the masked half of the scores is skipped, "
 #     f"and not the {6 * counted / 1e9:.2f} of *6N*.")
+# experts = closed.by_component["experts"] / closed.total
+# answer("1.2", f"The experts do **{experts:.2%}** of the arithmetic of a training token.", round(100 * experts, 2), unit="%")
 
 # %% [markdown]
 # Every planner needs to say which of these it means. Ours knows four conventions: `executed_causal` (what a good kernel has to
@@ -247,6 +251,8 @@ for speed in (10_500, 15_000):
 #     f"its {hammer.tokens_per_second:,.0f} tokens/s are {mfu(hammer.model, 2048, hammer.tokens_per_second, hammer.gpu, 'executed_full'):.0%}. "
 #     f"And the question of chapter 00: sixty days on A100 mean **{mfu(steel, T, RUNS[1].tokens_per_second, 'A100-80G'):.0%}** of the peak "
 #     f"(causal; {mfu(steel, T, RUNS[1].tokens_per_second, 'A100-80G', 'executed_full'):.0%} full), not 58 %: a good figure for a first training program, and half of what the napkin said.")
+# share = mfu(steel, T, RUNS[0].tokens_per_second, RUNS[0].gpu)
+# answer("1.3", f"Thirty days on eight H800 mean **{share:.0%}** of their peak, if the masked half of the scores is not counted.", round(100 * share, 1), unit="%")
 
 # %% [markdown]
 # Read the row of Steel on H800. The same month is 19 % of the peak, or 21, or 44: three honest-looking numbers with one
@@ -319,8 +325,12 @@ for name, step in steps.items():
 #     key(ax, 2.85, y, name, color)
 # ax.axhline(24, color=SLATE, linewidth=0.8, linestyle=(0, (4, 3)))
 # ax.text(4.45, 24.6, "an RTX 4090", color=SLATE, ha="right", fontsize=8)
-# show(fig, alt="Memory of one GPU falls from 61 to 51, 33, 18 and 10 GiB as operators are fused, the loss is computed in chunks, state is sharded and blocks are recomputed.",
+# sizes = [f"{memory(steel, **settings, **step)['total'] / GIB:.0f}" for step in steps.values()]
+# show(fig, alt=f"Memory of one GPU falls from {sizes[0]} to {', '.join(sizes[1:-1])} and {sizes[-1]} GiB as operators are fused, the loss is computed in chunks, state is sharded and blocks are recomputed.",
 #      caption="Estimated peak memory. The orange part, logits and their gradient, is the largest single thing at the start and no weight at all.")
+# first = {part: size / GIB for part, size in memory(steel, **settings, **steps["one GPU, nothing fused"]).items()}
+# answer("2", f"Logits {first['logits']:.0f} GiB, activations {first['activations']:.0f}, weights with gradients and moments "
+#        f"{first['parameters'] + first['gradients'] + first['optimizer']:.0f}.")
 
 # %% [markdown]
 # The largest object in the run is not a weight. Sixteen thousand tokens times 152 thousand words, logits, their log-softmax and its gradient in
@@ -369,11 +379,11 @@ print(f"bytes per token and layer: {(three - one) / 2 / 1024:,.0f} measured, "
 #     rows.append([number, ", ".join(fused) or "nothing", paper, f"{formula:.0f}", f"{errors[-1]:+.0%}"])
 # say("The same formula, put on the model of Table 2, GB on each of eight GPUs:")
 # table(["experiment", "fused", "paper", "formula", "difference"], rows, "llrrr")
-# paper_saves = {"loss": (6, 1), "norms": (1, 5), "RoPE": (2, 1)}
-# say(f"It misses by {min(errors):+.0%} to {max(errors):+.0%}, and not at random. " + "; ".join(
-#     f"fusing {part} saved {facts.TABLE_2[a]['memory_gb'] - facts.TABLE_2[b]['memory_gb']} GB in the paper and saves {saves[part] / 1e9:.0f} in the formula"
-#     for part, (a, b) in paper_saves.items()) + ". The logits are understood, what PyTorch keeps around a norm and a rotation is overestimated: good enough to choose a "
-#     "machine, not good enough to fill it to the brim. The planner keeps a tenth free.")
+# pairs = {"the loss": (6, 1), "the norms": (1, 5), "RoPE": (2, 1)}      # experiments that differ in nothing else
+# said = [f"fusing {part} saved {facts.TABLE_2[a]['memory_gb'] - facts.TABLE_2[b]['memory_gb']} GB in the paper, {saves[part.split()[-1]] / 1e9:.0f} in the formula"
+#         for part, (a, b) in pairs.items()]
+# say(f"It is off by {min(errors):+.0%} to {max(errors):+.0%}, and not at random: {'; '.join(said)}. The logits fit; what the original's norms and rotations kept, "
+#     "fused or not, the formula does not know. Good enough to choose a machine, not good enough to fill it to the brim: the planner keeps a tenth free.")
 
 # %% [markdown]
 # ## Days and money
