@@ -5,14 +5,15 @@ values are kept under their own names (``DISAGREEMENTS``).
 
 Sources: paper = arXiv 2502.06635; readme = README of Steel-LLM (17 January 2025); retrospective = the author's
 article of 13 November 2024; script = the released `pretrain_steel_llm.py`; minillm = README of
-build_MiniLLM_from_scratch (3 April 2024); hammer = README of HammerLLM (April 2024).
+build_MiniLLM_from_scratch (3 April 2024); hammer = README and REPRODUCE.md of HammerLLM
+(April 2024).
 """
 
 from __future__ import annotations
 
 from datetime import date
 
-# (date, what happened, kind, source); kind: work | run | failure | result. VAGUE holds the dates that no source gives to the day.
+# (date, what happened, kind, source); kind: work | run | failure | result. VAGUE: dates no source gives to the day.
 TIMELINE = [
     (date(2024, 3, 1), "idea; one 8×A100 machine of unknown tenure", "work", "retrospective"),
     (date(2024, 4, 14), "data collected, processed, packed", "work", "readme"),
@@ -28,7 +29,10 @@ TIMELINE = [
     (date(2025, 1, 17), "chat v2", "result", "readme"),
 ]
 
-VAGUE = {date(2024, 3, 1): "early March", date(2024, 6, 5): "early June"}  # as drawn: as the retrospective says
+VAGUE = {
+    date(2024, 3, 1): "early March",
+    date(2024, 6, 5): "early June",
+}  # as drawn: as the retrospective says
 
 STEEL = {  # paper Table 1 and §3, released config.json
     "num_hidden_layers": 18, "num_attention_heads": 32, "num_key_value_heads": 32, "hidden_size": 1792,
@@ -97,7 +101,8 @@ PROJECTS = {
     },
     "HammerLLM": {
         "parameters": 1.4e9, "tokens": 445e9, "vocab": 105_789, "sequence": 2048, "gpus": "8 × A100",
-        "stages": "pretraining", "tokenizer": "merged by the authors", "source": "hammer, REPRODUCE.md", "tokens_per_s": 16_000,
+        "stages": "pretraining", "tokenizer": "merged by the authors", "source": "hammer",
+        "tokens_per_s": 16_000,
     },
 }  # fmt: skip
 MINILLM_CORPUS = {
@@ -130,7 +135,8 @@ REPORTED_RUNS = [  # (run, parameters, tokens, days, GPUs, kind of GPU): pretrai
 # What Steel's scores were taken on: its `eval_chat.py` reads C-Eval's validation split (C-Eval paper, Table 1; the test
 # split has 12,342) and CMMLU's test split (67 subjects). Both average over subjects.
 EXAM_QUESTIONS = {"C-Eval": 1_346, "CMMLU": 11_582}
-LIKELIHOOD_SCORES = (24.89, 25.32)  # C-Eval, CMMLU of a Steel checkpoint (which is not said) by lm-eval; minimind's README
+# C-Eval, CMMLU of a Steel checkpoint (which is not said) by lm-eval, as minimind's README lists them.
+LIKELIHOOD_SCORES = (24.89, 25.32)
 
 SAID = {
     "speed_up_percent": 50,
@@ -143,6 +149,12 @@ DISAGREEMENTS = {  # what → {source: number, or the words of the source}
     "SFT learning rate": {"paper": 2e-5, "script": 3e-5},
     "SFT epochs": {"paper": 4, "script": 5},
     "last step (thousands)": {"paper": 1_070, "readme": 1_060, "retrospective": 1_000},
-    "time without a machine": {"readme": "early June to 18 July, six weeks", "retrospective": "over a week"},
-    "whose C-Eval is 49.14": {"paper": "MiniCPM 1.2B, CMMLU 46.81", "readme": "MiniCPM 2B, CMMLU 51.0"},
+    "time without a machine": {
+        "readme": "early June to 18 July, six weeks",
+        "retrospective": "over a week",
+    },
+    "whose C-Eval is 49.14": {
+        "paper": "MiniCPM 1.2B, CMMLU 46.81",
+        "readme": "MiniCPM 2B, CMMLU 51.0",
+    },
 }
