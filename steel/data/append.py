@@ -31,8 +31,8 @@ def append(
 
     tokenizer_folder: only needed for shards that were packed without their tokenizer.
     consumed: the data state of a run (`Loader.state`), or its folder: checked against `out`, and the
-    answer then says what the run will mix. Returns {"generation", "documents", "tokens", "bytes",
-    "rejected", "files"} and, with `consumed`, {"from_step", "new_samples"}.
+    answer then says what the run will mix. Returns {"generation", "documents", "tokens", "bytes"}
+    and, with `consumed`, {"from_step", "new_samples"}.
 
     UserError when the tokenizer is another one, when a file repeats an earlier one (both are named),
     when a shard has changed on disk, or when the run does not read these shards.
@@ -57,18 +57,12 @@ def append(
             raise UserError(f"another process has just appended to {root}; run the command again")
         manifest = write_generation(inputs, root, tokenizer, settings, before, workers, progress)
     generation = len(before["generations"])
-    rejected = {r: n - before["rejected"].get(r, 0) for r, n in manifest["rejected"].items()}
-    result = {
-        "generation": generation,
-        **{key: manifest[key] - before[key] for key in ("documents", "tokens", "bytes")},
-        "rejected": {reason: n for reason, n in rejected.items() if n},
-        "files": [r["file"] for r in manifest["inputs"] if r["generation"] == generation],
-    }
-    if state is not None:
-        now = ShardSet(root, manifest, "train")
-        result["from_step"] = state["step"]
-        result["new_samples"] = now.samples(state["sequence_length"], since=generation)
-    return result
+    now = manifest["generations"][generation]
+    added = {key: now[key] for key in ("documents", "tokens", "bytes")}
+    if state is None:
+        return {"generation": generation, **added}
+    new = ShardSet(root, manifest, "train").samples(state["sequence_length"], since=generation)
+    return {"generation": generation, **added, "from_step": state["step"], "new_samples": new}
 
 
 def find_state(run: Path | str) -> dict:

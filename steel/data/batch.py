@@ -91,8 +91,8 @@ def positions(ends: np.ndarray | None, rows: int, length: int) -> torch.Tensor:
 
     if ends is None:
         return torch.arange(length).expand(rows, length)
-    lengths = np.diff(ends, prepend=0)
-    counted = np.arange(rows * length) - np.repeat(ends - lengths, lengths)
+    starts = np.concatenate(([0], ends[:-1]))[: len(ends)]
+    counted = np.arange(rows * length) - np.repeat(starts, ends - starts)
     return torch.from_numpy(counted.reshape(rows, length))
 
 

@@ -64,13 +64,9 @@ class Loader:
         self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
         self.rank, self.world, self.mask_documents = rank, world, mask_documents
         self.sources = shards.sources
-        self._pieces = np.array(
-            [
-                (self.sources.index(p.source), p.generation, p.first, p.tokens)
-                for p in shards.pieces
-            ],
-            dtype=np.int64,
-        ).T
+        number = {source: number for number, source in enumerate(self.sources)}
+        facts = [(p.generation, p.first, p.tokens, number[p.source]) for p in shards.pieces]
+        self._pieces = np.array(facts, dtype=np.int64).T
         self._samples = np.array([p.samples(sequence_length) for p in shards.pieces], np.int64)
         self.events: list[str] = []
         self._first_generations = len(shards.generations)
@@ -89,9 +85,9 @@ class Loader:
         T, separator = self.sequence_length, self.shards.separator_id
         source_B, at_B, targets_B = self._rows(step)
         stored = np.empty((len(at_B), T + 1), dtype=self.shards.dtype)
-        for row, at, targets in zip(stored, at_B.tolist(), targets_B.tolist(), strict=True):
-            self.shards.read(at, row[: targets + 1])
         short = [(row, int(targets_B[row])) for row in np.flatnonzero(targets_B < T)]
+        for row, at, targets in zip(stored, at_B.tolist(), targets_B.tolist(), strict=True):
+            self.shards.read(at, row if targets == T else row[: targets + 1])
         inputs_BT, targets_BT = stored[:, :-1].astype(np.int64), stored[:, 1:].astype(np.int64)
         for row, count in short:  # the piece ends in this row: padding
             inputs_BT[row, count:], targets_BT[row, count:] = separator, IGNORED
@@ -247,7 +243,7 @@ class Loader:
             found, _ = stream.samples(draws)
             which = np.searchsorted(first, found, side="right") - 1
             piece[at], sample[at] = members[which], found - first[which]
-        source, _, first_token, tokens = self._pieces[:, piece]
+        _, first_token, tokens, source = self._pieces[:, piece]
         start = sample * self.sequence_length  # inside the piece
         targets = np.minimum(self.sequence_length, tokens - 1 - start)
         return np.stack((slots, source, first_token + start, targets))
@@ -259,7 +255,7 @@ class Loader:
             members = np.flatnonzero(own)
             first = np.concatenate(([0], np.cumsum(self._samples[members])))
             added = np.zeros(len(self.shards.generations), np.int64)  # samples by generation
-            np.add.at(added, self._pieces[1, members], self._samples[members])
+            np.add.at(added, self._pieces[0, members], self._samples[members])
             start = self._first_generations
             appends = [
                 (self.mixture.drawn(slot).get(name, 0), int(count))
@@ -279,8 +275,9 @@ class Loader:
             raise UserError(
                 f"mixture phases start at steps {steps}; the first is 0 and they increase"
             )
-        own = [self._pieces[0] == number for number in range(len(self.sources))]
-        sizes = {s: int(self._samples[o].sum()) for s, o in zip(self.sources, own, strict=True)}
+        sizes = dict.fromkeys(self.sources, 0)
+        for piece in self.shards.pieces:
+            sizes[piece.source] += piece.samples(self.sequence_length)
         weighted = any(phase["weights"] for phase in mixture)
         by_size = quotas_by_size(sizes if weighted else {POOL: self.samples})
         wanted = []

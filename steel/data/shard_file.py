@@ -15,6 +15,7 @@ import os
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -70,6 +71,7 @@ class ShardFile:
 
     def __init__(self, root: Path, record: dict, width: int):
         self.root, self.record, self.width = root, record, width
+        self.file: IO[bytes] | None = None
         self.sums: np.ndarray | None = None  # uint32, CRC-32 of every block
         self.unread = bytearray()  # one byte a block: 1 until it is checked
         self.left = 0  # how many are still 1
@@ -81,11 +83,15 @@ class ShardFile:
     def open(self) -> None:
         """Open the file and, the first time, read its checksums."""
         try:
-            self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (open as long as it is read)
             if self.sums is None:
                 self._read_sums()
+            self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (open as long as it is read)
         except OSError as error:
             raise UserError(f"cannot read shard {self.path}: {error}") from None
+
+    def close(self) -> None:
+        self.file.close()
+        self.file = None
 
     def read(self, first: int, out: np.ndarray) -> None:
         """Fill `out` with the tokens from `first` on. UserError when the file is cut or changed."""

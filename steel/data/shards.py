@@ -22,9 +22,9 @@ from __future__ import annotations
 import json
 import warnings
 from bisect import bisect_right
-from collections import OrderedDict, defaultdict
-from dataclasses import dataclass
+from collections import defaultdict, deque
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,15 +37,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json "
+    "chat_template.jinja vocab.json merges.txt tokenizer.model"
+).split()
 SPLITS = ("train", "validation")
 SPARE_FILES = 256  # open files that are left to the rest of the process
 
@@ -78,17 +72,14 @@ def generation_hash(manifest: dict, generation: int) -> str:
     return blake2b_128(text.encode()).hexdigest()
 
 
-@dataclass
-class Piece:
+class Piece(NamedTuple):
     """The shards that one generation gives to one source; `first` counts all pieces of the split."""
 
     generation: int
     source: str
     shards: list[dict]
     first: int
-
-    def __post_init__(self):
-        self.tokens = sum(shard["tokens"] for shard in self.shards)
+    tokens: int
 
     def samples(self, sequence_length: int) -> int:
         """ceil((T-1)/L) samples of `sequence_length` inputs."""
@@ -115,12 +106,13 @@ class ShardSet:
         self.pieces: list[Piece] = []
         self._shards: list[ShardFile] = []
         self._first = [0]  # token of the split at which each shard begins, and the end of the last
-        for (generation, source), records in sorted(groups.items(), key=lambda group: group[0]):
-            self.pieces.append(Piece(generation, source, records, self.tokens))
+        for generation, source in sorted(groups):
+            first, records = self.tokens, groups[generation, source]
             for record in records:
                 self._shards.append(ShardFile(root, record, self.dtype.itemsize))
                 self._first.append(self.tokens + record["tokens"])
-        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+            self.pieces.append(Piece(generation, source, records, first, self.tokens - first))
+        self._open: deque[ShardFile] = deque()  # those whose file is open, in the order of opening
         self._most_open = 0
 
     @classmethod
@@ -195,31 +187,27 @@ class ShardSet:
     def read(self, at: int, out: np.ndarray) -> None:
         """Fill `out` (n,), contiguous and of `self.dtype`, with tokens [at, at + n) of the split."""
         number = bisect_right(self._first, at) - 1
-        while len(out):
-            inside, left = at - self._first[number], self._first[number + 1] - at
-            self._opened(number).read(inside, out[:left])
+        while (left := self._first[number + 1] - at) < len(out):
+            self._opened(number).read(at - self._first[number], out[:left])
             at, out, number = at + left, out[left:], number + 1
+        self._opened(number).read(at - self._first[number], out)
 
     def _opened(self, number: int) -> ShardFile:
-        """A shard whose file is open; those read longest ago are closed when there are too many."""
-        shard = self._open.get(number)
-        if shard is None:
+        """A shard whose file is open; the one opened first is closed when there are too many."""
+        shard = self._shards[number]
+        if shard.file is None:
             self._most_open = self._most_open or _file_limit(len(self._shards))
-            shard = self._open[number] = self._shards[number]
+            if len(self._open) >= self._most_open:
+                self._open.popleft().close()
             shard.open()
-            if len(self._open) > self._most_open:
-                self._open.popitem(last=False)[1].file.close()
-        elif len(self._shards) > self._most_open:
-            self._open.move_to_end(number)
+            self._open.append(shard)
         return shard
 
 
 def _file_limit(wanted: int) -> int:
     """How many shards this process may keep open; raises its soft limit as far as it may."""
-    try:
-        import resource
-    except ImportError:  # not a Unix system
-        return 256
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * wanted + SPARE_FILES  # another split, or another loader, may be open beside
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -224,6 +224,12 @@ def test_two_packs_at_once_say_so_in_one_line(tmp_path, docs, tokenizer_folder):
         pack(docs, tmp_path / "out", tokenizer_folder)
     assert "\n" not in str(error.value)
     pack(docs, tmp_path / "out", tokenizer_folder)
+    write_documents(tmp_path / "more.jsonl.zst", texts(9, "more"))
+    with (
+        pack_module.locked(tmp_path / "out"),
+        pytest.raises(UserError, match="another process is packing into .*out"),
+    ):
+        append(tmp_path / "out", tmp_path / "more.jsonl.zst")
 
 
 def test_packing_again_changes_nothing_and_is_deterministic(
