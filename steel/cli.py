@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -120,7 +121,8 @@ def pretrain(
     if resume not in ("auto", "never"):
         raise UserError(f"--resume is auto or never, not '{resume}'")
     result = room.pretrain(cfg, data, run, tokenizer, resume=resume)
-    say(f"model  {run / 'hf'}  (loss {result.loss:.4f} after {result.tokens:,} tokens)")
+    if os.environ.get("RANK", "0") == "0":  # one rank speaks
+        say(f"model  {run / 'hf'}  (loss {result.loss:.4f} after {result.tokens:,} tokens)")
 
 
 def align(stage: str, rows: str) -> None:

@@ -6,11 +6,17 @@ import os
 import sys
 
 from ..config import Config, UserError
+from ..data.loader import Loader
+from ..data.mixture import POOL
 from ..data.shards import ShardSet
 from ..model.build import build
 from ..plan import GIB, MARGIN, advice, memory, memory_settings, plan, render
 from .device import available_bytes
 from .parallel import World
+from .schedule import decay_start, mixture
+
+MOST_PASSES = 4.0
+"""Passes over a source beyond which its tokens teach little (Muennighoff et al. 2023) [1]."""
 
 
 def settings_of(cfg: Config, world: World) -> dict:
@@ -44,8 +50,8 @@ def memory_report(cfg: Config, world: World) -> dict | None:
 def dry_run(cfg: Config, gpu: str, num_gpus: int, data: str | os.PathLike | None = None) -> str:
     """What `steel pretrain --dry-run` prints: parameters, memory, tokens, days; no device is touched.
 
-    data: folder of shards; then also how often the run passes over it. Raises what the planner and
-    the shards raise.
+    data: folder of shards; then also how often the run passes over it and over each of its sources,
+    with a warning beyond MOST_PASSES. Raises what the planner and the shards raise.
     """
     train, tokens = cfg.train, cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
     if cfg.model.source == "hf":
@@ -64,6 +70,39 @@ FLOPs             {6.0 * count * tokens:.3g} (6 N per token, embedding included)
 Configuration     {cfg.preset or "unnamed"} {cfg.hash()}   {train.optimizer}, {train.schedule}, \
 {train.precision}, sharding {train.sharding}"""
     if data is not None:
-        there = sum(piece.tokens for piece in ShardSet.open(data).pieces)
-        page += f"\nData              {there:,} tokens: {tokens / max(there, 1):.2f} passes"
+        shards = ShardSet.open(data)
+        there = sum(piece.tokens for piece in shards.pieces)
+        page += f"\nData              {there:,} tokens: {tokens / max(there, 1):.2f} passes\n"
+        page += render_passes(passes(cfg, shards), decay_start(train.steps, train))
     return page
+
+
+def passes(cfg: Config, shards: ShardSet) -> dict[str, tuple[float, float]]:
+    """How often a new run reads each source: before the learning rate's decay, and in it [passes]."""
+    T, rows, steps = cfg.data.sequence_length, cfg.train.batch_size, cfg.train.steps
+    loader = Loader(shards, T, rows, cfg.seed, mixture(cfg, shards.sources))
+    border = decay_start(steps, cfg.train)
+    before, whole = (
+        loader.mixture.drawn(step * rows) for step in (steps if border is None else border, steps)
+    )
+    found = {}
+    for source in shards.sources:
+        own = sum(piece.samples(T) for piece in shards.pieces if piece.source == source)
+        stream, samples = (POOL, loader.samples) if POOL in whole else (source, own)
+        first, last = (drawn.get(stream, 0) / max(samples, 1) for drawn in (before, whole))
+        found[source] = first, last - first
+    return found
+
+
+def render_passes(found: dict[str, tuple[float, float]], border: int | None) -> str:
+    """`passes` as a table, and a line for the sources that are read too often."""
+    phases = ("level", "decay", "whole") if border is not None else ("whole",)
+    rows = ["Passes          " + "".join(f"{name:>10}" for name in phases)]
+    rows[0] += f"   (decay from step {border:,})" if border is not None else ""
+    for source, (first, second) in found.items():
+        shown = (first, second, first + second)[-len(phases) :]
+        rows.append(f"  {source:<14}" + "".join(f"{value:10.2f}" for value in shown))
+    if often := [s for s, (first, second) in found.items() if first + second > MOST_PASSES]:
+        remedy = f"past {MOST_PASSES:.0f} passes repeated text teaches little"
+        rows.append(f"WARNING           {', '.join(often)}: {remedy}; lower the weight, or add data")
+    return "\n".join(rows)

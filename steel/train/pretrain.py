@@ -27,7 +27,7 @@ from .metrics import token_flops
 from .parallel import World, check_batch, join_world
 from .preflight import memory_report
 from .run_folder import RunFolder
-from .schedule import decay_start
+from .schedule import decay_start, mixture
 
 IDLE_ROWS = 0.1
 """Share of the embedding's rows without an entry of the tokenizer that is worth a warning [1]."""
@@ -126,22 +126,6 @@ def open_loader(cfg: Config, shards: ShardSet, run: RunFolder, world: World) -> 
     if found and (state := found[1].get("data")):
         return Loader.from_state(shards, state, **settings)
     return Loader(shards, **settings)
-
-
-def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | None:
-    """The loader's mixture: `data.weights`, and `data.anneal_weights` from where wsd starts to decay.
-
-    In the annealing stage a source that is not named gets nothing. UserError without wsd.
-    """
-    weights, anneal = cfg.data.weights or None, cfg.data.anneal_weights
-    if not anneal:
-        return weights
-    start = decay_start(cfg.train.steps, cfg.train)
-    if start is None:
-        need = "data.anneal_weights needs a stage in which the learning rate decays"
-        raise UserError(f"{need}: train.schedule=wsd, not {cfg.train.schedule}")
-    chosen = {"step": start, "weights": dict.fromkeys(sources, 0.0) | anneal}
-    return [{"step": 0, "weights": weights}, chosen] if start else chosen["weights"]
 
 
 def next_token_loss(z_loss: float = 0.0):

@@ -1,10 +1,10 @@
-"""Learning-rate schedules as pure functions of the step: nothing to save, nothing to restore."""
+"""Learning rate and mixture as pure functions of the step: nothing to save, nothing to restore."""
 
 from __future__ import annotations
 
 import math
 
-from ..config import TrainConfig
+from ..config import Config, TrainConfig, UserError
 
 
 def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
@@ -31,6 +31,22 @@ def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
 def decay_start(steps: int, cfg: TrainConfig) -> int | None:
     """Step at which wsd begins to decay and annealing data begin; None for other schedules."""
     return max(0, steps - _decay_steps(steps, cfg)) if cfg.schedule == "wsd" else None
+
+
+def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | None:
+    """The loader's mixture: `data.weights`, and `data.anneal_weights` from where wsd starts to decay.
+
+    In the annealing stage a source that is not named gets nothing. UserError without wsd.
+    """
+    weights, anneal = cfg.data.weights or None, cfg.data.anneal_weights
+    if not anneal:
+        return weights
+    start = decay_start(cfg.train.steps, cfg.train)
+    if start is None:
+        need = "data.anneal_weights needs a stage in which the learning rate decays"
+        raise UserError(f"{need}: train.schedule=wsd, not {cfg.train.schedule}")
+    chosen = {"step": start, "weights": dict.fromkeys(sources, 0.0) | anneal}
+    return [{"step": 0, "weights": weights}, chosen] if start else chosen["weights"]
 
 
 def _decay_steps(steps: int, cfg: TrainConfig) -> int:

@@ -6,7 +6,9 @@ from train_world import Crash, crash_before, curve, tiny
 from steel.config import UserError
 from steel.data import Loader, ShardSet
 from steel.runlog import read_log
-from steel.train.pretrain import mixture, pretrain
+from steel.train.preflight import dry_run, passes
+from steel.train.pretrain import pretrain
+from steel.train.schedule import mixture
 
 
 def config(**given):
@@ -81,3 +83,26 @@ def test_batches_read_ahead_are_the_loaders(corpus):
     read = ahead(Loader(ShardSet.open(corpus[0]), 32, 4, seed=3).batch)
     for step in (0, 1, 2, 7, 8, 3):
         assert read(step).input_ids.equal(loader.batch(step).input_ids)
+
+
+@pytest.mark.parametrize("weights", [{}, {"web": 3.0, "wiki": 1.0}])
+@pytest.mark.parametrize("anneal", [{}, {"wiki": 1.0}])
+def test_the_dry_run_counts_the_passes_that_the_loader_makes(corpus, weights, anneal):
+    given = {"data__weights": weights, "data__anneal_weights": anneal, "train__steps": 40}
+    cfg = tiny(**given, train__schedule="wsd", train__decay_fraction=0.4)
+    shards = ShardSet.open(corpus[0])
+    loader = Loader(shards, 32, cfg.train.batch_size, cfg.seed, mixture(cfg, shards.sources))
+    drawn = [loader.batch(step).source.tolist() for step in range(40)]
+    for number, source in enumerate(shards.sources):
+        own = sum(piece.samples(32) for piece in shards.pieces if piece.source == source)
+        seen = [sum(step.count(number) for step in part) / own for part in (drawn[:24], drawn[24:])]
+        near = 1e-9 if weights or anneal else 0.35  # one pool: a source gets its share on average
+        assert passes(cfg, shards)[source] == pytest.approx(seen, abs=near)
+
+
+def test_a_source_that_is_read_too_often_is_named(corpus):
+    often = tiny(data__anneal_weights={"wiki": 1.0}, train__schedule="wsd", train__steps=400)
+    page = dry_run(often, "CPU", 1, corpus[0])
+    assert "decay from step 320" in page and page.count("WARNING") == 1
+    assert "wiki: past 4 passes" in page.partition("WARNING")[2].replace("web, ", "")
+    assert "WARNING" not in dry_run(tiny(), "CPU", 1, corpus[0])
