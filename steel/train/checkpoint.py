@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from ..config import TrainConfig, UserError, first_line
 from ..runlog import atomic_write
-from .parallel import World, causes
+from .parallel import World, causes, patience
 from .schedule import decay_start
 
 MANIFEST = "manifest.json"
@@ -57,7 +57,7 @@ class Checkpoints:
     def __init__(self, folder: Path, cfg: TrainConfig, world: World):
         self.folder, self.cfg, self.world = folder, cfg, world
         background = cfg.async_checkpoint and world.size > 1
-        self._group = dist.new_group(backend="gloo") if background else None
+        self._group = dist.new_group(backend="gloo", timeout=patience()) if background else None
         self._writer, self._written = ThreadPoolExecutor(1, "checkpoint"), Future()
         self._written.set_result(None)
         # A single process is what `no_dist` asks for; torch warns of it at every save.

@@ -84,6 +84,11 @@ class World:
                 raise UserError(f"rank {rank}: {said}")
 
 
+def patience() -> timedelta:
+    """How long a rank waits for the others in one collective, of any process group."""
+    return timedelta(seconds=float(os.environ.get("STEEL_RANK_TIMEOUT_S", PATIENCE_S)))
+
+
 def join_world() -> World:
     """Join the process group that torchrun describes, or be alone. Safe to call twice."""
     defaults = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
@@ -93,8 +98,7 @@ def join_world() -> World:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
-        patience = timedelta(seconds=float(os.environ.get("STEEL_RANK_TIMEOUT_S", PATIENCE_S)))
-        dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo", timeout=patience)
+        dist.init_process_group("cuda:nccl,cpu:gloo" if cuda else "gloo", timeout=patience())
     if rank > 0:
         os.environ["STEEL_QUIET"] = "1"  # one rank shows the progress
     return World(rank, size, device)

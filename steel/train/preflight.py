@@ -104,5 +104,7 @@ def render_passes(found: dict[str, tuple[float, float]], border: int | None) -> 
         rows.append(f"  {source:<14}" + "".join(f"{value:10.2f}" for value in shown))
     if often := [s for s, (first, second) in found.items() if first + second > MOST_PASSES]:
         remedy = f"past {MOST_PASSES:.0f} passes repeated text teaches little"
-        rows.append(f"WARNING           {', '.join(often)}: {remedy}; lower the weight, or add data")
+        rows.append(
+            f"WARNING           {', '.join(often)}: {remedy}; lower the weight, or add data"
+        )
     return "\n".join(rows)

@@ -1,0 +1,197 @@
+"""Drawings of chapter 11: one training step, the life of a checkpoint, one step of FSDP on a time line."""
+
+from __future__ import annotations
+
+from matplotlib.patches import FancyBboxPatch
+
+from .style import FURNACE, GRID, INK, PAPER, SEMANTIC, SLATE, STEEL, figure
+
+WIRE, HELD = SEMANTIC["communication"], SEMANTIC["memory"]
+UNITS = 3  # two blocks and the rest, in the drawing
+FORWARD, BACKWARD, GATHER, SCATTER = (
+    1.0,
+    2.0,
+    0.7,
+    1.4,
+)  # lengths; fp32 gradients are twice bf16 weights
+
+
+def _canvas(height: float, width: float, depth: float):
+    fig, ax = figure(height)
+    ax.set(xlim=(0, width), ylim=(0, depth))
+    ax.axis("off")
+    return fig, ax
+
+
+def _box(ax, x, y, w, h, text, edge=STEEL, face=PAPER, size=8.0, color=INK, style="solid"):
+    shape = "round,pad=0,rounding_size=0.8"
+    ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=shape, fc=face, ec=edge, lw=1.2, ls=style))
+    ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=size, color=color)
+
+
+def _arrow(ax, start, end, color=INK, bend=0.0):
+    how = {"arrowstyle": "-|>", "color": color, "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
+    how["connectionstyle"] = f"arc3,rad={bend}"
+    ax.annotate("", end, start, arrowprops=how)
+
+
+def training_step():
+    """One step on two ranks: what goes in, what is added up, what stays behind."""
+    fig, ax = _canvas(2.75, 100, 41)
+    ax.text(0, 38, "step s", fontsize=9, color=INK, weight="bold")
+    for y, rank in ((25, 0), (12, 1)):
+        _box(
+            ax, 0.5, y, 13.5, 9, f"rank {rank}\nits rows of\nbatch s", SEMANTIC["tokens"], size=7.5
+        )
+        for k in (0, 1):
+            _box(ax, 20 + 13 * k, y, 11, 9, "forward\nbackward", size=7.5)
+            ax.text(
+                25.5 + 13 * k, y + 10, f"micro-batch {k + 1}", fontsize=7, ha="center", color=SLATE
+            )
+        _arrow(ax, (14, y + 4.5), (20, y + 4.5))
+        _arrow(ax, (31, y + 4.5), (33, y + 4.5))
+        _arrow(ax, (44, y + 4.5), (49, 27 if y > 20 else 19))
+    _box(
+        ax,
+        49,
+        15,
+        15,
+        16,
+        "sum of losses\nsum of gradients\nsum of tokens\n\ndivide, clip",
+        WIRE,
+        size=7.5,
+    )
+    _box(ax, 69, 15, 13, 16, "optimizer\n\nrate of\nstep s", size=7.5)
+    _box(ax, 87, 15, 12.5, 16, "weights,\nmoments\n\nof step s + 1", HELD, size=7.5)
+    _arrow(ax, (64, 23), (69, 23))
+    _arrow(ax, (82, 23), (87, 23))
+    ax.plot([93.5, 93.5, 7], [31, 38.5, 38.5], color=SLATE, lw=1.1)
+    _arrow(ax, (7, 38.5), (7, 34.3), SLATE)
+    ax.text(50, 39.2, "next step", fontsize=7.5, color=SLATE, ha="center", va="bottom")
+    _box(ax, 84, 0, 16, 8, "a folder: what\nis in it?", FURNACE, size=7.5, style="dashed")
+    _arrow(ax, (93.5, 15), (93.5, 8.9), FURNACE)
+    ax.text(82, 4, "every so many steps", fontsize=7.5, color=FURNACE, ha="right", va="center")
+    return fig
+
+
+def checkpoint_life():
+    """Write, hash, rename, keep, rename, delete; and what a kill leaves at each place."""
+    fig, ax = _canvas(2.5, 100, 38.5)
+    stages = [
+        (0.5, 19, ".step-00000005.tmp", "tensors of every rank", SLATE, "dashed"),
+        (26, 19, ".step-00000005.tmp", "+ state, hashes\non disk (fsync)", SLATE, "dashed"),
+        (52, 19, "step-00000005", "whole: its name\nis the proof", HELD, "solid"),
+        (80.5, 19, ".step-00000005.old", "files are removed", SLATE, "dashed"),
+    ]
+    for x, w, name, what, edge, style in stages:
+        ax.text(
+            x + w / 2, 37.5, name, fontsize=7.5, ha="center", color=edge if edge != SLATE else INK
+        )
+        _box(ax, x, 25, w, 11, what, edge, size=7.5, style=style)
+    for (x, w, *_), (to, *_), word in zip(stages, stages[1:], ("write", "rename", "rename")):
+        _arrow(ax, (x + w, 30.5), (to, 30.5))
+        ax.text(
+            (x + w + to) / 2,
+            24 if "\n" in word else 26.2,
+            word,
+            fontsize=7,
+            ha="center",
+            va="top",
+            color=INK,
+        )
+    found = (
+        "swept away;\nthe run goes on from\nthe one before",
+        "swept away;\nthe one before",
+        "the run goes on\nfrom here",
+        "swept away;\na newer one is there",
+    )
+    for (x, w, *_), text in zip(stages, found):
+        ax.plot(x + w / 2, 18, "x", color=FURNACE, ms=7, mew=2)
+        ax.text(x + w / 2, 15, text, fontsize=7.5, ha="center", va="top", color=INK)
+    ax.text(0, 18, "killed here:", fontsize=7.5, color=FURNACE, va="center")
+    note = "kept for good: every keep_every steps, and the last one before the decay"
+    ax.text(61.5, 4.0, note, fontsize=7.5, ha="center", color=HELD)
+    return fig
+
+
+def schedule(sharding: str) -> dict[str, list]:
+    """Lanes of two micro-batches, each [(begin, end, label)]; weights are gathered one unit ahead of their use."""
+    compute, wire, weights, gradients = [], [], [], []
+    free = now = begins = 0.0
+    waiting, first = (
+        None,
+        {},
+    )  # a reduction goes behind the next gather; when a unit's gradient began
+    for micro in (0, 1):
+        passes = [(u, FORWARD, "F") for u in range(UNITS)]
+        passes += [(u, BACKWARD, "B") for u in reversed(range(UNITS))]
+        needs, opened = {"full": 2 * UNITS, "grad_op": UNITS, "ddp": 0}[sharding], {}
+        for k, (unit, length, kind) in enumerate(passes):
+            ready = 0.0
+            if k < needs:
+                opened[unit] = max(free, begins if k else now)
+                free = ready = opened[unit] + GATHER
+                wire.append((opened[unit], free, "gather"))
+            if waiting is not None:
+                free = _reduce(wire, gradients, waiting, max(free, waiting[1]), sharding, first)
+                waiting = None
+            begins = max(now, ready)
+            now = begins + length
+            compute.append((begins, now, f"{kind}{unit + 1}"))
+            if sharding == "full" or (sharding == "grad_op" and kind == "B"):
+                weights.append((opened[unit], now, unit))
+            if kind == "B":
+                first.setdefault(unit, now)
+                waiting = (unit, now) if micro == 1 else None
+    free = _reduce(wire, gradients, waiting, max(free, now), sharding, first)
+    if sharding == "ddp":
+        weights = [(0.0, free, unit) for unit in range(UNITS)]
+    return {"compute": compute, "wire": wire, "weights": weights, "gradients": gradients}
+
+
+def _reduce(wire, gradients, waiting, at, sharding, first) -> float:
+    """A unit's gradients travel; until then they are whole. When the wire is free again."""
+    end = at + (2 * SCATTER if sharding == "ddp" else SCATTER)
+    wire.append((at, end, "reduce"))
+    gradients.append((first[waiting[0]], end, waiting[0]))
+    return end
+
+
+def fsdp_step():
+    """One step of full, grad_op and ddp: compute, wire, and what is whole on a rank meanwhile."""
+    fig, ax = figure(4.9)
+    ax.axis("off")
+    notes = {
+        "full": "weights come twice a micro-batch",
+        "grad_op": "once a micro-batch, and stay until their backward",
+        "ddp": "never: every rank keeps all",
+    }
+    for row, (name, note) in enumerate(notes.items()):
+        top, lanes = -6.6 * row, schedule(name)
+        ax.text(0, top + 2.0, name, fontsize=9, weight="bold", color=INK, va="center")
+        ax.text(3.2, top + 2.0, note, fontsize=8, color=SLATE, va="center")
+        words = {"compute": 0.8, "wire": -0.35, "whole weights": -1.5, "whole gradients": -2.65}
+        for word, lane in words.items():
+            ax.text(-0.4, top + lane, word, fontsize=7.5, color=SLATE, ha="right", va="center")
+        for begin, end, label in lanes["compute"]:
+            tint = {"color": STEEL, "alpha": 1 if label[0] == "B" else 0.62, "ec": PAPER, "lw": 0.8}
+            ax.barh(top + 0.8, end - begin, left=begin, height=0.95, **tint)
+            middle = (begin + end) / 2
+            ax.text(middle, top + 0.78, label, fontsize=7, color=PAPER, ha="center", va="center")
+        for begin, end, label in lanes["wire"]:
+            tint = {"color": WIRE, "alpha": 0.5 if label == "gather" else 1, "ec": PAPER, "lw": 0.8}
+            ax.barh(top - 0.35, end - begin, left=begin, height=0.95, **tint)
+        for kind, lane, tint in (("weights", -1.15, 1), ("gradients", -2.3, 0.5)):
+            for begin, end, unit in lanes[kind]:
+                y = top + lane - 0.35 * unit
+                ax.barh(y, end - begin, left=begin, height=0.28, color=HELD, alpha=tint, lw=0)
+        last = max(end for _, end, _ in lanes["wire"])
+        ax.text(last + 0.2, top - 0.35, "reduce", fontsize=7.5, color=INK, va="center")
+        if name == "grad_op":
+            ax.text(2.6, top - 0.35, "gather", fontsize=7.5, color=INK, va="center")
+        border = lanes["compute"][2 * UNITS - 1][1]
+        ax.plot([border] * 2, [top - 3.3, top + 1.4], color=GRID, lw=1)
+    for x, number in ((4.5, 1), (14, 2)):
+        ax.text(x, 3.2, f"micro-batch {number}", fontsize=8, ha="center", color=INK)
+    ax.set(xlim=(-5.2, 24.5), ylim=(-16.7, 3.7))
+    return fig
