@@ -1,10 +1,24 @@
-"""Drawings of chapter 11: one training step, the life of a checkpoint, one step of FSDP on a time line."""
+"""Figures of chapter 11: a training step, a checkpoint's life, a step of FSDP, planned memory, a spike."""
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.patches import FancyBboxPatch
 
-from .style import FURNACE, GRID, INK, PAPER, SEMANTIC, SLATE, STEEL, figure
+from .style import (
+    FURNACE,
+    GRID,
+    INK,
+    OKABE_ITO,
+    PAPER,
+    SEMANTIC,
+    SLATE,
+    STEEL,
+    axis_units,
+    figure,
+    label_line,
+)
 
 WIRE, HELD = SEMANTIC["communication"], SEMANTIC["memory"]
 UNITS = 3  # two blocks and the rest, in the drawing
@@ -195,3 +209,91 @@ def fsdp_step():
         ax.text(x, 3.2, f"micro-batch {number}", fontsize=8, ha="center", color=INK)
     ax.set(xlim=(-5.2, 24.5), ylim=(-16.7, 3.7))
     return fig
+
+
+PARTS = {
+    "parameters": STEEL,
+    "gradients": SEMANTIC["tokens"],
+    "optimizer": HELD,
+    "gathered": WIRE,
+    "activations": SLATE,
+    "logits": OKABE_ITO["purple"],
+}
+
+
+def memory_bars(bars: dict[str, dict[str, float]]):
+    """`plan.memory` of several ways to spread a model, label by label."""
+    fig, ax = figure(2.7)
+    for row, parts in enumerate(reversed(bars.values())):
+        left = 0.0
+        for part, colour in PARTS.items():
+            ax.barh(row, parts[part] / 2**30, left=left, color=colour, height=0.66)
+            left += parts[part] / 2**30
+        label_line(ax, left, row, f"{parts['total'] / 2**30:.0f} GiB with the runtime", INK)
+    labels = [*reversed(bars)]
+    ax.set(
+        yticks=range(len(labels)), yticklabels=labels, xlim=(0, 46), ylim=(-0.6, len(labels) + 0.6)
+    )
+    ax.set_xlabel("GiB on each GPU")
+    ax.grid(False)
+    for x, (part, colour) in zip((0.3, 7.6, 14.2, 20.8, 27.2, 34.6), PARTS.items()):
+        ax.plot(x, len(labels) + 0.2, "s", color=colour, markersize=6, clip_on=False)
+        label_line(ax, x, len(labels) + 0.2, part)
+    return fig
+
+
+def after(found: dict[str, list[dict]], steps: range = range(18, 22)) -> dict[str, float]:
+    """Mean loss of each run over these steps [nats/token]."""
+    chosen = {
+        n: [r["loss"] for r in rows if r["kind"] == "step" and r["step"] in steps]
+        for n, rows in found.items()
+    }
+    return {name: sum(losses) / len(losses) for name, losses in chosen.items()}
+
+
+def incident(found: dict[str, list[dict]]):
+    """Loss and gradient norm of runs that meet a NaN at step 7 and garbage from step 13 to 17."""
+    fig, axes = figure(2.9, ncols=2, width_ratios=(1.5, 1))
+    rows = {name: [r for r in log if r["kind"] == "step"] for name, log in found.items()}
+    highest = max(r["loss"] or 0 for log in rows.values() for r in log)
+    for (name, log), colour, place in zip(rows.items(), (SLATE, FURNACE, STEEL), (0.92, 0.8, 0.68)):
+        for ax, key in zip(axes, ("loss", "grad_norm")):
+            values = [math.nan if r[key] is None else r[key] for r in log]
+            ax.plot([r["step"] for r in log], values, color=colour, lw=1.5)
+        axes[0].text(19, place * highest, name, color=colour, fontsize=8.5)
+    for ax in axes:
+        ax.axvspan(12.5, 17.5, color=FURNACE, alpha=0.12, linewidth=0)
+        ax.set(xlim=(0, 29), ylim=(0, None))
+    line = {"arrowstyle": "-", "color": INK, "lw": 0.7}
+    near, away = (7, next(iter(rows.values()))[6]["loss"]), (5.5, 0.45 * highest + 1.5)
+    axes[0].annotate(
+        "NaN: skipped", near, xytext=away, fontsize=8.5, color=INK, ha="center", arrowprops=line
+    )
+    axes[0].text(15, 0.6, "garbage", color=FURNACE, ha="center", fontsize=8.5)
+    axis_units(axes[0], x="step", y="loss (nats/token)")
+    axis_units(axes[1], x="step", y="gradient norm before clipping")
+    return fig
+
+
+def shortened(line: str) -> str:
+    """A drill's line as it fits into a table: without what torch says of its sockets, and its remedy's second half."""
+    said = line.removeprefix("steel: ")
+    if " lost another rank" in said:
+        return (
+            said.partition(" (")[0]
+            + "; …; start all ranks again: the run goes on from its newest checkpoint"
+        )
+    return said
+
+
+def grad_op_costs() -> float:
+    """GiB that grad_op plans beyond full on eight GPUs, for the claim in the text."""
+    from steel.config import load
+    from steel.plan import memory, memory_settings
+
+    cfg = load("steel-1b-causal")
+    both = (
+        memory(cfg.model, **memory_settings(cfg, 8, sharding=how)) for how in ("grad_op", "full")
+    )
+    more, less = (parts["total"] for parts in both)
+    return (more - less) / 2**30

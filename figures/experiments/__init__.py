@@ -4,6 +4,7 @@ ablation  feed-forwards under one budget       ladder   small models forecast a 
 question  five of them where it counts, on a GPU  verdicts  what a comparison with seeds may say
 table2    the paper's table on one GPU         loader   this loader and its peers
 drills    a run that is broken on purpose      communication   bytes between FSDP ranks
+data_rates  megabytes a core prepares and packs
 
 `ledger` is the JSON file that all of them write and go on from, `processes` runs what needs a process of its own.
 """

@@ -1,5 +1,7 @@
 """The last part of a wsd run reads the chosen data, and a crash at the border changes nothing."""
 
+import shutil
+
 import pytest
 from train_world import Crash, crash_before, curve, tiny
 
@@ -106,3 +108,21 @@ def test_a_source_that_is_read_too_often_is_named(corpus):
     assert "decay from step 320" in page and page.count("WARNING") == 1
     assert "wiki: past 4 passes" in page.partition("WARNING")[2].replace("web, ", "")
     assert "WARNING" not in dry_run(tiny(), "CPU", 1, corpus[0])
+
+
+def test_beside_a_run_a_checkpoint_becomes_a_model_and_another_decay(corpus, tmp_path):
+    """As the runbook says: copy the checkpoint into a new run folder, and start there."""
+    seen = {}
+    run(config(train__keep_at_decay=True), corpus, tmp_path / "run", {})
+    for name in ("probe", "fork"):
+        copy = tmp_path / name / "checkpoints" / "step-00000006"
+        shutil.copytree(tmp_path / "run" / "checkpoints" / copy.name, copy)
+    probe = config()
+    probe.train.steps = 6
+    found = run(probe, corpus, tmp_path / "probe", seen)
+    assert found.steps == 6 and not seen and (tmp_path / "probe" / "hf" / "config.json").is_file()
+    other = config()
+    other.data.anneal_weights = {"web": 1.0}
+    found = run(other, corpus, tmp_path / "fork", seen)
+    assert found.resumed_from == 6 and sorted(seen) == [6, 7, 8, 9]
+    assert {source for sources, _ in seen.values() for source in sources} == {0}

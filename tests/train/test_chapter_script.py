@@ -79,7 +79,7 @@ def test_two_processes_make_their_data_train_are_killed_and_end_where_an_unbroke
     tmp_path,
 ):
     said = ends(start(tmp_path, *SHORT, "-r", "unbroken"))
-    assert "after 8 steps" in said and said.count("after 8 steps") == 1, "one rank speaks"
+    assert said.count("model  unbroken/hf") == 1, "one rank speaks"
     assert [h["ranks"] for h in read_log(tmp_path / "unbroken" / "log.jsonl", "header")] == [2]
     assert len(list((tmp_path / "runs" / "11_pretrain").iterdir())) == 1, (
         "one folder of data, made once"
@@ -102,12 +102,31 @@ def test_two_processes_make_their_data_train_are_killed_and_end_where_an_unbroke
     assert weights[0] == weights[1]
 
 
+def test_the_script_and_the_command_are_one_program(tmp_path):
+    """Same parser, same run: one by itself, one with the data that the first has made."""
+    ends(start(tmp_path, *SHORT, "-r", "script", ranks=1))
+    (data,) = (tmp_path / "runs" / "11_pretrain").glob("data-*/shards")
+    command = [sys.executable, "-m", "steel", "pretrain", *SHORT, "--data", data, "-r", "command"]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    alone = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "STEEL_QUIET": "1"}
+    subprocess.run(command, cwd=tmp_path, env=alone, check=True, capture_output=True)
+    assert curve(tmp_path / "script") == curve(tmp_path / "command")
+    weights = [
+        (tmp_path / n / "hf" / "model.safetensors").read_bytes() for n in ("script", "command")
+    ]
+    assert weights[0] == weights[1]
+    refused = start(tmp_path, *SHORT, "-r", "script", "--resume", "never", ranks=1)
+    said, _ = refused.communicate(timeout=600)
+    assert refused.returncode == 2 and "already holds checkpoints" in said
+
+
 def test_a_large_preset_without_shards_is_one_line_and_its_dry_run_is_a_plan(tmp_path):
     process = start(tmp_path, "--preset", "steel-1b", ranks=1)
     said, _ = process.communicate(timeout=600)
-    assert (
-        process.returncode == 2
-        and "preset steel-1b trains on your shards: give --data FOLDER" in said
-    )
+    assert process.returncode == 2 and "steel pretrain needs --data FOLDER" in said
     assert "Traceback" not in said and not list(tmp_path.iterdir())
-    assert "1,122,922,770" in ends(start(tmp_path, "--preset", "steel-1b", "--dry-run", ranks=1))
+    large = ["--preset", "steel-1b", "--gpu", "H100", "--nodes", "4"]
+    said = ends(start(tmp_path, *large, "--dry-run", ranks=1))
+    assert "1,122,922,770" in said and "32 x H100" in said
+    large += ["--data", "shards", "-r", "runs/1b", "--print-launch", "slurm"]
+    assert "#SBATCH --nodes=4" in ends(start(tmp_path, *large, ranks=1))
