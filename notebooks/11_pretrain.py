@@ -185,8 +185,7 @@ def with_data(words):
 # %% [markdown]
 # Divided once, micro-batches give the gradient of the whole batch. The mean of means points somewhere else. In pretraining with packed rows every micro-batch
 # is full, both agree, and the mistake sleeps; it wakes in fine-tuning, where answers have all lengths. Widely used trainers had it for years, until
-# October 2024. With many ranks it is the same mistake in another coat: the library averages over ranks, so the loop multiplies by their number and divides by the
-# tokens of all of them.
+# October 2024. Over ranks it is the same: FSDP averages over them, so the loop multiplies by their number and divides by the tokens of all.
 #
 # ## Kill it
 
@@ -283,7 +282,7 @@ def with_data(words):
 # table(["bytes per parameter", "weights", "gradients", "moments", "between micro-batches", "sent", "formula"], rows)
 
 # %% [markdown]
-# What travels, how often, and at which width is observed, and fits; the factor $(W-1)/W$ of a ring is assumed by the counter. (`hybrid` on one node is `full`.) The update comes on top: AdamW sends nothing, the Muon of this preset
+# What travels, how often and how wide is observed, and fits; the factor $(W-1)/W$ of a ring is assumed. (`hybrid` on one node is `full`.) The update comes on top: AdamW sends nothing, the Muon of this preset
 # gathers every hidden matrix in float32, about 2.0 GB per rank and step for Steel. And between micro-batches every rank holds **whole** gradients, however finely the rest is cut. That is the price of sending them once.
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -310,15 +309,15 @@ def with_data(words):
 #     print(f"        hidden behind {1e3 * seconds:.0f} ms of compute from {weights_sent / seconds / 1e9:.0f} GB/s on")
 
 # %% [markdown]
-# The three speeds are NVLink of an H800 and, per GPU, network cards of 400 and 100 Gb/s. In symbols: with $n$ tokens in a micro-batch, $k$ FLOPs per token and parameter (3.4 here), $C$ FLOP/s reached and $B$ bytes/s of wire,
-# **the weights are free while** $n > \tfrac{4}{k} \cdot \tfrac{C}{B}$ **for `full`, half of that for `grad_op`**. The number of ranks hardly enters, and more of them with the same batch change nothing but the gradients' share.
+# The three speeds are NVLink of an H800 and, per GPU, network cards of 400 and 100 Gb/s. With $n$ tokens in a micro-batch, $k$ FLOPs per token and parameter (3.4 here), $C$ FLOP/s reached and $B$ bytes/s of wire,
+# **the weights are free while** $n > \tfrac{4}{k} \cdot \tfrac{C}{B}$ **for `full`, half of that for `grad_op`**. The number of ranks hardly enters.
 #
 # From that, in this order:
 #
 # 1. **`grad_op`** when the plan fits into nine tenths of the memory. It sends half of what `full` sends for 1 GiB more on eight GPUs. In the original's Table 2 the same change was worth 14,600 → 15,000 tokens/s.
 # 2. **`full`** when memory is short, and the wire is above the line.
 # 3. **`hybrid`** on several nodes whose network is below it: weights stay inside a node, and each rank sends 0.84 GB of gradients a step to its twins in four nodes.
-# 4. **`ddp`** when even `grad_op` is below it, or when the model is small: no weight travels, every rank holds all 16 bytes.
+# 4. **`ddp`** when even `grad_op` is below it, or the model is small: no weight travels, every rank holds all 16 bytes.
 #
 # A larger micro-batch moves the line as well. `steel bench step` measures all this in ten minutes ([runbook](../book/runbook.md)).
 #
@@ -348,7 +347,7 @@ def with_data(words):
 # with more data, or decayed twice on different mixtures, so the trainer saves one there and keeps it for good (`train.keep_at_decay`).
 #
 # MiniCPM found a decay of 10 % of the steps enough and 2.5 % too short, and it mixed its best data into the decay, dialogues among them, beside the pretraining data. Steel mixed dialogues in from the first token and had no such stage; its author
-# thinks the other way likely to follow instructions better. Here `data.anneal_weights` changes the mixture at the step where the decay begins. It is a dangerous setting: *a source that is not named gets nothing*, and the decay of `steel-1b-causal`
+# thinks MiniCPM's way likely to follow instructions better. Here `data.anneal_weights` changes the mixture at the step where the decay begins. It is a dangerous setting: *a source that is not named gets nothing*, and the decay of `steel-1b-causal`
 # is 112 B tokens long. An earlier edition of this page printed `{firefly: 1, wanjuan: 3}`. Firefly is 1.15 million short dialogues, about 0.2 B tokens:
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -366,10 +365,10 @@ def with_data(words):
 
 # %% [markdown]
 # Past four passes repeated text is worth little (chapter 12). The sane mixture keeps the pretraining data and gives the small good sources fifteen per cent. The sizes above are rough; your shards know better, and the dry run reads them.
-# On this page's tiny corpus every mixture repeats itself, which is what the warning is for:
+# On this page's tiny corpus the same mixture looks like this:
 
 # %% tags=["active-ipynb"]
-# greedy = load("cpu", ["train.steps=90", "train.batch_size=4", "data.anneal_weights={firefly: 1, wanjuan: 3}"])
+# greedy = load("cpu", ["train.steps=320", "train.batch_size=4", "data.anneal_weights={firefly: 1, wanjuan: 3}"])
 # plan_page = dry_run(greedy, "CPU", 1, shards)
 # print(plan_page[plan_page.index("Passes"):])
 
@@ -382,7 +381,7 @@ def with_data(words):
 # ## The run
 
 # %% tags=["active-ipynb", "within-0.1"]
-# cfg = load("cpu", ["train.batch_size=4", "train.micro_batch_size=4", "train.steps=90", "train.eval_every=30", "train.log_every=1"])
+# cfg = load("cpu", ["train.batch_size=4", "train.micro_batch_size=4", "train.steps=75", "train.eval_every=25", "train.log_every=1"])
 # run = RUNS / cfg.preset
 # pretrain(cfg, shards, run)
 # steps, evals = read_log(run / "log.jsonl", "step"), read_log(run / "log.jsonl", "eval")
@@ -400,8 +399,6 @@ def with_data(words):
 #       [[n, f"{corpus['sources'][n]['bytes_per_token']:.2f}", f"{evals[-1]['by_source'][n]:.1f}", f"{bits[n][0]:.1f}", f"{bits[n][-1]:.1f}"] for n in names])
 
 # %% [markdown]
-# Tokens per second are a fact of the clock; a utilisation needs the work per token and the peak besides, and [chapter 01](01_cost_plan.ipynb) shows what a choice the first one is. The log carries three conventions.
-#
 # ## When it goes wrong
 #
 # Somewhere in a trillion tokens there is a batch that gives a NaN, and one that gives a gradient ten times too long. The first is fatal to a program that does not look: one update, and
@@ -452,8 +449,7 @@ def with_data(words):
 
 # %% [markdown]
 # Clipping bounds the harm already: an update of norm 1 is an update of norm 1, whatever caused it. A policy pays with good steps that it skips, too; the factor 2 is chosen for this
-# demonstration. For a real run begin without one and read the norm. If spikes come, and the loss does not return within a few hundred steps, go back to a checkpoint before the first of them and set the factor to ten:
-# what it then skips is far outside what the first hours showed. The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
+# demonstration. For a real run begin without one; if spikes come and the loss does not return within a few hundred steps, go back to a checkpoint before the first of them and set the factor to ten. The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
 #
 # ## At full scale
 #
@@ -472,19 +468,18 @@ def with_data(words):
 # print(dry_run(load("steel-1b-dense", ["train.sharding=grad_op"]), "H800", 8))
 
 # %% [markdown]
-# The throughput in it assumes a utilisation that others have reached; the original's own speed, the planner's and chapter 09's estimate differ by a factor of two and a half, and so do days and money.
-# The [runbook](../book/runbook.md) puts them into one table and goes from an empty node to a base model.
+# Its throughput assumes a utilisation that others have reached. The original's own speed, the planner's and chapter 09's estimate differ by a factor of two and a half;
+# the [runbook](../book/runbook.md) has all of them in one table, and the way from an empty node to a base model.
 #
 # More GPUs do not change the run, only its pace: the batch stays 512 sequences, and 512 is the number that the ranks must divide.
-# `--print-launch` writes a whole file for Slurm or Kubernetes. A scheduler that wants its nodes back sends a signal and waits: every rank reads it between two steps, they agree, save, and exit with 0; the job sees that the log has no end and queues itself again.
-# A rank that dies takes the others with it within the time-out, with exit code 75, and the job starts again from the newest checkpoint. Under Slurm a user's mistake exits with 2 and stays down.
+# `--print-launch` writes a whole file for Slurm or Kubernetes. A scheduler that wants its nodes back sends a signal: between two steps the ranks agree, save, and exit with 0, and the job queues itself again.
+# A rank that dies takes the others with it, with exit code 75, and the job starts again from the newest checkpoint. A user's mistake exits with 2; under Slurm it stays down.
 #
 # ## Failure gallery
 #
 # ```{admonition} The machine is withdrawn
 # :class: failure
-# Steel saved every 20,000 steps. At the A100 leg's pace that is 27 hours of eight GPUs, lost if the machine goes a minute before the save. `steel-1b-causal` saves every 1,000 steps, in the
-# background; exercise 11.2 says how often is right.
+# Steel saved every 20,000 steps. At the A100 leg's pace that is 27 hours of eight GPUs, lost if the machine goes a minute before the save. Exercise 11.2 says how often is right.
 # ```
 #
 # ```{admonition} The logger
@@ -495,14 +490,14 @@ def with_data(words):
 #
 # ```{admonition} Zeros from a page
 # :class: failure
-# Our own, found by the drills below. Shards are memory-mapped. When one was cut short under a running job, the kernel filled the rest of its last page with zeros, and the run trained on them
-# without a word; a longer cut would have ended in SIGBUS. Now every step looks at the size of the shards that it reads.
+# Our own, found by the drills below. When a memory-mapped shard was cut short under a running job, the kernel filled the rest of its last page with zeros, and the run trained on them
+# without a word. Now every step looks at the size of the shards that it reads.
 # ```
 #
 # ```{admonition} One is silent, the others wait
 # :class: failure
-# Found twice. Stop one of two ranks with SIGSTOP, and the other would have waited half an hour; we gave every exchange a time-out and wrote here that it was mended. The drill ran again for this edition and failed: checkpoints in the background
-# use a second process group, which had kept its half hour. Now both wait as long as `STEEL_RANK_TIMEOUT_S` says, and the drill is in the table. (Tried over gloo; with NCCL on GPUs its watchdog may end the process first.)
+# Found twice. Stop one of two ranks with SIGSTOP, and the other would have waited half an hour; we gave every exchange a time-out and wrote here that it was mended. Run again for this edition the drill failed: checkpoints in the background
+# use a second group of processes, which had kept its half hour. Now both wait as long as `STEEL_RANK_TIMEOUT_S` says. (Tried over gloo; with NCCL its watchdog may end the process first.)
 # ```
 #
 # ```{admonition} A model with a layer missing
@@ -512,8 +507,8 @@ def with_data(words):
 #
 # ```{admonition} Two programs, one command line
 # :class: failure
-# `torchrun … -m steel pretrain --run X` fails on some Python versions, because torchrun takes `--run` for an abbreviation of its own `--run-path`, even behind the
-# name of the script. The front page of this project had printed that command. It says `-r` now, and a test gives every printed command to torchrun's own parser.
+# `torchrun … -m steel pretrain --run X`, which our front page had printed, fails on some Python versions: torchrun takes `--run` for its own `--run-path`, even behind the
+# name of the script. It says `-r` now, and a test gives every printed command to torchrun's own parser.
 # ```
 #
 # How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched. The committed reports:
