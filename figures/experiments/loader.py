@@ -1,7 +1,7 @@
 """This project's loader and three peers on the same tokens, in one run.
 
-Three figures and a table. Samples per CPU second (threads and workers included, so that cores and load do not matter);
-seconds until the first batch, at the start and resumed at nine tenths of an epoch, of a corpus of `index` samples;
+Three figures and a table. Samples per CPU second (threads and workers included, so that cores and load do not matter),
+from the few files of the small corpus and, without positions, from the many of the large one; seconds until the first batch, at the start and resumed at nine tenths of an epoch, of a corpus of `index` samples;
 memory that this takes above the imported packages, without pages of data files that the kernel keeps mapped. And what
 each survives, found by an experiment each: a resume, another world size, appended data, a mixture. Peers that are not
 installed are skipped with the command that installs them.
@@ -217,22 +217,27 @@ class _Bench:
         few = self.repeats if index < 10**7 else 1  # the peers take long there, and far apart
         if not done >= {"tokens", "tokens_and_positions"}:
             self.write("tokens", "tokens")
-        if not done >= {"index_samples", "start", "resume"}:
+        if not done >= {"index_samples", "start", "resume", "index_tokens"}:
             yield {"index_samples": self.write("index", "one", count=index)}
         measure = {
             "tokens": lambda: self._throughput(steps, positions=False),
             "tokens_and_positions": lambda: self._throughput(steps, positions=True),
             "start": lambda: self.best("start", "index", {}, {}, few),
             "resume": lambda: self._resumed(position, few),
+            "index_tokens": lambda: self._throughput(steps, False, "index", few),
             "survives": self.experiments,
         }
         for name in measure if experiments else list(measure)[:-1]:
             if name not in done:
                 yield {name: measure[name]()}
 
-    def _throughput(self, steps: int, positions: bool) -> dict:
+    def _throughput(
+        self, steps: int, positions: bool, corpus: str = "tokens", repeats: int = 0
+    ) -> dict:
         reader = {"positions": positions, "workers": self.workers}
-        return self.best("throughput", "tokens", {"steps": steps}, reader, self.repeats)
+        repeats = repeats or self.repeats
+        files = sum(1 for _ in (self.root / f"{self.name}-{corpus}").rglob("*.bin"))
+        return self.best("throughput", corpus, {"steps": steps}, reader, repeats) | {"files": files}
 
     def _resumed(self, position: int, repeats: int) -> dict:
         deep = self.ask("deep_state", "index", {"position": position})
@@ -333,14 +338,14 @@ def _version(package: str) -> str:
 
 def render(report: dict) -> str:
     """The report as two tables in plain text."""
-    rows = [["", "samples/CPU s", "with positions", "start s", "resume s", "memory MB"]]
+    rows = [["", "samples/CPU s", "with positions", "many files", "start s", "resume s", "memory MB"]]
     for name, row in ((row["name"], row) for row in report["rows"]):
         rows.append(
             [
                 LABELS[name],
                 *(
                     _cell(row.get(k), "samples_per_cpu_s", 1, ",.0f")
-                    for k in ("tokens", "tokens_and_positions")
+                    for k in ("tokens", "tokens_and_positions", "index_tokens")
                 ),
                 *(_cell(row.get(k), "cpu_s", 1, ".3f") for k in ("start", "resume")),
                 _cell(

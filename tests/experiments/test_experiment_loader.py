@@ -27,7 +27,7 @@ def test_every_figure_is_measured(report):
     for name in ("steel", "torch"):
         row = report["by_name"][name]
         assert row["index_samples"] >= 5000 and row["resume"]["position"] == 4480
-        for figure in ("tokens", "tokens_and_positions"):
+        for figure in ("tokens", "tokens_and_positions", "index_tokens"):
             assert row[figure]["samples"] == 4 * 32 and row[figure]["samples_per_cpu_s"] > 0
         for figure in ("start", "resume"):
             assert (
