@@ -30,6 +30,7 @@ class Reader:
     needs = ""  # package to find, what pip calls it, and what a run imports before it begins
     pip = ""
     modules: tuple[str, ...] = ()
+    many_files = True  # of the large corpus, all links to one: reading them costs what files cost
 
     def __init__(
         self,
@@ -200,6 +201,7 @@ class Torch(Reader):
     """torch's DataLoader over a memory map in the order of a NumPy permutation; the loop keeps its position itself."""
 
     needs, pip, modules = "torch", "torch", ("torch.utils.data",)
+    many_files = False
 
     def open(self, state):
         import torch
