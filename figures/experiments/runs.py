@@ -42,3 +42,16 @@ def train_run(cfg: Config, data: Path | str, folder: Path | str, **options) -> T
     header = next(r for r in log if r["kind"] == "header")
     steps = [r for r in log if r["kind"] == "step"]
     return Trained(header, steps, evals, round(seconds, 1), round(cpu_seconds, 1))
+
+
+def town_shards(cfg: Config, folder: Path | str) -> Path:
+    """Token shards of SteelTown for `cfg` in `folder`/shards, made by the stages of a life; what is done stays."""
+    from steel.life import Life  # a GPU box trains rows on shards it was given
+
+    life = Life(cfg, Path(folder))
+    life.open()
+    life.stage("world", life.make_world)
+    life.stage("docs", life.make_documents)
+    life.stage("tokenizer", life.make_tokenizer)
+    life.stage("shards", life.make_shards)
+    return life.run / "shards"
