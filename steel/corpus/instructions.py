@@ -40,9 +40,12 @@ def write_instructions(
         if doc.messages:
             row = {"messages": doc.messages, "kind": doc.source, "lang": doc.lang}
             dialogues.append((rank, row))
-        elif (form := poem_form(doc)) and doc.meta.get("title"):
-            title = doc.text.split("\n")[0]  # in the script of the text, unlike the metadata
-            poems.append((rank, form, title, _verse(doc)))
+        elif doc.source == "chinese_poetry" and doc.meta.get("title"):
+            lines = doc.text.split("\n")  # in the script of the text, unlike the metadata
+            title, author = lines[0], doc.meta.get("author") or doc.meta.get("dynasty")
+            verse = "\n".join(lines[2 if author else 1 :])
+            if form := text_form(verse):
+                poems.append((rank, form, title, verse))
     dialogues = sorted(dialogues, key=lambda ranked: ranked[0])[:limit]
     poems = sorted(poems)[:limit]
     sft, pairs = [row for _, row in dialogues], []
@@ -60,19 +63,8 @@ def write_instructions(
     return {"sft": len(sft), "preference": len(pairs)}
 
 
-def poem_form(doc: Document) -> str:
-    """五言绝句, 七言绝句, 五言律诗, 七言律诗, or "" when the verse fits none of them."""
-    return text_form(_verse(doc)) if doc.source == "chinese_poetry" else ""
-
-
 def text_form(text: str) -> str:
     """The regulated form of a verse: how many characters a line has, how many lines there are."""
     lines = [piece for piece in re.split(r"[，。！？；、,.!?;\s]+", text) if piece]
     widths = {len(line) for line in lines}
     return FORMS.get((widths.pop(), len(lines)), "") if len(widths) == 1 else ""
-
-
-def _verse(doc: Document) -> str:
-    """The lines without their head (title, dynasty and author)."""
-    head = bool(doc.meta.get("title")) + bool(doc.meta.get("author") or doc.meta.get("dynasty"))
-    return "\n".join(doc.text.split("\n")[head:])
