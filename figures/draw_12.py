@@ -111,9 +111,11 @@ def throws(points: list[tuple], forecasts: list[dict], found: list[float]):
     fig, (left, right) = figure(3.0, ncols=2, width_ratios=(1.1, 1))
     own, others = ([p[:2] for p in points if p[2] == mine] for mine in (True, False))
     at = over_parameters(left, own, forecasts[0], found, "parameters (thousands)", others)
-    label_line(left, at, max(found), "the sixth", FURNACE, xytext=(4, 11), ha="right")
+    label_line(left, at, min(found), "the sixth", FURNACE, xytext=(-7, 3), ha="right")
     for y, (f, loss) in enumerate(zip(forecasts, found)):
-        right.plot([f["low"], f["high"]], [y, y], color=STEEL, lw=3, alpha=0.45)
+        right.plot(
+            [f["low"], f["high"]], [y, y], color=STEEL, lw=3, alpha=0.45, solid_capstyle="butt"
+        )
         right.plot(f["loss"], y, "|", color=INK, ms=12, mew=1.5)
         right.plot(loss, y, "o", color=FURNACE, ms=5, zorder=4)
     label_line(right, forecasts[0]["loss"], 0, "forecast", INK, xytext=(0, 12), ha="center")
@@ -136,7 +138,9 @@ def real_text(rows: list[dict], f: dict):
         ("seeds", 1.06, (f["low"], f["high"]), 1),
         ("all", 1.16, f["honest"], 0.45),
     ):
-        ax.plot([at * factor] * 2, [low, high], color=STEEL, lw=3, alpha=alpha)
+        ax.plot(
+            [at * factor] * 2, [low, high], color=STEEL, lw=3, alpha=alpha, solid_capstyle="butt"
+        )
         place = {"xytext": (0, 8), "ha": "center", "fontsize": 8}
         label_line(ax, at * factor, high, name, STEEL, **place)
     n, loss = next((n, loss) for n, loss, tokens in sizes if tokens > 5 * n)
