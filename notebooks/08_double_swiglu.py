@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # 08 · A gate on the way back
+# # 08 · A gate on the way down
 #
 # While he designed Steel, its author looked at the feed-forward layer of Qwen and saw two halves. On the way up, one linear map of the input opens and closes another one: a gate. On the way down there is
 # a plain matrix. He thought of squeeze-and-excitation networks {cite:p}`senet2018`, which had won an image competition with the idea that channels should be weighted by what the input says, and asked why only
@@ -138,9 +138,11 @@ for gates in (1, 2):
 #      caption="Width 128, equal weights, fp64. The bend near 1 is where silu changes from half a line to a ramp.")
 # one, two = slope[1], slope[2]
 # say(f"Slopes {one[0]:.2f} and {two[0]:.2f} at the quiet end, {one[-1]:.2f} and {two[-1]:.2f} at the loud one. The power is the same at both ends: far above zero silu is a ramp, *a* or nothing, and *ab* is a square again.")
+# bend = {g: float(np.exp(np.interp(math.log(2.0), volume.log(), heard[g].log()) - np.interp(0.0, volume.log(), heard[g].log()))) for g in heard}
+# say(f"That is far below one and far above it, where doubling the input gives four and sixteen. Where the layer lives, behind an RMSNorm, the bend lies: from RMS 1 to RMS 2 the output grows **{bend[1]:.1f}** times with one gate and **{bend[2]:.0f}** times with two.")
 
 # %% [markdown]
-# Four and sixteen are the answers to the first question, and they hold at *every* volume. The same powers govern the weights. The first matrix stands inside both powers, so the output goes with its fourth power; the second one enters squared. Turn each by one per cent and read off the exponents:
+# So the first question has two answers: four and sixteen far from one, a little and a lot more than that at one. The same powers govern the weights. The first matrix stands inside both powers, so the output goes with its fourth power; the second one enters squared. Turn each by one per cent and read off the exponents:
 
 # %% tags=["active-ipynb"]
 # rows = []
@@ -182,7 +184,7 @@ for gates in (1, 2):
 
 # %% [markdown]
 # One gate would have survived it, faintly: it whispers, and training can raise a whisper. Two gates end at a few billionths beside a stream that starts at a fiftieth, and a gradient to match. So the second gate did not kill the layer, and neither did the normalisation. Each is
-# harmless alone. A *dense* layer with two gates, behind an ordinary RMSNorm, is alive, as the third row says, and the rest of this chapter is about such layers.
+# harmless alone. A *dense* layer with two gates, behind an ordinary RMSNorm and with `steel`'s initialiser, is alive, as the third row says, and the rest of this chapter is about such layers.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -191,10 +193,10 @@ for gates in (1, 2):
 #
 # ## A birth certificate
 #
-# Chapter 06 showed 24 layers with two gates that spoke at a twenty-thousandth of the stream when every matrix starts at 0.02, and `steel`'s that did not. What does the initialiser know?
+# Chapter 06 showed 24 layers with two gates that spoke at a twenty-thousandth of the stream when every matrix starts at 0.02 at width 64, and `steel`'s that did not. What does the initialiser know?
 #
 # It wants each branch to add a chosen size $\beta$ to the stream. The first matrix reads a normalised vector, so $1/\sqrt{D}$ gives $a$ and $b$ unit size, and the gate has a constant behind it: the root mean square of $\text{silu}(a)\,b$ for standard normal $a$, $b$ is 0.5965. With one gate the way
-# back is linear, and its deviation must be $\beta / (0.5965 \sqrt{F})$. With two gates the way back squares: if both halves come out with size $s$, the product has size $s^2/2$, so $s = \sqrt{2\beta}$, and the deviation is $\sqrt{2\beta} / (0.5965\sqrt{F})$. That is all it knows, and exercise 08.3 asks you to write it.
+# down is linear, and its deviation must be $\beta / (0.5965 \sqrt{F})$. With two gates the way down squares: if both halves come out with size $s$, the product has size $s^2/2$, so $s = \sqrt{2\beta}$, and the deviation is $\sqrt{2\beta} / (0.5965\sqrt{F})$. That is all it knows, and exercise 08.3 asks you to write it.
 #
 # Does it hold? And is there anything that a scale alone cannot mend? Build four layers of each kind, send text-like noise through, and compare three things: how loud the layers are, how large their gradients, and how *even* their outputs.
 
@@ -395,16 +397,44 @@ def verdict(p):
 # %% tags=["active-ipynb", "hide-input"]
 # each = [b - a for a, b in zip(final["dense"], final["two gates"])]   # rows are sorted by seed
 # scatter = long["half"] / 4.303 * 3**0.5
-# say(f"Seed by seed: {', '.join(f'{d:+.3f}' for d in each)}. At this scatter of {scatter:.3f}, a true difference of {abs(long['mean']):.3f} would take about {math.ceil((1.96 * scatter / long['mean']) ** 2 + 2)} seeds to be told from nothing. "
+# say(f"Seed by seed: {', '.join(f'{d:+.3f}' for d in each)}. At this scatter of {scatter:.3f}, a true difference of {abs(long['mean']):.3f} would take about {math.ceil((1.96 * scatter / long['mean']) ** 2 + 2)} seeds to be told from nothing with little better than an even chance, and {math.ceil(((1.96 + 0.84) * scatter / long['mean']) ** 2 + 2)} to be told four times in five. "
 #     f"What the three of them do exclude is a *gain* of two gates above {max(0.0, long['half'] - long['mean']):.2f} nats.")
 
 # %% [markdown]
 # Read it twice, because it is the usual case. Every one of the three differences has the same sign, two gates behind one, and a page that showed the means alone would announce a winner. The rule was there before the numbers, and by the rule nobody has won: three differences that
 # scatter like these are compatible with no difference at all. The honest sentence is an asymmetric one. We have not shown that the second gate hurts at this length; we have found no sign that it helps; and it would have to help by less than the interval allows.
 #
-# The curves say one thing more. The gap of each seed is there at the second evaluation and hardly moves afterwards: whatever the second gate costs, it costs at the start. A slow start weighs heavily in a run of seconds, less in one of minutes, and in two months it may be nothing.
+# The curves say one thing more. Between the first evaluation and the second the gap of two seeds halves; from the second on it moves by less than 0.03 nats for each seed, which for the third is enough to change its sign. So whatever the second gate costs, it costs at the start. A slow start weighs heavily in a run of seconds, less in one of minutes, and in two months it may be nothing.
 #
 # Nor does a million tokens say what happens after a trillion. Products of four features may be learned late. The tails may matter more, or less, at a width of 1,792. For Steel the question stays where its author left it, only with the price tag attached that this chapter worked out: the exponent, the tails, and a slow start.
+#
+# ## What the slots buy
+#
+# Chapter 07 mended a mixture of experts; it did not ask what the mended layer is worth. The same rule answers. Five layers, on the text of the runs above: *dense*; *one expert* of its six, which is what the mixture's shared
+# expert is by itself; *causal*, that expert and five behind slots; *top-2*, where each token visits two of six; and *none* at all. All but *one expert* and *none* have the same parameters. Three seeds each, one data order per seed, one constant learning rate, so that
+# a curve may be read at any budget: at equal tokens, at equal FLOPs, and at equal CPU seconds of the core that ran them.
+
+# %% tags=["active-ipynb", "hide-input"]
+# from figures.experiments import question
+# from figures.experiments.verdicts import holm
+#
+# layers = json.loads((ROOT / "figures/runs/soft-moe-flops.json").read_text(encoding="utf-8"))
+# for row in layers["rows"]:
+#     row["tokens_per_s"] = row["tokens"] / row["cpu_seconds"]
+# FIVE = ("none", "one expert", "dense", "causal", "top-2")
+# ASKED = (("causal", "dense"), ("causal", "one expert"), ("causal", "top-2"), ("top-2", "dense"), ("one expert", "dense"))
+# read = {kind: question.differences(layers, kind, FIVE) for kind in ("tokens", "flops", "seconds")}
+# held = {kind: holm({pair: found[pair] for pair in ASKED}) for kind, found in read.items()}
+# table(["difference of held-out loss (nats/token)", *(f"equal {kind}" for kind in ("tokens", "FLOPs", "CPU seconds"))],
+#       [[f"{a} minus {b}", *(f"**{read[k][a, b]}**" if held[k][a, b] else str(read[k][a, b]) for k in read)] for a, b in ASKED])
+# against_one = {kind: found["causal", "one expert"] for kind, found in read.items()}
+# assert -0.03 < against_one["tokens"].mean < -0.01 and not against_one["flops"].established and against_one["seconds"].mean > 0.03
+# say("Mean over three seeds ± the 95 % half-width of Student's t. **Bold**: still established when all five differences of its column are asked at once (Holm's correction); with three seeds that asks for much.")
+
+# %% [markdown]
+# Read it as it stands, and no further. By this table nobody may say that the slots earn their place: against the shared expert alone, which has a sixth of the weights, the mixture gains two hundredths of a nat at equal tokens, nothing at equal FLOPs, and is behind at equal seconds of this core. Nor may anybody say that they never will. A third of a million parameters and three
+# million tokens are a keyhole; the rate was one for all layers and tuned for none; the rows were short and the segments eight tokens long; and CPU seconds of a shared core at width 64 are no benchmark. A fairer test has a *placebo*: the same weights and the same work, with slots that hold no token, so that what is left is the content. It is written, with its thresholds
+# declared before its first run, and has not been run: `python -m figures.experiments.question` wants one GPU for half an hour. Until then the preset to begin with is `steel-1b-dense`, and `steel-1b-causal` is a question with a command.
 #
 # ## At full scale
 
@@ -426,7 +456,7 @@ def at_scale(name):
 # %% [markdown]
 # The same parameters, the same arithmetic, at any size. What the second gate does cost is memory traffic: its matrix writes $2D$ numbers per token where one gate writes $D$, and another elementwise operation reads them. A fused kernel hides most of that (`steel.kernels.swiglu`).
 #
-# `steel-1b-causal` keeps both gates so that it remains Steel's model with one thing changed, the mixture. For a model of your own, `model.expert=swiglu` with the width of the table is the plain choice: it is what Llama and Qwen have, it converts to their
+# `steel-1b-causal` keeps both gates so that it remains Steel's model with one thing changed, the mixture. For a model of your own, `model.feed_forward=dense model.expert=swiglu` with the width of the table is the plain choice (preset `steel-1b-dense`): it is what Llama and Qwen have, it converts to their
 # formats, and other people's learning rates fit it.
 #
 # The script of this chapter runs the comparison at any preset, on shards of yours; the same engine stands behind `python -m figures.experiments.ablation --variants "dense,two gates"`. Nobody has run it at a billion parameters, the original's author included, who named this as what he regretted. If you do, the log belongs here.
@@ -478,7 +508,7 @@ def at_scale(name):
 #       f"{lost / count_parameters(steel)['total']:.1%}")
 
 # %% [markdown]
-# **08.3 Code.** Write `down_deviation(F, beta, gates)`: the standard deviation with which the matrix on the way back must start so that the layer's output has RMS $\beta$, for inner $a$, $b$ that are standard normal, $F$ of them, and $\beta$ well below one. Find the constant of the gate yourself.
+# **08.3 Code.** Write `down_deviation(F, beta, gates)`: the standard deviation with which the matrix on the way down must start so that the layer's output has RMS $\beta$, for inner $a$, $b$ that are standard normal, $F$ of them, and $\beta$ well below one. Find the constant of the gate yourself.
 
 # %% tags=["active-ipynb", "hide-cell"]
 # from figures.check import check
@@ -510,7 +540,7 @@ def at_scale(name):
 #
 # ```{admonition} Card
 # :class: card
-# **Power of a SwiGLU in its input?** Two, at small and at large volume. With a second gate on the way back: four.
+# **Power of a SwiGLU in its input?** Two, at small and at large volume. With a second gate on the way down: four.
 # ```
 #
 # ```{admonition} Card

@@ -112,12 +112,12 @@ def load_like(cfg: Config, **train) -> Config:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def budgets(report: dict) -> dict[str, dict[str, float]]:
+def budgets(report: dict, names: tuple[str, ...] = ARMS) -> dict[str, dict[str, float]]:
     """For tokens, seconds and FLOPs: where each arm's curve is read, in tokens.
 
     Each budget is the largest that every row has: seconds by the median speed of an arm's rows.
     """
-    arms = {arm: [r for r in report["rows"] if r["variant"] == arm] for arm in ARMS}
+    arms = {arm: [r for r in report["rows"] if r["variant"] == arm] for arm in names}
     arms = {arm: rows for arm, rows in arms.items() if rows}
     price = {
         "tokens": dict.fromkeys(arms, 1.0),
@@ -139,9 +139,11 @@ def losses_at(report: dict, arm: str, tokens: float) -> list[float]:
     return [float(np.interp(tokens, *np.array(row["curve"]).T)) for row in rows]
 
 
-def differences(report: dict, kind: str) -> dict[tuple[str, str], Paired]:
+def differences(
+    report: dict, kind: str, names: tuple[str, ...] = ARMS
+) -> dict[tuple[str, str], Paired]:
     """Every arm minus every later one, at equal `kind`, over the seeds that both have."""
-    at = budgets(report)[kind]
+    at = budgets(report, names)[kind]
     found = {a: losses_at(report, a, at[a]) for a in at}
     names = list(found)
     return {
