@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -264,9 +265,9 @@ def chat_with(
     temperature: Annotated[float, Option(help="0: the likeliest answer.")] = 0.0,
 ) -> None:
     """Talk to a model in the terminal."""
-    from .serve.chat import chat
+    from .serve.chat import CHAT, chat
 
-    chat(hf_folder(ckpt), prompt=prompt, temperature=temperature)
+    chat(hf_folder(ckpt), prompt, replace(CHAT, temperature=temperature))
 
 
 @command("export hf", "steel export hf runs/laptop exported")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..config import UserError
 from ..model import decoding
@@ -14,34 +14,27 @@ from ..tokenizer.chat import encode_chat
 CHAT = Sampling(temperature=0.7, top_p=0.9)
 
 
-def stream(
-    model, tokenizer, messages: list[dict], sampling: Sampling | None = None
-) -> Iterator[str]:
+def stream(model, tokenizer, messages: list[dict], sampling: Sampling = CHAT) -> Iterator[str]:
     """Yield the assistant's answer to `messages` in pieces, which joined are the whole answer.
 
     Equal seed and dialogue give an equal answer. Whole characters only: the bytes of a Hanzi that
     is not finished yet are held back.
     """
-    sampling = sampling or CHAT
     stops = stop_ids(tokenizer, chat=True)
     prompt = fit_prompt(model, tokenizer, messages, sampling.max_new_tokens)
-    decoder = TextStream(tokenizer)
-    for _, token in decoding.stream(model, [prompt], stops, sampling):
-        if token not in stops and (piece := decoder.push(token)):
-            yield piece
-    if piece := decoder.finish():
-        yield piece
+    new = (token for _, token in decoding.stream(model, [prompt], stops, sampling))
+    yield from filter(None, spell(tokenizer, (token for token in new if token not in stops)))
 
 
-def complete(model, tokenizer, messages: list[dict], sampling: Sampling | None = None) -> str:
+def complete(model, tokenizer, messages: list[dict], sampling: Sampling = CHAT) -> str:
     """The assistant's whole answer to `messages`."""
     return "".join(stream(model, tokenizer, messages, sampling))
 
 
-def continue_text(model, tokenizer, text: str, sampling: Sampling | None = None) -> str:
+def continue_text(model, tokenizer, text: str, sampling: Sampling = CHAT) -> str:
     """What a base model writes after `text`, up to the end of the document."""
     ids, stops = encode_text(tokenizer, text), stop_ids(tokenizer)
-    new = decoding.generate(model, [ids], stops, sampling or CHAT)[0].ids
+    new = decoding.generate(model, [ids], stops, sampling)[0].ids
     return tokenizer.decode([token for token in new if token not in stops])
 
 
@@ -65,27 +58,17 @@ def fit_prompt(model, tokenizer, messages: list[dict], room: int) -> list[int]:
         rounds = rounds[2:]
 
 
-class TextStream:
-    """Turns tokens into text as they come, never showing half a character."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer, self.ids, self.shown = tokenizer, [], 0
-
-    def push(self, token: int) -> str:
-        """The text that this token completes; empty while a character is unfinished."""
-        self.ids.append(token)
-        text = self._text()
-        if text.endswith("\ufffd"):
-            return ""
-        piece, self.shown = text[self.shown :], len(text)
+def spell(tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """Tokens as text while they come, never half a character; the pieces joined are the whole."""
+    ids, shown = [], 0
+    for token in tokens:
+        ids.append(token)
+        text = tokenizer.decode(ids, skip_special_tokens=False)
+        if text.endswith("\ufffd"):  # a character is unfinished
+            continue
+        yield text[shown:]
+        shown = len(text)
         if text.endswith("\n"):
             # nothing before a line break changes any more: start afresh, so long answers stay fast
-            self.ids, self.shown = [], 0
-        return piece
-
-    def finish(self) -> str:
-        """What was held back, as it is."""
-        return self._text()[self.shown :] if self.ids else ""
-
-    def _text(self) -> str:
-        return self.tokenizer.decode(self.ids, skip_special_tokens=False)
+            ids, shown = [], 0
+    yield tokenizer.decode(ids, skip_special_tokens=False)[shown:]
