@@ -236,7 +236,7 @@ def memory_bars(bars: dict[str, dict[str, float]]):
     )
     ax.set_xlabel("GiB on each GPU")
     ax.grid(False)
-    for x, (part, colour) in zip((0.3, 7.6, 14.2, 20.8, 27.2, 34.6), PARTS.items()):
+    for x, (part, colour) in zip((0.9, 8.1, 14.6, 21.1, 27.5, 34.8), PARTS.items()):
         ax.plot(x, len(labels) + 0.2, "s", color=colour, markersize=6, clip_on=False)
         label_line(ax, x, len(labels) + 0.2, part)
     return fig
@@ -260,10 +260,10 @@ def incident(found: dict[str, list[dict]]):
         for ax, key in zip(axes, ("loss", "grad_norm")):
             values = [math.nan if r[key] is None else r[key] for r in log]
             ax.plot([r["step"] for r in log], values, color=colour, lw=1.5)
-        axes[0].text(19, place * highest, name, color=colour, fontsize=8.5)
+        axes[0].text(18.2, place * highest, name, color=colour, fontsize=8.5)
     for ax in axes:
         ax.axvspan(12.5, 17.5, color=FURNACE, alpha=0.12, linewidth=0)
-        ax.set(xlim=(0, 29), ylim=(0, None))
+        ax.set(xlim=(0, 25), ylim=(0, None))
     line = {"arrowstyle": "-", "color": INK, "lw": 0.7}
     near, away = (7, next(iter(rows.values()))[6]["loss"]), (5.5, 0.45 * highest + 1.5)
     axes[0].annotate(

@@ -95,9 +95,8 @@ def with_data(words):
 #      caption="One step of pretraining. The chapter asks what belongs into the folder, and what the ranks have to tell each other.")
 
 # %% [markdown]
-# What has to be in that folder? And the other half of the question: eight GPUs hold one model between them, so what does each of them hold, and what
-# do they tell each other at every step? A pretraining program is an answer to these two questions with an optimizer in the middle. The optimizer
-# is the easy part.
+# What has to be in that folder? And eight GPUs hold one model between them: what does each of them hold, and what
+# do they tell each other at every step? A pretraining program is an answer to these two questions with an optimizer in the middle, which is the easy part.
 #
 # ```{admonition} Predict
 # :class: predict
@@ -109,7 +108,7 @@ def with_data(words):
 # 3. Steel's 1.12 billion parameters are spread over eight GPUs, each with eight micro-batches a step. How many gigabytes must each GPU send per step?
 # ```
 #
-# Nobody has run this code on many GPUs yet. What this chapter measures, it measures on two CPU cores; what it says of GPUs is arithmetic, and marked.
+# Nobody has run this code on many GPUs yet: what is measured here is measured on two CPU cores, what is said of GPUs is arithmetic.
 #
 # ## What one step is
 #
@@ -158,8 +157,6 @@ def with_data(words):
 # - **The past lives in two places only**, the weights and the optimizer's moments.
 # - **Loss and gradient are sums divided once**, by the number of targets in the whole step.
 #
-# The last one deserves a demonstration, because the obvious alternative is wrong.
-#
 # ## Divide once
 #
 # A step is cut into micro-batches because it does not fit into memory at once. Suppose one micro-batch holds 1,000 targets and the next, padded or masked, holds 10.
@@ -191,7 +188,7 @@ def with_data(words):
 
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_11.checkpoint_life(), alt="The life of a checkpoint from left to right: a folder with a temporary name is written, state and hashes are added, it is renamed to its final name, later renamed again and removed. A kill before the renaming leaves something that is swept away, after it a whole checkpoint.",
-#      caption="The life of a checkpoint. A rename either happened or did not, so no kill leaves half a checkpoint under a whole one's name.")
+#      caption="The life of a checkpoint. A rename either happened or did not, so no kill leaves half a checkpoint under a whole one's name. When two newer ones are there, the third loses its name first, then its files.")
 
 # %% [markdown]
 # To see it work, start the same ten steps as a process of its own, wait for step 7, and send a signal that cannot be caught.
@@ -225,8 +222,7 @@ def with_data(words):
 # answer("1.1", "**All 16**, and the final weights are the same bytes.", 16, unit="digits")
 
 # %% [markdown]
-# It is no miracle and no tolerance: ten steps are five and five when a step depends on nothing but
-# what was saved. The lines of the lost steps are gone from the log, which holds every step once.
+# Ten steps are five and five when a step depends on nothing but what was saved. The lines of the lost steps are gone from the log, which holds every step once.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -266,8 +262,8 @@ def with_data(words):
 # \qquad\text{against ddp's}\qquad 2 \cdot 4 \cdot \tfrac{W-1}{W} .
 # $$
 #
-# A formula about a library is a guess until somebody counts. `figures.experiments.communication` stands between FSDP and the network and notes every call of the forward and
-# backward pass, for two ranks, two micro-batches and float32 throughout (weights are 4 bytes here).
+# A formula about a library is a guess until somebody counts. `figures.experiments.communication` stands between FSDP and the network during forward and
+# backward, here with two ranks, two micro-batches and float32 throughout (weights are 4 bytes).
 
 # %% tags=["active-ipynb", "hide-input"]
 # counted = json.loads((LOGS / "communication.json").read_text())
@@ -307,14 +303,15 @@ def with_data(words):
 #     times = [f"{1e3 * weights_sent / wire:4.0f} ms at {wire / 1e9:g} GB/s" for wire in (200e9, 50e9, 12.5e9)]
 #     print(f"{how:8}{weights_sent / 1e9:.1f} GB:", *times, sep="  ")
 #     print(f"        hidden behind {1e3 * seconds:.0f} ms of compute from {weights_sent / seconds / 1e9:.0f} GB/s on")
+# print(f"gradients, once a step of {8 * seconds:.1f} s and mostly in the open: as long as the first line")
 
 # %% [markdown]
 # The three speeds are NVLink of an H800 and, per GPU, network cards of 400 and 100 Gb/s. With $n$ tokens in a micro-batch, $k$ FLOPs per token and parameter (3.4 here), $C$ FLOP/s reached and $B$ bytes/s of wire,
-# **the weights are free while** $n > \tfrac{4}{k} \cdot \tfrac{C}{B}$ **for `full`, half of that for `grad_op`**. The number of ranks hardly enters.
+# **the weights are free while** $n > \tfrac{4}{k} \cdot \tfrac{C}{B}$ **for `full`, half of that for `grad_op`**. The number of ranks hardly enters: it is the $(W-1)/W$ left out here.
 #
 # From that, in this order:
 #
-# 1. **`grad_op`** when the plan fits into nine tenths of the memory. It sends half of what `full` sends for 1 GiB more on eight GPUs. In the original's Table 2 the same change was worth 14,600 → 15,000 tokens/s.
+# 1. **`grad_op`** when the plan fits into nine tenths of the memory: half of the weights that `full` sends, for 1 GiB more on eight GPUs. In the original's Table 2 the same change was worth 14,600 → 15,000 tokens/s.
 # 2. **`full`** when memory is short, and the wire is above the line.
 # 3. **`hybrid`** on several nodes whose network is below it: weights stay inside a node, and each rank sends 0.84 GB of gradients a step to its twins in four nodes.
 # 4. **`ddp`** when even `grad_op` is below it, or the model is small: no weight travels, every rank holds all 16 bytes.
@@ -336,7 +333,6 @@ def with_data(words):
 # answer("1.2", f"in about digit **{digit}**, near the last that float32 has. Sums are taken in another order, and that is all.", digit, unit="digits")
 
 # %% [markdown]
-# Nobody had to copy initial weights around: every rank draws every tensor from the seed and keeps its piece.
 # Checkpoints are cut by parameter, not by rank, so a run may go 1 → 2 → 1, or 8 A100 → 8 H800 → 32. The samples follow, since rank $r$ of $W$ takes the slots
 # $t \equiv r \pmod W$ of a batch that does not know $W$.
 #
@@ -364,7 +360,7 @@ def with_data(words):
 #        for name, size in there.items()])
 
 # %% [markdown]
-# Past four passes repeated text is worth little (chapter 12). The sane mixture keeps the pretraining data and gives the small good sources fifteen per cent. The sizes above are rough; your shards know better, and the dry run reads them.
+# Past four passes repeated text is worth little (chapter 12). The sane mixture keeps the pretraining data and gives the small good sources fifteen per cent. The sizes are rough, from the original's Figure 2; your shards know better, and the dry run reads them.
 # On this page's tiny corpus the same mixture looks like this:
 
 # %% tags=["active-ipynb"]
@@ -373,15 +369,14 @@ def with_data(words):
 # print(plan_page[plan_page.index("Passes"):])
 
 # %% [markdown]
-# The optimizer is AdamW with $\beta = (0.9, 0.95)$, decay 0.05, gradients clipped at norm 1. The original's script decays every parameter; this project decays matrices only, in all presets. **Muon** {cite:p}`muon2024`
-# is the option for matrices inside the blocks: it replaces the momentum by roughly the nearest orthogonal matrix (five steps of an iteration named after Newton and Schulz), so that all directions move about equally far.
-# A comparison that tunes both sides finds 1.4 times at 0.1 B parameters and 1.1 times at 1.2 B {cite:p}`wen2025`. It is the default of the small presets
-# and an option for Steel, half of whose weights are vocabulary and stay with AdamW.
+# The optimizer is AdamW with $\beta = (0.9, 0.95)$, decay 0.05, gradients clipped at norm 1. The original's script decays every parameter; this project decays matrices only, in all presets. **Muon** {cite:p}`muon2024`,
+# the default of the small presets, is an option for matrices inside the blocks: it replaces the momentum by roughly the nearest orthogonal matrix, so that all directions move about equally far.
+# A comparison that tunes both sides finds 1.4 times at 0.1 B parameters and 1.1 times at 1.2 B {cite:p}`wen2025`, and half of Steel's weights are vocabulary and stay with AdamW.
 #
 # ## The run
 
 # %% tags=["active-ipynb", "within-0.1"]
-# cfg = load("cpu", ["train.batch_size=4", "train.micro_batch_size=4", "train.steps=75", "train.eval_every=25", "train.log_every=1"])
+# cfg = load("cpu", ["train.batch_size=4", "train.micro_batch_size=4", "train.steps=60", "train.eval_every=20", "train.log_every=1"])
 # run = RUNS / cfg.preset
 # pretrain(cfg, shards, run)
 # steps, evals = read_log(run / "log.jsonl", "step"), read_log(run / "log.jsonl", "eval")
@@ -390,7 +385,7 @@ def with_data(words):
 # assert last < 0.75 * first
 
 # %% [markdown]
-# A mean loss hides a source that stalls. By source it shows, and in bits per byte sources can be compared: nats per token punish the source whose tokens are long. (A handful of documents each: read the order of size.)
+# A mean loss hides a source that stalls. By source it shows, and in bits per byte sources can be compared. (A handful of documents each: read the order of size.)
 
 # %% tags=["active-ipynb", "hide-input", "within-0.1"]
 # names = [n for n in ("wanjuan", "skypile", "belle_2m", "firefly", "starcoder") if n in evals[-1]["by_source"]]
@@ -401,7 +396,7 @@ def with_data(words):
 # %% [markdown]
 # ## When it goes wrong
 #
-# Somewhere in a trillion tokens there is a batch that gives a NaN, and one that gives a gradient ten times too long. The first is fatal to a program that does not look: one update, and
+# Somewhere in a trillion tokens there is a batch that gives a NaN, and one that gives a gradient ten times too long. The first is fatal to a program that does not look:
 
 # %% tags=["active-ipynb"]
 # poisoned, _, _ = next_token_loss()(model, loader.batch(5))
@@ -417,8 +412,8 @@ def with_data(words):
 
 # %% tags=["active-ipynb", "hide-input", "within-0.3"]
 # def incident_run(name, spike_factor, incidents=True):
-#     """28 more steps of the trained model; the log's rows."""
-#     train = replace(small.train, steps=28, spike_factor=spike_factor, checkpoint_every=0, schedule="constant", warmup_steps=0, learning_rate=2e-3, muon_learning_rate=0.01)
+#     """24 more steps of the trained model; the log's rows."""
+#     train = replace(small.train, steps=24, spike_factor=spike_factor, checkpoint_every=0, schedule="constant", warmup_steps=0, learning_rate=2e-3, muon_learning_rate=0.01)
 #     now = [0]
 #
 #     def batch_fn(index):  # step index + 1
@@ -442,18 +437,18 @@ def with_data(words):
 # skipped = {name: [row["step"] for row in rows_ if row.get("what") == "skipped step"] for name, rows_ in found_rows.items()}
 # assert skipped["clean"] == [] and skipped["no policy"] == [7] and {7, 13} <= set(skipped["spike policy"])
 # after = draw_11.after(found_rows)
-# show(draw_11.incident(found_rows), alt="Left: loss of three runs over 28 steps, near 2 nats; five steps of garbage lift it far above, then all three return. Right: gradient norms, about ten times higher in the garbage than before.",
+# show(draw_11.incident(found_rows), alt="Left: loss of three runs over 24 steps, near 3 nats; five steps of garbage lift it far above, then all three return. Right: gradient norms, about ten times higher in the garbage than before.",
 #      caption="One seed. Steps inside the orange band read random tokens, and their loss says so whatever the policy.")
 # say(f"Mean loss of the four steps after the garbage: clean {after['clean']:.2f}, without a policy {after['no policy']:.2f}, with it {after['spike policy']:.2f} nats/token. "
 #     f"The policy skipped {len(set(skipped['spike policy']) & set(range(13, 18)))} of the 5 batches of garbage.")
 
 # %% [markdown]
-# Clipping bounds the harm already: an update of norm 1 is an update of norm 1, whatever caused it. A policy pays with good steps that it skips, too; the factor 2 is chosen for this
+# Clipping bounds the harm already: a gradient of norm 1 is one of norm 1, whatever caused it. A policy may skip good steps, too; the factor 2 is chosen for this
 # demonstration. For a real run begin without one; if spikes come and the loss does not return within a few hundred steps, go back to a checkpoint before the first of them and set the factor to ten. The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
 #
 # ## At full scale
 #
-# The original ran 1.07 million steps of 1,048,576 tokens. Use the command; this chapter's script is that command, with data of its own for the small presets, so that what you have read is the program.
+# The original ran 1.07 million steps of 1,048,576 tokens. This chapter's script is `steel pretrain` itself, every option included, with data of its own for the small presets; at scale use the command.
 #
 # ```text
 # torchrun --nproc-per-node 8 -m steel pretrain --preset steel-1b-dense --data shards -r runs/1b train.sharding=grad_op
@@ -461,7 +456,7 @@ def with_data(words):
 # steel pretrain --preset steel-1b-dense --data shards -r runs/1b --nodes 4 --print-launch slurm > run.sh
 # ```
 #
-# `steel-1b-dense` has the plain layer of [chapter 08](08_double_swiglu.ipynb), `steel-1b-causal` the causal mixture, `steel-1b` the original as its paper describes it, mixture that sees the future included ([chapter 07](07_soft_moe.ipynb)).
+# `steel-1b-dense` has the plain layer, `steel-1b-causal` the causal mixture, `steel-1b` the original as its paper describes it, with the mixture that sees the future ([chapter 07](07_soft_moe.ipynb)).
 # The dry run touches no device:
 
 # %% tags=["active-ipynb"]
@@ -496,7 +491,7 @@ def with_data(words):
 #
 # ```{admonition} One is silent, the others wait
 # :class: failure
-# Found twice. Stop one of two ranks with SIGSTOP, and the other would have waited half an hour; we gave every exchange a time-out and wrote here that it was mended. Run again for this edition the drill failed: checkpoints in the background
+# Found twice. With one of two ranks stopped, the other would have waited half an hour; we set a time-out and wrote here that it was mended. Run again for this edition the drill failed: checkpoints in the background
 # use a second group of processes, which had kept its half hour. Now both wait as long as `STEEL_RANK_TIMEOUT_S` says. (Tried over gloo; with NCCL its watchdog may end the process first.)
 # ```
 #
