@@ -460,7 +460,8 @@ def with_data(words):
 # The dry run touches no device:
 
 # %% tags=["active-ipynb"]
-# print(dry_run(load("steel-1b-dense", ["train.sharding=grad_op"]), "H800", 8))
+# page = dry_run(load("steel-1b-dense", ["train.sharding=grad_op"]), "H800", 8)
+# print(page.partition("\n\nConfiguration")[0])
 
 # %% [markdown]
 # Its throughput assumes a utilisation that others have reached. The original's own speed, the planner's and chapter 09's estimate differ by a factor of two and a half;
