@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,12 @@ def dom(tmp_path: Path, script: str, before: str = "", after: str = "") -> str:
     page = tmp_path / "page.html"
     text = PAGE.replace("BEFORE", before).replace("AFTER", after)
     page.write_text(text.replace("SCRIPT", script), encoding="utf-8")
-    command = [BROWSER, *OPTIONS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    command = [
+        BROWSER,
+        *OPTIONS.split(),
+        f"--user-data-dir={tempfile.mkdtemp(dir=tmp_path)}",
+        "--dump-dom",
+    ]
     run = subprocess.run(
         [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
@@ -49,8 +55,11 @@ def test_answers_are_kept_and_shown_beside_the_measurement(tmp_path):
     assert 'aria-label="guess 1200, measured 46 days, seeds 44 to 48"' in typed
     assert 'aria-label="guess 0.001, measured 5e-7' in typed
     assert typed.count('class="guess"') == 2, "a choice has no place on a number line"
-    again = dom(tmp_path, script)  # another page load with the same profile
-    assert "Your answer: the last" in again
+    # A browser writes its storage to disk when it likes, so both halves are looked at inside one page.
+    kept = "localStorage.setItem('steel-guess:page.html:1.2', 'the last');"
+    assert "Your answer: the last" in dom(tmp_path, script, before=kept)
+    shown = "addEventListener('load', () => { document.title = localStorage['steel-guess:page.html:1.1']; });"
+    assert "<title>about 1,200 days</title>" in dom(tmp_path, script, after=TYPED + shown)
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")
