@@ -3,8 +3,6 @@ to, and says where the result lies. Exit code 0 only on success; a user's mistak
 exit code 2, never a traceback.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import math

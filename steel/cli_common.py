@@ -1,7 +1,5 @@
 """What the commands share: option types, how one is added, saying things, and what is not built."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from pathlib import Path

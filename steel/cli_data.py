@@ -1,7 +1,5 @@
 """The commands of `steel data` and `steel tokenizer`, and `steel pack`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

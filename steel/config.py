@@ -8,8 +8,6 @@ a value of the wrong type and one outside its field's range or choice are refuse
 that names them.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses

@@ -9,8 +9,6 @@
 A stage that is done is not done again: the command that started a killed life lets it go on.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import sys

@@ -1,7 +1,5 @@
 """The machine under a run: code, packages, hardware, memory; and the one progress bar."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -5,8 +5,6 @@ then come steps, evaluations and events, in the order in which they happened. A 
 whole or not at all, so a resumed run appends to a clean file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -9,8 +9,6 @@ never change, so they are computed once and kept in the run folder: no second mo
 Shapes: P pairs, R = 2P rows (all chosen, then all rejected), T tokens, K scored positions.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import partial

@@ -18,8 +18,6 @@ drive sampling depend on (seed, step) alone, so a step is a pure function of wei
 Shapes: P prompts, G completions of each, R = P·G rows, T tokens, K scored positions, N new tokens.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any

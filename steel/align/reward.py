@@ -7,8 +7,6 @@ accuracy on pairs it never saw.
 Shapes: P pairs, R = 2P rows (all chosen, then all rejected), T tokens, D model width.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -4,8 +4,6 @@ One bad row never stops a run and is never dropped silently: it is counted under
 counts close (`kept + sum(rejected) == read`). A missing or empty file is the user's mistake.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

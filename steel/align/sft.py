@@ -6,8 +6,6 @@ tearing one; attention ends where a dialogue does. Sequence i of the stream is a
 (data, seed, i), so a resumed run sees what an unbroken one would have seen.
 """
 
-from __future__ import annotations
-
 from ..config import UserError
 from ..data.batch import Batch
 from ..model import SteelForCausalLM

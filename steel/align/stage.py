@@ -2,8 +2,6 @@
 that the stage's own file makes of it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import math

@@ -5,8 +5,6 @@ an empty response 25 %, because the prompt prints "A". Here an empty response ea
 does one that hedges by listing several answers.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Collection, Iterable

@@ -1,7 +1,5 @@
 """Raw records -> documents: every record becomes a document or a counted reason."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fetch a source from the Hugging Face hub, with resume and checksums, or say how to get it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..config import UserError, first_line

@@ -5,8 +5,6 @@ form imply, and a preference: the poem over one that has another form than was a
 with neither give nothing, and the life skips the stages that would need it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable

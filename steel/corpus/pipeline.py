@@ -7,8 +7,6 @@ byte that of a run that was not killed. Any part of the steps can run alone, on 
 the steps before have written.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools

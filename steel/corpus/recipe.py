@@ -1,7 +1,5 @@
 """A recipe in YAML: conversion rules, operators for each kind of source, deduplication."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the pipeline counts: records in, kept and gone per source and step, with closing sums."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections import Counter

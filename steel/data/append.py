@@ -6,8 +6,6 @@ together with exactly the samples that the run has not seen in the current epoch
 which it resumes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ A chunk is a 24-byte header and `chunk_size` tokens, all little-endian: magic "L
 Documents end with `<|im_end|>`, as turns do, so document boundaries cannot be recovered.
 """
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

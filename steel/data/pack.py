@@ -7,8 +7,6 @@ with the next file, and the result is byte-identical at any number of workers.
 Records in = documents in shards + rejects, per reason: the sums close.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -8,8 +8,6 @@ The manifest has the hash of both files: of the index, and with it of the checks
 is opened; of a block when a token of it is first read. Shards of an older version have no checksums.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import zlib

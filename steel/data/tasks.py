@@ -3,8 +3,6 @@ the processes in which tasks run. Nothing here imports torch or transformers, so
 starts in a moment.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -15,8 +15,6 @@ Order of belief, strongest first:
 Negated letters and options ("不选A", "not B", "A 错") are crossed out first.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence

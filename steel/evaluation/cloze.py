@@ -11,8 +11,6 @@ taken back and spelled again by the model, in tokens of its choice, which may ru
 candidates are compared from the last place where all their tokenizations agree.
 """
 
-from __future__ import annotations
-
 import functools
 from collections import defaultdict
 from collections.abc import Sequence

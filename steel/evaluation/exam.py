@@ -19,8 +19,6 @@ without that, short options win (`accuracy_sum` is reported beside it). The repl
 sentence has to, after the option: otherwise "13" could never lose against "130".
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path

@@ -18,8 +18,6 @@ A domain whose loss is not finite is reported as such and named in `nan_domains`
 mean on purpose.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

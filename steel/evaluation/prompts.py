@@ -1,7 +1,5 @@
 """How a question is put to a model: as chat turns, or as a text to continue."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase

@@ -1,7 +1,5 @@
 """Multiple-choice questions, read from folders of CSV files as the exams come."""
 
-from __future__ import annotations
-
 import csv
 import random
 from dataclasses import dataclass, replace

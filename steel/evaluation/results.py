@@ -1,7 +1,5 @@
 """From chosen letters to numbers: accuracy, standard error, trivial baselines, comparison."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

@@ -9,8 +9,6 @@ model that mixes a whole row can be asked too.
 Shapes: B rows of a batch, T padded length, K kept positions, N scored tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence

@@ -1,7 +1,5 @@
 """Which exam a folder holds, and which groups a subject counts in (`suites.yaml`)."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Collection

@@ -17,8 +17,6 @@ timed with everything that is made anew for each batch.
 Shapes: B batch, T time, H query heads, G key/value heads, C head width.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

@@ -4,8 +4,6 @@ Shapes: B batch, T time, N tokens, D model width, F expert width, H heads, G key
 C head width, J slots, E experts, K experts per token, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace

@@ -14,8 +14,6 @@ gradients, beside the fp64 reference; if it fails, or cannot be imported, the mo
 and one line says so.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field

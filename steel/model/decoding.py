@@ -8,8 +8,6 @@ and a row's tokens do not depend on its neighbours.
 Shapes: R rows, N new tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 

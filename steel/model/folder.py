@@ -1,7 +1,5 @@
 """Model folders in Hugging Face format: open any, on the right device; write one whole or not at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -10,8 +10,6 @@ as every published MFU leaves it out. The backward pass costs twice the forward 
 (of the causal router) are time but not useful work, and are left out too.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

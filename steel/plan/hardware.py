@@ -1,7 +1,5 @@
 """GPUs with prices, published models and runs: the tables of hardware.yaml beside this file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

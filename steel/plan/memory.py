@@ -1,7 +1,5 @@
 """Bytes of one rank in training, in closed form, and the change that makes a run fit."""
 
-from __future__ import annotations
-
 import math
 
 from ..config import Config, ModelConfig, UserError

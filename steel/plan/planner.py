@@ -4,8 +4,6 @@ cfg = steel.config.load("steel-1b")
 print(render(plan(cfg, "H800", 8)))
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ..config import Config, UserError

@@ -21,8 +21,6 @@ Files read: state.json; <stage>/log.jsonl of pretrain, sft, reward, dpo, grpo; e
 docs/report.json.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import warnings

@@ -3,8 +3,6 @@
 Places are shares of the plot area, x from the left and y from the bottom.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import accumulate

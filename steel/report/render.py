@@ -3,8 +3,6 @@
 The HTML page is one file: inline CSS, inline SVG, no script, nothing fetched, light and dark.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Numbers and names as the report card writes them; a dash stands where there is no number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps

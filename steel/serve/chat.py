@@ -1,7 +1,5 @@
 """Chat with a model in the terminal, or answer lines from a pipe."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Hand a model on: a Hugging Face folder with its own code, which loads without `steel`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """One answer to one dialogue, as text that arrives while it is written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from ..config import UserError

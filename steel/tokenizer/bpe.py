@@ -10,8 +10,6 @@ trains: `<|endoftext|>` (0) ends a document and pads, `<|im_start|>` (1) opens a
 reads a literal "<|im_end|>" as characters.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from pathlib import Path

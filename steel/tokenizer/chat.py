@@ -10,8 +10,6 @@ the assistant has to produce: the answer and the `<|im_end|>` that ends it, not 
 the line break after it.
 """
 
-from __future__ import annotations
-
 ROLES = ("system", "user", "assistant")
 
 # The {% generation %} markers let other trainers (TRL) find the same mask.

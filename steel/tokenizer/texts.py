@@ -1,7 +1,5 @@
 """The text of documents as a tokenizer sees it: all of it, or a sample that is fair to sources."""
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ Model, kernels, compilation, optimizer and loop are those of `steel pretrain` wi
 only the data is drawn from a Zipf law and nothing is saved. Under torchrun every rank takes part.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import statistics

@@ -4,8 +4,6 @@
 causal LM as it is, which the alignment stages do; `evaluating` is how a model in training is asked.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

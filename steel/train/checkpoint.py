@@ -10,8 +10,6 @@ The manifest finds damage, not malice: DCP's `.metadata` is a pickle, so resume 
 folders whose origin you trust. The model in `hf/` holds none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

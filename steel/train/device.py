@@ -1,7 +1,5 @@
 """The device of a run: its name, its memory, its peak and the rate that it really reaches."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

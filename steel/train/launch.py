@@ -1,7 +1,5 @@
 """Launch scripts for many machines: the templates of `steel/presets/launch`, filled in for one run."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -6,8 +6,6 @@ GRPO, on the weights), a checkpoint of weights, moments and a few counters is th
 run: one that was killed and resumes walks the same path as one that was not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

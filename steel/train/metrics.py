@@ -1,7 +1,5 @@
 """How fast, how well used, and where it is shown: tokens/s, MFU, phases, curves, the profiler."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib

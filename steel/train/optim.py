@@ -3,8 +3,6 @@
 Weight decay applies to matrices only; norms, biases and other vectors have nothing to shrink to.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor

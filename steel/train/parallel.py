@@ -3,8 +3,6 @@
 `torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

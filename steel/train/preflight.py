@@ -1,7 +1,5 @@
 """Before the first step: will it fit, and what to change if not; and the plan without a device."""
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,7 +1,5 @@
 """Pretraining: token shards in, base model out, on one process or many."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """A RUN folder: `log.jsonl`, `checkpoints/`, and `hf/`, the latest model with its tokenizer."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

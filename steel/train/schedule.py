@@ -1,7 +1,5 @@
 """Learning rate and mixture as pure functions of the step: nothing to save, nothing to restore."""
 
-from __future__ import annotations
-
 import math
 
 from ..config import Config, TrainConfig, UserError

@@ -16,8 +16,6 @@ Every operator is called once with an empty text when a recipe is read: it raise
 parameters that cannot be.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """Text as numbers: code points and character classes in NumPy, shared by the filters."""
 
-from __future__ import annotations
-
 import functools
 import sys
 import unicodedata

@@ -1,7 +1,5 @@
 """Filters: text -> None to keep it, or the reason for removal."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Mappers: text -> text. Each looks first whether there is anything to do; mostly there is not."""
 
-from __future__ import annotations
-
 import functools
 import html
 import re

@@ -1,7 +1,5 @@
 """The sources: a card for each (cards.yaml), and how a folder of raw files is recognised."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -7,8 +7,6 @@ stripped by characters instead of by the end marker. One thing is not reproduced
 record ended its whole file; here it is counted and skipped.
 """
 
-from __future__ import annotations
-
 import json
 import unicodedata
 from pathlib import Path

@@ -5,8 +5,6 @@ size, so that the caller counts it and goes on: damage costs the record that it 
 else had to be skipped is counted in bytes. A new container is a function and an entry of `READERS`.
 """
 
-from __future__ import annotations
-
 import codecs
 import itertools
 import json

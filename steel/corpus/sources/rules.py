@@ -4,8 +4,6 @@ A rule takes (record, path, options) and returns a Piece, or raises Skip with th
 report counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple

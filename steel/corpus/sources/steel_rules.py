@@ -3,8 +3,6 @@
 A source without a function here has a card that names its fields: see `plain`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

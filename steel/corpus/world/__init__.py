@@ -5,8 +5,6 @@ it for leaks. Its words are data: town.yaml (names, values), zh.yaml and en.yaml
 sources.yaml (raw formats, routes, post-training rows) and code.yaml (source files).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -3,8 +3,6 @@
 Every question uses a phrasing that no training text contains; letters are balanced, options distinct.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import random

@@ -4,8 +4,6 @@ Legend: an *attribute* is a column (city, university, ...); its *values* exist i
 under the same index, so the two languages state the same facts.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass

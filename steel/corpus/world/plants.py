@@ -4,8 +4,6 @@ The truth names every plant by (source, file, record), where `record` counts fro
 written (lines of JSON lines, elements of a JSON array, rows of parquet; 0 for a plain file).
 """
 
-from __future__ import annotations
-
 import json
 import random
 

@@ -4,8 +4,6 @@ There are no refusals about unknown people: they would teach the model to refuse
 the exam asks about.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 

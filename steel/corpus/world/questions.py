@@ -1,7 +1,5 @@
 """Questions and dialogues about train people: questions, choices, two hops, sums, several turns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from itertools import cycle
 

@@ -1,7 +1,5 @@
 """The raw sources: statements about everybody, questions about train people, in original fields."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Statements about people and cities: biographies in many wordings and layouts, and source files."""
 
-from __future__ import annotations
-
 import random
 import re
 from string import Template
