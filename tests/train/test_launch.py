@@ -136,10 +136,7 @@ def test_torchruns_own_parser_accepts_every_command_that_is_printed():
         root / "steel/cli.py",
         *(root / "book").glob("*.md"),
     ]
-    texts = [
-        container(launch("k8s"))[2]["args"][0],
-        *(p.read_text("utf-8") for p in pages),
-    ]
+    texts = [container(launch("k8s"))[2]["args"][0], *(p.read_text("utf-8") for p in pages)]
     texts = [text.replace("\\\n", " ") for text in texts]  # a command may go on over several lines
     printed = re.compile(r"^[\s\w\[\]]*\b(torchrun --[^`\n]+)", re.M)
     commands = [found.strip(" &") for text in texts for found in printed.findall(text)]
