@@ -136,7 +136,7 @@ if cfg.preset == "cpu":  # small enough for a page
 #
 # ## The rate comes first
 #
-# A ladder at one learning rate compares its models only if that rate is right for all of them. Here paper helps.
+# A ladder at one learning rate compares its models only if that rate is right for all of them. Paper helps.
 #
 # ```{admonition} Napkin
 # :class: napkin
@@ -258,7 +258,7 @@ if cfg.preset == "cpu":  # small enough for a page
 # answer("1.2", f"An interval of 90 % held its target in **{inside} of {len(seeds)}** ladders, the interval of all doubts in {honest}. With the noise of all rungs, which {all_freedom} degrees of freedom know better, in {known}.")
 
 # %% [markdown]
-# Every forecast is too pessimistic, and two intervals miss. Noise, or does the loss fall faster at the upper rungs than the lower ones promise? Here are the exponents from rung to rung, and differences seed by seed.
+# Every forecast is too pessimistic, and two intervals miss, the last by a hair. Noise, or does the loss fall faster at the upper rungs than the lower ones promise? Here are the exponents from rung to rung, and differences seed by seed.
 
 # %% tags=["active-ipynb", "hide-input"]
 # size = {w: loss[1, w]["parameters"]["total"] for w in (*WIDTHS, TARGET)}
@@ -344,7 +344,7 @@ if cfg.preset == "cpu":  # small enough for a page
 #
 # ## At full scale
 #
-# The same engine stands behind one command. Widths come from the preset, a killed ladder goes on with the same command, and the forecast lies in `ladder.json` before the target starts:
+# The same engine stands behind one command. Widths come from the preset, and a killed ladder goes on with the same command:
 #
 # ```text
 # python -m figures.experiments.ladder --preset gpu1 --data shards --out runs/ladder
@@ -420,7 +420,7 @@ assert trained_by(16) == trained_by(24) and trained_by(16)["Muon"] > 0
 # %% [markdown]
 # ```{admonition} An interval that knows only the fit
 # :class: failure
-# A fit routine prints an interval, and it is small, because it knows nothing of seeds, of rates that were right for the small models only, or of another formula. It happens to the best: the intervals
+# A fit routine prints an interval, and it is small, because it knows nothing of seeds, of rates that were right for the small models only, or of another formula. It happens to the best: those
 # published for Chinchilla's constants were so narrow that they would have taken more than 600,000 runs, where there were fewer than 500, and the optimizer that fitted them had stopped before it converged {cite:p}`chinchilla_refit2024`.
 # The interval that a plan needs is as wide as the misses of earlier forecasts. Keep a list of them.
 # ```
@@ -477,7 +477,7 @@ assert trained_by(16) == trained_by(24) and trained_by(16)["Muon"] > 0
 
 # %% [markdown]
 # ```{dropdown} Answer 12.4
-# The largest, for seed 1, is without the last two: the forecast moves up by several per cent, and hardly without the first ones. Over five seeds the ranges overlap, and leaving out the last rung ranges furthest. What one could have told beforehand is the reach: the target lies 1.6
+# The largest, for seed 1, is without the last two: the forecast moves up by several per cent, and hardly without the first ones. Over five seeds the ranges overlap, and leaving out the last rung ranges furthest. What one knows beforehand is the reach: the target lies 1.6
 # times beyond the last rung, and 2.0 or 2.8 times when one or two are gone.
 # ```
 #

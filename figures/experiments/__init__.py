@@ -3,6 +3,7 @@
 ablation  feed-forwards under one budget       ladder   small models forecast a larger one (laws: the fits)
 question  five of them where it counts, on a GPU  verdicts  what a comparison with seeds may say
 table2    the paper's table on one GPU         loader   this loader and its peers
+town      chapter 12's ladder under five seeds
 drills    a run that is broken on purpose      communication   bytes between FSDP ranks
 data_rates  megabytes a core prepares and packs
 

@@ -37,7 +37,7 @@ def settings(cfg: Config) -> Config:
     model = replace(cfg.model, vocab_size=512, num_hidden_layers=2, head_dim=8)
     world = replace(cfg.world, people=96, biographies_per_person=64)
     rates = {"learning_rate": 0.012, "muon_learning_rate": 0.08}
-    train = replace(cfg.train, batch_size=4, micro_batch_size=8, checkpoint_every=0, **rates)
+    train = replace(cfg.train, batch_size=4, micro_batch_size=64, checkpoint_every=0, **rates)
     return replace(
         cfg,
         model=model,
