@@ -31,7 +31,7 @@ NOT_YET = (
     "00_story",
     "01_cost_plan",
     "06_transformer",
-    "08_double_swiglu",
+    "08_what_a_layer_buys",
     "09_kernels",
     "10_loader",
 )

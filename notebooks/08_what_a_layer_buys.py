@@ -39,7 +39,7 @@ from steel.model import build
 from steel.plan import count_parameters, flops_per_token
 
 cfg = preset()  # --preset cpu, ablation, gpu1, …
-RUN = Path("runs") / f"08_double_swiglu-{cfg.preset}"
+RUN = Path("runs") / f"08_what_a_layer_buys-{cfg.preset}"
 
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -462,8 +462,8 @@ def at_scale(name):
 # The script of this chapter runs the comparison at any preset, on shards of yours; the same engine stands behind `python -m figures.experiments.ablation --variants "dense,two gates"`. Nobody has run it at a billion parameters, the original's author included, who named this as what he regretted. If you do, the log belongs here.
 #
 # ```text
-# python notebooks/08_double_swiglu.py --preset ablation
-# python notebooks/08_double_swiglu.py --preset gpu1
+# python notebooks/08_what_a_layer_buys.py --preset ablation
+# python notebooks/08_what_a_layer_buys.py --preset gpu1
 # ```
 #
 # ## Failure gallery
