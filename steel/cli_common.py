@@ -21,9 +21,6 @@ NOT_BUILT = {
     "serve": ("serve.server", "An OpenAI-compatible server with a small web page"),
     "export gguf": ("serve.gguf", "Writing a dense model for llama.cpp"),
     "eval contamination": ("evaluation.contamination", "Overlap of training text and exams"),
-    "tokenizer merge": ("tokenizer.merge", "Joining two vocabularies"),
-    "tokenizer report": ("tokenizer.report", "Bytes per token by source"),
-    "tokenizer coverage": ("tokenizer.coverage", "Share of common Hanzi with their own token"),
 }
 
 

@@ -1,11 +1,14 @@
 """The commands of `steel data` and `steel tokenizer`, and `steel pack`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
-from .cli_common import command, say
+from .cli_common import Json, command, say
+from .config import UserError
+from .runlog import atomic_write
 
 Recipe = Annotated[str, Option(help="steel, original, or a YAML file.")]
 Workers = Annotated[int, Option(help="Processes.")]
@@ -129,3 +132,85 @@ def tokenizer_train(
 
     bpe.save(bpe.train(sample_texts(docs, sample_bytes), vocab_size), out)
     say(f"tokenizer  {out}")
+
+
+@command(
+    "tokenizer merge",
+    "steel tokenizer merge tokenizer more merged --hanzi TCC",
+    "steel tokenizer merge runs/1b/hf merged --hanzi FCC",
+)
+def tokenizer_merge(
+    base: Annotated[Path, Argument(help="Tokenizer, or a model with one, to be extended.")],
+    other: Annotated[list[Path], Argument(help="[OTHER] OUT: a tokenizer to add, and where to.")],
+    hanzi: Annotated[
+        str, Option(help="Add the national table's characters up to level FCC, SCC or TCC.")
+    ] = "",
+) -> None:
+    """Add another vocabulary's entries, or Hanzi, to a byte-level BPE; a model's rows grow with it."""
+    from .tokenizer import bpe, measure
+    from .tokenizer.merge import extend_embeddings, merge
+
+    *others, out = other
+    levels = measure.hanzi()
+    if len(others) > 1 or not (others or hanzi):
+        raise UserError("give one OTHER tokenizer or --hanzi, and then the folder to write")
+    if hanzi and hanzi not in levels:
+        raise UserError(f"--hanzi is {', '.join(levels)}, not '{hanzi}'")
+    wanted = list(levels)[: list(levels).index(hanzi) + 1] if hanzi else []
+    model = None
+    if (base / "config.json").is_file():
+        from .model.folder import open_model, save_model
+
+        model, tokenizer = open_model(base, device="cpu")
+    else:
+        tokenizer = bpe.load(base)
+    more = bpe.load(others[0]) if others else None
+    merged, spelled = merge(tokenizer, out, more, "".join(levels[level] for level in wanted))
+    if model is not None:
+        extend_embeddings(model, spelled, len(merged))
+        save_model(out, model, tokenizer=merged)
+    say(f"{'model' if model else 'tokenizer'}  {out}  ({len(spelled):,} entries added)")
+
+
+@command("tokenizer report", "steel tokenizer report tokenizer docs --reference llama-2")
+def tokenizer_report(
+    folder: Annotated[Path, Argument(help="Tokenizer folder.")],
+    docs: Annotated[Path, Argument(help="Folder of documents.")],
+    reference: Annotated[
+        Path | None, Option(help="Tokenizer to compare token counts with.")
+    ] = None,
+    sample_bytes: Annotated[int, Option(help="Text to draw of each source.")] = 2_000_000,
+    out: Json = None,
+) -> None:
+    """Bytes per token and what else a vocabulary is worth, source by source."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .tokenizer import bpe, measure
+
+    other = bpe.load(reference) if reference else None
+    found = measure.report(bpe.load(folder), docs, sample_bytes, other)
+    columns = "bytes_per_token compared per_hanzi per_word fragments torn used".split()
+    table = Table("source", *(c.replace("_", " ") for c in columns), box=None)
+    for name, row in [*found["sources"].items(), ("all", found["all"])]:
+        table.add_row(name, *(_shown(row[column]) for column in columns))
+    Console().print(table)
+    if out:
+        atomic_write(out, json.dumps(found, ensure_ascii=False, indent=1))
+        say(f"report     {out}")
+
+
+@command("tokenizer coverage", "steel tokenizer coverage tokenizer other-tokenizer")
+def tokenizer_coverage(folders: Annotated[list[Path], Argument(help="Tokenizer folders.")]) -> None:
+    """Share of the national table's Hanzi that are one token, by level."""
+    from .tokenizer import bpe, measure
+
+    for folder in folders:
+        found = measure.coverage(bpe.load(folder))
+        say(f"{folder}  " + "  ".join(f"{level} {share:.2%}" for level, share in found.items()))
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -89,7 +89,13 @@ def load(folder: Path | str) -> PreTrainedTokenizerBase:
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of plain text. Special tokens inside the text stay text."""
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return encode_texts(tokenizer, [text])[0]
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The same of many texts, which costs less."""
+    plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    return tokenizer(texts, **plain)["input_ids"] if texts else []
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -23,8 +23,8 @@ def document_texts(docs: Path) -> Iterator[str]:
     return filter(None, map(document_text, read_documents(docs)))
 
 
-def sample_texts(docs: Path, most_bytes: int) -> list[str]:
-    """Texts of about `most_bytes` of UTF-8 in all, drawn from everywhere in a folder of documents.
+def sample_texts(docs: Path | str, most_bytes: int) -> list[str]:
+    """Texts of about `most_bytes` of UTF-8 in all, from everywhere in a folder or file of documents.
 
     Every document has the same chance, so sources keep their shares. Those with the smallest hashes
     are drawn: the same documents give the same sample, in whatever files they lie. All files are
@@ -32,7 +32,8 @@ def sample_texts(docs: Path, most_bytes: int) -> list[str]:
     """
     drawn: list[tuple[int, int, bytes]] = []  # a heap; the largest hash, negative, stands first
     held = 0
-    places = ((file, *line) for file in document_files(docs) for line in read_lines(file))
+    files = [docs] if Path(docs).is_file() else document_files(docs)
+    places = ((file, *line) for file in files for line in read_lines(file))
     for place, (file, number, line) in enumerate(places):
         rank = -int.from_bytes(hashlib.blake2b(line, digest_size=8).digest())
         if held >= most_bytes and rank < drawn[0][0]:
