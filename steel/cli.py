@@ -256,6 +256,32 @@ def eval_perplexity(
     say(f"{'geometric mean':<20} {result['geometric_mean']['bpb']:.4f} bits/byte")
 
 
+@command("eval contamination", "steel eval contamination docs runs/laptop/world/exam")
+def eval_contamination(
+    docs: Annotated[Path, Argument(help="Folder of documents.")],
+    exam: Annotated[Path, Argument(help="Folder of dev/ and test/ CSVs.")],
+    split: Annotated[str, Option(help="Which questions.")] = "test",
+    length: Annotated[int, Option(help="Characters from which a match is a copy.")] = 13,
+    out: Json = None,
+) -> None:
+    """Exam questions that stand in training text, by the longest match of characters."""
+    from .documents import read_documents
+    from .evaluation.contamination import contamination
+    from .evaluation.questions import load_exam
+    from .runlog import atomic_write
+
+    found = contamination(read_documents(docs), load_exam(exam, split), length)
+    for row in found["rows"][:10]:
+        say(f"{row['match']:>4} characters  {row['subject']} {row['id']}  in {row['document']}")
+    counts = "  ".join(f"{n}+: {count:,}" for n, count in found["by_length"].items())
+    say(f"by length    {counts}")
+    short = f" ({found['too_short']:,} too short to judge)" if found["too_short"] else ""
+    say(f"found        {found['found']:,} of {found['questions']:,} questions{short}")
+    if out:
+        atomic_write(out, json.dumps(found, ensure_ascii=False, indent=1))
+        say(f"result       {out}")
+
+
 @command("chat", "steel chat runs/laptop")
 def chat_with(
     ckpt: Model,

@@ -20,7 +20,6 @@ Overrides = Annotated[
 NOT_BUILT = {
     "serve": ("serve.server", "An OpenAI-compatible server with a small web page"),
     "export gguf": ("serve.gguf", "Writing a dense model for llama.cpp"),
-    "eval contamination": ("evaluation.contamination", "Overlap of training text and exams"),
 }
 
 

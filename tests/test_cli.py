@@ -38,7 +38,7 @@ def test_no_executor_is_offered_that_is_not_there(capsys):
     assert code == 2 and "executor" in err
 
 
-@pytest.mark.parametrize("argv", ["serve X", "export gguf X Y", "eval contamination A B"])
+@pytest.mark.parametrize("argv", ["serve X", "export gguf X Y"])
 def test_what_is_not_built_says_so_and_exits_2(argv, capsys):
     code, _, err = call(capsys, *argv.split())
     assert code == 2 and "is not built yet" in err and "steel." in err and err.count("\n") == 1
