@@ -388,7 +388,7 @@ for name, rows, draws in mix.draws(slots):
 # the new. None of the peers promises it. Mixed and resumed, two of them repeat samples while others of the source are unread, and litdata goes on with other samples than the unbroken run.
 #
 # Speeds are the best of three short runs (the shortest took a tenth of a CPU second) on 16,384 samples in three files of 64 MiB; start and memory are one run each, on an index of a hundred million samples. A factor of two means something
-# here, a fifth does not. NumPy's permutation costs the memory map seconds and 800 MB, MosaicML's layout of the epoch more; litdata takes less memory at the start than ours.
+# here, a fifth does not. NumPy's permutation costs the memory map seconds and 800 MB, MosaicML's layout of the epoch more; there ours and litdata are level.
 #
 # In the first run ours came first in both columns of speed. Two things spoil it. That loader only looked at the sizes of its files; since then it holds every block of 16 KiB against a checksum when it is first read, so that a
 # flipped bit is found before it is trained on. In the second run, where every read is a first one, the memory map is ahead by a factor of about two. And three files are not a corpus: from 489 our loader is a third as fast as from three. Where a cell is empty, nothing was
