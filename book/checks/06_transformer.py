@@ -1,6 +1,20 @@
 """Checks of chapter 06's coding exercises."""
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that any operation makes."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        for part in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(part, torch.Tensor):
+                self.nbytes = max(self.nbytes, part.untyped_storage().nbytes())
+        return made
 
 
 def exercise_3(grouped):
@@ -27,3 +41,11 @@ def exercise_3(grouped):
         )
         worst = (given - expected).abs().max().item()
         assert worst < 1e-10, f"H={H}, K={K}, T={T}, U={U}: off by {worst:.2g}"
+
+    # One new token, 16 heads on each of 2 keys: queries and scores are small beside keys, copied keys are not.
+    q, k, v = numbers(1, 1, 32, 64), numbers(1, 512, 2, 64), numbers(1, 512, 2, 64)
+    with Largest() as largest:
+        grouped(q, k, v, torch.ones(1, 1, 512, dtype=torch.bool))
+    assert largest.nbytes <= 2 * k.nbytes, (
+        f"keys of {k.nbytes:,} bytes became a tensor of {largest.nbytes:,} bytes: they were copied for the query heads"
+    )

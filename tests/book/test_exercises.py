@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from figures.check import CheckFailed, check
 from steel.config import UserError
@@ -32,6 +33,19 @@ def test_a_wrong_answer_gets_a_hint_and_no_traceback(wrong):
     with pytest.raises(CheckFailed, match="Hint:") as failed:
         check("00.3", wrong)
     assert failed.value._render_traceback_() == [str(failed.value)]
+
+
+def attend_with_copies(q, k, v, mask):
+    """The chapter's own `attend`: right numbers, and every key copied for each of its query heads."""
+    k, v = (z.repeat_interleave(q.shape[2] // z.shape[2], dim=2) for z in (k, v))
+    score = torch.einsum("bthc,buhc->bhtu", q, k) * q.shape[-1] ** -0.5
+    weight = score.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
+    return torch.einsum("bhtu,buhc->bthc", weight, v)
+
+
+def test_keys_that_are_copied_for_each_query_head_are_seen():
+    with pytest.raises(CheckFailed, match="were copied"):
+        check("06.3", attend_with_copies)
 
 
 @pytest.mark.parametrize("name", ["00.9", "99.1"])
