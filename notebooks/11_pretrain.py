@@ -487,7 +487,7 @@ def with_data(words):
 # ```{admonition} Zeros from a page
 # :class: failure
 # Our own, found by the drills below. When a memory-mapped shard was cut short under a running job, the kernel filled the rest of its last page with zeros, and the run trained on them
-# without a word. Now every step looks at the size of the shards that it reads.
+# without a word. Now nothing is mapped: rows are read by position, and a short read ends the run with the name of the file.
 # ```
 #
 # ```{admonition} One is silent, the others wait
