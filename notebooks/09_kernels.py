@@ -31,7 +31,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read once, when Triton is imported
 
 from figures.experiments.step_bytes import (
-    BANDWIDTH, PICKS, TOKENS, Meter, beside, measure, meta, milliseconds, moves, pieces,
+    BANDWIDTH, PICKS, TOKENS, Meter, measure, meta, milliseconds, moves, pieces,
     products_ms, size, step_ms, tensors, written_rope,
 )
 from steel.config import load, preset
@@ -97,7 +97,7 @@ class Traffic(TorchDispatchMode):
 
 # %% [markdown]
 # Now an RMSNorm {cite:p}`rmsnorm2019` as most codes write it, and as the original's ran when its CUDA version was switched off: up to float32, square, mean,
-# root, product, back to bfloat16, gain. The rotary embedding beside it is the one of the original's script.
+# root, product, back to bfloat16, gain. The rotary embedding beside it is written in the same way.
 
 # %%
 def written_norm(x, weight, eps=1e-6):
@@ -105,13 +105,13 @@ def written_norm(x, weight, eps=1e-6):
     r = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return (wide * r).to(x.dtype) * weight
 
-N, W = TOKENS, QWEN_1_8B.hidden_size  # 16,384 tokens of width 2,048
-norm = measure(written_norm, meta(N, W), meta(W), meter=Traffic).moved / (N * W)
+N, width = TOKENS, QWEN_1_8B.hidden_size  # 16,384 tokens of width 2,048
+norm = measure(written_norm, meta(N, width), meta(width), meter=Traffic).moved / (N * width)
 angles, heads = meta(1, 2048, 1, 128, dtype=torch.float32), meta(8, 2048, 16, 128)
 rope = lambda x: written_rope(x, angles, angles)
-turn = measure(rope, heads, meter=Traffic).moved / (N * W)
+turn = measure(rope, heads, meter=Traffic).moved / (N * width)
 print(f"bytes per number, both ways: RMSNorm {norm:.0f}, RoPE {turn:.0f}")
-assert measure(written_norm, meta(N, W), meta(W)).moved / (N * W) == norm
+assert measure(written_norm, meta(N, width), meta(width)).moved / (N * width) == norm
 
 # %% [markdown]
 # Ten bytes would do, said the napkin. Five lines of Python move a number as if it were sixty-four. Most of that traffic is in the backward pass, which nobody wrote.
@@ -151,8 +151,8 @@ targets_N = torch.zeros(N, dtype=torch.long, device="meta")
 logits_NV = meta(N, words, dtype=torch.float32)
 lost = measure(lambda x: F.cross_entropy(x, targets_N), logits_NV).moved / (N * words)
 fewer_bytes = {  # per token, forward and backward
-    "RMSNorm": (2 * L + 1) * W * (norm - 10),
-    "RoPE": L * 2 * W * (turn - 40),
+    "RMSNorm": (2 * L + 1) * width * (norm - 10),
+    "RoPE": L * 2 * width * (turn - 40),
     "cross-entropy": words * (lost - 12),
 }
 predicted = {k: 1e3 * milliseconds(n, "A100-80G") for k, n in fewer_bytes.items()}
@@ -182,7 +182,7 @@ for name, saved in predicted.items():
 # switches off all three and is only 20.6 slower. Nearly seven microseconds are missing. Rounding could hide two at the very most, scatter hardly one. The rest is no noise: either the operations hide behind each other when attention
 # is slow, or its masked path cost less in that run. The table cannot say which.
 #
-# The 43 and 63 % of MFU that the retrospective reads off these rows count attention twice; [chapter 01](01_cost_plan.ipynb) takes the formula apart.
+# The 43 and 63 % of MFU that the retrospective reads off these rows count attention more than once; [chapter 01](01_cost_plan.ipynb) takes the formula apart.
 #
 # ## The operations of a Steel step
 #
@@ -199,7 +199,7 @@ for name, (by_line, kernel) in moved.items():
 
 
 # %% [markdown]
-# The norm here takes the residual addition along, which is one more number to read and one to write on each way: sixteen bytes for the two. (*Gate* is the first gate of the double SwiGLU of chapter 08, *mixture*
+# The norm here takes the residual addition along: forward one number more to read and one to write, backward one to read. With the napkin's five that is eight, sixteen bytes. (*Gate* is the first gate of the double SwiGLU of chapter 08, *mixture*
 # the dispatch and combine of chapter 07.) The roofline {cite:p}`roofline2009` puts this on one page: operations per byte to the right, attainable speed upwards. Left of the edge an operation is as fast as
 # memory delivers, right of it as fast as the chip multiplies.
 
@@ -212,7 +212,7 @@ for name, (by_line, kernel) in moved.items():
 # standing = {"projections": (product(N, D, 3 * D), (4, -9), "right"), "head": (product(N, D, V), (-2, 9), "left"),
 #             "flash attention": (4 * 1024 * D / (8 * D), (4, 9), "right")}
 # show(draw_09.roofline(BANDWIDTH, {k: v.peak for k, v in GPUS.items()}, {text: tuple(n / b for b in moved[name]) for text, (name, n) in work.items()}, standing),
-#      alt="Above, the rooflines of A100 and H100; projections, head and attention lie under the flat roof. Below, an arrow for each of five operations from hollow, line by line, to filled, one kernel: all move to the right and stay below about two operations per byte, far from the edge at 295.",
+#      alt="Above, the rooflines of A100 and H100; projections, head and attention lie under the flat roof. Below, an arrow for each of five operations from hollow, line by line, to filled, one kernel: all move to the right and stay below five operations per byte, far from the edge at 295.",
 #      caption="A Steel step on the roofline. Hollow: line by line; filled: one kernel. Bytes by the meter, operations by the formulas.")
 
 # %% [markdown]

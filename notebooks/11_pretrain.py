@@ -464,7 +464,7 @@ def with_data(words):
 # print(page.partition("\n\nConfiguration")[0])
 
 # %% [markdown]
-# Its throughput assumes a utilisation that others have reached. The original's own speed, the planner's and chapter 09's estimate differ by a factor of two and a half;
+# Its throughput assumes a utilisation that others have reached. The original's own speed, the planner's and chapter 09's estimate differ by a factor of two;
 # the [runbook](../book/runbook.md) has all of them in one table, and the way from an empty node to a base model.
 #
 # More GPUs do not change the run, only its pace: the batch stays 512 sequences, and 512 is the number that the ranks must divide.

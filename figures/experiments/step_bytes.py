@@ -99,7 +99,7 @@ def written_norm(x, weight, eps=1e-6):
 
 
 def written_rope(x, cos, sin):
-    """The rotary embedding as the original's script has it without its CUDA version."""
+    """The rotary embedding in the same way."""
     wide, C = x.float(), cos.shape[-1]
     turning, rest = wide[..., :C], wide[..., C:]  # the rest is empty here
     first, second = turning.chunk(2, dim=-1)
