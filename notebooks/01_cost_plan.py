@@ -16,7 +16,32 @@
 # turns the count into what one needs on the evening when somebody offers a machine for an unknown time: parameters, FLOPs, bytes,
 # days, money. We count by hand, then let PyTorch count, and hold both against what was published. They will agree to the last FLOP,
 # and the publications will not.
+
+# %% tags=["hide-input"]
+import dataclasses
+from datetime import date
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from steel.config import load, preset
+from steel.model import build
+from steel.plan import GIB, GPUS, RUNS, activation_bytes, count_parameters, flops_per_token
+from steel.plan import memory, mfu, plan, published, render
+
+cfg = preset()  # --preset cpu, laptop, gpu1, steel-1b, …
+steel = load("steel-1b").model
+
+# %% tags=["active-ipynb", "hide-input"]
+# from figures import draw_01, facts
+# from figures.check import check
+# from figures.style import answer, badge, say, show, table
+# from steel.plan.count import attention_widths
 #
+# show(draw_01.way_of_a_plan(), alt="From the model's shape two ways lead on. The upper one: work of a token, times tokens, divided by GPUs times peak and by the share of the peak that training reaches, gives days, times rent gives money. The lower one: parameters, times 16 bytes, divided by ranks, plus activations and logits, gives the bytes on a GPU.",
+#      caption="The way of a plan. All of it is arithmetic but one box, and that box decides whether a month is enough.")
+
+# %% [markdown]
 # ```{admonition} Predict
 # :class: predict
 # Steel has an embedding, a head of the same size, attention in 18 layers and six experts in each layer. It has
@@ -26,34 +51,7 @@
 # 2. How much of the arithmetic of one training token do the experts do?
 # 3. The run is said to take about 30 days on eight H800. Which share of the GPUs' peak is that?
 # ```
-
-# %%
-import dataclasses
-import time
-from datetime import date
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from steel.config import load, preset
-from steel.model import build
-from steel.plan import activation_bytes, count_parameters, flops_per_token
-from steel.plan import memory, mfu, plan, render
-from steel.plan import GIB, GPUS, RUNS, published
-
-cfg = preset()  # --preset cpu, laptop, gpu1, steel-1b, …
-steel = load("steel-1b").model
-
-# %% tags=["active-ipynb", "hide-input"]
-# from figures.style import FURNACE, INK, OKABE_ITO, SEMANTIC, SLATE, STEEL, answer, figure, heat, label_line, say, show, table
 #
-#
-# def key(ax, x, y, text, color):
-#     """A coloured square and its name, in data coordinates."""
-#     ax.plot(x, y, "s", color=color, markersize=6, clip_on=False)
-#     label_line(ax, x, y, text)
-
-# %% [markdown]
 # ## Count the weights
 #
 # ```{admonition} Napkin
@@ -86,29 +84,15 @@ print(f"{'total':10} {sum(by_hand.values()):>14,}")
 # where a tensor has a shape and a type but no memory. It takes no time, and a laptop can hold any model this way.
 
 # %%
-start = time.perf_counter()
 network = build(steel, device="meta")
 counted = sum(p.numel() for p in network.parameters())
 where = {p.device.type for p in network.parameters()}
-print(f"{counted:,} parameters on {where}, {time.perf_counter() - start:.1f} s")
+print(f"{counted:,} parameters on {where}")
 assert counted == sum(by_hand.values()) == count_parameters(steel)["total"]
 
 # %% tags=["active-ipynb", "hide-input"]
 # names = ["minillm-0.2b", "minillm-1.1b", "steel-1b", "steel-1b-causal", "hammer-1.4b"]
-# fig, ax = figure(2.6)
-# for row, name in enumerate(reversed(names)):
-#     count, left = count_parameters(load(name).model), 0.0
-#     parts = [count["embedding"] + count["lm_head"], count["attention"], count["experts"]]
-#     for width, color in zip(parts, (SEMANTIC["tokens"], SLATE, SEMANTIC["experts"])):
-#         ax.barh(row, width / 1e6, left=left / 1e6, color=color, height=0.68)
-#         ax.text((left + width / 2) / 1e6, row, f"{width / 1e6:.0f}", color="#fcfbf8", ha="center", va="center", fontsize=8)
-#         left += width
-#     label_line(ax, left / 1e6, row, f"{parts[0] / count['total']:.0%} vocabulary")
-# ax.set(yticks=range(5), yticklabels=list(reversed(names)), xlim=(0, 1650), ylim=(-0.5, 5), xlabel="parameters (millions)")
-# ax.grid(False)
-# for x, text, color in ((20, "vocabulary", SEMANTIC["tokens"]), (290, "attention", SLATE), (540, "experts or dense FFN", SEMANTIC["experts"])):
-#     key(ax, x, 4.85, text, color)
-# show(fig, alt="Stacked bars of the parameters of five models. Vocabulary is 30 % of MiniLLM 0.2B, 12 % of MiniLLM 1.1B, 48 % of Steel and 31 % of HammerLLM.",
+# show(draw_01.where_parameters_are(names), alt="Stacked bars of the parameters of five models. Vocabulary is 30 % of MiniLLM 0.2B, 12 % of MiniLLM 1.1B, 48 % of Steel and 31 % of HammerLLM.",
 #      caption="Where the parameters are. MiniLLM ties head and embedding, so its vocabulary counts once. Routers and norms are too thin to see.")
 # vocabulary = (by_hand["embedding"] + by_hand["lm_head"]) / counted
 # answer("1.1", f"Embedding and head together are **{vocabulary:.1%}** of the parameters.", round(100 * vocabulary, 1), unit="%")
@@ -169,24 +153,7 @@ for name, value in closed.by_component.items():
 # do), `executed_full` (the same without using the mask; most published figures), `six_n`, and `seed`, which we meet in a minute.
 
 # %% tags=["active-ipynb", "hide-input"]
-# fig, ax = figure(2.5)
-# work = {name: flops_per_token(steel, T, name) for name in ("executed_causal", "executed_full", "six_n", "seed")}
-# shades = {"lm_head": SEMANTIC["tokens"], "attention projections": SLATE, "attention scores": OKABE_ITO["sky"], "experts": SEMANTIC["experts"]}
-# for row, (name, flops) in enumerate(reversed(work.items())):
-#     parts = [(part, flops.by_component[part], "") for part in shades if part in flops.by_component] if "executed" in name else (
-#         [("lm_head", 6 * by_hand["lm_head"], ""), ("attention projections", 6 * by_hand["attention"], ""), ("experts", 6 * by_hand["experts"], "////"),
-#          ("lm_head", 6 * by_hand["embedding"], "////")] + [("attention scores", share * v, h) for k, v in flops.by_component.items() if "scores" in k for share, h in ((0.6, ""), (0.4, "////"))])
-#     left = 0.0
-#     for part, value, hatch in parts:
-#         ax.barh(row, value / 1e9, left=left, color="#fcfbf8" if hatch else shades[part], edgecolor=shades[part] if hatch else "none", hatch=hatch, height=0.66)
-#         left += value / 1e9
-#     label_line(ax, left, row, f"{flops.total / 1e9:.2f}", INK)
-# ax.set(yticks=range(4), yticklabels=list(reversed(work)), xlim=(0, 9), ylim=(-0.5, 4), xlabel="GFLOP per trained token (forward + backward)")
-# ax.grid(False)
-# for x, text, name in ((0.1, "head, embedding", "lm_head"), (2.1, "projections", "attention projections"), (3.6, "scores", "attention scores"),
-#                       (4.7, "experts, as if they met every token", "experts")):
-#     key(ax, x, 3.8, text, shades[name])
-# show(fig, alt="Bars of GFLOP per token: executed causal 3.42, executed full 3.82, six N 6.74, the seed's formula 8.06. In the last two, hatched parts for experts and embedding are work that is not done.",
+# show(draw_01.work_by_convention(steel, T), alt="Bars of GFLOP per token: executed causal 3.42, executed full 3.82, six N 6.74, the seed's formula 8.06. In the last two, hatched parts for experts and embedding are work that is not done.",
 #      caption="Four answers to one question. Hatched: work that a formula counts and no GPU does: the embedding, the experts, and two fifths of the seed's scores.")
 
 # %% [markdown]
@@ -220,43 +187,52 @@ for speed in (10_500, 15_000):
     print(f"{speed:>12,} {logged:>10.1%} {full:>15.1%} {causal:>17.1%}")
 
 # %% [markdown]
-# The first column gives the blog's 43 and 63 % back. Counted once, and without the table that nobody multiplies, the same two
+# The first column gives the blog's 43 and 63 % back, one cut and the other rounded. Counted once, and without the table that nobody multiplies, the same two
 # measurements are 34.9 and 49.8 %. A comment in the function owns up to an overestimate of about a tenth; on this model
-# it is a quarter. And look at what does *not* change: the ratio of the two rows is the ratio of their speeds in every column, +43 %. A
+# it is a quarter. And look at what does *not* change: the ratio of the two rows is the ratio of their speeds in every column, +43 %. (63 over 43 would be +47 %, which is how one notices that something was rounded.) A
 # convention moves the level and never the gain. That is why one can live with a wrong one for months.
+#
+# ## Which of these can be true?
+#
+# Now judge others. A report of a training run names parameters, tokens, days and GPUs. Three of the four are free; the fourth follows, up to a utilisation
+# that must lie between 0 and 1. Six reports of the same spring, as their sources give them:
 
 # %% tags=["active-ipynb", "hide-input"]
-# fig, ax = figure(3.3)
-# kinds = {"executed_causal": (STEEL, STEEL), "executed_full": (STEEL, "#fcfbf8"), "seed": (SLATE, SLATE)}
-# for row, run in enumerate(reversed(RUNS)):
-#     shares = {kind: 100 * mfu(run.model, run.sequence_length, run.tokens_per_second, run.gpu, kind) for kind in kinds}
-#     impossible = min(shares.values()) > 100
-#     ax.plot([min(shares.values()), max(shares.values())], [row, row], color=FURNACE if impossible else "#dcd9d1", linewidth=1.2, zorder=1)
-#     for kind, (edge, face) in kinds.items():
-#         ax.plot(shares[kind], row, "o", mec=FURNACE if impossible else edge, mfc=FURNACE if impossible and face == edge else face, ms=5, zorder=2)
-# ax.axvline(100, color=FURNACE, linewidth=1)
-# ax.text(103, 8.4, "peak of the chip", color=FURNACE, fontsize=8.5, va="center")
-# ax.text(203, 0.45, "not possible", color=FURNACE, fontsize=8.5, ha="center")
-# ax.text(31, 7.3, "causal, full", color=STEEL, fontsize=8.5, ha="center")
-# ax.text(70, 7.3, "seed's formula", color=SLATE, fontsize=8.5, ha="center")
-# ax.set(yticks=range(len(RUNS)), yticklabels=[f"{r.name}" for r in reversed(RUNS)], xlim=(0, 230), ylim=(-0.6, 8.9), xlabel="MFU (% of the bf16 peak)")
-# ax.grid(axis="x")
-# show(fig, alt="MFU of nine published runs in three conventions. Steel on H800 19 to 44 %, Table 2 33 to 63 %, TinyLlama 52 to 65 %; the one-day run of MiniLLM 1.1B lies above 200 %.",
+# table(["", "reported run", "parameters (B)", "tokens (B)", "days", "GPUs"],
+#       [[row, name, f"{n / 1e9:.2f}", f"{tokens / 1e9:,.4g}", f"{days:.3g}", f"{gpus} × {kind}"]
+#        for row, (name, n, tokens, days, gpus, kind) in enumerate(facts.REPORTED_RUNS, 1)], "llrrrl")
+
+# %% [markdown]
+# ```{admonition} Predict
+# :class: predict
+# One of the six cannot have happened as it is written. (An A100 or A800 has a peak of 312 TFLOP/s, an H800 of 989.5.)
+#
+# 1. Which row?
+# 2. How many per cent of its GPUs' peak would it have needed?
+# ```
+
+# %% tags=["active-ipynb", "hide-input"]
+# show(draw_01.utilisations(), alt="MFU of nine published runs in three conventions. Steel on H800 19 to 44 %, Table 2 33 to 63 %, TinyLlama 52 to 65 %; the one-day run of MiniLLM 1.1B lies above 200 %.",
 #      caption="Published speeds turned into utilisation. Each line spans one run: executed causal (filled), executed full (open), the seed's formula (grey).")
+# over = [100 * mfu(run.model, run.sequence_length, run.tokens_per_second, run.gpu) for run in RUNS if run.tokens]
+# suspect = next(row for row, run in enumerate(facts.REPORTED_RUNS, 1) if 6 * run[1] * run[2] > run[3] * 86_400 * run[4] * facts.PEAK[run[5]])
+# assert sum(share > 100 for share in over) == 1 and facts.REPORTED_RUNS[suspect - 1][0].startswith("MiniLLM 1.1B") and RUNS[-1].name.startswith("MiniLLM 1.1B")
+# answer("2.1", f"Row {suspect}: MiniLLM 1.1B, 64 billion tokens in one day on eight A800s.", suspect)
+# answer("2.2", f"**{max(over):.0f} %**, more than twice what the chips can do.", round(max(over)), unit="%")
+# tiny, hammer = (next(run for run in RUNS if run.name.startswith(name)) for name in ("Tiny", "Hammer"))
+# say(f"The formula was checked before it judged anybody: TinyLlama's README states 56 % for its {tiny.tokens_per_second:,.0f} tokens/s; "
+#     f"`executed_full` gives **{mfu(tiny.model, 2048, tiny.tokens_per_second, tiny.gpu, 'executed_full'):.1%}**. HammerLLM states no MFU; "
+#     f"its {hammer.tokens_per_second:,.0f} tokens/s are {mfu(hammer.model, 2048, hammer.tokens_per_second, hammer.gpu, 'executed_full'):.0%}.")
 
 # %% tags=["active-ipynb", "hide-input"]
-# tiny, hammer = (next(run for run in RUNS if run.name.startswith(name)) for name in ("Tiny", "Hammer"))
-# say(f"A check of the formula before it judges anybody: TinyLlama's README states 56 % for its {tiny.tokens_per_second:,.0f} tokens/s; "
-#     f"`executed_full` gives **{mfu(tiny.model, 2048, tiny.tokens_per_second, tiny.gpu, 'executed_full'):.1%}**. HammerLLM states no MFU; "
-#     f"its {hammer.tokens_per_second:,.0f} tokens/s are {mfu(hammer.model, 2048, hammer.tokens_per_second, hammer.gpu, 'executed_full'):.0%}. "
-#     f"And the question of chapter 00: sixty days on A100 mean **{mfu(steel, T, RUNS[1].tokens_per_second, 'A100-80G'):.0%}** of the peak "
+# month_share = mfu(steel, T, RUNS[0].tokens_per_second, RUNS[0].gpu)
+# answer("1.3", f"Thirty days on eight H800 mean **{month_share:.0%}** of their peak, if the masked half of the scores is not counted.", round(100 * month_share, 1), unit="%")
+# say(f"And the question of chapter 00: sixty days on A100 mean **{mfu(steel, T, RUNS[1].tokens_per_second, 'A100-80G'):.0%}** of the peak "
 #     f"(causal; {mfu(steel, T, RUNS[1].tokens_per_second, 'A100-80G', 'executed_full'):.0%} full), not 58 %: a good figure for a first training program, and half of what the napkin said.")
-# share = mfu(steel, T, RUNS[0].tokens_per_second, RUNS[0].gpu)
-# answer("1.3", f"Thirty days on eight H800 mean **{share:.0%}** of their peak, if the masked half of the scores is not counted.", round(100 * share, 1), unit="%")
 
 # %% [markdown]
 # Read the row of Steel on H800. The same month is 19 % of the peak, or 21, or 44: three honest-looking numbers with one
-# estimate behind them. And one row does not fit on the paper.
+# estimate behind them. And the row beyond the line:
 
 # %%
 day = RUNS[-1]
@@ -271,11 +247,12 @@ for run in RUNS[-3:-1]:
     share = mfu(run.model, run.sequence_length, run.tokens_per_second, run.gpu)
     print(f"{run.name}: {run.tokens_per_second:,.0f} tokens/s, {share:.1%}")
 
+
 # %% [markdown]
-# Chapter 00 caught this run with $6N$ already; with attention counted it is a little further over the line, and no convention brings it
-# back. The two smaller runs of the same table {cite:p}`minillm2024` agree with each other to half a per cent, so the table was made with
-# care and one cell of it is wrong. What fits into a day at a common utilisation is about 14 billion tokens, which is the size of that
-# project's smaller corpus. Perhaps that is what was trained. We do not know.
+# No convention brings it back; $6N$ alone puts it at 196 %. The two smaller runs of the same table {cite:p}`minillm2024` agree with each other to half a per cent, so the table was made with
+# care and one cell of it is wrong: fewer tokens, more days, or more machines. What fits into a day at a common utilisation is about 14 billion tokens, which is the size of that
+# project's smaller corpus. Perhaps that is what was trained. We do not know. A slip in a README is nothing to be
+# ashamed of; it is a reason to keep a utilisation within reach.
 #
 # ## Count the bytes
 #
@@ -288,49 +265,26 @@ for run in RUNS[-3:-1]:
 # layers, logits.
 # ```
 
-# %%
-settings = dict(micro_batch_size=8, sequence_length=2048)
-steps = {
-    "one GPU, nothing fused": dict(num_gpus=1, kernels="eager", head="eager"),
-    "norms, RoPE, gates fused": dict(num_gpus=1, kernels="fused", head="eager"),
-    "loss in chunks": dict(num_gpus=1, kernels="fused", head="chunked"),
-    "state over 8 GPUs": dict(num_gpus=8, kernels="fused", head="chunked"),
-}
-last = steps["state over 8 GPUs"]
-steps["blocks recomputed"] = last | dict(activation_checkpointing=True)
-
-# %%
-for name, step in steps.items():
-    used = memory(steel, **settings, **step)
-    used = {part: size / GIB for part, size in used.items()}
-    state = used["parameters"] + used["gradients"] + used["optimizer"]
-    print(f"{name:25} {used['total']:5.1f} GiB: state {state:4.1f}, "
-          f"activations {used['activations']:4.1f}, logits {used['logits']:4.1f}")
-
-
 # %% tags=["active-ipynb", "hide-input"]
-# fig, ax = figure(2.8)
-# groups = {"weights, gradients, moments": (STEEL, ("parameters", "gradients", "optimizer")), "activations": (SEMANTIC["memory"], ("activations",)),
-#           "logits": (FURNACE, ("logits",)), "copies in flight, CUDA": (SLATE, ("gathered", "runtime"))}
-# for column, step in enumerate(steps.values()):
-#     used, bottom = memory(steel, **settings, **step), 0.0
-#     for color, keys in groups.values():
-#         height = sum(used[part] for part in keys) / GIB
-#         ax.bar(column, height, bottom=bottom, color=color, width=0.62)
-#         bottom += height
-#     ax.text(column, bottom + 1, f"{bottom:.0f}", ha="center", fontsize=8.5)
-# ax.set(xticks=range(5), xticklabels=[name.replace(", ", ",\n").replace(" over", "\nover").replace(" in", "\nin").replace(" rec", "\nrec") for name in steps], ylim=(0, 70))
-# ax.set_title("GiB on one GPU, 8 sequences of 2,048 tokens, Steel")
-# for y, (name, (color, _)) in zip((66, 60, 54, 48), reversed(groups.items())):
-#     key(ax, 2.85, y, name, color)
-# ax.axhline(24, color=SLATE, linewidth=0.8, linestyle=(0, (4, 3)))
-# ax.text(4.45, 24.6, "an RTX 4090", color=SLATE, ha="right", fontsize=8)
-# sizes = [f"{memory(steel, **settings, **step)['total'] / GIB:.0f}" for step in steps.values()]
-# show(fig, alt=f"Memory of one GPU falls from {sizes[0]} to {', '.join(sizes[1:-1])} and {sizes[-1]} GiB as operators are fused, the loss is computed in chunks, state is sharded and blocks are recomputed.",
-#      caption="Estimated peak memory. The orange part, logits and their gradient, is the largest single thing at the start and no weight at all.")
-# first = {part: size / GIB for part, size in memory(steel, **settings, **steps["one GPU, nothing fused"]).items()}
-# answer("2", f"Logits {first['logits']:.0f} GiB, activations {first['activations']:.0f}, weights with gradients and moments "
-#        f"{first['parameters'] + first['gradients'] + first['optimizer']:.0f}.")
+# settings = dict(micro_batch_size=8, sequence_length=2048)
+# ways = {
+#     "one GPU, nothing fused": dict(num_gpus=1, kernels="eager", head="eager"),
+#     "norms, RoPE, gates fused": dict(num_gpus=1, kernels="fused", head="eager"),
+#     "loss in chunks": dict(num_gpus=1, kernels="fused", head="chunked"),
+#     "state over 8 GPUs": dict(num_gpus=8, kernels="fused", head="chunked"),
+#     "blocks recomputed": dict(num_gpus=8, kernels="fused", head="chunked", activation_checkpointing=True),
+# }
+# bytes_of = {name: memory(steel, **settings, **way) for name, way in ways.items()}
+# GiB = {name: {part: size / GIB for part, size in parts.items()} for name, parts in bytes_of.items()}
+# sizes = [f"{parts['total']:.0f}" for parts in GiB.values()]
+# show(draw_01.memory_columns(steel, ways, **settings), alt=f"Memory of one GPU falls from {sizes[0]} to {', '.join(sizes[1:-1])} and {sizes[-1]} GiB as operators are fused, the loss is computed in chunks, state is sharded and blocks are recomputed.",
+#      caption="Estimated peak memory, each change on top of the one before. Orange: logits, their log-softmax and its gradient in float32, 12 bytes for each token and vocabulary entry; "
+#              "in chunks 8 bytes, for 4,096 tokens at a time.")
+# before, last = GiB["one GPU, nothing fused"], GiB["blocks recomputed"]
+# answer("3", f"Logits {before['logits']:.0f} GiB, activations {before['activations']:.0f}, weights with gradients and moments "
+#        f"{before['parameters'] + before['gradients'] + before['optimizer']:.0f}.")
+# assert before["logits"] > before["activations"] > before["parameters"] + before["gradients"] + before["optimizer"]
+# assert last["logits"] == max(size for part, size in last.items() if part != "total")
 
 # %% [markdown]
 # The largest object in the run is not a weight. Sixteen thousand tokens times 152 thousand words, logits, their log-softmax and its gradient in
@@ -363,11 +317,7 @@ one, three = kept(shallow, tokens_BT)[1], kept(deep, tokens_BT)[1]
 print(f"bytes per token and layer: {(three - one) / 2 / 1024:,.0f} measured, "
       f"{activation_bytes(small, 256, 'fp32', 'eager'):,.0f} by the formula")
 
-
 # %% tags=["active-ipynb", "hide-input"]
-# from figures import facts
-# from steel.plan.count import attention_widths
-#
 # eager = memory(qwen, num_gpus=8, kernels="eager", head="eager", **settings)["total"]
 # tokens = 8 * T * qwen.num_hidden_layers
 # saves = {"loss": 4 * 8 * T * qwen.vocab_size,      # a fused loss keeps 8 bytes a logit, not 12: one copy less
@@ -390,37 +340,9 @@ print(f"bytes per token and layer: {(three - one) / 2 / 1024:,.0f} measured, "
 #
 # Everything is on the table: $\text{days} = \text{tokens} \times \text{FLOPs per token} \,/\, (\text{GPUs} \times \text{peak} \times
 # \text{MFU})$, and money is days times rent. Tokens, FLOPs, GPUs and peak we know exactly; the price you can ask for; the MFU has to be
-# assumed until it is measured. So measure. Here is what one core of this machine can do, and what it does with a small model.
-
-# %%
-def seconds(action, repeats=8):
-    """CPU seconds, best of some repeats: other programs only make it slower."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        action()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
-# %%
-threads = torch.get_num_threads()
-torch.set_num_threads(1)
-a, network = torch.randn(1024, 1024), build(small)
-core = 2 * 1024**3 / seconds(lambda: a @ a)  # FLOP/s of one core
-step = lambda: network(input_ids=tokens_BT).logits.sum().backward()
-speed = tokens_BT.numel() / seconds(step)
-torch.set_num_threads(threads)
-
-# %% tags=["active-ipynb", "hide-input"]
-# used = flops_per_token(small, 256).total * speed
-# years = 1_070_000 * 512 * 2048 * flops_per_token(steel, T).total / used / 86_400 / 365
-# say(f"One core multiplies matrices at {core / 1e9:,.0f} GFLOP/s here. Training the `cpu` preset it does {speed:,.0f} tokens/s, which is "
-#     f"{used / 1e9:,.0f} GFLOP/s, an MFU of {used / core:.0%}: small matrices, norms and memory take the rest, as they do on a GPU. "
-#     f"Steel's run would take this core {years:,.0f} years.")
-
-# %% [markdown]
-# Now the months. The README gives days, the repository gives dates {cite:p}`steelreadme2025`, and they need not agree.
+# assumed until it is measured.
+#
+# For Steel it can be read off the months. The README gives days, the repository gives dates {cite:p}`steelreadme2025`, and they need not agree.
 
 # %%
 month = (date(2024, 8, 18) - date(2024, 7, 18)).days
@@ -445,25 +367,6 @@ print(f"200,000 steps on A100 at that speed: {60 * 200 / 1070:.1f} days")
 # The H800 leg fits less well. The thirty days are the author's estimate for a whole run; the calendar shows its last 870,000 steps in
 # 31 days, a fifth slower. If those dates (chapter 00 doubts them) are what they seem, a plan made from the estimate would have ended a week late on a machine
 # that was lent for a month. Plans need a margin, and the first measured hour is worth more than any of them.
-
-# %% tags=["active-ipynb", "hide-input"]
-# import numpy as np
-#
-# fig, ax = figure(3.6)
-# x, y = np.linspace(5.5, 13, 76), np.linspace(-2.6, 1.2, 48)
-# days_XY = 10.0 ** (x[None] + y[:, None] + 9) / (GPUS["H800"].peak * 8 * GPUS["H800"].mfu * 86_400)
-# image = heat(fig, ax, np.log10(days_XY), unit="log10 of days on 8 × H800", origin="lower", extent=(5.5, 13, -2.6, 1.2), alpha=0.55)
-# lines = ax.contour(x, y, days_XY, levels=[1 / 1440, 1 / 24, 1, 30, 365], colors=[INK], linewidths=0.7)
-# ax.clabel(lines, fmt=dict(zip(lines.levels, ("1 minute", "1 hour", "1 day", "1 month", "1 year"))), fontsize=7.5)
-# for name, shift in (("laptop", 10), ("gpu1", 10), ("minillm-0.2b", -10), ("hammer-1.4b", 10), ("steel-1b", -10)):
-#     c = load(name)
-#     at = (np.log10(c.train.steps * c.train.batch_size * c.data.sequence_length), np.log10(flops_per_token(c.model, c.data.sequence_length).total / 1e9))
-#     ax.plot(*at, "o", color=INK)
-#     label_line(ax, *at, name, xytext=(0, shift), ha="center")
-# ax.set(xlabel="tokens", xticks=range(6, 14, 2), xticklabels=["1 M", "100 M", "10 B", "1 T"], yticks=[-2, -1, 0, 1], yticklabels=["0.01", "0.1", "1", "10"])
-# ax.set_title("GFLOP per token")
-# show(fig, alt="Map of training days over tokens and FLOPs per token, with contours from one minute to one year. Steel 1B lies near the one month contour, the laptop preset far below a minute.",
-#      caption="The cost surface: tokens to the right, work per token upwards, days on eight H800 as colour and contours. Points are the book's presets.")
 
 # %% tags=["active-ipynb", "hide-input"]
 # rows = []
@@ -546,7 +449,17 @@ print(render(plan(full, "H800", 8)))
 # **01.2 Calculate.** HammerLLM trains 16,000 tokens/s per GPU with a vocabulary of 105,789 entries, whose tokens hold 4.3143 bytes of its
 # test text. The same code with 32,000 entries reaches 24,000 tokens/s; Llama 2's tokenizer of that size holds 2.2755 bytes per token.
 # Which of the two reads more text per second? How much of the difference in tokens does the work per token explain?
-#
+
+# %% tags=["active-ipynb", "hide-cell"]
+# read = {"105,789 entries": 16_000 * 4.3143, "32,000 entries": 24_000 * 2.2755}  # bytes of text per second
+# work = {"105,789 entries": flops_per_token(published("hammer-1.4b").model, 2048).total,
+#         "32,000 entries": flops_per_token(published("tinyllama").model, 2048).total}
+# for entries in read:
+#     print(f"{entries}: {read[entries] / 1e3:.1f} kB/s of text, {work[entries] / 1e9:.2f} GFLOP per token")
+# (more_text, less_text), (more_work, less_work) = read.values(), work.values()
+# assert round(more_text / less_text, 2) == 1.26 and round(more_work / less_work, 2) == 1.13
+
+# %% [markdown]
 # ```{dropdown} Answer 01.2
 # 69.0 against 54.6 kB/s: the large vocabulary reads 26 % more text with a third fewer tokens. Work per token is 7.67 against 6.76 GFLOP, a factor
 # of 1.13 where 1.5 was seen. The rest is memory: the README notes a micro-batch of 20 sequences for the
@@ -557,8 +470,6 @@ print(render(plan(full, "H800", 8)))
 # biases, SwiGLU, grouped queries, two norms per layer and one at the end.
 
 # %% tags=["active-ipynb", "hide-cell"]
-# from figures.check import check
-#
 # def llama_parameters(width, ffn_width, layers, heads, kv_heads, vocabulary, tied):
 #     attention = 2 * width**2 + 2 * width * (width // heads) * kv_heads
 #     layer = attention + 3 * width * ffn_width + 2 * width
@@ -575,6 +486,7 @@ other = dataclasses.replace(steel, feed_forward="soft_moe_v1")  # all on every t
 more = flops_per_token(other, T).total / flops_per_token(steel, T).total
 extra = count_parameters(other)["total"] - counted
 print(f"soft_moe_v1: {extra:+,} parameters, {more:.2f} times the work")
+assert abs(extra) < counted / 1000 and more > 1.5
 
 # %% [markdown]
 # **01.5 Open, 5,760 GPU hours.** You are lent eight H800 for thirty days, once. Which preset do you train, on how many tokens, and what do
@@ -601,11 +513,8 @@ print(f"soft_moe_v1: {extra:+,} parameters, {more:.2f} times the work")
 # at the formula. Ratios of two MFUs survive any formula.
 # ```
 
-# %% tags=["active-ipynb", "hide-input"]
-# import resource
-#
-# say(f"**Badge.** {time.process_time():.0f} s of CPU time, imports included, and {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB on "
-#     f"{torch.get_num_threads()} threads, offline.")
+# %% tags=["active-ipynb", "timing"]
+# badge()
 
 # %%
 if __name__ == "__main__":

@@ -172,10 +172,10 @@ class Life:
 
     # -- training ----------------------------------------------------------------------------------
 
-    def pretrain(self) -> None:
-        """Pretraining on the shards."""
+    def pretrain(self, **given) -> None:
+        """Pretraining on the shards; what is `given` goes to `steel.train.pretrain`, in place of the prompts too."""
         folders = (self.run / name for name in ("shards", "pretrain", "tokenizer"))
-        pretrain.pretrain(self.cfg, *folders, prompts=self.prompts())
+        pretrain.pretrain(self.cfg, *folders, **({"prompts": self.prompts()} | given))
 
     def align(self, name: str) -> str | None:
         """One stage after pretraining, from the model of the newest stage before it."""
