@@ -195,7 +195,8 @@ for speed in (10_500, 15_000):
 # ## Which of these can be true?
 #
 # Now judge others. A report of a training run names parameters, tokens, days and GPUs. Three of the four are free; the fourth follows, up to a utilisation
-# that must lie between 0 and 1. Six reports of the same spring, as their sources give them:
+# that must lie between 0 and 1. Six reports of that year follow; HammerLLM's is a speed, written here
+# as one day of one GPU, and Steel's two are its author's estimates.
 
 # %% tags=["active-ipynb", "hide-input"]
 # table(["", "reported run", "parameters (B)", "tokens (B)", "days", "GPUs"],
