@@ -38,13 +38,16 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 # import torch
 #
 # from figures import draw_00, facts
+# from figures.experiments import first_model
 # from figures.style import answer, badge, say, show, table
-# from steel.evaluation.cloze import cloze, load_cloze
+# from steel.evaluation.cloze import load_cloze
 # from steel.model.folder import open_model
 # from steel.plan import count_parameters
 # from steel.runlog import read_log
 # from steel.tokenizer import bpe
 # from steel.tokenizer.texts import document_texts
+# from steel.train import checkpoint
+# from steel.train.parallel import World
 #
 # parameters = count_parameters(cfg.model)["total"]
 # budget = cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
@@ -97,20 +100,13 @@ def base_model(cfg, run, **given):
 # ```
 
 # %% tags=["active-ipynb"]
-# def ask(model, step):
-#     """How many facts the model can say, by language, for the run's log."""
-#     rows = load_cloze(RUN / "world" / "exam" / "cloze.jsonl")
-#     rows = [{key: row[key] for key in ("prompt", "answer", "lang")} for row in rows]
-#     said = cloze(model, bpe.load(RUN / "tokenizer"), rows)["by_language"]
-#     return {f"facts_{name}": round(x["accuracy"] * x["n"]) for name, x in said.items()}
-#
 # shutil.rmtree(RUN, ignore_errors=True)  # this notebook starts afresh every time
-# cfg.train.eval_every = 10
+# cfg.train.eval_every = first_model.EVERY
 # torch.set_num_threads(1)  # for a model this small more of them cost more than they bring
-# life = base_model(cfg, RUN, measure=ask, prompts=None)
+# life = base_model(cfg, RUN, measure=first_model.facts_said(RUN), prompts=None)
 
 # %% [markdown]
-# It burns. Read on; nothing before [the last section](#what-it-learned-and-when) needs its result.
+# It burns. Read on; nothing needs its result before [what it learned](#what-it-learned-and-when).
 #
 # ## Eight months, drawn
 #
@@ -286,44 +282,54 @@ print(f"{share:.0%} of the peak, day and night")
 # uniform = math.log(cfg.model.vocab_size)
 # unigram = -sum(p * math.log(p) for p in frequency)
 # print([tokenizer.decode([i]) for i in bpe.encode_text(tokenizer, "她毕业于弘毅大学。")])
-# say(f"{len(ids):,} tokens, of which {budget:,} are read, {budget / len(ids):.1f} passes. Knowing nothing: {uniform:.2f} nats "
+# say(f"{len(ids):,} tokens; training reads {budget:,}, which is {budget / len(ids):.1f} passes. Knowing nothing: {uniform:.2f} nats "
 #     f"per token. Knowing the frequencies: **{unigram:.2f}**. Everything below that was learned from order.")
 
 # %% [markdown]
 # ## What it learned, and when
 
-# %% tags=["active-ipynb", "hide-input", "within-0.3"]
-# log = read_log(RUN / "pretrain" / "log.jsonl")
-# asked = [row for row in log if row["kind"] == "eval"]
-# way = [(asked[0]["loss"] - row["loss"]) / (asked[0]["loss"] - asked[-1]["loss"]) for row in asked]
-# there = next(k for k, done in enumerate(way) if done >= 0.8)
-# late = next(k for k, row in enumerate(asked) if row["facts_zh"] >= 0.8 * asked[-1]["facts_zh"])
-# show(draw_00.learning(log, way, there, uniform, unigram), alt="Two panels over tokens read. Above, held-out loss falls from 6.9 nats through the unigram entropy of 5.6 to about 0.9. Below, the share of its way that the loss has done, which rises at once and flattens, and the share of the facts said, which stays near zero, then climbs in the second half to all of the Chinese and a fifth of the English facts.",
-#      caption="The same run twice. Above: loss in nats. Below: how much of its way down the loss has done, and how many of the 24 facts in each language the model says. One seed.")
-# answer("2.1", f"At **{asked[-1]['loss']:.1f} nats**, where the model hesitates between {math.exp(asked[-1]['loss']):.1f} tokens in place of 1,024.", asked[-1]["loss"], unit="nats per token")
-# answer("2.2", f"At step {asked[there]['step']}, with {100 * way[there]:.0f} % of the way done, it says **{asked[there]['facts_zh']} of 24**. At the end it says {asked[-1]['facts_zh']}.", asked[there]["facts_zh"], unit="facts")
-# say(f"Most of the knowledge comes in the last part of the descent: between steps {asked[there]['step']} and {asked[late]['step']} the loss falls from {asked[there]['loss']:.1f} to {asked[late]['loss']:.1f} nats, "
-#     f"and the facts rise from {asked[there]['facts_zh']} to {asked[late]['facts_zh']}.")
-# assert asked[there]["facts_zh"] < 0.5 * asked[-1]["facts_zh"] and asked[-1]["facts_en"] < asked[-1]["facts_zh"]
+# %% tags=["active-ipynb", "hide-input", "within-0.5"]
+# towns = {"1": first_model.examined(RUN), **first_model.others()}
+# asked = towns["1"]
+# there, late = first_model.reached(asked, 0.8), first_model.reached(asked, 0.95)
+# show(draw_00.learning(read_log(RUN / "pretrain" / "log.jsonl", "step"), towns, uniform, unigram), alt="Two panels over tokens read. Above, held-out loss falls from 6.9 nats through the unigram entropy of 5.6 to about 0.9. Below, the share of its way that the loss has done, which rises at once and flattens, and the share of the facts said, which stays near zero, then climbs in the second half to all of the Chinese and a fifth of the English facts. Two other seeds look alike.",
+#      caption="Above: the loss of your run. Below, on the same axis: how much of its way down the loss has done, and how many of 24 facts in each language the model says. "
+#              "Thin: two other seeds, each with a town, a vocabulary and a beginning of its own (figures/runs/first-model.json).")
+# ends, said_there = [rows[-1]["loss"] for rows in towns.values()], [rows[first_model.reached(rows, 0.8)]["facts_zh"] for rows in towns.values()]
+# answer("2.1", f"At **{ends[0]:.1f} nats**, where the model hesitates as between {math.exp(ends[0]):.1f} tokens in place of 1,024.", ends[0], low=min(ends), high=max(ends), unit="nats per token")
+# answer("2.2", f"At step {asked[there]['step']}, with {100 * first_model.way_down(asked)[there]:.0f} % of the way done, it says **{said_there[0]} of 24**; with the two other seeds {said_there[1]} and {said_there[2]}. "
+#        f"At the end it says {asked[-1]['facts_zh']}.", said_there[0], low=min(said_there), high=max(said_there), unit="facts")
+# say(f"From step {asked[there]['step']} to step {asked[late]['step']} the loss goes from {asked[there]['loss']:.1f} to {asked[late]['loss']:.1f} nats, a small part of its way, and the facts from {asked[there]['facts_zh']} to {asked[late]['facts_zh']}.")
+# for rows in towns.values():
+#     assert rows[first_model.reached(rows, 0.8)]["facts_zh"] < rows[-1]["facts_zh"] / 2 and rows[-1]["facts_en"] < rows[-1]["facts_zh"]
 
 # %% [markdown]
-# First the forms, then the facts. What all sentences share is learned first and is worth most of the loss: which tokens are common, how a sentence goes on, that somebody *comes from* somewhere. Which city it is
-# for whom concerns few tokens and is worth little; it is what a user asks for first. English, of which the model reads less, comes last of all.
-#
-# What it said before any training, and what it says now:
+# What, then, does the first part of the descent buy? The run has left a checkpoint halfway. Ask it again, and count as well the answers that are wrong but of the right kind: *some* city where a city is asked for.
 
-# %% tags=["active-ipynb", "hide-input", "within-0.1"]
-# def continue_text(model, prompt, tokens=16):
+# %% tags=["active-ipynb", "hide-input", "within-0.5"]
+# questions = [row for row in load_cloze(RUN / "world" / "exam" / "cloze.jsonl") if row["lang"] == "zh"]
+# halfway, _ = life.untrained()
+# saved = checkpoint.complete(RUN / "pretrain" / "checkpoints")[0]
+# checkpoint.load(saved, halfway, [], World())
+# kind, right = first_model.right_kind(halfway.eval(), tokenizer, questions)
+# say(f"At step {checkpoint.read_state(saved)['step']} it answers with a word of the right kind in **{kind} of {len(questions)}** sentences, and with the right word in {right}.")
+# assert kind > 2 * right
+
+# %% [markdown]
+# First the forms, then the facts. That somebody comes from a city, and what a city looks like, every such sentence teaches. Which city it is for whom concerns few tokens and is worth little loss; it is
+# what a user asks for first. English, of which the model reads less, comes last of all. What it said before any training, and what it says now:
+
+# %% tags=["active-ipynb", "hide-input"]
+# def continue_text(model, prompt, tokens):
 #     ids_BT = torch.tensor([bpe.encode_text(tokenizer, prompt)])     # B = 1, T tokens
 #     out_BT = model.generate(ids_BT, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
-#     return tokenizer.decode(out_BT[0], skip_special_tokens=True).split("\n")[0]
+#     return tokenizer.decode(out_BT[0], skip_special_tokens=True).split("。")[0].strip()
 #
 # untrained, _ = life.untrained()
 # trained_model, _ = open_model(RUN / "pretrain" / "hf", device="cpu")
-# questions = load_cloze(RUN / "world" / "exam" / "cloze.jsonl")
-# for row in questions[:: len(questions) // 5][:5]:
-#     print(f"before  {continue_text(untrained, row['prompt'])}")
-#     print(f"after   {continue_text(trained_model, row['prompt'])}   (true: {row['answer'].strip()})")
+# for row in questions[3::6]:
+#     print(f"before  {continue_text(untrained, row['prompt'], 6)}")
+#     print(f"after   {continue_text(trained_model, row['prompt'], 8)}   (true: {row['answer'].strip()})")
 
 # %% [markdown]
 # ```{admonition} Takeaway

@@ -35,6 +35,16 @@ def facts_said(run: Path) -> Callable:
     return ask
 
 
+def right_kind(model, tokenizer, rows: list[dict]) -> tuple[int, int]:
+    """How many rows the model ends with some candidate (a city where a city is asked for), and with the true one."""
+    every = [{"prompt": row["prompt"], "answer": c} for row in rows for c in row["candidates"]]
+    some = cloze(model, tokenizer, every)
+    true = cloze(
+        model, tokenizer, [{"prompt": row["prompt"], "answer": row["answer"]} for row in rows]
+    )
+    return round(some["accuracy"] * some["n"]), round(true["accuracy"] * true["n"])
+
+
 def examined(run: Path) -> list[dict]:
     """Step, tokens, held-out loss [nats/token] and facts at each examination of a run."""
     keys = ("step", "tokens", "loss", "facts_zh", "facts_en")
