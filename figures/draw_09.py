@@ -148,7 +148,7 @@ def chunked_loss(rows, tokens, whole_GB, chunks_GB):
                 84,
                 step - 1,
                 fc=face,
-                alpha=0.85 if here else 1,
+                alpha=0.4 if here else 1,
                 ec=FURNACE if here else SLATE,
                 **style,
             )

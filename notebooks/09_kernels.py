@@ -199,7 +199,7 @@ for name, (by_line, kernel) in moved.items():
 
 
 # %% [markdown]
-# The norm here takes the residual addition along: forward one number more to read and one to write, backward one to read. With the napkin's five that is eight, sixteen bytes. (*Gate* is the first gate of the double SwiGLU of chapter 08, *mixture*
+# The norm here takes every residual addition along: forward one number more to read and one to write, backward one to read. With the napkin's five that is eight, sixteen bytes. (*Gate* is the first gate of the double SwiGLU of chapter 08, *mixture*
 # the dispatch and combine of chapter 07.) The roofline {cite:p}`roofline2009` puts this on one page: operations per byte to the right, attainable speed upwards. Left of the edge an operation is as fast as
 # memory delivers, right of it as fast as the chip multiplies.
 
@@ -213,7 +213,7 @@ for name, (by_line, kernel) in moved.items():
 #             "flash attention": (4 * 1024 * D / (8 * D), (4, 9), "right")}
 # show(draw_09.roofline(BANDWIDTH, {k: v.peak for k, v in GPUS.items()}, {text: tuple(n / b for b in moved[name]) for text, (name, n) in work.items()}, standing),
 #      alt="Above, the rooflines of A100 and H100; projections, head and attention lie under the flat roof. Below, an arrow for each of five operations from hollow, line by line, to filled, one kernel: all move to the right and stay below five operations per byte, far from the edge at 295.",
-#      caption="A Steel step on the roofline. Hollow: line by line; filled: one kernel. Bytes by the meter, operations by the formulas.")
+#      caption="A Steel step on the roofline. Hollow: line by line; filled: one kernel. Bytes by the meter (of the chunked loss by its formula), operations by the formulas.")
 
 # %% [markdown]
 # Fusing does not change the work. It moves an operation to the right, up the slope, and all of them stay on it: these operations will never be fast, they can only be few. What remains to be won
@@ -312,7 +312,7 @@ for name, form in forms.items():
 # top = max(chunked.history)
 # assert top < peak / 5
 # history = [[n / 1e9 for n in meter.history] for meter in (full, chunked)]
-# show(draw_09.chunked_loss(rows, N, *history), alt="Above, a rectangle of 16,384 tokens by 151,936 words cut into five bands; only the third, filled, exists, and a window slides down. Below, memory alive: with all logits it climbs in steps to 30 GB, in chunks it rises and falls and stays near 5 GB.",
+# show(draw_09.chunked_loss(rows, N, *history), alt="Above, a rectangle of 16,384 tokens by 151,936 words cut into five bands; only the third, filled, exists, and a window slides down. Below, memory alive: with all logits it climbs in steps to 30 GB, in chunks it rises and falls and never passes 4.2 GB.",
 #      caption="Head and loss of one micro-batch. Below: counted on the meta device at full size.")
 # traffic = {some: -(-N // some) * 8 * V * D for some in (256, 1024, rows)}
 # say(f"At full size: {peak / 1e9:.1f} GB whole, **{top / 1e9:.1f} GB** in chunks of {rows:,} tokens. The price is traffic, since each chunk reads and writes the whole float32 sum of dW. An H100 would need for that, by estimate, "
@@ -439,7 +439,7 @@ print(f"together {ms / sum(fused.values()):23.2f} ×")
 # answer("1.1", f"by this estimate **{written['norm'] / ms:.0%}**. They do {2 * layers * D * 14 / executed:.2%} of the arithmetic.", round(100 * written["norm"] / ms), unit="%")
 # short = flops_per_token(steel, 2048, document_length=500).total
 # say(f"Products and attention alone take {products:.0f} ms, {at_peak / products:.0%} of the peak if nothing else existed. With everything it is {step:.0f} ms, about **{N / step:.0f} thousand tokens/s or {at_peak / step:.0%}**. "
-#     f"A utilisation of 60 % on this shape would leave {at_peak / 0.6 - products:.0f} ms for all orange and grey: do not believe it, from us or anybody. The widest lever left is grey: bfloat16 weights with a float32 master copy. "
+#     f"At these rates a utilisation of 60 % on this shape would leave {at_peak / 0.6 - products:.0f} ms for all orange and grey: do not believe it, from us or anybody. The widest lever left is probably grey: bfloat16 weights with a float32 master copy. "
 #     f"And mind the convention: where document masks cut rows into documents of 500 tokens, a count of whole rows shows {executed / short - 1:.1%} more than was done. The trainer counts what the masks leave.")
 
 # %% [markdown]
