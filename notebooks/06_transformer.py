@@ -398,8 +398,8 @@ def packed(model, tokens_BT, lengths=(9, 4, 27)):
 # %%
 def future(model, tokens_BT):
     """Largest derivative of the logits at t by an embedding behind t, over every third t."""
-    kept, keep = [], lambda module, given, out: kept.append(out.detach().requires_grad_()) or kept[0]
-    hook = model.embed_tokens.register_forward_hook(keep)
+    kept = []
+    hook = model.embed_tokens.register_forward_hook(lambda module, given, out: kept.append(out))
     logits_TV = model(tokens_BT[:1])[0]
     hook.remove()
     largest = 0.0
@@ -427,16 +427,16 @@ AGREEMENTS = {"cached = full": cached, "padded = alone": padded, "packed = separ
 # %% [markdown]
 # Differences of a few units in the last digit of fp64, for functions that share hardly any code path, and a column of exact zeros. The third row is a layer that chapter 07 builds: for something new there are no other tests.
 #
-# One number stands out. Given a mask and no positions, Qwen2 counts them from the start of the row, filling included, so the padded prompt stands eleven places further on than alone. RoPE sees only distances, so it is the same function; but the
-# cosines are rounded to fp32, and elsewhere on the clock they round differently. Told the right positions it agrees to the last digit.
+# One number stands out. Given a mask and no positions, Qwen2 counts them from the start of the row, filling included, so the padded prompt stands eleven places further on than alone. RoPE sees only distances, so it is the same function; but
+# angles are rounded to fp32, and elsewhere on the clock they round differently. Told the right positions it agrees to the last digit.
 #
 # ## Nine bugs
 #
-# None of them crashes. Each exchanges one function of this chapter.
+# None of them crashes. Each is a line or two.
 #
 # | | bug | the line that has it |
 # |---|---|---|
-# | **a** | looks one token ahead | `may_BTU \| may_BTU.roll(-1, dims=1)`: the rights of the next row |
+# | **a** | looks one token ahead | `may_BTU.roll(-1, dims=1)` is allowed too: the rights of the next row |
 # | **b** | looks at no other token | `may_BTU & (key_U == query_T1)` |
 # | **c** | cache restarts positions | `torch.arange(0, T)` for `torch.arange(past, past + T)` |
 # | **d** | documents see each other | the three lines with `document_BT` are missing |
@@ -534,21 +534,23 @@ AGREEMENTS = {"cached = full": cached, "padded = alone": padded, "packed = separ
 # answer("1.3", f"**{share:.0%}**. These rows hold {pieces:.1f} pieces of documents on average. Were all equally long, it would be 1 − 1/{pieces:.1f} = {1 - 1 / pieces:.0%}; a long one among them makes it less.", 100 * share, unit="%")
 #
 # def looks_across(seed):
-#     """Share of attention that goes to other documents in a decoder that has learned the batch without the rule."""
+#     """Share of attention that goes to other documents without the rule: at birth, and when the batch is known."""
+#     document_BT, shares = (batch.position_ids == 0).cumsum(1), []
+#     across_B1TT = (document_BT[:, :, None] != document_BT[:, None, :])[:, None]
 #     without = Decoder(steel_config(tiny))
 #     without.load_state_dict(build(tiny, seed=seed).model.state_dict())
 #     with exchanged({"look": neighbours}):
-#         by_heart(without)
-#         without(batch.input_ids, batch.position_ids)
-#     document_BT = (batch.position_ids == 0).cumsum(1)
-#     across_B1TT = (document_BT[:, :, None] != document_BT[:, None, :])[:, None]
-#     return sum((layer.self_attn.weight_BHTU * across_B1TT).sum(-1).mean().item() for layer in without.layers) / len(without.layers)
+#         for learn in (lambda model: None, by_heart):
+#             learn(without)
+#             without(batch.input_ids, batch.position_ids)
+#             shares.append(sum((layer.self_attn.weight_BHTU * across_B1TT).sum(-1).mean().item() for layer in without.layers) / len(without.layers))
+#     return shares
 #
-# strays = [looks_across(seed) for seed in range(3)]
-# say(f"In the batch above, {decoder.crossing(batch.position_ids):.0%} of the allowed pairs cross a boundary. Three decoders that learned it by heart without the rule spend {min(strays):.0%} to {max(strays):.0%} of their attention there.")
+# young, old = zip(*(looks_across(seed) for seed in range(3)))
+# say(f"And how much of it is looked at? Three decoders without the rule, on the batch above, gave other documents {min(young):.0%} to {max(young):.0%} of their attention at birth. When they knew the batch by heart it was {min(old):.0%} to {max(old):.0%}.")
 
 # %% [markdown]
-# Sixty steps on one batch say nothing about a long run, only that looking away has to be learned. Here the mask is on by default; `data.mask_documents=false` turns it off for comparison (exercise 06.5).
+# Sixty steps on one batch say nothing about a long run. Here the mask is on by default; `data.mask_documents=false` turns it off for comparison (exercise 06.5).
 #
 # One surprise. The positions restart with each document, and RoPE does not care: rotate everything by the same angle and no score changes. Restarting them is only how the model is *told* where
 # documents begin.
@@ -576,7 +578,7 @@ AGREEMENTS = {"cached = full": cached, "padded = alone": padded, "packed = separ
 # *Heads of 56 channels.* Steel took 32 heads from its template and divided 1,792 by it. Attention kernels are compiled for widths of 32, 64, 96, 128; a head of 56 runs as one of 64, an eighth of it zeros. Fourteen heads of 128 have the same
 # projections to the last weight, and that is what our own presets of this size use. (That they learn as well we have not measured.)
 #
-# *No sharing.* A key for every query makes the cache the largest of the table: 129 kB a token, a quarter of a gigabyte for a text of full length. Nor is it free in training, as the sentence under the table says. Whether fewer key heads
+# *No sharing.* A key for every query makes the cache the largest of the table, in our own shapes too: 129 kB a token, a quarter of a gigabyte for a text of full length. Nor is it free in training, as the sentence under the table says. Whether fewer key heads
 # would have cost quality has not been measured here.
 #
 # *Base one million.* Fine for long contexts, generous for a sequence of 2,048: exercise 06.2 counts the clock hands that never move.
