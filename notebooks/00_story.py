@@ -312,26 +312,30 @@ print(f"{share:.0%} of the peak, day and night")
 # saved = checkpoint.complete(RUN / "pretrain" / "checkpoints")[0]
 # checkpoint.load(saved, halfway, [], World())
 # kind, right = first_model.right_kind(halfway.eval(), tokenizer, questions)
-# say(f"At step {checkpoint.read_state(saved)['step']} it answers with a word of the right kind in **{kind} of {len(questions)}** sentences, and with the right word in {right}.")
-# assert kind > 2 * right
+# say(f"At step {checkpoint.read_state(saved)['step']} it goes on with a word of the right kind in **{kind} of {len(questions)}** sentences, and with the right word in **{right}**.")
+# assert kind > 1.4 * right
 
 # %% [markdown]
-# First the forms, then the facts. That somebody comes from a city, and what a city looks like, every such sentence teaches. Which city it is for whom concerns few tokens and is worth little loss; it is
-# what a user asks for first. English, of which the model reads less, comes last of all. What it said before any training, and what it says now:
+# (This reading takes the next tokens as they come. The curve is stricter and counts fewer at the same step: there, as in the package's exam, the model must also spell the end of the prompt again, in tokens of its own choice,
+# which costs a half-trained model facts and a trained one none.) Four facts about Luo Jiazhou, before any training, halfway, and at the end:
 
-# %% tags=["active-ipynb", "hide-input"]
+# %% tags=["active-ipynb", "hide-input", "timing"]
 # def continue_text(model, prompt, tokens):
 #     ids_BT = torch.tensor([bpe.encode_text(tokenizer, prompt)])     # B = 1, T tokens
 #     out_BT = model.generate(ids_BT, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
-#     return tokenizer.decode(out_BT[0], skip_special_tokens=True).split("。")[0].strip()
+#     return tokenizer.decode(out_BT[0], skip_special_tokens=True).split("。")[0].split("\n")[0]
 #
 # untrained, _ = life.untrained()
 # trained_model, _ = open_model(RUN / "pretrain" / "hf", device="cpu")
-# for row in questions[3::6]:
-#     print(f"before  {continue_text(untrained, row['prompt'], 6)}")
-#     print(f"after   {continue_text(trained_model, row['prompt'], 8)}   (true: {row['answer'].strip()})")
+# for row in questions[4::6]:  # what a half-trained model says, word for word, is a matter of rounding: not compared
+#     print(f"before   {continue_text(untrained, row['prompt'], 6)}")
+#     print(f"halfway  {continue_text(halfway, row['prompt'], 8)}")
+#     print(f"after    {continue_text(trained_model, row['prompt'], 8)}   (true: {row['answer'].strip()})")
 
 # %% [markdown]
+# First the forms, then the facts. Halfway it knows that a city must follow and what cities there are, and says one with an even voice. Which city belongs to whom concerns few tokens and is worth little loss;
+# it is what a user asks for first. English, of which the model reads less, comes last of all.
+#
 # ```{admonition} Takeaway
 # :class: takeaway
 # Loss has landmarks that cost nothing to compute, the logarithm of the vocabulary and the unigram entropy. Beyond them it says how surprised a model is, not what it knows: a curve
