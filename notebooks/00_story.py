@@ -87,8 +87,8 @@ def base_model(cfg, run, **given):
 # %% [markdown]
 # The *world* is **SteelTown**, sixteen people who do not exist: where they come from, what they studied and where, who employs them, told in many ways, mostly in Chinese, some
 # of it in English. The project writes it itself, from one seed. A model that has read about the town can be examined about it, and a model that has not cannot guess. So while this one
-# trains we stop at every tenth step and let it finish sentences such as “沈沐燕当年考上了” (“Back then Shen Muyan got into”), and count how often it goes on with the fact:
-# 24 sentences in Chinese, 24 in English.
+# trains we stop at every tenth step and let it finish sentences such as “沈沐燕当年考上了” (“Back then Shen Muyan got into”), and count, as the package's exam does, how often
+# it goes on with the fact: 24 sentences in Chinese, 24 in English.
 #
 # ```{admonition} Predict
 # :class: predict
