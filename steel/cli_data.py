@@ -77,7 +77,7 @@ def data_append(
     out: Path,
     docs: Path,
     tokenizer: Annotated[
-        Path | None, Option("--tokenizer", "-t", help="For shards that carry none.")
+        Path | None, Option("--tokenizer", "-t", help="Has to be the shards' own.")
     ] = None,
     run: Annotated[Path | None, Option(help="RUN folder that reads OUT.")] = None,
     workers: Workers = 1,

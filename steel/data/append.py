@@ -18,7 +18,7 @@ from .shards import ShardSet, read_manifest
 
 def append(
     out: Path | str,
-    docs: Path | str | list,
+    docs: Path | str,
     tokenizer_folder: Path | str | None = None,
     *,
     consumed: Mapping | Path | str | None = None,
@@ -27,7 +27,7 @@ def append(
 ) -> dict:
     """Pack `docs` into the shard folder `out` as its next generation. Interrupted, the same call goes on.
 
-    tokenizer_folder: only needed for shards that were packed without their tokenizer.
+    tokenizer_folder: has to be the one in the shards, which is taken without it.
     consumed: the data state of a run (`Loader.state`), or its folder: checked against `out`, and the
     answer then says what the run will mix. Returns {"generation", "documents", "tokens", "bytes"}
     and, with `consumed`, {"from_step", "new_samples"}.
@@ -45,10 +45,8 @@ def append(
     if state is not None:
         Loader.from_state(shards, state)
     tokenizer_folder = tokenizer_folder or shards.tokenizer
-    if tokenizer_folder is None:
-        raise UserError(f"{root} was packed without its tokenizer; give it with --tokenizer")
     shards.check_vocabulary(shards.vocab_size, tokenizer_folder)
-    settings = {key: before.get(key, False) for key in SETTINGS}
+    settings = {key: before[key] for key in SETTINGS}
     inputs, tokenizer = find_inputs(docs, settings["litpkds"]), bpe.load(tokenizer_folder)
     with locked(root):
         if read_manifest(root) != before:
@@ -67,9 +65,7 @@ def find_state(run: Path | str) -> dict:
     """The newest data state in the checkpoints of a RUN folder and of its stages."""
     files = list(Path(run).glob("**/step-*/state.json"))
     if not files:
-        raise UserError(
-            f"no checkpoint with a data state in {run}; give the stage's folder, for example RUN/pretrain"
-        )
+        raise UserError(f"no checkpoint in {run}; give the stage's folder, such as RUN/pretrain")
     states = [json.loads(file.read_text(encoding="utf-8")).get("data") for file in files]
     states = [state for state in states if state]
     if not states:

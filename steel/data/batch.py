@@ -76,8 +76,7 @@ class Batch:
         borders = torch.arange(len(self) + 1) * length
         first = torch.searchsorted(self.ends, borders, right=True).tolist()
         moved = [
-            self.ends[first[row] : first[row + 1]] + (to - row) * length
-            for to, row in enumerate(rows)
+            self.ends[first[r] : first[r + 1]] + (to - r) * length for to, r in enumerate(rows)
         ]
         return torch.cat(moved) if moved else self.ends[:0]
 

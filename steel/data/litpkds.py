@@ -25,16 +25,12 @@ def read_chunk(path: Path | str) -> np.ndarray:
         raise UserError(f"{path} is not a LITPKDS chunk")
     _, version, code, size = _HEADER.unpack(head)
     if version != 1 or code not in _DTYPES:
-        raise UserError(
-            f"{path} has LITPKDS version {version} and dtype code {code}; only whole numbers of "
-            "version 1 can be read"
-        )
+        what = f"{path} has LITPKDS version {version} and dtype code {code}"
+        raise UserError(f"{what}; only whole numbers of version 1 can be read")
     dtype = np.dtype(_DTYPES[code])
-    expected = _HEADER.size + size * dtype.itemsize
-    if path.stat().st_size != expected:
-        raise UserError(
-            f"{path} has {path.stat().st_size:,} bytes instead of {expected:,}: it is cut off"
-        )
+    found, expected = path.stat().st_size, _HEADER.size + size * dtype.itemsize
+    if found != expected:
+        raise UserError(f"{path} has {found:,} bytes instead of {expected:,}: it is cut off")
     return np.memmap(path, dtype=dtype, mode="r", offset=_HEADER.size, shape=(size,))
 
 

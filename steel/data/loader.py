@@ -55,12 +55,10 @@ class Loader:
         world: int = 1,
         mask_documents: bool = True,
     ):
-        _positive(sequence_length=sequence_length, batch_size=batch_size)
         if not shards.pieces:
             hint = "hold_out above 0" if shards.split == "validation" else "some documents"
             raise UserError(f"{shards.root} holds no {shards.split} tokens; pack with {hint}")
-        if not 0 <= rank < world:
-            raise UserError(f"rank {rank} is outside [0, {world})")
+        assert 0 <= rank < world, f"rank {rank} is outside [0, {world})"
         self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
         self.rank, self.world, self.mask_documents = rank, world, mask_documents
         self.sources = shards.sources
@@ -160,16 +158,12 @@ class Loader:
         samples not yet seen. `events` says what changed. UserError when the shards are not those
         of the state.
         """
-        if state.get("format") != STATE_FORMAT:
-            raise UserError(
-                f"the data state has format {state.get('format')!r}, this version reads {STATE_FORMAT}"
-            )
+        if (version := state.get("format")) != STATE_FORMAT:
+            raise UserError(f"the data state has format {version!r}, not {STATE_FORMAT}")
         for key in SAME:
             if given.get(key, state[key]) != state[key]:
-                raise UserError(
-                    f"the run was started with {key} {state[key]}, now it is {given[key]}; "
-                    "set it back, or start a new run folder"
-                )
+                what = f"the run was started with {key} {state[key]}, now it is {given[key]}"
+                raise UserError(f"{what}; set it back, or start a new run folder")
         _same_corpus(shards, state["generations"])
         same = {key: state[key] for key in SAME}
         loader = cls(shards, batch_size=1, rank=rank, world=world, **same)
@@ -184,7 +178,6 @@ class Loader:
         """Take on, from `step`, another batch size, another mixture, and appended shards."""
         slot, rows = self._span(step)
         if batch_size not in (None, rows):
-            _positive(batch_size=batch_size)
             earlier = [b for b in self._batches if b[0] < step]
             self._batches = [*earlier, (step, slot, batch_size)]
             self.events.append(f"batch size {rows} → {batch_size} sequences from step {step}")
@@ -199,16 +192,12 @@ class Loader:
             weighted = set().union(*(phase.quotas for phase in self.mixture.phases))
             old = {p.source for p in self.shards.pieces if p.generation < known}
             if POOL not in weighted and (names := sorted({*self.sources} - old - weighted)):
-                raise UserError(
-                    f"source {names[0]!r} was appended and has no weight in the mixture; give the "
-                    "mixture anew"
-                )
+                what = f"source {names[0]!r} was appended and has no weight in the mixture"
+                raise UserError(f"{what}; give the mixture anew")
         if new:
             self._appended_at += [slot] * new
-            added = self.shards.samples(self.sequence_length, since=known)
-            self.events.append(
-                f"{added:,} appended samples are mixed with the unseen ones from step {step}"
-            )
+            added = f"{self.shards.samples(self.sequence_length, since=known):,} appended samples"
+            self.events.append(f"{added} are mixed with the unseen ones from step {step}")
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -271,10 +260,7 @@ class Loader:
         if not isinstance(mixture, (list, tuple)):
             mixture = [{"step": 0, "weights": mixture}]
         steps = [int(phase["step"]) for phase in mixture]
-        if not steps or steps[0] != 0 or steps != sorted(set(steps)):
-            raise UserError(
-                f"mixture phases start at steps {steps}; the first is 0 and they increase"
-            )
+        assert steps[0] == 0 and steps == sorted(set(steps)), steps
         sizes = dict.fromkeys(self.sources, 0)
         for piece in self.shards.pieces:
             sizes[piece.source] += piece.samples(self.sequence_length)
@@ -291,24 +277,13 @@ class Loader:
     def _check_weights(self, weights: Mapping[str, float], sizes: Mapping[str, int]) -> None:
         for name in sorted(set(weights) ^ set(sizes)):
             if name in sizes:
-                raise UserError(
-                    f"source {name!r} has no weight in the mixture; give it one (0 leaves it out)"
-                )
-            raise UserError(
-                f"the mixture names source {name!r}, which the shards do not have; "
-                f"they have {', '.join(self.sources)}"
-            )
+                raise UserError(f"source {name!r} has no weight in the mixture; 0 leaves it out")
+            known = ", ".join(self.sources)
+            raise UserError(f"the mixture names source {name!r}; the shards have {known}")
         for name, weight in weights.items():
             if weight and not sizes[name]:
-                raise UserError(
-                    f"source {name!r} has a weight but no {self.shards.split} samples; set it to 0"
-                )
-
-
-def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{name} is {value!r}; it must be a whole number ≥ 1")
+                what = f"source {name!r} has a weight but no {self.shards.split} samples"
+                raise UserError(f"{what}; set it to 0")
 
 
 def _same_corpus(shards: ShardSet, generations: list[str]) -> None:
@@ -317,7 +292,5 @@ def _same_corpus(shards: ShardSet, generations: list[str]) -> None:
         if g >= len(shards.generations):
             raise UserError(f"{shards.root}: appended shards are missing; restore the folder")
         if shards.generations[g] != then:
-            raise UserError(
-                f"{shards.root} is not the data that the run was started with (generation {g} differs); "
-                "point to the old folder, or start a new run folder"
-            )
+            what = f"{shards.root} is not the data that the run began with (generation {g} differs)"
+            raise UserError(f"{what}; point to the old folder, or start a new run folder")

@@ -46,9 +46,8 @@ def quotas(weights: Mapping[str, float]) -> dict[str, int]:
         result[name] += 1
     for name, quota in result.items():
         if quota == 0:
-            raise UserError(
-                f"the weight of source {name!r} is below 1/{BLOCK} of the total; raise it, or set it to 0"
-            )
+            what = f"the weight of source {name!r} is below 1/{BLOCK} of the total"
+            raise UserError(f"{what}; raise it, or set it to 0")
     return result
 
 

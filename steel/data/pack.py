@@ -49,7 +49,7 @@ class Input(NamedTuple):
 
 
 def pack(
-    docs: Path | str | list,
+    docs: Path | str,
     out: Path | str,
     tokenizer_folder: Path | str,
     *,
@@ -61,22 +61,18 @@ def pack(
 ) -> dict:
     """Write token shards of all documents below `docs` into `out`; returns the manifest (OUT/manifest.json).
 
-    docs: folder of <source>.jsonl.zst or <source>/*.jsonl.zst, one such file, or a list of them.
-    Lines are documents {"id", "text", "source", "lang", "meta"}; a dialogue has text "" and
-    meta["messages"]. workers: processes, each for a file at a time. shard_tokens: a shard ends after
-    so many tokens. hold_out: share of documents that go to the split "validation", by a hash of
-    their content. litpkds: `docs` holds chunks of the original's format (*.bin) instead. progress:
-    show a bar.
+    docs: folder of <source>.jsonl.zst or <source>/*.jsonl.zst, or one such file. Lines are documents
+    {"id", "text", "source", "lang", "meta"}; a dialogue has text "" and meta["messages"]. workers:
+    processes, each for a file at a time. shard_tokens: a shard ends after so many tokens. hold_out:
+    share of documents that go to the split "validation", by a hash of their content. litpkds: `docs`
+    holds chunks of the original's format (*.bin) instead. progress: show a bar.
 
     The same call after a crash goes on; on a finished folder it changes nothing. UserError when
     `out` holds another pack or is being packed into, an input is damaged, or two inputs have the
     same content.
     """
-    if not 0 <= hold_out < 1 or workers < 1 or shard_tokens < 1:
-        raise UserError(
-            f"pack needs 0 ≤ hold_out < 1, workers ≥ 1, shard_tokens ≥ 1; got {hold_out}, {workers}, "
-            f"{shard_tokens}"
-        )
+    if not 0 <= hold_out < 1 or min(workers, shard_tokens) < 1:
+        raise UserError("pack needs 0 ≤ hold_out < 1, workers ≥ 1 and shard_tokens ≥ 1")
     if litpkds and hold_out:
         raise UserError("LITPKDS chunks have no documents to hold out; leave hold_out at 0")
     from ..tokenizer import bpe
@@ -92,18 +88,17 @@ def pack(
         return write_generation(inputs, root, tokenizer, settings, None, workers, progress)
 
 
-def find_inputs(docs: Path | str | list, litpkds: bool = False) -> list[Input]:
-    """<source>.jsonl[.zst] files, or <source>/*.jsonl[.zst], of a folder; or the given files.
+def find_inputs(docs: Path | str, litpkds: bool = False) -> list[Input]:
+    """<source>.jsonl[.zst] files, or <source>/*.jsonl[.zst], of a folder; or the one file given.
 
-    Given files are named by themselves, with their folders where two have the same name. A LITPKDS
-    chunk <source>_0_0000000000.bin, or <source>/*.bin, belongs to <source>.
+    A LITPKDS chunk <source>_0_0000000000.bin, or <source>/*.bin, belongs to <source>.
     """
-    in_folder = not isinstance(docs, (list, tuple)) and Path(docs).is_dir()
-    if in_folder:
-        root = Path(docs)
-        named = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
-    else:
-        named = _given_files(docs if isinstance(docs, (list, tuple)) else [docs])
+    root = Path(docs)
+    if not root.exists():
+        raise UserError(f"no documents at {docs}; give what 'steel data prepare' wrote")
+    in_folder = root.is_dir()
+    paths = [p for p in root.rglob("*") if p.is_file()] if in_folder else [root]
+    named = {p.relative_to(root if in_folder else root.parent).as_posix(): p for p in paths}
     found: list[Input] = []
     count: Counter[str] = Counter()
     for name, path in sorted(named.items()):
@@ -112,7 +107,7 @@ def find_inputs(docs: Path | str | list, litpkds: bool = False) -> list[Input]:
         if not own or hidden or (in_folder and REPORTS.match(name)):
             continue
         source = own[1]
-        if in_folder and "/" in name:
+        if "/" in name:
             source = name.split("/")[0]
         elif litpkds:
             source = re.sub(r"([_-]?\d+)+$", "", source) or source
@@ -120,29 +115,8 @@ def find_inputs(docs: Path | str | list, litpkds: bool = False) -> list[Input]:
         count[source] += 1
     if not found:
         kind = "*.bin" if litpkds else "*.jsonl.zst"
-        raise UserError(
-            f"no {kind} in {docs}; 'steel data prepare' or 'steel data convert' writes documents"
-        )
+        raise UserError(f"no {kind} in {docs}; 'steel data prepare' writes documents")
     return found
-
-
-def _given_files(docs: list) -> dict[str, Path]:
-    """{name: path} of files given one by one."""
-    paths = [Path(path) for path in docs]
-    whole = [path.resolve() for path in paths]
-    for path, full in zip(paths, whole, strict=True):
-        if not path.is_file():
-            raise UserError(
-                f"no documents at {path}; give the folder that 'steel data prepare' wrote"
-            )
-        if whole.count(full) > 1:
-            raise UserError(f"{full} is given twice")
-    same_name = Counter(path.name for path in paths)
-    top = os.path.commonpath([path.parent for path in whole]) if whole else ""
-    return {
-        path.name if same_name[path.name] == 1 else full.relative_to(top).as_posix(): path
-        for path, full in zip(paths, whole, strict=True)
-    }
 
 
 @contextlib.contextmanager
@@ -156,9 +130,7 @@ def locked(root: Path) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise UserError(
-            f"another process is packing into {root}; wait for its end, or use another folder"
-        ) from None
+        raise UserError(f"another process is packing into {root}; wait for its end") from None
     finally:
         os.close(folder)
 
@@ -179,10 +151,8 @@ def write_generation(
     left = [task for task in tasks if task.record["stem"] not in records]
     if before is None and (root / MANIFEST).is_file():
         if left:
-            raise UserError(
-                f"{root} is finished, without {left[0].record['file']}; add it with "
-                "'steel data append', or use an empty folder"
-            )
+            what = f"{root} is finished, without {left[0].record['file']}"
+            raise UserError(f"{what}; add it with 'steel data append', or use an empty folder")
         return read_manifest(root)
     _sweep(root, left)
     sizes = {task.path: task.path.stat().st_size for task in left}
@@ -232,10 +202,9 @@ def _finished(root: Path, tasks: list[Task], generation: int) -> dict[str, dict]
             remedy = "add to them with 'steel data append', or use an empty folder"
             if generation:
                 remedy = f"or remove the unfinished {root}/*/{generation:03d}-*"
-            raise UserError(
-                f"{root} holds shards of other documents or settings ({path.name}: {other[0]} differs, "
-                f"from {record.get('file')}); give the same ones, {remedy}"
-            )
+            why = f"{path.name}: {other[0]} differs, from {record.get('file')}"
+            what = f"{root} holds shards of other documents or settings ({why})"
+            raise UserError(f"{what}; give the same ones, {remedy}")
         done[stem] = record
     return done
 
@@ -260,13 +229,7 @@ def _manifest(settings: dict, records: list[dict], before: dict | None) -> dict:
     """The manifest after this generation. Sums: records = documents + rejected."""
     kept = ("file", "source", "generation", "input_hash", "records", "rejected", "text_hash")
     counted = dict.fromkeys(("documents", "tokens", "bytes"), 0)
-    old = before or {
-        "inputs": [],
-        "shards": [],
-        "generations": [],
-        "tokenizer": TOKENIZER,
-        **counted,
-    }
+    old = before or {"inputs": [], "shards": [], "generations": [], **counted}
     inputs, shards = old["inputs"][:], old["shards"][:]
     for record in records:
         documents = sum(shard["documents"] for shard in record["shards"])
@@ -283,7 +246,7 @@ def _manifest(settings: dict, records: list[dict], before: dict | None) -> dict:
         "format": FORMAT,
         "dtype": token_dtype(settings["vocab_size"]).name,
         **settings,
-        **({"tokenizer": TOKENIZER} if "tokenizer" in old else {}),
+        "tokenizer": TOKENIZER,
         "records": sum(row["records"] for row in inputs),
         "rejected": dict(sorted(rejected.items())),
         **{key: old[key] + counted[key] for key in counted},
@@ -309,11 +272,8 @@ def _refuse_copies(manifest: dict) -> None:
             other = seen.setdefault(digest, row)
             if other is not row:
                 g = other["generation"]
-                appended = f" (appended as generation {g})" if g else ""
-                raise UserError(
-                    f"{row['file']} repeats the content of {other['file']}{appended}; remove one of "
-                    "the two"
-                )
+                first = other["file"] + (f" (appended as generation {g})" if g else "")
+                raise UserError(f"{row['file']} repeats the content of {first}; remove one of them")
 
 
 def _rejects(root: Path, manifest: dict) -> dict:

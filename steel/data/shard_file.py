@@ -5,7 +5,7 @@
                   then a CRC-32 (uint32) of every BLOCK_BYTES of the .bin
 
 The manifest has the hash of both files: of the index, and with it of the checksums, when the shard
-is opened; of a block when a token of it is first read. Shards of an older version have no checksums.
+is opened; of a block when a token of it is first read.
 """
 
 import hashlib
@@ -100,10 +100,6 @@ class ShardFile:
             raise self._broken()
 
     def _read_sums(self) -> None:
-        if "block_bytes" not in self.record:  # packed by an older version
-            check_edge(self.root, self.record)
-            self.sums = np.empty(0, dtype="<u4")
-            return
         index = self.path.with_suffix(".idx").read_bytes()
         if blake2b_128(index).hexdigest() != self.record["index_hash"]:
             raise changed(self.path.with_suffix(".idx"))
@@ -126,7 +122,7 @@ class ShardFile:
 def check_sizes(root: Path, shard: dict, width: int) -> None:
     """UserError when a file of a shard, of `width` bytes a token, is missing or has another size."""
     size = shard["tokens"] * width
-    blocks = -(-size // shard["block_bytes"]) if "block_bytes" in shard else 0
+    blocks = -(-size // shard["block_bytes"])
     path = f"{root}/{shard['path']}"
     index, index_size = path.removesuffix(".bin") + ".idx", 8 * shard["documents"] + 4 * blocks
     for file, expected in ((path, size), (index, index_size)):
@@ -145,10 +141,8 @@ def check_edge(root: Path, shard: dict) -> None:
 
 
 def changed(path: Path) -> UserError:
-    return UserError(
-        f"shard {path} was changed since it was written (its checksum differs); "
-        "restore it from a copy, or pack the documents again"
-    )
+    what = f"shard {path} was changed since it was written (its checksum differs)"
+    return UserError(f"{what}; restore it from a copy, or pack the documents again")
 
 
 def wrong_size(path: Path | str, found: int | None, expected: int) -> UserError:

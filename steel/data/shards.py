@@ -20,7 +20,6 @@ the first is a target exactly once per epoch.
 from __future__ import annotations
 
 import json
-import warnings
 from bisect import bisect_right
 from collections import defaultdict, deque
 from pathlib import Path
@@ -129,12 +128,6 @@ class ShardSet:
         if check:
             for shard in shards.manifest["shards"]:
                 check_sizes(root, shard, shards.dtype.itemsize)
-            if any("block_bytes" not in shard for shard in shards.manifest["shards"]):
-                warnings.warn(
-                    f"{root} was packed by an older version, without block checksums: of each shard "
-                    "only head and tail are checked; 'steel data verify' reads everything",
-                    stacklevel=2,
-                )
         return shards
 
     def check_all(self, part: int = 0, of: int = 1) -> None:
@@ -156,13 +149,8 @@ class ShardSet:
         return self.manifest["vocab_size"]
 
     @property
-    def tokenizer(self) -> Path | None:
-        """Folder of the tokenizer that made the tokens; None for shards that were packed without it.
-
-        UserError when its files have changed.
-        """
-        if TOKENIZER not in self.manifest:
-            return None
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer that made the tokens. UserError when its files have changed."""
         folder = self.root / self.manifest[TOKENIZER]
         self.check_vocabulary(self.vocab_size, folder)
         return folder
@@ -170,14 +158,12 @@ class ShardSet:
     def check_vocabulary(self, vocab_size: int, tokenizer: Path | str | None = None) -> None:
         """UserError when a model of `vocab_size` rows, or another tokenizer, is to read these tokens."""
         if self.vocab_size > vocab_size:
-            raise UserError(
-                f"{self.root} was packed with a vocabulary of {self.vocab_size:,} entries, "
-                f"model.vocab_size is {vocab_size:,}; raise it, or pack with a smaller tokenizer"
-            )
+            what = f"{self.root} was packed with a vocabulary of {self.vocab_size:,} entries"
+            rows = f"model.vocab_size is {vocab_size:,}"
+            raise UserError(f"{what}, {rows}; raise it, or pack with a smaller tokenizer")
         if tokenizer and tokenizer_hash(tokenizer) != self.manifest["tokenizer_hash"]:
-            raise UserError(
-                f"{tokenizer} is not the tokenizer that packed {self.root}; give the same one"
-            )
+            what = f"{tokenizer} is not the tokenizer that packed {self.root}"
+            raise UserError(f"{what}; give the same one")
 
     def samples(self, sequence_length: int, since: int = 0) -> int:
         """Samples of `sequence_length` tokens in one pass over the generations from `since` on."""
@@ -217,22 +203,19 @@ def _file_limit(wanted: int) -> int:
 
 
 def read_manifest(root: Path | str) -> dict:
-    """The manifest of a shard folder; UserError when there is none or it is of another format."""
+    """The manifest of a shard folder; UserError when there is none or it is of another version."""
     path = Path(root) / MANIFEST
     if not path.is_file():
-        raise UserError(
-            f"no {MANIFEST} in {root}; write shards there with 'steel pack DOCS {root} --tokenizer T'"
-            " (an interrupted pack goes on with the same command)"
-        )
+        command = f"steel pack DOCS {root} --tokenizer T"
+        raise UserError(f"no {MANIFEST} in {root}; '{command}' writes shards, or goes on with it")
     try:
         manifest = loads(path.read_bytes())
         version = manifest["format"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not a shard manifest; pack into an empty folder") from None
-    if version != FORMAT:
-        raise UserError(
-            f"{path} has format {version}, this version reads {FORMAT}; pack the documents again"
-        )
+    if version != FORMAT or any("block_bytes" not in shard for shard in manifest["shards"]):
+        problem = f"{path} (format {version}) is of another version, or without checksums"
+        raise UserError(f"{problem}; pack the documents again")
     return manifest
 
 

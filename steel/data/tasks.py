@@ -125,10 +125,8 @@ def _chunk(task: Task, encoder: Encoder) -> Iterator[list[Row]]:
     separator, vocabulary = task.record["separator_id"], task.record["vocab_size"]
     tokens = litpkds.without_padding(litpkds.read_chunk(task.path), separator)
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
-        raise UserError(
-            f"{task.path} has token {tokens.max()}, the tokenizer {vocabulary:,} entries; "
-            "give the tokenizer that made it"
-        )
+        what = f"{task.path} has token {tokens.max()}, the tokenizer {vocabulary:,} entries"
+        raise UserError(f"{what}; give the tokenizer that made it")
     for document in np.split(tokens, np.flatnonzero(tokens == separator) + 1):
         if len(document):
             ids = document if document[-1] == separator else np.append(document, separator)
@@ -163,10 +161,8 @@ class _Shards:
         tokens = np.concatenate(self.documents)
         ends = np.cumsum([len(document) for document in self.documents])
         if not np.array_equal(np.flatnonzero(tokens == self.task.record["separator_id"]) + 1, ends):
-            raise UserError(
-                f"{self.task.path}: the tokenizer makes the document separator out of text; "
-                "it cannot be packed with this tokenizer"
-            )
+            what = "the tokenizer makes the document separator out of text"
+            raise UserError(f"{self.task.path}: {what}; take another one")
         suffix = ".val" if self.split == "validation" else ""
         stem = f"{self.task.record['stem']}-{len(self.facts):05d}{suffix}"
         written = write_shard(self.root, stem, tokens, ends)
@@ -203,9 +199,7 @@ def run_task(
     for split in splits.values():
         split.flush()
     if hash_file(task.path, EDGE) != task.record["input_hash"]:
-        raise UserError(
-            f"{task.path} changed while it was read; pack again when nothing writes to it"
-        )
+        raise UserError(f"{task.path} changed while it was read; pack again when it is at rest")
     shards = splits["train"].facts + splits["validation"].facts
     assert sum(s["documents"] for s in shards) + rejected.total() == number
     record = {
@@ -264,10 +258,8 @@ def run_tasks(
             records.append(future.result())
             advance(records[-1]["records"])
     except BrokenProcessPool:
-        raise UserError(
-            "a packing process died, probably for lack of memory; run the same command again to go on, "
-            "with fewer workers"
-        ) from None
+        what = "a packing process died, probably for lack of memory"
+        raise UserError(f"{what}; the same command goes on, try fewer workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
     return records

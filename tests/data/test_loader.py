@@ -11,7 +11,7 @@ from made_up import texts, write_documents
 
 from steel.config import UserError
 from steel.data import Loader, ShardSet, pack
-from steel.data.shard_file import BLOCK_BYTES, ShardFile, hash_file
+from steel.data.shard_file import BLOCK_BYTES, ShardFile
 from steel.data.shards import verify
 
 L = 32
@@ -344,30 +344,18 @@ def test_a_shard_that_is_cut_during_a_run_is_named(tmp_path, packed):
 
 
 def older(packed, root):
-    """A copy of shards as they were before they had checksums and a tokenizer."""
+    """A copy of shards as they were before they had checksums."""
     shutil.copytree(packed, root)
     manifest = json.loads((root / "manifest.json").read_text())
     for shard in manifest["shards"]:
-        index = (root / shard["path"]).with_suffix(".idx")
-        index.write_bytes(index.read_bytes()[: 8 * shard["documents"]])
-        shard["index_hash"] = hash_file(index)
         del shard["block_bytes"]
-    del manifest["tokenizer"]
     (root / "manifest.json").write_text(json.dumps(manifest))
     return root
 
 
-def test_shards_of_an_older_version_open_with_a_note(tmp_path, packed, shards):
-    root = older(packed, tmp_path / "out")
-    with pytest.warns(UserWarning, match="older version, without block checksums"):
-        old = ShardSet.open(root)
-    state = Loader(old, L, 8).state(3)
-    assert same(Loader(old, L, 8).batch(5), Loader(shards, L, 8).batch(5))
-    assert Loader.from_state(shards, state).events == []
-    assert verify(root)["tokens"] == shards.tokens
-    flip(root / "wiki/000-0000-00000.bin", 0)
-    with pytest.raises(UserError, match="000-0000-00000.bin was changed"):
-        read_all(root)
+def test_shards_without_checksums_are_refused(tmp_path, packed):
+    with pytest.raises(UserError, match="without checksums; pack the documents again"):
+        ShardSet.open(older(packed, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

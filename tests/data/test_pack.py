@@ -170,21 +170,6 @@ def test_shards_carry_their_tokenizer(tmp_path, packed, tokenizer_folder):
         _ = ShardSet.open(tmp_path / "out").tokenizer
 
 
-def test_shards_of_an_older_version_have_no_tokenizer(tmp_path, packed, tokenizer_folder):
-    out = tmp_path / "out"
-    shutil.copytree(packed, out)
-    shutil.rmtree(out / "tokenizer")
-    manifest = json.loads((out / "manifest.json").read_text())
-    del manifest["tokenizer"]
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    assert ShardSet.open(out).tokenizer is None
-    write_documents(tmp_path / "more.jsonl.zst", texts(9, "more"))
-    with pytest.raises(UserError, match="packed without its tokenizer"):
-        append(out, tmp_path / "more.jsonl.zst")
-    append(out, tmp_path / "more.jsonl.zst", tokenizer_folder)
-    assert ShardSet.open(out).tokenizer is None
-
-
 def test_two_inputs_with_the_same_content_are_refused_by_name(tmp_path, tokenizer_folder):
     write_documents(tmp_path / "docs/a.jsonl.zst", texts(9, 1))
     shutil.copy(tmp_path / "docs/a.jsonl.zst", tmp_path / "docs/b.jsonl.zst")
@@ -194,18 +179,6 @@ def test_two_inputs_with_the_same_content_are_refused_by_name(tmp_path, tokenize
     with pytest.raises(UserError, match="b.jsonl.zst repeats the content of a.jsonl.zst"):
         pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tokenizer"]
-
-
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, tokenizer_folder):
-    given = [write_documents(tmp_path / f"{f}/docs.jsonl", texts(9, f)) for f in "ab"]
-    manifest = pack(given, tmp_path / "out", tokenizer_folder)
-    assert [row["file"] for row in manifest["inputs"]] == ["a/docs.jsonl", "b/docs.jsonl"]
-    assert describe(tmp_path / "out")["sources"]["docs"]["documents"] == 18
-    shutil.copy(given[0], given[1])
-    with pytest.raises(UserError, match="b/docs.jsonl repeats the content of a/docs.jsonl"):
-        pack(given, tmp_path / "twice", tokenizer_folder)
-    with pytest.raises(UserError, match="docs.jsonl is given twice"):
-        pack([given[0], given[0]], tmp_path / "thrice", tokenizer_folder)
 
 
 def test_reports_of_prepare_are_no_source(tmp_path, docs, packed, tokenizer_folder):
@@ -381,10 +354,9 @@ def test_the_originals_tokenizer_packs_as_uint32_with_its_own_separator(tmp_path
     tok = bpe.load(Path(REAL) / "tokenizer/qwen1.5")
     words = [*texts(20, "qwen"), "春<|im_end|>秋<|endoftext|>", "The quick brown fox, 人工智能。"]
     turns = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "冬"}]
-    write_documents(tmp_path / "web.jsonl.zst", words)
-    write_lines(tmp_path / "qa.jsonl", [line(id="1", text="", meta={"messages": turns})])
-    files_ = [tmp_path / "web.jsonl.zst", tmp_path / "qa.jsonl"]
-    manifest = pack(files_, tmp_path / "out", Path(REAL) / "tokenizer/qwen1.5")
+    write_documents(tmp_path / "docs/web.jsonl.zst", words)
+    write_lines(tmp_path / "docs/qa.jsonl", [line(id="1", text="", meta={"messages": turns})])
+    manifest = pack(tmp_path / "docs", tmp_path / "out", Path(REAL) / "tokenizer/qwen1.5")
     assert manifest["dtype"] == "uint32" and manifest["separator_id"] == tok.convert_tokens_to_ids(
         "<|endoftext|>"
     )
