@@ -80,9 +80,7 @@ class Form:
         B, H, T, C = query.shape
         grouped = key.shape[1] != H
         if grouped and self.name not in ("flex", *PACKAGES):
-            key, value = (
-                part.repeat_interleave(H // part.shape[1], dim=1) for part in (key, value)
-            )
+            key, value = (x.repeat_interleave(H // x.shape[1], dim=1) for x in (key, value))
         if self.name == "flex":
             flex = _flex(query.is_cuda and not torch.compiler.is_compiling())
             options = {"block_mask": self.blocks, "scale": scale, "enable_gqa": grouped}

@@ -88,9 +88,7 @@ def first_line(error: Exception) -> str:
 
 def linear_cross_entropy(device: torch.device, s: Sizes):
     """Two chunks of tokens, one of them ignored, and a z-loss."""
-    width = min(
-        s.hidden_size, 256
-    )  # the fp64 reference of the whole matrix would not fit beside a model
+    width = min(s.hidden_size, 256)  # the whole matrix in fp64 would not fit beside a model
     targets = (torch.arange(s.tokens) * 7 % s.vocab_size).to(device)
     targets[3] = -100
     inputs = [normal(device, s.tokens, width), normal(device, s.vocab_size, width) / width**0.5]

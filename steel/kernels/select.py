@@ -178,9 +178,8 @@ def _still_alive(device: torch.device, op: str, name: str, reason: str) -> None:
 
 def _wanted(wanted: str | dict[str, str] | None) -> dict[str, str]:
     """Every operation with the name asked for it. ValueError for what does not exist."""
-    wanted = (
-        {"all": wanted or "auto"} if isinstance(wanted, str | None) else {"all": "auto"} | wanted
-    )
+    wanted = {"all": wanted or "auto"} if isinstance(wanted, str | None) else wanted
+    wanted = {"all": "auto"} | wanted
     for op, name in wanted.items():
         if op not in NAMES:
             known = ", ".join(OPERATIONS)

@@ -81,7 +81,6 @@ def require_causal(model: nn.Module, what: str) -> None:
     `what` names the work that packs, pads or batches rows and would change such a model's answers.
     """
     if not getattr(model, "is_causal", True):
-        raise UserError(
-            f"{what} needs a causal model: feed_forward={model.config.feed_forward} mixes all "
-            "tokens of a row, neighbours too; use causal_soft_moe, top_k_moe or dense"
-        )
+        why = f"feed_forward={model.config.feed_forward} mixes all tokens of a row, neighbours too"
+        remedy = "use causal_soft_moe, top_k_moe or dense"
+        raise UserError(f"{what} needs a causal model: {why}; {remedy}")

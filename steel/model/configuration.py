@@ -7,11 +7,8 @@ only torch, transformers and each other.
 from transformers import PreTrainedConfig
 
 FEED_FORWARDS = "dense soft_moe_v1 soft_moe_v2 soft_moe_v3 causal_soft_moe top_k_moe none".split()
-CHOICES = {
-    "feed_forward": FEED_FORWARDS,
-    "expert": ["swiglu", "double_swiglu"],
-    "hidden_act": ["silu"],
-}
+EXPERTS = ["swiglu", "double_swiglu"]
+CHOICES = {"feed_forward": FEED_FORWARDS, "expert": EXPERTS, "hidden_act": ["silu"]}
 AT_LEAST_ONE = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads num_experts "
     "slots_per_expert segment_length experts_per_token"
@@ -66,9 +63,8 @@ class SteelConfig(PreTrainedConfig):
         for field in AT_LEAST_ONE:
             self._require(field, getattr(self, field) >= 1, "must be at least 1")
         for field, known in CHOICES.items():
-            self._require(
-                field, getattr(self, field) in known, f"must be one of {', '.join(known)}"
-            )
+            remedy = f"must be one of {', '.join(known)}"
+            self._require(field, getattr(self, field) in known, remedy)
         self._require("num_shared_experts", self.num_shared_experts >= 0, "must be at least 0")
         enough = self.intermediate_size >= 1 or self.feed_forward == "none"
         self._require("intermediate_size", enough, "must be at least 1")

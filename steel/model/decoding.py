@@ -119,8 +119,13 @@ def stream(
             cache, logits_RV = getattr(out, CACHE), out.logits[:, -1]
             if allowed is not None:
                 for r, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-                    _restrict(logits_RV[r], allowed(r, row[length:]))
-            u_R = _numbers(u_RN, at - length_R)
+                    if (ids := allowed(r, row[length:])) is not None:
+                        kept = logits_RV[r, ids]
+                        logits_RV[r].fill_(float("-inf"))[ids] = kept
+            u_R = None
+            if u_RN is not None:  # each row's number for its new token
+                turn_R = (at - length_R).clamp(0, u_RN.shape[1] - 1)
+                u_R = u_RN.to(device).gather(1, turn_R[:, None])[:, 0]
             chosen = choose(logits_RV, u_R, sampling.temperature, sampling.top_p)
             for r, token in enumerate(chosen.tolist()):
                 if live[r] and at >= lengths[r]:
@@ -137,20 +142,6 @@ def stream(
             feed_RT = torch.tensor(last, device=device)
     finally:
         model.train(was_training)
-
-
-def _numbers(u_RN: torch.Tensor | None, new_R: torch.Tensor) -> torch.Tensor | None:
-    """Each row's random number for its new token number `new_R`."""
-    if u_RN is None:
-        return None
-    return u_RN.to(new_R.device).gather(1, new_R.clamp(0, u_RN.shape[1] - 1)[:, None])[:, 0]
-
-
-def _restrict(logits_V: torch.Tensor, ids: list[int] | None) -> None:
-    """Leave the logits of `ids` alone (None: of all), in place."""
-    if ids is not None:
-        kept = logits_V[ids]
-        logits_V.fill_(float("-inf"))[ids] = kept
 
 
 def generate(model, prompts, stop_ids, sampling: Sampling, **options) -> list[Completion]:

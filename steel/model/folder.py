@@ -53,9 +53,8 @@ def stop_ids(tokenizer, chat: bool = False) -> list[int]:
 
     needed = (bpe.IM_START, bpe.IM_END, bpe.END_OF_TEXT)
     if chat and (missing := [token for token in needed if not known(token)]):
-        raise UserError(
-            f"this tokenizer has no {' and no '.join(missing)} token, which the chat template needs"
-        )
+        lacks = " and no ".join(missing)
+        raise UserError(f"this tokenizer has no {lacks} token, which the chat template needs")
     tokens = [bpe.IM_END, tokenizer.eos_token, bpe.END_OF_TEXT]
     ids = [tokenizer.convert_tokens_to_ids(token) for token in tokens if token and known(token)]
     return [i for at, i in enumerate(ids) if i not in ids[at + 1 :]]
@@ -78,9 +77,9 @@ def save_model(
     given = type(model)
     with new_folder(folder) as fresh:
         try:
-            model.__class__ = next(
-                cls for cls in given.__mro__ if not cls.__module__.startswith("torch.distributed.")
-            )
+            foreign = "torch.distributed."
+            own = [cls for cls in given.__mro__ if not cls.__module__.startswith(foreign)]
+            model.__class__ = own[0]
             model.save_pretrained(fresh, **({"state_dict": state_dict} if state_dict else {}))
         finally:
             model.__class__ = given

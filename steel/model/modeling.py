@@ -24,8 +24,7 @@ from .attention import (
     starts_from_ends,
     starts_from_positions,
 )
-from .cache import with_slots
-from .causal_soft_moe import SegmentPlan, SteelCausalSoftMoE, plan_segments, plan_step
+from .causal_soft_moe import SegmentPlan, SteelCausalSoftMoE, plan_segments, plan_step, with_slots
 from .configuration import NON_CAUSAL, SteelConfig
 from .feed_forward import SteelDenseFeedForward, SteelExperts, SteelSoftMoEV1, SteelTopKMoE
 from .loss import IGNORE, SteelHead, linear_cross_entropy
@@ -182,9 +181,8 @@ class SteelModel(SteelPreTrainedModel):
     def __init__(self, config: SteelConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            SteelDecoderLayer(config, index) for index in range(config.num_hidden_layers)
-        )
+        numbers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(SteelDecoderLayer(config, number) for number in numbers)
         self.norm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
@@ -251,9 +249,7 @@ class SteelModel(SteelPreTrainedModel):
         context.valid_BT = valid_BK[:, -T:] if valid_BK is not None else None
         if config.feed_forward == "causal_soft_moe":
             if whole_mask:
-                raise ValueError(
-                    "causal_soft_moe cannot follow a 4-D attention_mask: give a 2-D one"
-                )
+                raise ValueError("causal_soft_moe follows a 2-D attention_mask, but no 4-D one")
             context.plan = self._plan((B, T), starts_BT, context.valid_BT, cache).to(device)
         if whole_mask:
             context.mask = given_mask
@@ -341,9 +337,8 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
             use_cache = False
         # The cache has this name since transformers 5.24, in outputs too: they are filled by position.
         cache = past_key_values if cache is None else cache
-        out = self.model(
-            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, **kwargs
-        )
+        given = input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache
+        out = self.model(*given, **kwargs)
         hidden_BTD, logits, loss, targets = out.last_hidden_state, None, None, shift_labels
         if shift_labels is not None:
             loss = self._head_loss(hidden_BTD, shift_labels, z_loss)

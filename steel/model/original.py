@@ -34,9 +34,7 @@ def import_original(folder: str | Path, out: str | Path | None = None) -> SteelF
     folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(
-            f"{folder}: no config.json; give the folder of an original Steel-LLM checkpoint"
-        )
+        raise UserError(f"{folder}: no config.json; give an original Steel-LLM checkpoint's folder")
     config = original_config(json.loads(path.read_text(encoding="utf-8")), str(path))
     model = load_state(config, _read_weights(folder))
     if out is not None:
@@ -154,17 +152,14 @@ def to_transformers(model: SteelForCausalLM) -> torch.nn.Module:
     config = model.config
     for field, only in (("feed_forward", "dense"), ("expert", "swiglu"), ("qk_norm", False)):
         if getattr(config, field) != only:
-            raise UserError(
-                f"{field}={getattr(config, field)!r}: Llama and Qwen2 express only {only!r}; "
-                "save this model with save_pretrained and load it with trust_remote_code=True"
-            )
+            what = f"{field}={getattr(config, field)!r}: Llama and Qwen2 express only {only!r}"
+            raise UserError(f"{what}; save it with save_pretrained, load it with trust_remote_code")
     fields = {name: getattr(config, name) for name in SAME_IN_TRANSFORMERS}
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
+    llama, qwen = (LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)
+    kind, shape = qwen if config.qkv_bias else llama
     with torch.device("meta"):
-        if config.qkv_bias:
-            twin = Qwen2ForCausalLM(Qwen2Config(**fields, rope_parameters=rope))
-        else:
-            twin = LlamaForCausalLM(LlamaConfig(**fields, rope_parameters=rope))
+        twin = kind(shape(**fields, rope_parameters=rope))
     twin.to_empty(device=model.device).to(model.dtype)
     twin.init_weights()  # the rotary tables are buffers outside the state dict
     twin.load_state_dict(_split_state(model))
