@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -211,32 +212,23 @@ def counted_bytes() -> Iterator[dict[str, int]]:
     They are those of the ring algorithms: (W-1)/W of the whole for a gather or a scatter, twice
     that for a reduction to all.
     """
-    sent, inside = dict.fromkeys(COLLECTIVES.values(), 0), []
+    sent = dict.fromkeys(COLLECTIVES.values(), 0)
     originals = {name: getattr(dist, name) for name in COLLECTIVES if hasattr(dist, name)}
 
     def counting(name: str):
         def call(*args, **kwargs):
-            if not inside:  # one collective may be made of another
-                given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
-                size = max(t.numel() * t.element_size() for t in given)
-                ranks = dist.get_world_size(kwargs.get("group"))
-                times = 2 if name == "all_reduce" else 1
-                sent[COLLECTIVES[name]] += times * size * (ranks - 1) // ranks
-            inside.append(name)
-            try:
+            given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+            size = max(t.numel() * t.element_size() for t in given)
+            ranks = dist.get_world_size(kwargs.get("group"))
+            times = 2 if name == "all_reduce" else 1
+            sent[COLLECTIVES[name]] += times * size * (ranks - 1) // ranks
+            with mock.patch.multiple(dist, **originals):  # one may be made of another
                 return originals[name](*args, **kwargs)
-            finally:
-                inside.pop()
 
         return call
 
-    try:
-        for name in originals:
-            setattr(dist, name, counting(name))
+    with mock.patch.multiple(dist, **{name: counting(name) for name in originals}):
         yield sent
-    finally:
-        for name, function in originals.items():
-            setattr(dist, name, function)
 
 
 def render(report: dict) -> str:

@@ -66,10 +66,9 @@ def prepare(
 def require_graphs() -> None:
     """UserError when dynamo has given up on every block, after which they run eagerly."""
     if not torch._dynamo.utils.counters["stats"]["unique_graphs"]:
-        raise UserError(
-            "train.compile=true compiled none of the blocks (TORCH_LOGS=graph_breaks says why); set "
-            "train.compile=false, or train.activation_checkpointing=false"
-        )
+        what = "train.compile=true compiled none of the blocks (TORCH_LOGS=graph_breaks says why)"
+        remedy = "set train.compile=false, or train.activation_checkpointing=false"
+        raise UserError(f"{what}; {remedy}")
 
 
 @contextlib.contextmanager

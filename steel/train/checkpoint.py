@@ -117,9 +117,7 @@ class Checkpoints:
         atomic_write(temporary / "state.json", json.dumps(state, indent=1, sort_keys=True))
         atomic_write(temporary / MANIFEST, json.dumps(_hashes(temporary), indent=1))
         temporary.rename(target)
-        with contextlib.suppress(
-            OSError
-        ):  # a rename outlives a power cut once the folder is on disk
+        with contextlib.suppress(OSError):  # a rename outlives a power cut once it is on disk
             handle = os.open(self.folder, os.O_RDONLY)
             os.fsync(handle)
             os.close(handle)

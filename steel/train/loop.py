@@ -98,6 +98,8 @@ class State:
     """Running mean of the gradient norm, which a spike is measured against."""
     loss: float = math.nan
     """Mean loss of the last step [nats]."""
+    resumed_from: int = 0
+    """The step at which this process began."""
 
     def note(self, kind: str, **fields) -> None:
         """Write a record to the log."""
@@ -115,19 +117,7 @@ class State:
         self.loss = math.nan if self.loss is None else self.loss
 
 
-@dataclass
-class FitResult:
-    """What a stage ended with: steps done, last mean loss, tokens seen, where this process began."""
-
-    steps: int
-    loss: float
-    tokens: int
-    resumed_from: int = 0
-
-
-def fit(
-    stage: Stage, run: RunFolder, world: World | None = None, resume: str = "auto"
-) -> FitResult:
+def fit(stage: Stage, run: RunFolder, world: World | None = None, resume: str = "auto") -> State:
     """Train `stage` for cfg.steps optimizer steps; leaves log, checkpoints and `hf/` in `run`.
 
     resume: "auto" goes on from the newest checkpoint, "never" refuses a folder that holds one.
@@ -143,24 +133,24 @@ def fit(
     state = State(build_optimizers(model, cfg), Speed(world, stage.flops), log)
     with _one_line_endings(state, world), run.locked(world):
         began = time.monotonic()
-        first = _resume(stage, state, run, world, resume)
+        _resume(stage, state, run, world, resume)
         _write_header(stage, state, world)
         _train(stage, state, run, world)
         seconds = round(time.monotonic() - began, 2)
         unfinished = world.is_main and not _ended_before(stage, state, run)
-        if state.step > first or world.any(unfinished):
+        if state.step > state.resumed_from or world.any(unfinished):
             if stage.save_hf:
                 run.save_hf(model, stage.tokenizer, world)
             done = {"step": state.step, "tokens": state.tokens, "loss": state.loss}
             facts = {"seconds": seconds, "phases": state.speed.phases(), **peaks(world)}
             state.note("event", what="end", **done, **facts)
     model.eval()
-    return FitResult(state.step, state.loss, state.tokens, first)
+    return state
 
 
 def _train(stage: Stage, state: State, run: RunFolder, world: World) -> None:
     """All steps from `state.step` on, with what is logged, validated and saved between them."""
-    cfg, first = stage.cfg, state.step
+    cfg, first = stage.cfg, state.resumed_from
     stage.model.train()
     with (
         contextlib.closing(Checkpoints(run.checkpoints, cfg, world)) as checkpoints,
@@ -281,8 +271,8 @@ def validate(stage: Stage, state: State, world: World, add: Add) -> None:
                 state.note("sample", step=state.step, **row)
 
 
-def _resume(stage: Stage, state: State, run: RunFolder, world: World, mode: str) -> int:
-    """Load the newest checkpoint when there is one; returns the step to go on from."""
+def _resume(stage: Stage, state: State, run: RunFolder, world: World, mode: str) -> None:
+    """Load the newest checkpoint when there is one."""
     with world.together():
         if world.is_main:
             checkpoint.sweep(run.checkpoints)
@@ -294,6 +284,7 @@ def _resume(stage: Stage, state: State, run: RunFolder, world: World, mode: str)
         folder, saved = found
         checkpoint.load(folder, stage.model, state.optimizers, world)
         state.restore(saved)
+        state.resumed_from = state.step
     data = stage.data_state(state.step) if stage.data_state else None
     facts = json.dumps([state.step, data, stage.config], sort_keys=True)
     if len(set(world.gather(hashlib.sha256(facts.encode()).hexdigest()))) > 1:
@@ -303,7 +294,6 @@ def _resume(stage: Stage, state: State, run: RunFolder, world: World, mode: str)
         state.log.truncate_after(state.step if found else -1)
     if found:
         state.note("event", what="resume", step=state.step, checkpoint=folder.name)
-    return state.step
 
 
 def _write_header(stage: Stage, state: State, world: World) -> None:
@@ -370,9 +360,8 @@ def _one_line_endings(state: State, world: World) -> Iterator[None]:
     except BaseException as error:  # DCP's CheckpointException is no Exception
         if world.size == 1 or not (reason := lost_rank(error)):
             raise
-        what = (
-            f"rank {world.rank} of {world.size} lost another rank at step {state.step} ({reason})"
-        )
+        who = f"rank {world.rank} of {world.size}"
+        what = f"{who} lost another rank at step {state.step} ({reason})"
         remedy = "look for the first error above, then start all ranks again"
         goes_on = "the run goes on from its newest checkpoint"
         print(f"steel: {what}; {remedy}: {goes_on}", file=sys.stderr, flush=True)

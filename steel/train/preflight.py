@@ -80,9 +80,8 @@ def passes(cfg: Config, shards: ShardSet) -> dict[str, tuple[float, float]]:
     T, rows, steps = cfg.data.sequence_length, cfg.train.batch_size, cfg.train.steps
     loader = Loader(shards, T, rows, cfg.seed, mixture(cfg, shards.sources))
     border = decay_start(steps, cfg.train)
-    before, whole = (
-        loader.mixture.drawn(step * rows) for step in (steps if border is None else border, steps)
-    )
+    ends = (steps if border is None else border, steps)
+    before, whole = (loader.mixture.drawn(step * rows) for step in ends)
     found = {}
     for source in shards.sources:
         own = sum(piece.samples(T) for piece in shards.pieces if piece.source == source)
@@ -101,8 +100,7 @@ def render_passes(found: dict[str, tuple[float, float]], border: int | None) -> 
         shown = (first, second, first + second)[-len(phases) :]
         rows.append(f"  {source:<14}" + "".join(f"{value:10.2f}" for value in shown))
     if often := [s for s, (first, second) in found.items() if first + second > MOST_PASSES]:
-        remedy = f"past {MOST_PASSES:.0f} passes repeated text teaches little"
-        rows.append(
-            f"WARNING           {', '.join(often)}: {remedy}; lower the weight, or add data"
-        )
+        why = f"past {MOST_PASSES:.0f} passes repeated text teaches little"
+        line = f"{', '.join(often)}: {why}; lower the weight, or add data"
+        rows.append(f"WARNING           {line}")
     return "\n".join(rows)

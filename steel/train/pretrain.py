@@ -20,7 +20,7 @@ from ..model.folder import stop_ids
 from ..tokenizer import bpe
 from . import checkpoint
 from .build import make_model
-from .loop import FitResult, Stage, fit
+from .loop import Stage, State, fit
 from .metrics import token_flops
 from .parallel import World, check_batch, join_world
 from .preflight import memory_report
@@ -41,7 +41,7 @@ def pretrain(
     prompts: list[str] | None = None,
     on_batch: Callable[[int, Batch], None] | None = None,
     measure: Callable[[nn.Module, int], dict] | None = None,
-) -> FitResult:
+) -> State:
     """Train cfg.model on the shards in `data`; leaves log, checkpoints and `hf/` in `run_dir`.
 
     tokenizer: its folder, copied beside the model; None takes the one in the shards. prompts: texts
@@ -59,8 +59,7 @@ def pretrain(
         shards = ShardSet.open(data)
         shards.check_all(world.rank, world.size)
         events = _vocabulary(cfg, shards, tokenizer, world)
-    folder = tokenizer or shards.tokenizer
-    words = bpe.load(folder) if folder is not None else None
+    words = bpe.load(tokenizer or shards.tokenizer)
     loader = open_loader(cfg, shards, run, world)
     events += [{"what": "data", "change": change} for change in loader.events]
     if world.is_main and (report := memory_report(cfg, world)):
@@ -85,7 +84,7 @@ def pretrain(
         seed=cfg.seed,
         tokenizer=words,
         evaluate=validator(cfg, data, world, measure=measure),
-        sample=sampler(words, prompts) if words is not None and prompts else None,
+        sample=sampler(words, prompts) if prompts else None,
         data_state=loader.state,
         flops=token_flops(cfg),
         config=cfg.to_dict(),
@@ -198,9 +197,8 @@ def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
         rows = []
         for prompt in prompts:
             ids = generate(model, [bpe.encode_text(tokenizer, prompt)], stops, sampling)[0].ids
-            rows += [
-                {"prompt": prompt, "completion": tokenizer.decode(ids, skip_special_tokens=True)}
-            ]
+            completion = tokenizer.decode(ids, skip_special_tokens=True)
+            rows.append({"prompt": prompt, "completion": completion})
         return rows
 
     return sample
@@ -218,10 +216,8 @@ def _vocabulary(
         return []
     parameters, flops = idle * width * (1 if model.tie_word_embeddings else 2), 6 * idle * width
     if world.is_main:
-        print(
-            f"vocabulary: model.vocab_size is {rows:,}, the shards' tokenizer has {entries:,} "
-            f"entries: {parameters:,} parameters and {flops:,} FLOPs per token are wasted",
-            file=sys.stderr,
-        )
+        there = f"model.vocab_size is {rows:,}, the shards' tokenizer has {entries:,} entries"
+        lost = f"{parameters:,} parameters and {flops:,} FLOPs per token are wasted"
+        print(f"vocabulary: {there}: {lost}", file=sys.stderr)
     waste = {"wasted_parameters": parameters, "wasted_flops_per_token": flops}
     return [{"what": "vocabulary", "rows": rows, "entries": entries, **waste}]

@@ -43,10 +43,8 @@ class RunFolder:
                     except BlockingIOError:
                         lock.seek(0)
                         who = lock.read().strip() or "another process"
-                        problem = f"{self.path} is in use by {who}"
-                        raise UserError(
-                            f"{problem}; wait for its end, or use another folder"
-                        ) from None
+                        remedy = "wait for its end, or use another folder"
+                        raise UserError(f"{self.path} is in use by {who}; {remedy}") from None
                     lock.truncate(0)
                     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
                     lock.flush()

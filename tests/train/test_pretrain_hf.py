@@ -41,7 +41,7 @@ def test_a_config_alone_trains_resumes_and_loads_again(folder, corpus, tmp_path)
     cfg = of(folder, train__steps=8, train__learning_rate=2e-2)
     result = pretrain(cfg, corpus[0], tmp_path / "run", corpus[1])
     losses = [r["loss"] for r in curve(tmp_path / "run")]
-    assert losses[-1] < losses[0] - 0.3 and result.steps == 8
+    assert losses[-1] < losses[0] - 0.3 and result.step == 8
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "hf")
     assert type(model).__name__.lower().startswith(folder.name) and len(decoder_layers(model)) == 2
     with crash_before(5), pytest.raises(Crash):

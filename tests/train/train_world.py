@@ -60,7 +60,7 @@ def toy_loss(model, x):
 
 
 def toy_fit(folder: Path, cfg: TrainConfig, batches=toy_batches, model=None, **options):
-    """(model, FitResult) of a run in `folder`."""
+    """(model, State) of a run in `folder`."""
     model, resume = model if model is not None else Toy(), options.pop("resume", "auto")
     stage = Stage("training", cfg, model, batches, toy_loss, save_hf=False, **options)
     return model, fit(stage, RunFolder(folder), resume=resume)
