@@ -292,5 +292,6 @@ def _same_corpus(shards: ShardSet, generations: list[str]) -> None:
         if g >= len(shards.generations):
             raise UserError(f"{shards.root}: appended shards are missing; restore the folder")
         if shards.generations[g] != then:
-            what = f"{shards.root} is not the data that the run began with (generation {g} differs)"
-            raise UserError(f"{what}; point to the old folder, or start a new run folder")
+            what = f"{shards.root} is not the data that the run was started with"
+            remedy = "point to the old folder, or start a new run folder"
+            raise UserError(f"{what} (generation {g} differs); {remedy}")

@@ -135,7 +135,7 @@ class Stream:
         eras, last = [_Era(0, 0, n0)], 0
         for d, m in appends:
             if d < last or m < 0:
-                raise ValueError(f"append log of {name!r}: {(d, m)} after draw {last}")
+                raise ValueError(f"append log of {name!r} not in order: {(d, m)} after {last}")
             last = d
             eras = _append(eras, int(d), int(m))
         self._eras = [era for era in eras if era.size > 0]
