@@ -55,10 +55,12 @@ class Loader:
         world: int = 1,
         mask_documents: bool = True,
     ):
+        _positive(sequence_length=sequence_length, batch_size=batch_size)
         if not shards.pieces:
             hint = "hold_out above 0" if shards.split == "validation" else "some documents"
             raise UserError(f"{shards.root} holds no {shards.split} tokens; pack with {hint}")
-        assert 0 <= rank < world, f"rank {rank} is outside [0, {world})"
+        if not 0 <= rank < world:
+            raise UserError(f"rank {rank} is outside [0, {world})")
         self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
         self.rank, self.world, self.mask_documents = rank, world, mask_documents
         self.sources = shards.sources
@@ -178,6 +180,7 @@ class Loader:
         """Take on, from `step`, another batch size, another mixture, and appended shards."""
         slot, rows = self._span(step)
         if batch_size not in (None, rows):
+            _positive(batch_size=batch_size)
             earlier = [b for b in self._batches if b[0] < step]
             self._batches = [*earlier, (step, slot, batch_size)]
             self.events.append(f"batch size {rows} → {batch_size} sequences from step {step}")
@@ -260,7 +263,8 @@ class Loader:
         if not isinstance(mixture, (list, tuple)):
             mixture = [{"step": 0, "weights": mixture}]
         steps = [int(phase["step"]) for phase in mixture]
-        assert steps[0] == 0 and steps == sorted(set(steps)), steps
+        if not steps or steps[0] != 0 or steps != sorted(set(steps)):
+            raise UserError(f"mixture phases start at {steps}; the first is 0 and they increase")
         sizes = dict.fromkeys(self.sources, 0)
         for piece in self.shards.pieces:
             sizes[piece.source] += piece.samples(self.sequence_length)
@@ -284,6 +288,12 @@ class Loader:
             if weight and not sizes[name]:
                 what = f"source {name!r} has a weight but no {self.shards.split} samples"
                 raise UserError(f"{what}; set it to 0")
+
+
+def _positive(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} is {value!r}; it must be a whole number ≥ 1")
 
 
 def _same_corpus(shards: ShardSet, generations: list[str]) -> None:

@@ -120,7 +120,7 @@ def test_beside_a_run_a_checkpoint_becomes_a_model_and_another_decay(corpus, tmp
     probe = config()
     probe.train.steps = 6
     found = run(probe, corpus, tmp_path / "probe", seen)
-    assert found.steps == 6 and not seen and (tmp_path / "probe" / "hf" / "config.json").is_file()
+    assert found.step == 6 and not seen and (tmp_path / "probe" / "hf" / "config.json").is_file()
     other = config()
     other.data.anneal_weights = {"web": 1.0}
     found = run(other, corpus, tmp_path / "fork", seen)
