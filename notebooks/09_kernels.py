@@ -221,8 +221,8 @@ for name, (by_line, kernel) in moved.items():
 #
 # ## The largest tensor
 #
-# The second question. The head is a matrix product and sits comfortably under the roof. Its *output* does not. Let the meter watch the last two lines of
-# a training step at full size; on the meta device that costs nothing.
+# The head is a matrix product and sits comfortably under the roof. Its *output* does not. Let the meter watch the last two lines of
+# a training step at full size.
 
 # %%
 def whole(x_ND, weight_VD, targets_N):
@@ -347,7 +347,7 @@ class AddNorm(torch.autograd.Function):
 
 
 # %% [markdown]
-# In PyTorch this is still many passes. What makes one pass of it is a language in which a program loads a tile, computes
+# In PyTorch this is still many passes. One pass takes a language in which a program loads a tile, computes
 # and stores. In Triton {cite:p}`triton2019` the forward half is as long as its formula, one row of the matrix per program.
 
 # %%
@@ -607,5 +607,7 @@ if __name__ == "__main__":
     for name, (by_line, kernel) in pieces(cfg.model).items():
         print(f"{name:8} {by_line / 1e3:10,.1f} {kernel / 1e3:10,.1f}")
     if cfg.preset != "cpu":
+        if not torch.cuda.is_available():
+            sys.exit("error: the benchmark needs a GPU; without one: --preset cpu")
         words = f"-m figures.experiments.table2 --all --device cuda --out runs/table2-{cfg.preset}"
         sys.exit(subprocess.run([sys.executable, *words.split()]).returncode)
