@@ -62,6 +62,8 @@ def memory(
     """
     if sharding not in ("full", "grad_op", "hybrid", "ddp"):
         raise UserError(f"unknown sharding '{sharding}'; use full, grad_op, hybrid or ddp")
+    if head not in ("chunked", "eager") or kernels not in ("fused", "eager"):
+        raise UserError("head must be chunked or eager, kernels fused or eager")
     count, tokens = count_parameters(model), micro_batch_size * sequence_length
     N, D, V, L = count["total"], model.hidden_size, model.vocab_size, model.num_hidden_layers
     width = 2 if precision == "bf16" else 4

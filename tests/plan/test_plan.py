@@ -395,6 +395,8 @@ def test_plan_says_what_to_do_when_memory_is_short():
         (lambda: plan(steel_run(), "H800", 8, mfu=1.5), "mfu"),
         (lambda: flops_per_token(STEEL, 2048, "six"), "convention"),
         (lambda: memory(STEEL, sharding="zero"), "sharding"),
+        (lambda: memory(STEEL, head="chunky"), "head"),
+        (lambda: memory(STEEL, kernels="none"), "kernels"),
         (lambda: count_parameters(small(feed_forward="moe")), "feed_forward"),
         (lambda: count_parameters(small(expert="relu")), "expert"),
     ],
