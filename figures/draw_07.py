@@ -244,13 +244,34 @@ def loudness(depth: dict, rows: dict, source: str):
         )
     axes[1].set(xlim=(0, 690), xticks=[0, 250, 500])
     axis_units(
-        axes[1], x="training step", title="In training, width 64", y="mean over layers, three seeds"
+        axes[1],
+        x="training step",
+        title="In training, width 64, three seeds",
+        y="geometric mean over layers",
     )
     for ax in axes:
         ax.set_ylim(1e-10, 10)
         ax.set_yticks([1e-9, 1e-6, 1e-3, 1], ["$10^{-9}$", "$10^{-6}$", "$10^{-3}$", "1"])
     footer(fig, source)
     return fig
+
+
+def stairs(*values) -> str:
+    """The loss of loudness as a staircase in text: RMS after each step, factor lost, bar on a logarithmic scale."""
+    steps = (
+        "input, after RMSNorm",
+        "F.normalize",
+        "averaged into slots",
+        "the first gate",
+        "the second gate",
+    )
+    lines, before = [], None
+    for step, value in zip(steps, values, strict=True):
+        rms = value.square().mean().sqrt().item()
+        lost = f"÷ {float(f'{before / rms:.2g}'):,g}" if before else ""
+        lines.append(f"{step:21}{rms:8.0e}  {lost:10}{'█' * round(3 * (10 + np.log10(rms)))}")
+        before = rms
+    return "\n".join(lines)
 
 
 # -- one loss, three numbers -------------------------------------------------------------------------------------------

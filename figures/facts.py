@@ -135,6 +135,11 @@ REPORTED_RUNS = [  # (run, parameters, tokens, days, GPUs, kind of GPU): pretrai
 # What Steel's scores were taken on: its `eval_chat.py` reads C-Eval's validation split (C-Eval paper, Table 1; the test
 # split has 12,342) and CMMLU's test split (67 subjects). Both average over subjects.
 EXAM_QUESTIONS = {"C-Eval": 1_346, "CMMLU": 11_582}
+# How its scripts ask (Steel-LLM repository, commit 00349e4).
+EXAM_CALLS = {
+    "eval/eval_chat.py": "model.generate(input_ids, max_new_tokens=64, temperature=0.001)",
+    "eval/eval_CMMLU.py": "model.generate(model_inputs.input_ids, max_new_tokens=64, temperature=0.001)",
+}
 # C-Eval, CMMLU of a Steel checkpoint (which is not said) by lm-eval, as minimind's README lists them.
 LIKELIHOOD_SCORES = (24.89, 25.32)
 

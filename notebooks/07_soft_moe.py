@@ -9,11 +9,11 @@
 # %% [markdown]
 # # 07 · A mixture of experts that looks like a bargain
 #
-# In Steel the feed-forward experts hold a third of the parameters and, routing included, do a thousandth of the work. Parameters that cost nothing are
-# either the best bargain in the model, or they are doing nothing. The README calls it a bargain: the same number of parameters, a faster run
-# {cite:p}`steelreadme2025`. There was no budget to train a plain model beside it, and the author says so.
+# In Steel the feed-forward experts hold three tenths of the parameters and, routing included, do about a thousandth of the work. Parameters that cost nothing are
+# either the best bargain in the model or doing nothing. The README calls it a bargain: the same number of parameters, a faster run
+# {cite:p}`steelreadme2025`. There was no budget for a plain model beside it, and the author says so.
 #
-# This chapter builds the layer three times, as he did, and gives each version the tests of chapter 06.
+# We build the layer three times, as he did, and test each as in chapter 06.
 
 # %% tags=["hide-input"]
 from pathlib import Path
@@ -50,22 +50,21 @@ toy = load("cpu").model
 # :class: predict
 # The layer of the last row stands between attention layers that mask the future, as they should. Write down three answers.
 #
-# 1. 炉火红了，师傅举起铁锤。 (“The fire glows red, the master lifts his hammer.”) The sentence is twelve tokens. How many of them can change what the layer puts out at the fifth, the comma?
-# 2. A small model with this layer is trained on a million tokens. The same held-out predictions are then scored twice, with the same weights: in whole rows, as a training log does it, and each from its own prefix, with the rest of the row cut off. By how many nats per token
+# 1. 炉火红了，师傅举起铁锤。 (“The fire glows red, the master lifts his hammer.”) Take its twelve characters as tokens. How many of them can change what the layer puts out at the fifth, the comma?
+# 2. A small model with this layer is trained on a million tokens. The same held-out predictions are then scored twice, with the same weights: in whole rows, as a training log does it, and each from its own prefix, with the rest of the row (one training sequence) cut off. By how many nats per token
 #    do the two losses differ?
-# 3. A careful engineer writes a test: in a new model, replace the last token, compare all earlier logits, tolerance one in a hundred thousand. Does the test fail?
+# 3. A careful engineer takes a *new* model with this layer, replaces the last token and compares all earlier logits in fp32. Logits are of size one. How large is the largest change?
 # ```
 #
 # ## Parameters without work
 #
-# A block of a transformer has two halves. Attention moves information between positions. The feed-forward layer then works on each position alone: up to
-# a wider space, through a gate, and back down {cite:p}`swiglu2020`. Every one of its weights meets every token: twice the weights is
-# twice the work.
+# After attention has moved information between positions, the feed-forward layer works on each alone: up to
+# a wider space, through a gate, and back down {cite:p}`swiglu2020`. Twice the weights is twice the work.
 #
 # A **mixture of experts** breaks that tie. Cut the wide layer into $E$ narrow ones, the experts, and let a small *router* decide which of them a token
-# visits {cite:p}`shazeer2017`. The price is in the word *decide*: a choice has no gradient, and one needs an extra loss term that spreads the tokens
-# evenly {cite:p}`switch2022`. In a **soft** mixture everything is a weighted average, everything has a gradient, nothing needs balancing. The author
-# wanted it for that {cite:p}`steelblog2024`. But an average of what?
+# visits {cite:p}`shazeer2017`. The price is in the word *decide*: a choice has no gradient, and an extra loss term must spread the tokens
+# evenly {cite:p}`switch2022`. In a **soft** mixture everything is a weighted average, everything has a gradient, nothing needs balancing. That was one of the
+# author's reasons, beside memory and training all parameters fully {cite:p}`steelblog2024`. But an average of what?
 #
 # ```{admonition} Napkin
 # :class: napkin
@@ -91,7 +90,7 @@ toy = load("cpu").model
 # Each try in a few lines, on one sequence `x_TD`, compared with the layer in `steel.model`, which reproduces the released code. $D$ is the width, $T$ the number of
 # tokens, $J$ the number of slots, one per expert.
 #
-# **Version 1** averages outputs. Every token goes through every expert, and a softmax says how much of each it takes.
+# **Version 1** averages outputs: every token through every expert, and a softmax says how much of each it takes.
 
 # %%
 D, J = 16, 6
@@ -106,7 +105,7 @@ assert agrees(v1, layer_v1)
 
 
 # %% [markdown]
-# It works, at the bill of a dense layer; the author dropped it as too slow and too large.
+# It works, at a dense layer's bill; the author dropped it as too slow and too large.
 #
 # **Version 2** averages tokens. An expert no longer reads tokens but a **slot**, a weighted sum of them. *Dispatch* says how much of each token goes into
 # each slot, *combine* how much of each slot's output returns to each token.
@@ -126,8 +125,8 @@ assert agrees(v2, layer_v2)
 
 
 # %% [markdown]
-# Its loss “would not come down to normal”. The drawing shows why. A *token's* dispatch weights add up to one, so a slot receives a sum that grows with the
-# length of the text; and the combine weights add up to one over the *tokens*, so a position gets a share of an output that it must split with all others.
+# Its loss “would not come down to normal”; he did not yet know why {cite:p}`steeldesign2024`. Our reading starts with the axes. A *token's* dispatch weights add up to one, so a slot receives a sum that grows with the
+# length of the text; two gates then magnify it. In our runs its first layer is born three to four thousand times as loud as the stream that it joins and ends near a hundred thousand or a million times. No run changes the axes alone: a reading, not a proof.
 #
 # **Version 3** swaps `dim=0` and `dim=1` and normalises the input. It is the layer of Puigcerver and colleagues {cite:p}`softmoe2024`, Algorithm 1, which
 # was made for images. A slot is now a true average of the sequence, and a token's shares of the slots add up to one.
@@ -145,16 +144,16 @@ assert agrees(v3, layer_v3)
 
 
 # %% [markdown]
-# This is the one that shipped. It is fast and its loss went down: by everything that a training log shows, the right decision.
+# This one shipped. It is fast and its loss went down: by everything that a training log shows, the right decision.
 #
 # ## Who reads whom
 #
-# The output at $t$ may depend on the input at $s$ only for $s \le t$, so $\partial y_t / \partial x_s$ must be zero above the diagonal. Not small: zero.
-# That is a picture one can compute. The twelve tokens of the sentence get random vectors, one each.
+# The output at $t$ may depend on the input at $i$ only for $i \le t$, so $\partial y_t / \partial x_i$ must be zero above the diagonal. Not small: zero.
+# The twelve tokens get random vectors, one each.
 
 # %%
 def influence(layer, x_TD):
-    """Norm of the Jacobian block dy_t/dx_s for every pair (t, s): (T, T)."""
+    """Norm of the Jacobian block dy_t/dx_i for every pair (t, i): (T, T)."""
     y = lambda x_TD: layer(x_TD[None])[0]
     jacobian_TDTD = torch.func.jacrev(y)(x_TD)
     return jacobian_TDTD.detach().square().sum(dim=(1, 3)).sqrt()
@@ -172,18 +171,18 @@ for name, map_TT in seen.items():
 # show(draw_07.leak_maps(seen, SENTENCE, {"v1": "v1", "v2": "v2", "v3": "v3, as shipped"}),
 #      alt="Three maps of twelve by twelve tokens of a Chinese sentence: which token changes which position. v1 is a bare diagonal. v2 and v3 have no blank cell; in v3 all cells are about equally strong.",
 #      caption="Right of the orange stairs lies the future; blank is exactly zero. Each map has its own scale, named above it. In v3 the future weighs as much as the past.")
-# assert seen["v1"].max() > 1e5 * seen["v3"].max()
+# assert seen["v1"].max() > 5e5 * seen["v3"].max()
 # answer("1.1", f"All {len(SENTENCE)}: the comma reads the hammer, 锤, six tokens ahead.", int((seen["v3"][4] > 0).sum()), unit="tokens")
 
 # %% [markdown]
 # Version 1 is a diagonal: each token by itself. In versions 2 and 3 nothing is exactly zero. Each slot is an average over the *whole* sentence, and every
-# position reads the slots. The mask in attention is a locked front door; this is the window beside it.
+# position reads the slots. Attention's mask is a locked front door; this is the window beside it.
 #
-# Look at the scales as well. The largest influence in v3 is some hundred thousand times smaller than in v1. Something else is wrong with this layer.
+# The scales: the largest influence in v3 is more than half a million times smaller than in v1. Something else is wrong with this layer.
 #
 # ## The careful engineer's test
 #
-# She has a whole model, not a layer, and does what everybody does: change the last token, look at the logits before it.
+# She does with a whole model what everybody does: change the last token, look at the logits before it. Her tolerance is one in a hundred thousand.
 
 # %%
 def logits_before(model, ids_BT):
@@ -196,13 +195,12 @@ def logits_before(model, ids_BT):
 
 
 # %% [markdown]
-# Her models come at three ages: new, new with noise of three tenths of every weight's spread, and after sixty steps on the text of SteelTown. For scale we add *v3 awake*, which is v3
-# with one line more, and *causal*, where this chapter ends.
+# Her models come at three ages: new; new with noise on every weight, three tenths of its tensor's spread (or 0.03, where the spread is below 0.1); and after sixty steps on the text of SteelTown.
 
 # %% tags=["active-ipynb", "hide-input", "within-0.9"]
 # RUN = Path("runs") / "07_soft_moe-cpu"
 # shutil.rmtree(RUN, ignore_errors=True)  # this notebook starts afresh every time
-# micro, shards, trained = leak.train_micro(cfg, ("v1", "v2", "v3", "v3 awake", "causal"), RUN)
+# micro, shards, trained = leak.train_micro(cfg, ("v1", "v2", "v3"), RUN)
 # rows_BT, _ = ablation.held_out_rows(shards, micro.data.sequence_length, 4)
 # lines, moved = [], {}
 # for kind, model in trained.items():
@@ -211,14 +209,12 @@ def logits_before(model, ids_BT):
 #                    logits_before(perturb(new(torch.float64)), rows_BT), logits_before(model.double(), rows_BT)]
 #     lines.append([kind, *("0" if v == 0 else f"{v:.0e}" for v in moved[kind]), "passes" if moved[kind][0] < 1e-5 else "fails", "passes" if moved[kind][1] == 0 else "fails"])
 # table(["largest change of an earlier logit", "new, fp32", "new, fp64", "with noise", "trained", "her test", "fp64, exactly 0"], lines, "lrrrrll")
-# assert moved["v1"] == moved["causal"] == [0.0] * 4 and min(moved["v3"]) > 0
-# assert moved["v3"][0] < 1e-5 and moved["v3"][3] > 100 * moved["v3"][1]
-# answer("1.3", "It passes on v3: the change, about a millionth, is far below her tolerance and looks like rounding. It is none: in fp64 it does not move.")
+# assert moved["v1"] == [0.0] * 4 and min(moved["v3"]) > 0
+# assert 2e-7 < moved["v3"][0] < 5e-6 and 0.5 < moved["v3"][1] / moved["v3"][0] < 2 and moved["v3"][3] > 100 * moved["v3"][1]
+# answer("1.3", "About a millionth in v3: far below her tolerance, so the test passes. It looks like rounding and is none: in fp64 it stays as large.", moved["v3"][0])
 
 # %% [markdown]
-# Sixty steps later the leak of v3 has grown a hundredfold and more. In the two layers that are causal the change is zero to the last bit, at every age. Three habits would have caught
-# it. Test in fp64, where rounding is no excuse. Ask for zero, for no arithmetic ever connected the two numbers. And test a model that has learned something, because a
-# layer may be too quiet at birth to give itself away. Noise was not enough to wake v3, for a reason that deserves its own section.
+# Sixty steps later the leak of v3 has grown a hundredfold and more. In v1, which is causal, the change is zero to the last bit, at every age. Fp64, where rounding is no excuse; a demand for zero; and a model that has learned something would have caught it. Noise was not enough to wake v3. Why?
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -227,27 +223,29 @@ def logits_before(model, ids_BT):
 #
 # ## How loud is it?
 #
-# Take v3 at Steel's own width, with the original's initial weights (normal, standard deviation 0.02), and follow the first layer's signal from the residual
-# stream to its output.
+# Take v3 at Steel's own width, with the original's initial weights (normal, standard deviation 0.02), and follow the first layer's signal.
 
 # %% tags=["active-ipynb"]
-# _, mlp, h_TD = leak.born(steel, layers=1)
+# _, mlp, h_TD = leak.born(steel, layers=1, length=64)
+#
+# def gated(x):
+#     gate, up = x.chunk(2, dim=-1)
+#     return F.silu(gate) * up
+#
 # with torch.no_grad():
 #     unit_TD = F.normalize(h_TD, dim=-1)
 #     logits_TJ = unit_TD @ (mlp.scale * F.normalize(mlp.phi, dim=0))
 #     slots_JD = logits_TJ.softmax(dim=0).T @ unit_TD
-#     a, b = torch.bmm(slots_JD[:, None], mlp.experts.gate_up_proj).chunk(2, dim=-1)
-#     trace = {"input, after RMSNorm": h_TD, "F.normalize: norm 1, not sqrt(D)": unit_TD,
-#              "averaged into slots": slots_JD, "after the first gate": F.silu(a) * b,
-#              "after the second gate": through(mlp.experts, slots_JD)}
-# for what, value in trace.items():
-#     print(f"{what:34} RMS {rms_of(value):8.1e}")
+#     once_J1F = gated(slots_JD[:, None] @ mlp.experts.gate_up_proj)
+#     twice_J1D = gated(once_J1F @ mlp.experts.down_proj)    # Steel's expert ends in a gate
+# assert torch.allclose(twice_J1D[:, 0], through(mlp.experts, slots_JD), rtol=1e-3, atol=0)
+# print(draw_07.stairs(h_TD, unit_TD, slots_JD, once_J1F, twice_J1D))
 
 # %% [markdown]
-# Nine orders of magnitude, each lost for an innocent reason. `F.normalize` makes the *norm* one, so each of the 1,792 entries is about 1/42. The scores need
+# Nine orders of magnitude, lost on four stairs, and most of them on the last. `F.normalize` makes the *norm* one, so each of the 1,792 entries is about 1/42. The scores need
 # that; the experts do not. The authors' own code normalises a copy for the scores, the public PyTorch port that Steel's file names as its source
-# overwrites `x`, and so does Steel. Averaging vectors that differ shrinks them further, since what they do not share cancels. And then the expert is gated
-# twice. A gate multiplies two linear maps of its input, so at small scale it squares; two in a row make the fourth power.
+# overwrites `x`, and so does Steel. Averaging cancels what the vectors do not share. And Steel's expert is gated
+# twice, with four matrices where others have three. A gate multiplies two linear maps of its input, so at small scale it squares; two in a row make the fourth power.
 
 # %% tags=["active-ipynb", "hide-input"]
 # depth = {kind: leak.born(steel, 18, **fields)[0]
@@ -260,37 +258,37 @@ def logits_before(model, ids_BT):
 #     f"Fp32 keeps a relative {sci(2**-24)}, and bf16, in which the original was trained, {sci(2**-8)}: added to the stream, the layer is lost in rounding.\n\n"
 #     "A layer so quiet leaks as quietly: that is why the test passed. Nor can it easily learn, for the gradient of a fourth power is a third power. "
 #     f"In one fresh layer on 64 random tokens, expert gradients have RMS {sci(rms_of(gradient['soft_moe_v1']))} in v1 and **{sci(rms_of(gradient['soft_moe_v3']))}** in v3. Adam is said not to care, since it divides the gradient by its own size. "
-#     f"But it divides by |g| + ε with ε = 10⁻⁸, and {(gradient['soft_moe_v3'] < 1e-8).float().mean():.0%} of v3's gradients lie below that. Its first step moves an expert weight by {step['soft_moe_v3']:.4f} learning rates instead of {step['soft_moe_v1']:.2f}; "
+#     f"But it divides by |g| + ε, with ε = 10⁻⁸ by default, and {(gradient['soft_moe_v3'] < 1e-8).float().mean():.0%} of v3's gradients lie below that. Its first step moves an expert weight by {step['soft_moe_v3']:.4f} learning rates instead of {step['soft_moe_v1']:.2f}; "
 #     f"weight decay of {load('steel-1b').train.weight_decay} moves a weight of size 0.02 by {load('steel-1b').train.weight_decay * 0.02:.4f}, towards zero.")
 # assert step["soft_moe_v3"] < load("steel-1b").train.weight_decay * 0.02
 
 # %% [markdown]
-# At birth decay pulls harder than the gradient does. What happens then depends on width, initial weights and learning rate. The right half of the figure shows our runs at
+# At birth decay pulls harder than the gradient does. What follows may depend on width, initial weights and learning rate; we varied none alone. The right half of the figure shows our runs at
 # width 64, with this project's initial weights (larger ones, scaled to the width) and a learning rate of 0.008: the layer wakes within a hundred steps. Steel had
-# twenty-eight times the width and a learning rate of 3e-4. Whether it woke there we have not measured; exercise 07.5 says how. What revives the layer at
-# any width is one line, an RMS normalisation of the slots before the experts. That is *v3 awake*.
+# twenty-eight times the width and a learning rate of 3e-4. Whether it woke there we have not measured (exercise 07.5). What makes the layer audible at birth, at
+# Steel's width, is one line: an RMS normalisation of the slots before the experts. That is *v3 awake*. (In training it also starts `scale` at $\sqrt D$, not 1, which sharpens both softmaxes; the left half does without.)
 
 # %% tags=["active-ipynb", "hide-input"]
 # TEXT = {kind: sorted((r for r in log("soft-moe-text") if r["variant"] == kind), key=lambda r: r["seed"]) for kind in ("v1", "causal", "v3", "v3 awake")}
 # show(draw_07.loudness(depth, {kind: TEXT[kind] for kind in ("v3", "v3 awake", "causal")}, "right: figures/runs/soft-moe-text.json, three seeds"),
 #      alt="Left: at birth, at Steel's width, v3's output is a billionth of the residual stream in all 18 layers, below what fp32 can add, while v1 and v3 awake lie between a thousandth and a tenth. "
-#      "Right: in training at width 64 v3 starts at a millionth and is nearly as loud as the others after a hundred steps.",
+#      "Right: in training at width 64 v3 starts at a millionth and is after a hundred steps level with v3 awake, somewhat below causal.",
 #      caption="How loud the feed-forward is. Left: fresh layers with the original's initial weights. Right: small runs with this project's initial weights; width and initial weights both differ from the left.")
 
 # %% [markdown]
 # ## The same predictions, three times
 #
-# A leak matters only if the model learns to use it. Take a fixed set of predictions in held-out text, and compute their loss three times.
+# A leak matters only if the model learns to use it. Take fixed predictions in held-out text, and compute their loss three times.
 #
-# - **Teacher-forced**: the whole row goes through at once. This is what a training log shows.
-# - **Prefix only**: the row is cut off behind the position. The future is not there to be read.
-# - **Cached**: one token at a time, as a chat does it.
+# - **Teacher-forced**: the whole row at once, as in a training log.
+# - **Prefix only**: the row is cut off behind the position.
+# - **Cached**: one token at a time, from the first.
 #
 # For a causal model the three are one number.
 #
 # ```{admonition} Napkin
 # :class: napkin
-# How much can the future be worth? Six slots of width 1,792 are 10,752 numbers, shared by the 2,048 positions of a row: five for each. In our small runs it is three for each. Too few to copy every position's next token, plenty to know what the rest of the
+# How much can the future be worth? Six slots of width 1,792 are 10,752 numbers, shared by the 2,048 positions of a row: five for each. In our small runs it is three for each. Too few to copy every next token, plenty to know what the rest of the
 # text is about. Expect a modest, dishonest gain: tenths of a nat at most.
 # ```
 #
@@ -299,33 +297,27 @@ def logits_before(model, ids_BT):
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_07.three_losses(TEXT, f"figures/runs/soft-moe-text.json: three seeds, {TEXT['v3'][0]['paired_predictions']} predictions each"),
 #      alt="What the same predictions cost more than in whole rows. v1 and the causal layer: nothing. v3: 0.04 nats from the prefix, 0.56 from a cache. v3 awake: 0.08 and 0.74.",
-#      caption="Each model against itself. Ring: the same predictions from their prefixes; square: one token at a time. Lines are 95 % intervals over seeds (Student's t), dots are seeds.")
+#      caption="Each model against itself. Ring: the same predictions from their prefixes; square: one token at a time. Lines are 95 % intervals over training seeds (Student's t) on the same predictions; dots are seeds.")
 # read = paired([r["prefix_loss"] for r in TEXT["v3"]], [r["paired_loss"] for r in TEXT["v3"]])
 # chat = paired([r["cached_loss"] for r in TEXT["v3"]], [r["paired_loss"] for r in TEXT["v3"]])
 # awake = paired([r["prefix_loss"] for r in TEXT["v3 awake"]], [r["paired_loss"] for r in TEXT["v3 awake"]])
 # each = [r["prefix_loss"] - r["paired_loss"] for r in TEXT["v3"]]
 # assert read.established and chat.established and awake.established
-# answer("1.2", f"In our small runs the prefix costs v3 **{read.mean:.3f}** ± {read.half:.3f} nats more: by so much its log was too low.", read.mean, low=min(each), high=max(each), unit="nats/token")
-# say(f"So the log is too low by what the future is worth to the model: {read} nats for v3, {awake} for *v3 awake* (95 %, three seeds). One token at a time the same predictions of v3 cost **{chat}** more than the log had said.")
+# answer("1.2", f"In our small runs the prefix costs v3 **{read.mean:.3f}** ± {read.half:.3f} nats more (95 %, three seeds): by so much its log was too low.", read.mean, low=min(each), high=max(each), unit="nats/token")
+# say(f"So the log is too low by what cutting off the future costs: {read} nats for v3, {awake} for *v3 awake* (95 %, three seeds). One token at a time the same predictions of v3 cost **{chat}** more than the log had said.")
 
 # %% [markdown]
-# Cached decoding is worst of all, for a second reason. A token by itself is a sequence of length one: every slot *is* the token, and all six experts run on it. No slot looked like
-# that in training. The layer that was nearly free becomes a version 1 when it is used, and one that nobody trained.
+# A prefix lacks the future, and its slots average fewer tokens than in training; the two we have not parted. Cached decoding is worst of all, because a token by itself is a sequence of length one: every slot *is* the token, and all six experts run on it. No slot looked like
+# that in training. The layer becomes a version 1 that nobody trained. (A chat's prompt goes through at once; there the cost should be smaller.)
 #
-# All this was measured on our small models, not on Steel. And two things must be said for the original. Its log could not show any of this: a training log *is* the
-# teacher-forced loss. And its published exam scores are not inflated by the leak. Its C-Eval script calls `generate` {cite:p}`steelreadme2025`: the whole question goes through at once, with no
+# All this was measured on our small models, not on Steel. Two things must be said for the original. Its log could not show any of this: a training log *is* the
+# teacher-forced loss. And its C-Eval and CMMLU scores are not inflated by the leak. Both scripts of the repository, `eval/eval_chat.py` and `eval/eval_CMMLU.py`, call `generate` {cite:p}`steelreadme2025`: the whole question goes through at once, with no
 # answer behind it to be read, and what follows comes from the cache. If our measurement carries over, the leak cost points.
 #
 # ## Mend it
 #
-# In the drawing time runs to the right. No arrow points to the left.
-
-# %% tags=["active-ipynb", "hide-input"]
-# show(draw_07.two_clocks(), alt="Three segments of four tokens. Tokens are weighed with w into the sums N and M of their own segment. These are added to the decayed sums n and m that the next segment reads: slots u, slot experts z, shared out to its tokens by c. "
-#      "A shared expert f0 leads straight down from every token. No arrow points back in time.",
-#      caption="Two clocks. Tokens tick one by one, and each goes through the shared expert; slots tick once per segment. A segment reads sums of the segments before it, never its own.")
-
-# %% [markdown]
+# Six steps, each with its price if left out. The idea of reading only finished segments is that of Lory {cite:p}`lory2024`, a differentiable mixture pretrained at scale: it merges the *weights* of its experts, by a router that reads the segment before. We merge *tokens*.
+#
 # **First: average over the past only.** Replace the softmax over all tokens by one over the tokens up to $t$: a running weighted sum over a running sum of weights.
 
 # %%
@@ -341,20 +333,28 @@ past_TT = influence(lambda x_BTD: past_only(slots_alone, x_BTD[0])[None], tokens
 assert past_TT.triu(1).max() == 0 < past_TT.tril(-1).max()
 
 # %% [markdown]
-# Causal, and useless: the slots now differ from token to token, so every expert runs for every token. The bill of version 1 is back.
+# Causal, and useless: the slots now differ from token to token. Version 1's bill is back: $J$ expert runs a token.
 #
 # **Second: let the slots stand still.** Cut the text into segments of $C$ tokens. A token reads slots made from the segments *completed before its own*; they are the
-# same for all its neighbours, and an expert runs once per segment. What a token loses is the most recent past, at most $C - 1$ tokens, which attention sees anyway.
+# same for all its neighbours, and an expert runs once per segment: $J / C$ runs a token. A token loses at most $C - 1$ tokens of recent past, which attention sees anyway.
 #
-# **Third: forget.** Sums over everything let the first page drown the last. Each slot decays by its own learned factor $\gamma_j$ per segment.
+# **Third: forget.** Without it and at equal weights, the newest of 31 segments has one thirty-first of the say. Each slot decays by its own learned factor $\gamma_j$ per segment.
 #
-# **Fourth: begin somewhere.** Before the first segment is complete a learned *prior* vector $b_j$ with a learned weight $\pi_j$ stands in, and fades as evidence comes.
+# **Fourth: begin somewhere.** The first segment has nothing behind it, and 0/0 to read. A learned *prior* vector $b_j$ with a learned weight $\pi_j$ stands in, and fades as evidence comes.
 #
-# **Fifth: stay awake.** RMS-normalise each slot before its expert, whatever the averaging did to its length.
+# **Fifth: stay awake.** RMS-normalise each slot before its expert. The price of leaving it out is the staircase above.
 #
-# **Sixth: a shared expert for every token.** All tokens of a segment read the same $J$ outputs and can only mix them differently. What a feed-forward layer is for, doing something nonlinear to *this* token, is gone; one of the six experts, $f_0$, gives it back.
+# **Sixth: a shared expert for every token.** All tokens of a segment mix the same $J$ outputs: $C$ answers in $J$ dimensions. Something nonlinear done to *this* token is gone; one of the six experts, $f_0$, gives it back.
 #
-# With $s(t)$ the segment of token $t$ and $w_{tj} = \exp(15 \tanh(\langle x_t, \phi^d_j\rangle / 15))$, all of it is
+# Time runs to the right; no arrow points to the left.
+
+# %% tags=["active-ipynb", "hide-input"]
+# show(draw_07.two_clocks(), alt="Three segments of four tokens. Tokens are weighed with w into the sums N and M of their own segment. These are added to the decayed sums n and m that the next segment reads: slots u, slot experts z, shared out to its tokens by c. "
+#      "A shared expert f0 leads straight down from every token. No arrow points back in time.",
+#      caption="Two clocks. Tokens tick one by one, and each goes through the shared expert; slots tick once per segment. A segment reads sums of the segments before it, never its own.")
+
+# %% [markdown]
+# In the order of the drawing, with $s(t)$ the segment of token $t$: weights $w_{tj} = \exp(15 \tanh(\langle x_t, \phi^d_j\rangle / 15))$, sums of a segment $N, M$ and of the past $n, m$, slots $u$, their outputs $z$, shares $c$:
 #
 # $$
 # n_{s+1,j} = \gamma_j n_{s,j} + \underbrace{\textstyle\sum_{t \in s} w_{tj} x_t}_{N_{s,j}}, \qquad m_{s+1,j} = \gamma_j m_{s,j} + \underbrace{\textstyle\sum_{t \in s} w_{tj}}_{M_{s,j}}, \qquad
@@ -365,7 +365,7 @@ assert past_TT.triu(1).max() == 0 < past_TT.tril(-1).max()
 # y_t = f_0(x_t) + \sum_j c_{tj}\, z_{s(t),j}, \qquad z_{s,j} = f_j(u_{s,j}), \qquad c_t = \mathrm{softmax}_j\big(15 \tanh(\langle x_t, \phi^c_j\rangle / 15)\big).
 # $$
 #
-# The hyperbolic tangent bounds the scores, so that an exponential can be added to a running sum without the usual subtraction of a maximum. (Why not subtract it? Exercise 07.4.)
+# The hyperbolic tangent bounds the scores, so that exponentials can be summed without subtracting a maximum. (Why not subtract it? Exercise 07.4.)
 
 # %%
 C = 4  # tokens per segment
@@ -386,7 +386,7 @@ def causal(p, x_TD):
 
 
 # %% [markdown]
-# Look at the order of the lines: a segment is read *after* its outputs have been written. That order is the arrow of time. The package's form has no loop:
+# A segment is read *after* its outputs have been written: that order of the lines is the arrow of time. The package's form has no loop:
 # $n = A N$ with $A_{ss'} = \gamma^{s-1-s'}$ below the diagonal and zero on it is one small matrix product for all segments. Both give the same digits.
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -401,7 +401,7 @@ def causal(p, x_TD):
 # %% [markdown]
 # ## Decoding is the proof
 #
-# A causal layer must give the same numbers in two regimes: all tokens at once, and one at a time from a cache. To be remembered between tokens are the sums $n, m$ of completed segments, $N, M$ of the open one, and the
+# A causal layer must give the same numbers for all tokens at once and for one at a time from a cache. To be remembered are the sums $n, m$ of completed segments, $N, M$ of the open one, and the
 # five outputs $z$ that its tokens read.
 
 # %%
@@ -438,8 +438,8 @@ print(f"Steel's size, 5 slots: {state / 1e3:.0f} kB a layer, {18 * state / 1e6:.
 
 
 # %% [markdown]
-# A constant, however long the text. Two ends are left. Training rows are packed from several documents, and segments must restart with each; batches for decoding are padded, and padding
-# must weigh nothing. If both hold, a document gives the same logits alone, behind another document, or behind padding.
+# A constant, however long the text. Training rows are packed from several documents, and segments must restart with each; decoding batches are padded, and padding
+# must weigh nothing. Then a document gives the same logits alone, behind another document, or behind padding.
 
 # %%
 def company_gap(model, ids_BT):
@@ -456,7 +456,7 @@ def company_gap(model, ids_BT):
 
 
 # %% [markdown]
-# Now the whole proof, in fp64, on two layers of any shape.
+# Now the whole proof, in fp64, on two layers of any shape. Of the future it demands the zero. *Top-2* is the usual sparse mixture: its router sends each token to the two experts with the highest scores.
 
 # %%
 def prove(name, shape):
@@ -465,7 +465,8 @@ def prove(name, shape):
     length, seed = 2 * shape.segment_length + 3, torch.Generator().manual_seed(5)
     ids_BT = torch.randint(model.config.vocab_size, (2, length), generator=seed)
     gaps = [logits_before(model, ids_BT), cached_gap(model, ids_BT), *company_gap(model, ids_BT)]
-    holds = max(gaps) < 1e-10  # rounding of fp64 is far below
+    exempt = shape.feed_forward == "top_k_moe"  # it sorts, see below; any other future: zero
+    holds = gaps[0] <= exempt * 1e-10 and max(gaps) < 1e-10  # fp64 rounds far below
     words = ("future", "cache", "packed", "padded")
     print(f"{name:9}", *(f"{word} {gap:.0e}  " for word, gap in zip(words, gaps)),
           "holds" if holds else "FAILS")
@@ -476,41 +477,41 @@ for kind in ("v1", "v3", "v3 awake", "causal", "top-2"):
 
 
 # %% [markdown]
-# Rounding in fp64 for the causal ones, whole logits for *v3 awake*, and a faint but real difference for the sleeping v3. The last row, a sparse mixture, is the one honest exception to the zero: it sorts tokens by expert, so another last token makes a matrix one row longer, which
-# may round differently. In fp64 one can tell.
+# Zero and rounding for the causal ones, tenths of a logit and more for *v3 awake*, a faint but real difference for the sleeping v3. Top-2 alone is excepted from the zero: it sorts tokens by expert, so another last token makes a matrix one row longer, which
+# may round differently. Why no tolerance for the others? At Steel's width a fresh v3 with expert weights of 0.005 moves earlier logits by less than a trillionth, and leaks all the same.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# Three equalities make a layer safe to use in a decoder: changed future, same past; cached, same as full; packed or padded, same as alone. Each is a test of a few lines.
+# Three equalities make a layer safe in a decoder: changed future, same past; cached, same as full; packed or padded, same as alone.
 # ```
 #
 # ## At full scale
 #
-# The proof needs no training and no GPU. This command builds two layers of the preset's own width and feed-forward and prints the line above:
+# No training, no GPU: this command builds two layers of the preset's own width and feed-forward and ends with their line of the proof:
 #
 # ```text
 # python notebooks/07_soft_moe.py --preset steel-1b-causal
 # ```
 #
-# With `model.source=hf model.path=RUN/pretrain/hf` behind it, the script takes the trained model in that folder instead, all its layers, at eight bytes a weight. Run the first before you pay for a GPU (two minutes of one core), the second on the first checkpoint. When an equality fails the exit code is 1, and a launch script can stop there.
+# With `model.source=hf model.path=RUN/pretrain/hf` behind it, the script takes the trained model in that folder, all its layers, at eight bytes a weight. Run the first before you pay for a GPU (two minutes of one core), the second on the first checkpoint. When an equality fails, the exit code is 1.
 #
-# The mended layer can be trained, cached, packed and padded like any other, and its loss is true. What its slots *buy*, against plain layers of the same size, work and time, is the question of chapter 08.
+# The mended layer's loss is true. What its slots *buy*, against plain layers of the same size, work and time, is the question of chapter 08.
 #
 # ## Failure gallery
 #
 # ```{admonition} Right paper, wrong direction
 # :class: failure
-# Soft MoE was made for images, where all patches exist at once; its authors name autoregressive decoders as an open difficulty. **Caught by** one changed token.
+# Soft MoE was made for images, where all patches exist at once; its authors name autoregressive decoders as a difficulty. **Caught by** one changed token.
 # ```
 #
 # ```{admonition} A normalisation for one became a normalisation for all
 # :class: failure
-# `x = F.normalize(x)` was needed for the scores; written to `x`, it also fed the experts. Nothing failed. **Here:** every run can log the feed-forward's RMS over the residual's, per layer. A silent half of a block is a line in a plot.
+# `x = F.normalize(x)` was needed for the scores; written to `x`, it also fed the experts. Nothing failed. **Here:** `ablation.branch_ratios` measures the feed-forward's RMS over the residual's, per layer, and our comparisons log it while they train. A silent half of a block shows.
 # ```
 #
 # ```{admonition} Two computations under one name
 # :class: failure
-# Training averaged 2,048 tokens into a slot, decoding averages one. Both are called `forward`. **Here:** cached decoding is compared with the full forward for every variant in the test suite, and the variants that cannot agree are tested to *dis*agree.
+# Training averaged 2,048 tokens into a slot, decoding averages one. Both are called `forward`. **Here:** the test suite compares cached with full for every variant of the original. v2 must *dis*agree; v3, born too quiet for that test's tolerance, is excepted by name and fails the proof above.
 # ```
 #
 # ## Exercises
@@ -518,11 +519,11 @@ for kind in ("v1", "v3", "v3 awake", "causal", "top-2"):
 # **07.1 Recall.** Version 3 has two softmaxes. Which of them lets the future in, and why is the other one harmless?
 #
 # ```{dropdown} Answer 07.1
-# Dispatch, over tokens: its denominator and its average run over all positions. Combine is a softmax over slots, computed from one token's own scores.
+# Dispatch, over tokens: its denominator and its average run over all positions. Combine runs over slots, from one token's own scores.
 # ```
 #
-# **07.2 Calculate.** A user decodes 32 conversations at once with Steel's size of the causal layer, with segments of 64 tokens and four slots per expert instead of one (five slot experts, 18 layers, fp32 state). How many megabytes of slot state is that, and how many tokens of keys and values per conversation? How
-# many expert runs does a token pay for the slots?
+# **07.2 Calculate.** A user decodes 32 conversations at once with the causal layer at Steel's size, with segments of 64 tokens and four slots per expert (five slot experts, 18 layers, fp32 state). How many megabytes of slot state, how many tokens of keys and values per conversation, how
+# many expert runs a token?
 
 # %% tags=["active-ipynb", "hide-cell"]
 # each_bytes = 18 * decode_state_bytes(1792, 5 * 4)
@@ -531,8 +532,8 @@ for kind in ("v1", "v3", "v3 awake", "causal", "top-2"):
 # assert round(32 * each_bytes / 1e6) == 248 and round(each_bytes / kv_token) == 60 and runs < 1 / 3
 
 # %% [markdown]
-# **07.3 Code.** Write `future(layer, x_TD)`: the largest absolute derivative of any output before any input, that is of an element of `layer(x_TD)` in row $t$ with respect to an element of `x_TD` in a row after $t$. (A row of the output may be longer than $D$.) It must be
-# exact zero for a causal layer, and it must see a leak of one entry, or of one trillionth.
+# **07.3 Code.** Write `future(layer, x_TD)`: the largest absolute derivative of any output before any input, that is of an element of `layer(x_TD)` in row $t$ with respect to an element of `x_TD` in a row after $t$. (Rows of the output may be longer than $D$.) It must be
+# exactly zero for a causal layer, and see a leak of one entry, from far ahead, or of one trillionth. (What no derivative sees: a `detach`, an `argmax`, a sort. The changed token does.)
 
 # %% tags=["active-ipynb", "hide-cell"]
 # from figures.check import check
@@ -545,8 +546,8 @@ for kind in ("v1", "v3", "v3 awake", "causal", "top-2"):
 # check("07.3", future)
 
 # %% [markdown]
-# **07.4 Break it.** A colleague finds the hyperbolic tangent ugly and makes the exponential safe in the usual way, by subtracting the maximum, which cancels in every softmax. The loss curve looks the same. Does it leak? Ask your `future`, with
-# `lambda x_TD: slots_read(x_TD, dispatch_DJ, prior_JD, 4)` as the layer; then mend the function so that it is causal and still takes scores in the thousands.
+# **07.4 Break it.** A colleague finds the hyperbolic tangent ugly and makes the exponential safe in the usual way, by subtracting the maximum, which cancels in every softmax. Does it leak? Ask your `future`, with
+# `lambda x_TD: slots_read(x_TD, dispatch_DJ, prior_JD, 4)` as the layer; then mend the function so that it is causal, takes scores in the thousands, and leaves a token of moderate score its weight, $e^{\text{score}}$, against the prior's 1.
 
 # %%
 def slots_read(x_TD, dispatch_DJ, prior_JD, C):
@@ -573,38 +574,39 @@ def slots_read(x_TD, dispatch_DJ, prior_JD, C):
 #         n, m = n + w_CJ.T @ x_CD, m + w_CJ.sum(dim=0)[:, None]
 #     return torch.cat(rows)
 #
-# given = torch.randn(D, 2, dtype=torch.float64), torch.randn(2, D, dtype=torch.float64), 4
+# given = torch.randn(D, 2, dtype=torch.float64, generator=draw), torch.randn(2, D, dtype=torch.float64, generator=draw), 4
 # assert future(lambda x_TD: slots_read(x_TD, *given), tokens_TD) > 0 == future(lambda x_TD: mended(x_TD, *given), tokens_TD)
 # check("07.4", mended)
 
 # %% [markdown]
-# **07.5 Open, one download.** Did Steel's feed-forward wake? Nobody has looked. Download the released checkpoint (two gigabytes), open it with `steel.model.original.import_original`, and send one page of Chinese text through it. `figures.experiments.ablation.branch_ratios(model, ids_BT)` gives
-# eighteen numbers: each layer's feed-forward over the residual stream. Write down first what you would conclude from $10^{-9}$, from $10^{-3}$ and from $1$; then run `logits_before` on it in fp64.
+# **07.5 Open, one download.** Did Steel's feed-forward wake? We know of nobody who has looked. Download the released checkpoint (two gigabytes) with its tokenizer, open it with `steel.model.original.import_original`, and send one page of Chinese text through it. `figures.experiments.ablation.branch_ratios(model, ids_BT)` gives
+# eighteen numbers: each layer's feed-forward over the residual stream. First write down your conclusion from $10^{-9}$, from $10^{-3}$ and from $1$; then run `logits_before` on `model.double()` (nine gigabytes of memory).
 #
 # ```{dropdown} One answer to 07.5
-# Below $2^{-8}$ in every layer: in bf16 the layers add next to nothing, the model is attention alone, and nothing leaks. Near one: the layers work, and `logits_before` says how much of the future they read. Whatever you find, send it in: it is one line in this chapter.
+# Below $10^{-7}$ in every layer, the layers are all but lost even in fp32. Near one, they work. Between the two the ratio says little: an RMS is not an entry, so even below $2^{-8}$ some entries move in bf16. So ablate: set the feed-forward's output to zero and compare the loss. Whether it leaks, only
+# `logits_before` says, and in fp64 any number but zero is a leak. Send it in, whatever it is.
 # ```
 #
 # ## Cards
 #
 # ```{admonition} Card
 # :class: card
-# **Dispatch and combine?** Dispatch: how much of each token goes into each slot, adding up to one over tokens. Combine: how much of each slot's output a token takes, adding up to one over slots. On each other's axes, the loss fell half as far in our runs.
+# **Dispatch and combine?** Dispatch: how much of each token goes into each slot, one in all over tokens. Combine: how much of each slot's output a token takes, one in all over slots. Version 2 exchanged the axes (and more); its loss fell half as far in our runs.
 # ```
 #
 # ```{admonition} Card
 # :class: card
-# **How do you test for a leak?** Change one token; fp64; trained weights; every earlier output must be the same number. Then decode step by step and compare.
+# **How do you test for a leak?** Change one token; fp64; trained weights; every earlier output the same number. Then decode step by step and compare.
 # ```
 #
 # ```{admonition} Card
 # :class: card
-# **Teacher-forced below prefix-only loss, same predictions?** The layer reads the future; the difference is what it gained by it. Cached above both: decoding is another computation than training.
+# **Teacher-forced below prefix-only loss, same predictions?** The layer reads the future; the difference is what cutting it off costs. Cached above both: decoding is another computation than training.
 # ```
 #
 # ```{admonition} Card
 # :class: card
-# **Why can Adam hardly wake v3, at Steel's width and rate?** Its step is $g / (|g| + \epsilon)$. Gradients far below $\epsilon = 10^{-8}$ move weights by a small share of the learning rate, and weight decay pulls them back. (At width 64 and a higher rate it woke.)
+# **Why does Adam's first step hardly move v3, at Steel's width?** It is $g / (|g| + \epsilon)$ learning rates. Gradients far below $\epsilon = 10^{-8}$ move weights by a small share of one, less than weight decay does. (Whether Steel's woke is not known.)
 # ```
 
 # %% tags=["active-ipynb", "hide-input", "timing"]

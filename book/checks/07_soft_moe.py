@@ -28,7 +28,16 @@ def exercise_3(future):
         "the mean over the whole sequence": (whole, 1 / T),
         "the same with a minus sign": (lambda x: -whole(x), 1 / T),
         "the same, a trillion times quieter": (lambda x: 1e-12 * whole(x), 1e-12 / T),
-        "one entry: position 4 reads position 5": (_one_entry, 1.0),
+        "one entry: position 4 reads position 5": (_one_entry(4, 5), 1.0),
+        "one entry from far ahead: position 2 reads position 11": (_one_entry(2, 11), 1.0),
+        "position 4 reads the cube of position 5": (
+            _one_entry(4, 5, power=3),
+            3 * x_TD[5, 0].item() ** 2,
+        ),
+        "a trillionth of position 5, beside outputs a thousand times larger": (
+            _one_entry(4, 5, loud=1e3, quiet=1e-12),
+            1e-12,
+        ),
     }
     for name, (layer, truth) in cases.items():
         answer = float(future(layer, x_TD))
@@ -37,16 +46,21 @@ def exercise_3(future):
         )
 
 
-def _one_entry(x_TD):
-    out_TD = x_TD.cumsum(dim=0)
-    extra_TD = torch.zeros_like(out_TD)
-    extra_TD[4, 1] = 1.0
-    return out_TD + extra_TD * x_TD[5, 0]
+def _one_entry(at, ahead, power=1, loud=1.0, quiet=1.0):
+    """A causal layer whose position `at` also reads one entry of position `ahead`."""
+
+    def layer(x_TD):
+        extra_TD = torch.zeros_like(x_TD)
+        extra_TD[at, 1] = quiet
+        return loud * x_TD.cumsum(dim=0) + extra_TD * x_TD[ahead, 0] ** power
+
+    return layer
 
 
 def exercise_4(mended):
     """A maximum over the whole sequence is a look at the whole sequence; it cancels in a ratio only if every term is
-    scaled by it, and the prior is not. Bound each score by itself instead, as `cap` does."""
+    scaled by it, and the prior is not. A `detach` hides it from a derivative, not from a changed token. A maximum that
+    is not taken back shifts the balance with the prior: bound each score by itself instead, as `cap` does."""
     draw = torch.Generator().manual_seed(1)
     dispatch_DJ = torch.randn(D, J, dtype=torch.float64, generator=draw)
     prior_JD = torch.randn(J, D, dtype=torch.float64, generator=draw)
@@ -65,6 +79,14 @@ def exercise_4(mended):
         assert leak < 1e-12, (
             f"slots of segment {segment} still depend on that segment or a later one: {leak:.1e}"
         )
+    for position in range(T):
+        for factor in (50.0, -50.0):
+            other_TD = x_TD.clone()
+            other_TD[position] *= factor
+            before = (position // C + 1) * C
+            assert torch.equal(means(other_TD)[:before], read_TX[:before]), (
+                f"another token at position {position} changes what was read before the end of its segment"
+            )
     assert jacobian[2 * C, :, : 2 * C].abs().max() > 1e-3, (
         "the slots must still read the completed segments"
     )
@@ -72,6 +94,12 @@ def exercise_4(mended):
     plain = (prior_JD + x_TD[: 2 * C].sum(dim=0)) / (1 + 2 * C)
     assert torch.allclose(quiet, plain.flatten(), atol=1e-2), (
         "with scores near zero a token weighs exp(0) = 1, as the prior does"
+    )
+    weight_TJ = (x_TD @ (0.3 * dispatch_DJ)).exp()[: 2 * C]
+    truth_JD = (prior_JD + weight_TJ.T @ x_TD[: 2 * C]) / (1 + weight_TJ.sum(dim=0)[:, None])
+    moderate = mended(x_TD, 0.3 * dispatch_DJ, prior_JD, C)[2 * C]
+    assert torch.allclose(moderate, truth_JD.flatten(), atol=1e-2), (
+        "a token of moderate score s must weigh exp(s) against the prior's 1"
     )
     loud = mended(1e3 * x_TD, dispatch_DJ, prior_JD, C)
     assert torch.isfinite(loud).all(), "scores in the thousands give inf or nan"
