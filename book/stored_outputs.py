@@ -27,7 +27,7 @@ from pathlib import Path
 NUMBER = re.compile(
     r"(?<![\w.])[+\-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?(?![\w]*\d)", re.I
 )
-NOT_YET = ("08_what_a_layer_buys",)
+NOT_YET: tuple[str, ...] = ()
 """Chapters written before their outputs were compared: executed only. A chapter leaves the list when it is revised."""
 TEXTS = ("text/markdown", "text/html", "text/latex", "text/plain")
 ROUNDING = 1e-5

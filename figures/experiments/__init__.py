@@ -1,6 +1,7 @@
 """What writes the committed logs under figures/runs: `python -m figures.experiments.NAME --help`.
 
 ablation  feed-forwards under one budget       ladder   small models forecast a larger one (laws: the fits)
+reading   what they say at three budgets         ablation_times  a step of each beside dense
 question  five of them where it counts, on a GPU  verdicts  what a comparison with seeds may say
 table2    the paper's table on one GPU         loader   this loader and its peers
 town      chapter 12's ladder under five seeds

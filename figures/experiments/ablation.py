@@ -257,8 +257,8 @@ def branch_ratios(model, ids_BT: torch.Tensor) -> list[float]:
     written, stream, hooks = [], [], []
     for layer in layers:
         hooks.append(
-            layer.post_attention_layernorm.register_forward_pre_hook(
-                lambda _, args: stream.append(args[0].float().square().mean().sqrt())
+            layer.post_attention_layernorm.register_forward_hook(  # (normed, the stream it adds to)
+                lambda _, args, out: stream.append(out[1].float().square().mean().sqrt())
             )
         )
         hooks.append(

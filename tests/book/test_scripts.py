@@ -1,4 +1,4 @@
-"""The exported script of chapter 07 proves what its notebook proves."""
+"""The exported scripts: chapter 07 proves what its notebook proves, chapter 08 compares as the command does."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from figures.experiments import reading
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "notebooks" / "07_soft_moe.py"
@@ -19,8 +21,8 @@ def rows(text: str) -> dict[str, tuple]:
     return {name: (*map(float, gaps), end) for name, *gaps, end in ROW.findall(text)}
 
 
-def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, SCRIPT, *arguments]
+def run(cwd: Path, *arguments: str, script: Path = SCRIPT) -> subprocess.CompletedProcess:
+    command = [sys.executable, script, *arguments]
     environment = {**os.environ, "STEEL_QUIET": "1"}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 
@@ -44,3 +46,31 @@ def test_a_preset_that_leaks_ends_with_an_error(tmp_path):
     assert leaks.returncode == 1 and rows(leaks.stdout)["soft_moe_v3"][-1] == "FAILS", leaks.stderr
     holds = run(tmp_path, "--preset", "steel-1b-causal", *small)
     assert holds.returncode == 0 and rows(holds.stdout)["causal_soft_moe"][-1] == "holds"
+
+
+def losses(path: Path) -> dict[tuple, float]:
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {(r["variant"], r["seed"]): r["loss"] for r in rows}
+
+
+def test_the_script_of_chapter_08_rehearses_and_then_takes_the_words_of_the_command(tmp_path):
+    script = ROOT / "notebooks" / "08_what_a_layer_buys.py"
+    rehearsed = run(tmp_path, "--preset", "cpu", script=script)
+    assert rehearsed.returncode == 0, rehearsed.stderr[-2000:]
+    assert len(re.findall(r"^\S.* steps  loss \d", rehearsed.stdout, re.M)) == len(reading.ARMS)
+    shards = tmp_path / "runs" / "08_what_a_layer_buys" / "shards"
+    words = ["--data", str(shards), "--preset", "ablation", "--variants", "dense,placebo"]
+    words += ["--seeds", "1", "model.vocab_size=512", "model.num_hidden_layers=1"]
+    words += [
+        "data.sequence_length=64",
+        "train.steps=4",
+        "train.eval_every=4",
+        "train.batch_size=4",
+    ]
+    words += ["train.micro_batch_size=4"]
+    by_script = run(tmp_path, *words, "--out", "script.json", script=script)
+    assert by_script.returncode == 0, by_script.stderr[-2000:]
+    command = [sys.executable, "-m", "figures.experiments.ablation", *words]
+    subprocess.run([*command, "--out", tmp_path / "command.json"], check=True, cwd=ROOT)
+    found = losses(tmp_path / "script.json")
+    assert len(found) == 2 and found == losses(tmp_path / "command.json")

@@ -1,0 +1,333 @@
+"""The drawings of chapter 08: the arms side by side, one gate and two, birth, and what the seeds tell.
+Each function returns a figure in house style."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from figures.experiments.reading import ASKED, BUDGETS
+from figures.style import (
+    FURNACE,
+    INK,
+    OKABE_ITO,
+    PAPER,
+    SEMANTIC,
+    SLATE,
+    STEEL,
+    axis_units,
+    figure,
+    footer,
+    label_line,
+    seed_band,
+)  # fmt: skip
+
+TOKENS, EXPERTS = SEMANTIC["tokens"], SEMANTIC["experts"]
+SMALL = 7.5
+COLOURS = {
+    "dense": SLATE,
+    "one expert": OKABE_ITO["sky"],
+    "causal": STEEL,
+    "placebo": FURNACE,
+    "top-2": OKABE_ITO["green"],
+    "two gates": OKABE_ITO["purple"],
+}
+
+
+def _canvas(height: float, xlim, ylim, **more):
+    fig, ax = figure(height, **more)
+    ax.set(xlim=xlim, ylim=ylim)
+    ax.axis("off")
+    return fig, ax
+
+
+def _box(ax, x, y, w, h, text="", color=INK, fill=0.0, size=8.0, style="solid") -> None:
+    shape = "round,pad=0,rounding_size=0.06"
+    if fill:
+        ax.add_patch(
+            FancyBboxPatch((x, y), w, h, boxstyle=shape, fc=color, ec="none", alpha=fill, lw=0)
+        )
+    ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=shape, fc="none", ec=color, lw=1.1, ls=style))  # fmt: skip
+    if text:
+        ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=size, color=INK)
+
+
+def _arrow(ax, start, end, color=SLATE, lw=1.0) -> None:
+    how = {"arrowstyle": "-|>", "color": color, "lw": lw, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, start, arrowprops=how | {"mutation_scale": 8})
+
+
+# -- the arms ----------------------------------------------------------------------------------------------------------
+
+
+def arms():
+    """One row per arm: a token, the six experts it could meet, what fills the slots, its work."""
+    fig, ax = _canvas(4.0, (-2.35, 11.75), (-0.75, 10.3))
+    left, wide, pitch, high = 3.2, 0.72, 0.8, 0.78
+    top = 9.75
+    for x, word, ha in (
+        (-2.35, "arm", "left"),
+        (0.25, "token", "center"),
+        (left + 2.4, "six experts", "center"),
+        (8.55, "weights that one\ntoken pays for", "left"),
+    ):
+        ax.text(x, top, word, fontsize=8.5, color=SLATE, ha=ha, va="center")
+    rows = (
+        ("dense", "6 of 6"),
+        ("one expert", "1 of 1"),
+        ("top-2", "2 of 6"),
+        ("causal", "1 of 6, and 5 shared\namong C tokens"),
+        ("placebo", "the same"),
+    )
+    for n, (name, price) in enumerate(rows):
+        y = 7.9 - 1.95 * n
+        ax.text(-2.35, y + high / 2, name, fontsize=10.5, color=INK, va="center")
+        ax.text(8.55, y + high / 2, price, fontsize=8.5, color=INK, va="center")
+        ax.add_patch(Rectangle((0.05, y + 0.2), 0.4, 0.4, color=TOKENS, alpha=0.9, lw=0))
+        at = lambda j: left + pitch * j  # noqa: B023, E731
+        middle = y + high / 2
+        if name == "dense":
+            _box(ax, left, y, 5 * pitch + wide, high, "one layer, six times as wide", EXPERTS, 0.35)
+            _arrow(ax, (0.55, middle), (left - 0.08, middle), TOKENS, 1.4)
+            continue
+        for j in range(6):
+            met = j == 0 if name != "top-2" else j in (1, 4)
+            absent = name == "one expert" and j > 0
+            slots = name in ("causal", "placebo") and j > 0
+            if absent:
+                continue
+            label = "$f_0$" if name in ("causal", "placebo") and j == 0 else ""
+            fill = 0.35 if met else 0.0
+            _box(ax, at(j), y, wide, high, label, EXPERTS if met or slots else SLATE, fill,
+                 style="solid" if met or slots else (0, (2, 2)))  # fmt: skip
+            if slots:
+                square = Rectangle((at(j) + 0.18, y + 0.2), 0.36, 0.36, fc=TOKENS if name == "causal" else "none",
+                                   ec=TOKENS, alpha=0.55 if name == "causal" else 1, lw=1.0)  # fmt: skip
+                ax.add_patch(square)
+        if name == "top-2":
+            ax.text(1.65, middle + 0.32, "router", fontsize=SMALL, color=INK, ha="center")
+            _arrow(ax, (0.55, middle), (1.4, middle), TOKENS, 1.4)
+            ax.plot([1.55], [middle], marker="D", color=TOKENS, ms=6)
+            ax.plot(
+                [1.65, 2.3, at(1) + wide / 2], [middle, y - 0.35, y - 0.35], color=TOKENS, lw=1.2
+            )
+            ax.plot([at(1) + wide / 2, at(4) + wide / 2], [y - 0.35] * 2, color=TOKENS, lw=1.2)
+            for j in (1, 4):
+                _arrow(ax, (at(j) + wide / 2, y - 0.35), (at(j) + wide / 2, y - 0.04), TOKENS, 1.4)
+        else:
+            _arrow(ax, (0.55, middle), (left - 0.08, middle), TOKENS, 1.4)
+        if name in ("causal", "placebo"):
+            y_line = y - 0.42
+            if name == "causal":
+                for k in range(8):
+                    ax.add_patch(
+                        Rectangle(
+                            (0.05 + 0.3 * k, y_line - 0.12),
+                            0.22,
+                            0.22,
+                            color=TOKENS,
+                            alpha=0.45,
+                            lw=0,
+                        )
+                    )
+                ax.plot([2.5, at(5) + wide / 2], [y_line, y_line], color=TOKENS, lw=1.0, alpha=0.7)
+                for j in range(1, 6):
+                    _arrow(ax, (at(j) + wide / 2, y_line), (at(j) + wide / 2, y - 0.03), TOKENS)
+                ax.text(
+                    8.55,
+                    y_line - 0.12,
+                    "slots: averages of the past",
+                    fontsize=SMALL,
+                    color=TOKENS,
+                    va="center",
+                )
+            else:
+                ax.text(
+                    8.55,
+                    y_line - 0.02,
+                    "slots: nothing in them",
+                    fontsize=SMALL,
+                    color=TOKENS,
+                    va="center",
+                )
+    return fig
+
+
+# -- one gate and two --------------------------------------------------------------------------------------------------
+
+
+def gates(volume, heard: dict, slope: dict, source: str):
+    """Left: the two layers at equal weights, box widths to scale. Right: output against input, double logarithmic."""
+    fig, axes = figure(3.7, wide=True, ncols=2, width_ratios=(1.35, 1))
+    ax = axes[0]
+    ax.set(xlim=(-6.6, 8.4), ylim=(-0.6, 10.4))
+    ax.axis("off")
+    for middle, name, inner, twice in ((-3.4, "one gate", 2.4, 1), (3.9, "two gates", 1.8, 2)):
+        width = 1.6  # of D
+        colour = STEEL if twice == 2 else SLATE
+        ax.text(middle, 10.0, name, ha="center", fontsize=10.5, color=colour)
+        _box(ax, middle - width / 2, 0.2, width, 0.6, "$x$", TOKENS)
+        ax.text(
+            middle + width / 2 + 0.15, 0.5, "width $D$", fontsize=SMALL, color=SLATE, va="center"
+        )
+        _box(ax, middle - inner - 0.1, 2.2, inner, 0.6, "$a$", INK, size=8.5)
+        _box(ax, middle + 0.1, 2.2, inner, 0.6, "$b$", INK, size=8.5)
+        _box(ax, middle - inner / 2, 4.0, inner, 0.6, "silu$(a)\\,b$", FURNACE, 0.25, 7.5)
+        ax.text(
+            middle + inner / 2 + 0.15, 4.3, "width $F$", fontsize=SMALL, color=SLATE, va="center"
+        )
+        _arrow(ax, (middle, 0.85), (middle, 2.1))
+        ax.text(middle + 0.15, 1.45, "$2 D F$ weights", fontsize=SMALL, color=SLATE, va="center")
+        for side in (-1, 1):
+            _arrow(ax, (middle + side * (inner / 2 + 0.1), 2.85), (middle + side * inner / 4, 3.93))
+        if twice == 1:
+            _arrow(ax, (middle, 4.65), (middle, 9.0 - 0.35))
+            ax.text(middle + 0.15, 6.4, "$F D$ weights", fontsize=SMALL, color=SLATE, va="center")
+        else:
+            _arrow(ax, (middle, 4.65), (middle, 6.1))
+            ax.text(middle + 0.15, 5.3, "$2 F D$ weights", fontsize=SMALL, color=SLATE, va="center")
+            for side, letter in ((-1, "$c$"), (1, "$d$")):
+                _box(ax, middle + (0.1 if side > 0 else -width - 0.1), 6.2, width, 0.6, letter)
+                _arrow(
+                    ax, (middle + side * (width / 2 + 0.1), 6.85), (middle + side * width / 4, 8.6)
+                )
+        text = "" if twice == 1 else "silu$(c)\\,d$"
+        ax.text(
+            middle + width / 2 + 0.15,
+            8.95,
+            "$y$, width $D$",
+            fontsize=SMALL,
+            color=SLATE,
+            va="center",
+        )
+        _box(ax, middle - width / 2, 8.65, width, 0.6, text,
+             FURNACE if twice == 2 else TOKENS, 0.25 if twice == 2 else 0, 7.5)  # fmt: skip
+    ax = axes[1]
+    for number, color, name in ((1, SLATE, "one gate"), (2, STEEL, "two gates")):
+        ax.loglog(volume, heard[number], color=color)
+        label_line(
+            ax, volume[-1], heard[number][-1], f"{name}\nslope {slope[number][-1]:.2f}", color
+        )
+        label_line(ax, volume[0], heard[number][0], f"slope {slope[number][0]:.2f}", color,
+                   xytext=(0, 24) if number == 1 else (18, 2))  # fmt: skip
+    ax.axvline(1.0, color=INK, lw=0.8, ls=(0, (4, 3)))
+    ax.annotate(
+        "after\nRMSNorm", (1.0, 3e-14), xytext=(4, 0), textcoords="offset points", fontsize=8
+    )
+    ax.set(xlim=(7e-4, 3e4), ylim=(1e-15, 1e10), xticks=[1e-3, 1e-2, 1e-1, 1, 10, 100])
+    ax.set_yticks([1e-12, 1e-8, 1e-4, 1, 1e4, 1e8])
+    ax.minorticks_off()
+    axis_units(ax, x="RMS of the input", y="RMS of the output")
+    footer(fig, source)
+    return fig
+
+
+# -- birth -------------------------------------------------------------------------------------------------------------
+
+
+def birth(born: dict):
+    """Share of the stream that each layer's feed-forward adds at birth; born: (expert, width, std) -> ratios."""
+    fig, axes = figure(2.9, ncols=2, sharey=True)
+    for ax, expert in zip(axes, ("swiglu", "double_swiglu"), strict=True):
+        for width in (64, 256):
+            for std, color in ((None, STEEL), (0.02, SLATE)):
+                curve = born[expert, width, std]
+                style = "-" if width == 256 else (0, (4, 2))
+                ax.semilogy(range(1, 25), curve, color=color, ls=style)
+                if std:
+                    label_line(
+                        ax,
+                        24,
+                        curve[-1],
+                        f"D = {width}",
+                        SLATE,
+                        xytext=(5, 3 if width == 256 else -6),
+                    )
+        ax.set(xlim=(1, 31), xticks=[1, 8, 16, 24], ylim=(3e-6, 2))
+        ax.set_xlabel("layer")
+        label_line(ax, 24, born[expert, 256, None][-1], "ours", STEEL)
+    axes[0].set_title("one gate\nfeed-forward over stream (RMS)")
+    axes[1].set_title("two gates\n")
+    return fig
+
+
+def woken(runs: dict, steps: list[int]):
+    """Left: how loud the last layer is in the first steps. Right: held-out loss at the end, a dot per seed.
+
+    runs: (arm, std) -> list of (loudness by evaluation, losses by evaluation), one a seed.
+    """
+    fig, axes = figure(2.9, ncols=2, width_ratios=(1.25, 1))
+    look = {("dense", None): (SLATE, "-"), ("dense", 0.02): (SLATE, (0, (3, 2))),
+            ("two gates", None): (STEEL, "-"), ("two gates", 0.02): (STEEL, (0, (3, 2)))}  # fmt: skip
+    for key, (color, style) in look.items():
+        for seed, (loud, _) in enumerate(runs[key]):
+            axes[0].semilogy(steps, loud, color=color, ls=style, lw=1.4 if seed == 0 else 0.7)
+    label_line(axes[0], 8, 7e-4, "two gates, 0.02", STEEL, ha="left")
+    label_line(axes[0], 2, 6e-2, "one gate,\n0.02", SLATE, va="top", xytext=(1, 0))
+    label_line(axes[0], steps[-1], 12, "ours: solid", INK, ha="right", xytext=(0, 0))
+    axes[0].set(xticks=steps[::2], ylim=(1e-4, 30))
+    axis_units(axes[0], x="step", y="last layer over stream (RMS)")
+    for at, (key, (color, _)) in enumerate(look.items()):
+        last = [losses[-1] for _, losses in runs[key]]
+        axes[1].plot(
+            [at] * len(last), last, "o", color=color, ms=5, mfc=color if key[1] is None else PAPER
+        )
+    axes[1].set(xlim=(-0.5, 3.5), xticks=range(4),
+                xticklabels=["one gate\nours", "one gate\n0.02", "two gates\nours", "two gates\n0.02"])  # fmt: skip
+    axes[1].tick_params(axis="x", labelsize=7)
+    axis_units(axes[1], y=f"held-out loss after {steps[-1]} steps (nats/token)")
+    return fig
+
+
+# -- what the seeds tell -----------------------------------------------------------------------------------------------
+
+
+def outcome(rows: list[dict], found: dict, source: str, first: int = 150_000):
+    """Left: held-out loss against FLOPs. Right: every difference that was asked, at three budgets."""
+    fig, axes = figure(4.0, wide=True, ncols=2, width_ratios=(1, 1.25))
+    ax, ends = axes[0], []
+    for arm, color in COLOURS.items():
+        mine = [r for r in rows if r["variant"] == arm]
+        if not mine:
+            continue
+        curve = [(t, loss) for t, loss in mine[0]["curve"] if t >= first]
+        work = [t * mine[0]["flops_per_token"] / 1e12 for t, _ in curve]
+        losses = [[loss for t, loss in r["curve"] if t >= first] for r in mine]
+        seed_band(ax, work, losses, color)
+        ends.append([float(np.median([c[-1] for c in losses])), work[-1], arm, color])
+    ends.sort()
+    low, high = ax.get_ylim()
+    gap, at = (high - low) / 17, -np.inf
+    for end, work, arm, color in ends:  # labels at equal distance where the curves end together
+        at = max(at + gap, end - gap * (len(ends) - 1) / 2 if at == -np.inf else end)
+        ax.plot([work, work * 1.05], [end, at], color=color, lw=0.5)
+        label_line(ax, work * 1.05, at, f"{arm} {end:.3f}", color, xytext=(2, 0), fontsize=8)
+    ax.set_xlim(right=max(e[1] for e in ends) * 1.45)
+    axis_units(ax, x="training work (TFLOP)", y="held-out loss (nats/token)")
+    ax = axes[1]
+    marks = {"tokens": "o", "flops": "s", "seconds": "^"}
+    pairs = [pair for pair in ASKED if pair in found["tokens"]]
+    for row, (a, b) in enumerate(reversed(pairs)):
+        for k, budget in enumerate(BUDGETS):
+            one, y = found[budget][a, b], row + 0.24 * (1 - k)
+            color = COLOURS[a]
+            ax.errorbar(one.difference.mean, y, xerr=one.difference.half, fmt=marks[budget], color=color, ms=5.5,
+                        lw=1.1, mfc=color if one.established else PAPER)  # fmt: skip
+            if row == len(pairs) - 1:
+                ax.annotate(f"equal {BUDGETS[budget]}", (1.0, y), xycoords=("axes fraction", "data"), fontsize=SMALL,
+                            color=INK, va="center", ha="left", xytext=(3, 0), textcoords="offset points")  # fmt: skip
+    ax.axvline(0, color=INK, lw=0.9)
+    ax.set(
+        yticks=range(len(pairs)),
+        yticklabels=[f"{a}\nminus {b}" for a, b in reversed(pairs)],
+        ylim=(-0.6, len(pairs) - 0.4),
+    )
+    ax.grid(axis="x")
+    ax.grid(False, axis="y")
+    widest = max(abs(one.difference.mean) for found_ in found.values() for one in found_.values())
+    reach = 3.5 * widest
+    low, high = ax.get_xlim()
+    ax.set_xlim(max(low, -reach), min(high, reach))
+    axis_units(ax, x="difference of held-out loss (nats/token); left: the first is better", y="")
+    footer(fig, source)
+    return fig
