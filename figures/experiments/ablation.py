@@ -230,7 +230,9 @@ def train_row(
 def hold_slots_empty(model) -> None:
     """Give each slot's prior a weight beside which no token counts; its gradient vanishes, so it stays."""
     for layer in decoder_layers(model):
-        layer.mlp.prior_weight.fill_(EMPTY_SLOTS)
+        weight = layer.mlp.prior_weight
+        weight.fill_(EMPTY_SLOTS)
+        getattr(weight, "master", weight).fill_(EMPTY_SLOTS)  # of which a bf16 run shows a copy
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------

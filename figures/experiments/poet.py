@@ -21,7 +21,6 @@ import numpy as np
 
 from steel.config import Config, UserError, load
 from steel.corpus.instructions import text_form
-from steel.corpus.pipeline import prepare as prepare_documents
 from steel.data.shards import ShardSet
 from steel.machine import commit, hardware, packages
 from steel.model.decoding import Sampling, generate
@@ -112,6 +111,8 @@ def main(
     """
     cfg, shards = load(preset, overrides), data / "shards"
     if prepare_from != Path():
+        from steel.corpus.pipeline import prepare as prepare_documents  # needs the readers
+
         prepare_documents(prepare_from, data.with_name(data.name + "-docs"))
         size = carry(data.with_name(data.name + "-docs"), data, cfg)
         print(f"{data}: {size / 2**20:.1f} MiB to carry")

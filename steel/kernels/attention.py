@@ -59,7 +59,9 @@ class Form:
             self.edges = F.pad(ends, (1, 0)).int().to(device, non_blocking=True)
             return
         token = torch.arange(B * T, device=device)
-        document_BT = torch.bucketize(token, ends.to(device), right=True).view(B, T)
+        document_BT = torch.bucketize(token, ends.to(device, non_blocking=True), right=True).view(
+            B, T
+        )
         if name == "flex":
             from torch.nn.attention.flex_attention import create_block_mask
 

@@ -16,6 +16,11 @@ def rms_norm(x: torch.Tensor, weight_D: torch.Tensor, eps: float, residual=None)
     return y if residual is None else (y, total)
 
 
+def send(t: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A host tensor on `device`; nobody waits, which from memory that is not pinned a GPU may."""
+    return (t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True)
+
+
 class SteelRMSNorm(nn.Module):
     """`rms_norm` with its weight (Zhang & Sennrich 2019); statistics in at least fp32."""
 
@@ -103,7 +108,7 @@ def attention_mask(
     key_1K = torch.arange(past + T, device=device)[None, :]
     mask = (key_1K <= query_T1)[None, None]
     if starts_BT is not None:
-        document_BT = starts_BT.cumsum(dim=1).to(device, non_blocking=True)
+        document_BT = send(starts_BT.cumsum(dim=1), device)
         mask = mask & (document_BT[:, None, :, None] == document_BT[:, None, None, :])
     if valid_BK is not None:
         mask = (mask & valid_BK[:, None, None, :]) | (key_1K == query_T1)[None, None]

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from .attention import send
 from .feed_forward import SteelExperts, router_softmax
 from .soft_moe import root_mean_square_normalize, run_slot_experts
 
@@ -49,8 +50,7 @@ class SegmentPlan:
     def to(self, device: torch.device) -> "SegmentPlan":
         """The same plan with its tensors on `device`; nobody waits for the copies."""
         tensors = {name: t for name, t in vars(self).items() if isinstance(t, torch.Tensor)}
-        moved = {name: t.to(device, non_blocking=True) for name, t in tensors.items()}
-        return replace(self, **moved)
+        return replace(self, **{name: send(t, device) for name, t in tensors.items()})
 
 
 def plan_segments(

@@ -82,17 +82,69 @@ def evaluating(model: nn.Module, cfg: TrainConfig, world: World) -> Iterator[Non
     model.eval()
     eager = torch.compiler.set_stance("force_eager") if cfg.compile else contextlib.nullcontext()
     try:
-        with torch.no_grad(), precision(cfg, world), eager:
+        with torch.no_grad(), computing(model, cfg, world), eager:
             yield
     finally:
         model.train(was_training)
 
 
-def precision(cfg: TrainConfig, world: World) -> contextlib.AbstractContextManager:
-    """Mixed precision of one rank; with several, FSDP2 casts the parameters instead."""
-    if cfg.precision == "bf16" and world.size == 1:
-        return torch.autocast(world.device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+def computing(
+    model: nn.Module, cfg: TrainConfig, world: World
+) -> contextlib.AbstractContextManager:
+    """Inside, the model computes in cfg.precision, forward and backward; FSDP2 sees to it by itself."""
+    if cfg.precision != "bf16" or world.size > 1:
+        return contextlib.nullcontext()
+    if not hasattr(model, "_half"):  # when the weights are there: a model begins without any
+        model._half = HalfWeights(model)
+    return model._half
+
+
+class HalfWeights:
+    """bf16 copies of a model's weights, which its modules hold inside of `with`, on one rank.
+
+    What FSDP2's mixed precision is on several: weights and activations in bf16; the weights that
+    optimizer and checkpoints know, and the sum of their gradients over micro-batches, in fp32.
+    `copy.master` is the weight behind a copy.
+    """
+
+    def __init__(self, model: nn.Module):
+        copies: dict[int, nn.Parameter] = {}
+        self._masters, self._places = [], []
+        for module in model.modules():
+            for name, p in module._parameters.items():
+                if p is None or not p.is_floating_point():
+                    continue
+                if id(p) not in copies:  # a tied weight has one copy
+                    copies[id(p)] = _half_of(p)
+                    self._masters.append(p.detach())
+                self._places.append((module, name, p, copies[id(p)]))
+        self._copies = [copy.detach() for copy in copies.values()]
+
+    def __enter__(self) -> None:
+        torch._foreach_copy_(self._copies, self._masters)
+        for module, name, _, copy in self._places:
+            module._parameters[name] = copy
+
+    def __exit__(self, *_) -> None:
+        for module, name, master, _ in self._places:
+            module._parameters[name] = master
+
+
+def _half_of(master: nn.Parameter) -> nn.Parameter:
+    """A bf16 copy whose gradient is added to its master's as soon as it is there."""
+    copy = nn.Parameter(master.detach().to(torch.bfloat16), master.requires_grad)
+    copy.master = master
+
+    def add(_) -> None:
+        if master.grad is None:
+            master.grad = copy.grad.to(master.dtype)
+        else:
+            master.grad.add_(copy.grad)
+        copy.grad = None
+
+    if copy.requires_grad:
+        copy.register_post_accumulate_grad_hook(add)
+    return copy
 
 
 def _install_kernels(

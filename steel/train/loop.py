@@ -25,11 +25,11 @@ from ..config import TrainConfig, UserError, first_line
 from ..machine import progress
 from ..runlog import RunLog, finite, read_log
 from . import checkpoint
-from .build import evaluating, precision, require_graphs
+from .build import computing, evaluating, require_graphs
 from .checkpoint import Checkpoints
 from .device import peaks
 from .metrics import Add, Speed, curves, profiler
-from .optim import build_optimizers, set_learning_rate
+from .optim import build_optimizers, scale_gradients, set_learning_rate, takes_scale
 from .parallel import LOST_RANK, World, check_batch, lost_rank
 from .run_folder import RunFolder
 from .schedule import learning_rate_factor
@@ -199,41 +199,45 @@ def train_step(stage: Stage, state: State, world: World) -> dict:
         micros = stage.batch_fn(state.step)
     loss_sum, count, sums = torch.zeros((), dtype=torch.float64, device=world.device), 0, {}
     with state.speed.phase("forward_backward"):
-        for i, micro in enumerate(micros):
-            if hasattr(model, "set_requires_gradient_sync"):
-                model.set_requires_gradient_sync(i == len(micros) - 1)
-            with precision(cfg, world):
+        with computing(model, cfg, world):
+            for i, micro in enumerate(micros):
+                if hasattr(model, "set_requires_gradient_sync"):
+                    model.set_requires_gradient_sync(i == len(micros) - 1)
                 loss, n, metrics = stage.loss_fn(model, micro)
-            loss.backward()
-            loss_sum, count = loss_sum + loss.detach(), count + n
-            for name, value in metrics.items():
-                total, weight = value if isinstance(value, tuple) else (value, 1.0)
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = (before[0] + total, before[1] + weight)
-        # Here the host waits for the device, once.
+                loss.backward()
+                loss_sum, count = loss_sum + loss.detach(), count + n
+                for name, value in metrics.items():
+                    total, weight = value if isinstance(value, tuple) else (value, 1.0)
+                    before = sums.get(name, (0.0, 0.0))
+                    sums[name] = (before[0] + total, before[1] + weight)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not gradients:
+            raise UserError(
+                "no parameter received a gradient: the batch holds no token with a loss"
+            )
+        fused = world.size == 1 and takes_scale(state.optimizers)
+        norm = torch.nn.utils.get_total_norm(gradients) if fused else 0.0
+        # Here the host waits for the device; where the update is fused, for the only time.
         parts = [part for pair in sums.values() for part in pair]
-        loss, count, *parts = world.sum(loss_sum, count, *parts)
+        loss, count, norm, *parts = world.sum(loss_sum, count, norm, *parts)
     with state.speed.phase("update"):
         count = max(count, 1.0)
         pairs = dict(zip(sums, zip(parts[::2], parts[1::2], strict=True), strict=True))
         state.tokens += int(pairs.pop("tokens", (count, 1))[0])
         state.loss = loss / count
         # FSDP averages gradients over ranks; the sum over all tokens needs the factor world size.
-        norm = _scale_and_clip(stage, world.size / count)
+        scale, limit = world.size / count, cfg.grad_clip or math.inf
+        if fused:
+            norm *= scale
+            scale_gradients(state.optimizers, scale * min(1.0, limit / (norm + 1e-6)))
+        else:
+            torch._foreach_mul_(gradients, scale)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+            norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         state.step += 1
         _update(cfg, state, norm)
     means = {name: total / max(weight, 1e-12) for name, (total, weight) in sorted(pairs.items())}
     return {"loss": state.loss, "lr": rate, "grad_norm": norm, **means}
-
-
-def _scale_and_clip(stage: Stage, scale: float) -> float:
-    """Scale all gradients in place, clip them; returns the norm before clipping."""
-    parameters = [p for p in stage.model.parameters() if p.grad is not None]
-    if not parameters:
-        raise UserError("no parameter received a gradient: the batch holds no token with a loss")
-    torch._foreach_mul_([p.grad for p in parameters], scale)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, stage.cfg.grad_clip or math.inf)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
 def _update(cfg: TrainConfig, state: State, norm: float) -> None:

@@ -58,6 +58,22 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) ->
     return optimizers[0].param_groups[0]["lr"]
 
 
+def takes_scale(optimizers: list[torch.optim.Optimizer]) -> bool:
+    """Whether one of them can multiply gradients in the pass in which it reads them."""
+    return any(optimizer.param_groups[0].get("fused") for optimizer in optimizers)
+
+
+def scale_gradients(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Multiply the gradients by `factor` at the next step; a fused AdamW does so as it reads them."""
+    for optimizer in optimizers:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if optimizer.param_groups[0].get("fused"):  # it divides, as a loss scaler wants it
+            given = torch.full((), factor, dtype=torch.float32, device=parameters[0].device)
+            optimizer.grad_scale = given.reciprocal_()
+        else:
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is replaced by the nearest orthogonal matrix (Jordan et al. 2024).
 

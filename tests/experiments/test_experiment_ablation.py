@@ -156,9 +156,10 @@ def test_a_preset_that_cannot_be_shared_out_is_refused(change, word, shards, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_slots_of_the_placebo_hold_no_token_before_and_after_training(shards, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_slots_of_the_placebo_hold_no_token_before_and_after_training(shards, tmp_path, precision):
     """Its weights and work are those of *causal*; a token of an earlier segment moves no later output."""
-    cfg = ablation.row_config(config(learning_rate=0.05), "placebo", 3)
+    cfg = ablation.row_config(config(learning_rate=0.05, precision=precision), "placebo", 3)
     plain = ablation.train_row(cfg, shards, tmp_path / "causal")
     row = ablation.train_row(cfg, shards, tmp_path / "placebo", empty_slots=True)
     same = ("steps", "tokens", "parameters", "flops_per_token")

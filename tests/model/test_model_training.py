@@ -7,6 +7,7 @@ import torch
 from model_helpers import CAUSAL, NON_CAUSAL, VOCABULARY, double_model, perturb, random_tokens, tiny
 
 from steel.model import SteelConfig, SteelForCausalLM, decoder_layers, initialize, loss
+from steel.model.causal_soft_moe import plan_segments
 
 
 def shifted(tokens: torch.Tensor) -> torch.Tensor:
@@ -265,6 +266,21 @@ def test_a_training_step_with_document_ends_never_waits_for_the_device(feed_forw
     model(tokens, shift_labels=tokens).loss.backward()  # one document a row: positions are counted
     with pytest.raises((RuntimeError, NotImplementedError)):
         model(tokens, position_ids=positions, shift_labels=tokens)
+
+
+def test_what_the_host_has_laid_out_is_sent_from_pinned_memory(monkeypatch):
+    """From other memory a GPU's driver may wait for the queue, although nobody asked it to."""
+    pinned, sent = [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: (pinned.append(id(t)), t)[1])
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda t, *_, **given: (sent.append((id(t), given)), t)[1]
+    )
+    starts = torch.zeros(2, 12, dtype=torch.bool)
+    starts[:, 5] = True
+    plan = plan_segments((2, 12), 4, starts).to(torch.device("cuda"))
+    tensors = [t for t in vars(plan).values() if isinstance(t, torch.Tensor)]
+    assert len(tensors) == 7 and sent == [(id(t), {"non_blocking": True}) for t in tensors]
+    assert pinned == [id(t) for t in tensors]
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The loop learns, accumulates exactly, resumes bit for bit, survives bad batches and stops when it is told to."""
 
+import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -25,7 +27,11 @@ from steel.data import Loader, ShardSet
 from steel.model.build import build
 from steel.runlog import read_log
 from steel.train import checkpoint
-from steel.train.loop import Stage, fit
+from steel.train.build import computing
+from steel.train.loop import Stage, State, fit, train_step
+from steel.train.metrics import Speed
+from steel.train.optim import build_optimizers
+from steel.train.parallel import World
 from steel.train.pretrain import next_token_loss
 from steel.train.run_folder import RunFolder
 
@@ -172,27 +178,110 @@ def test_validation_and_samples_run_in_the_precision_of_training(tmp_path):
     """Once they ran outside of it: in other numbers, and on a GPU with kernels that refuse fp32."""
     seen = {}
 
-    def look(where):
-        seen[where] = torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()
+    def look(where, model):
+        seen[where] = next(model.parameters()).dtype, torch.is_grad_enabled()
 
     def evaluate(model, step):
-        look("evaluate")
+        look("evaluate", model)
         assert not model.training
         return {}
 
     def sample(model, step):
-        look("sample")
+        look("sample", model)
         return []
 
     def loss(model, x):
-        look("train")
+        look("train", model)
         assert model.training
-        return toy_loss(model, x)
+        return toy_loss(model, x.bfloat16())
 
     stage = Stage("test", toy_config(steps=2, precision="bf16"), Toy(), toy_batches, loss)
     stage.evaluate, stage.sample, stage.save_hf = evaluate, sample, False
     fit(stage, RunFolder(tmp_path))
-    assert seen == {"train": (True, True), "evaluate": (True, False), "sample": (True, False)}
+    bf16 = torch.bfloat16
+    assert seen == {"train": (bf16, True), "evaluate": (bf16, False), "sample": (bf16, False)}
+    assert next(stage.model.parameters()).dtype == torch.float32
+
+
+class Tied(torch.nn.Module):
+    """An embedding that is its own head, and a weight that does not learn."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = torch.nn.Embedding(11, 8), torch.nn.Linear(8, 11)
+        self.head.weight = self.embed.weight
+        self.fixed = torch.nn.Parameter(torch.ones(8), requires_grad=False)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.embed(x)) * self.fixed)
+
+
+def test_bf16_weights_have_fp32_masters_and_an_fp32_sum_of_gradients():
+    """Weights, also tied ones, are rounded for the computation alone; the sum over micro-batches is not."""
+    model, cfg, world = Tied(), toy_config(precision="bf16"), World()
+    names = {name: id(p) for name, p in model.named_parameters()}
+    rounded = copy.deepcopy(model).bfloat16()
+    rows = torch.randint(11, (6, 4), generator=torch.Generator().manual_seed(1))
+    wanted = dict.fromkeys(("embed.weight", "head.bias"), 0.0)
+    with computing(model, cfg, world):
+        for row in rows:
+            for m in (model, rounded):
+                m(row).float().logsumexp(-1).sum().backward()
+            for name in wanted:
+                wanted[name] = wanted[name] + rounded.get_parameter(name).grad.float()
+            rounded.zero_grad()
+        assert model.head.weight is model.embed.weight and model.fixed.dtype == torch.bfloat16
+    assert {name: id(p) for name, p in model.named_parameters()} == names
+    for name, gradient in wanted.items():
+        found = model.get_parameter(name).grad
+        assert found.dtype == torch.float32 and torch.equal(found, gradient), name
+    assert model.fixed.grad is None
+    with torch.no_grad():
+        model.fixed += (
+            1e-4  # too small for bf16; the master keeps it, and the next copy has it rounded
+        )
+        model.head.bias += 1.0
+    with computing(model, cfg, world):
+        assert model.head.bias.equal(model.head.bias.master.bfloat16())
+    assert float(model.fixed[0]) == pytest.approx(1.0001)
+
+
+def steps_with(optimizer: str, fused: bool, **given) -> tuple[list[dict], dict]:
+    """What ten steps log, and the weights after them."""
+    cfg = toy_config(optimizer=optimizer, micro_batch_size=2, grad_clip=0.5, **given)
+    stage = Stage("test", cfg, Toy(), partial(toy_batches, micro=2), toy_loss)
+    state = State(build_optimizers(stage.model, cfg), Speed(World()))
+    for one in state.optimizers:
+        if fused and isinstance(one, torch.optim.AdamW):
+            for group in one.param_groups:
+                group["fused"], group["foreach"] = True, False
+    return [train_step(stage, state, World()) for _ in range(10)], stage.model.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_update_that_scales_and_clips_as_it_reads_is_the_plain_one(optimizer):
+    rows, weights = steps_with(optimizer, fused=True)
+    plain_rows, plain = steps_with(optimizer, fused=False)
+    for a, b in zip(rows, plain_rows, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    assert max(row["grad_norm"] for row in rows) > 0.5, "it has clipped"
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, plain[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_fused_step_waits_once_for_the_device(monkeypatch):
+    waits = []
+    for name in ("item", "tolist", "__int__", "__float__", "__bool__", "cpu", "numpy"):
+        before = getattr(torch.Tensor, name)
+
+        def counted(self, *args, name=name, before=before, **given):
+            waits.append(name)
+            return before(self, *args, **given)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    steps_with("adamw", fused=True)
+    assert waits == ["tolist"] * 10
 
 
 def test_document_ends_stay_on_the_host_under_fsdp(corpus, monkeypatch):
