@@ -26,7 +26,7 @@ def ladder(widths: list[int], parameters: list[int]):
         edge = {"color": color, "lw": 1, "ls": (0, (4, 2)) if target else "-"}
         ax.plot([x, x + side, x + side, x, x], [0, 0, side, side, 0], **edge)
         rate = [0.0, 0.75 * side, 0.75 * side, 0.0]
-        ax.plot([x, x + 0.05 * side, x + 0.7 * side, x + side], rate, color=color, lw=1)
+        ax.plot([x, x + 0.1 * side, x + 0.7 * side, x + side], rate, color=color, lw=1)
         ax.plot(x + side, 0, "o", color=color, ms=4.5, zorder=4, clip_on=False)
         ax.text(x + side / 2, side + 0.03, f"{width}", ha="center", va="bottom", color=color)
         ends.append((x, x + side))
