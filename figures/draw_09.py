@@ -16,10 +16,20 @@ def _arrow(ax, start, end, color=INK, width=1.0, size=7):
 
 
 def operations():
-    """The operations of one micro-batch, each of which fetches from memory and stores there."""
-    fig, ax = figure(2.9)
-    ax.set(xlim=(0, 100), ylim=(0, 43))
+    """The operations of one micro-batch, each of which fetches from memory and stores there; below, one norm."""
+    fig, ax = figure(4.4)
+    ax.set(xlim=(0, 100), ylim=(-24, 43))
     ax.axis("off")
+    lines = ["to float32", "square", "mean", "root", "product", "to bf16", "gain"]
+    for x, name in [*((9.6 * k + 0.4, n) for k, n in enumerate(lines)), (83.2, "one kernel")]:
+        wide = 15.6 if name == "one kernel" else 8.4
+        ax.add_patch(Rectangle((x, -23), wide, 6, fc=PAPER, ec=FURNACE, lw=1.4))
+        ax.text(x + wide / 2, -20, name, ha="center", va="center", fontsize=7.2)
+        _arrow(ax, (x + wide / 2 - 1.6, -8), (x + wide / 2 - 1.6, -16.8), SLATE)
+        _arrow(ax, (x + wide / 2 + 1.6, -16.8), (x + wide / 2 + 1.6, -8), SLATE)
+    for x, width, text in ((0, 66.8, "one norm, line by line"), (82.8, 16.4, "or fused")):
+        ax.add_patch(Rectangle((x, -7.8), width, 4, fc=MEMORY, ec="none", alpha=0.22))
+        ax.text(x + width / 2, -5.8, text, ha="center", va="center", fontsize=8)
     ax.add_patch(Rectangle((0, 34), 100, 8, fc=MEMORY, ec="none", alpha=0.22))
     ax.text(50, 38, "memory of an H100: 80 GB", ha="center", va="center", fontsize=9)
     block = ["norm", "q, k, v", "rotate", "attention", "out", "norm", "experts"]
@@ -95,8 +105,11 @@ def table_2(pairs, microseconds, error, predicted):
     return fig
 
 
-def roofline(bandwidth, peaks, moving, standing):
-    """moving: {name: (operations per byte before, after)}; standing: {name: operations per byte}."""
+def roofline(bandwidth, peaks, moving, standing, ordinary=66.9e12):
+    """moving: {name: (operations per byte before, after)}; standing: {name: operations per byte}.
+
+    ordinary: an H100's float32 FLOP/s outside of the tensor cores (data sheet), the roof of what is no matrix product.
+    """
     fig, (ax, lanes) = figure(4.5, nrows=2, sharex=True, height_ratios=(1.55, 1))
     x = np.logspace(-1.4, 3.85, 200)
 
@@ -106,6 +119,9 @@ def roofline(bandwidth, peaks, moving, standing):
     for gpu, color in (("A100-80G", SLATE), ("H100", STEEL)):
         ax.plot(x, [roof(i, gpu) for i in x], color=color)
         label_line(ax, x[-1], peaks[gpu] / 1e12, gpu.split("-")[0], color)
+    low = np.logspace(np.log10(ordinary / bandwidth["H100"]), 3.85, 2)
+    ax.plot(low, [ordinary / 1e12] * 2, color=FURNACE, ls=(0, (4, 2)), lw=1.3)
+    label_line(ax, low[-1], ordinary / 1e12, "H100, not\ntensor cores", FURNACE)
     for name, (intensity, shift, side) in standing.items():
         ax.plot(intensity, roof(intensity), "o", color=STEEL, zorder=4)
         label_line(ax, intensity, roof(intensity), name, STEEL, xytext=shift, ha=side)

@@ -12,7 +12,7 @@
 # Table 2 of the paper {cite:p}`steel2025` may be the best page that the project published. It trains one model on one kind of machine eight
 # times and changes nothing that the model's loss would notice: which program computes the attention, the rotary embedding, the norm and the
 # cross-entropy, and whether parameters stay sharded. The slowest combination does 10,500 tokens per second on each GPU, the fastest
-# 15,000. The weights, the batch and the matrix products are the same in all eight.
+# 15,000. The weights, the batch and the linear layers are the same in all eight.
 #
 # So for every token the slow run spent 95.2 microseconds where the fast one spent 66.7. What was the machine doing in the other 28.6? And once
 # you know, how much of what remains can you have back?
@@ -47,21 +47,22 @@ QWEN_1_8B = published("qwen-1.8b").model
 
 # %% tags=["active-ipynb", "hide-input"]
 # import json
+# import math
 # from pathlib import Path
 #
 # from figures import draw_09, facts
 # from figures.style import FURNACE, OKABE_ITO, SEMANTIC, SLATE, STEEL, answer, badge, say, show, table
 #
 # LOGS = Path(facts.__file__).parent / "runs"
-# show(draw_09.operations(), alt="Ten boxes in a row, the operations of one micro-batch: norm, q k v, rotate, attention, out, norm and experts, 18 times, then norm, head and loss. From each an arrow comes down from a bar that is the memory and one goes up to it.",
-#      caption="One micro-batch, forward. Every box fetches its inputs from memory, computes on the chip, and stores its results.")
+# show(draw_09.operations(), alt="Ten boxes in a row, the operations of one micro-batch: norm, q k v, rotate, attention, out, norm and experts, 18 times, then norm, head and loss. From each an arrow comes down from a bar that is the memory and one goes up to it. Below, one norm from within: seven boxes, each with both arrows, and beside them one kernel with a single pair.",
+#      caption="One micro-batch of 16,384 tokens, forward. A box is a kernel, a program on the GPU: it fetches its inputs from memory, computes, stores its results. Below: one norm as seven kernels, and fused into one.")
 
 # %% [markdown]
 # ```{admonition} Predict
 # :class: predict
 # Write down three answers before you read on.
 #
-# 1. The norms do less than a thousandth of the arithmetic of a training step. Written so that every line of their formula is an operation of its own, how many per cent of the step's *time* do they take?
+# 1. The norms do less than a thousandth of the arithmetic of a training step. Let norms, rotations, gates and loss be written so that every line is an operation of its own. How many per cent of the step's *time* do the norms take, with the residual additions?
 # 2. Eight sequences of 2,048 tokens, a vocabulary of 151,936. How many GB must be free for the logits and for what a loss in two lines of PyTorch makes of them?
 # 3. Table 2 switches attention, RoPE, RMSNorm, cross-entropy and sharding. Order them by the speed they gain.
 # ```
@@ -71,14 +72,14 @@ QWEN_1_8B = published("qwen-1.8b").model
 # An A100 can do 312 TFLOP/s and read 2 TB/s, so it has time for $312/2 \approx 150$ operations while one byte arrives. An H100 has time for
 # about $300$. A matrix product of width $1792$ does that and more with every byte. An RMSNorm does some $14$ operations on a number, forward
 # and backward. At the least it reads $x$ and writes $y$, and on the way back reads $x$ and $dy$ and writes $dx$: five numbers of two bytes, *one* operation per byte.
-# The arithmetic is free. What you pay for is each pass over memory, and a formula written line by line makes a pass per line.
+# It has no use for tensor cores, but the other units have time for ten per byte (A100) or twenty (H100). The arithmetic is free. You pay for passes over memory, and a formula written line by line makes a pass per line.
 # ```
 #
 # ## Count the bytes
 #
 # Chapter 01 let PyTorch count the FLOPs of every matrix product on the meta device, where tensors have shapes and no contents. Bytes
-# can be had the same way. Whatever you write, each operator goes through one dispatcher on its way to the hardware, forward and
-# backward, and one can listen there and add up the sizes of what it reads and what it writes.
+# can be had the same way. Each operator goes through one dispatcher on its way to the hardware, forward and
+# backward; listen there and add up the sizes of what it reads and writes.
 
 # %%
 class Traffic(TorchDispatchMode):
@@ -114,13 +115,13 @@ print(f"bytes per number, both ways: RMSNorm {norm:.0f}, RoPE {turn:.0f}")
 assert measure(written_norm, meta(N, width), meta(width)).moved / (N * width) == norm
 
 # %% [markdown]
-# Ten bytes would do, said the napkin. Five lines of Python move a number as if it were sixty-four. Most of that traffic is in the backward pass, which nobody wrote.
+# Ten bytes would do, said the napkin. Three lines of Python move a number as if it were sixty-four. Most of that traffic is in the backward pass, which nobody wrote.
 # (`Meter`, which the last line compares, is the same with a memory for which tensors are alive. Scratch space inside an operator neither can see.)
 #
 # (table-2-from-bytes)=
 # ## Does the count hold? Ask Table 2
 #
-# A count of bytes is a prediction of time, and somebody has measured. In Table 2 some pairs of rows differ in one switch only, so their
+# A count of bytes is a prediction of time. In Table 2 some pairs of rows differ in one switch only, so their
 # difference is what the switch is worth. We take it as microseconds per token, because times add up and speeds do not.
 
 # %% tags=["active-ipynb"]
@@ -136,8 +137,8 @@ assert measure(written_norm, meta(N, width), meta(width)).moved / (N * width) ==
 # answer("1.3", "**attention, RMSNorm, RoPE, cross-entropy, sharding.** The last two are close: the table rounds to 100 tokens/s.")
 
 # %% [markdown]
-# Now the same differences from bytes alone, for the table's model, Qwen-1.8B, on its A100. One constant is assumed, that a long pass over memory runs at nine
-# tenths of the data sheet. The slow side is metered, the fast side counted from what the programs must do:
+# Now the same differences from bytes alone, for the table's model, Qwen-1.8B, on its A100. One constant is assumed: a long pass runs at nine
+# tenths of the data sheet's bandwidth. The slow side is metered, the fast side counted from what the programs must do:
 #
 # | fast program | bytes per number, both ways | of which |
 # |---|---|---|
@@ -174,13 +175,13 @@ for name, saved in predicted.items():
 # *Attention.* What did FlashAttention replace? The memory column says what it was not. Attention that writes its scores
 # down keeps eight sequences, 16 heads, 2,048 × 2,048 numbers in each of 24 layers: 26 GB. The difference in the table is 4 GB. The code
 # explains it {cite:p}`steelreadme2025`: "PyTorch attention" was PyTorch's own fused operator, given an explicit mask. That path computes the masked half and reads the mask;
-# FlashAttention {cite:p}`flashattention2022` skips both. So the row compares two fused kernels, and naive attention would have lost by more.
+# FlashAttention {cite:p}`flashattention2022` skips both. So the row compares two fused kernels; naive attention, which this table does not have, was probably slower still.
 #
 # *Do the gains add up?* Each row was run once. But four rows form a square, the right half of the figure: the norm is worth 6.13 µs with sharded parameters and 5.80 without, and sharding 2.16
-# and 1.83. The two differ by 0.34 µs, no more than rounding, so as far as four runs can tell they repeat to a third of a microsecond. Now
+# and 1.83. The two differ by 0.34 µs, no more than rounding: here the gains add up. Now
 # switch off attention, RoPE and the loss. One at a time, from experiment 1, that costs 19.7, 5.4 and 2.3 microseconds; experiment 8
-# switches off all three and is only 20.6 slower. Nearly seven microseconds are missing. Rounding could hide two at the very most, scatter hardly one. The rest is no noise: either the operations hide behind each other when attention
-# is slow, or its masked path cost less in that run. The table cannot say which.
+# switches off all three and is only 20.6 slower. Nearly seven microseconds are missing. Rounding could hide two at the very most. And the scatter? If 0.34 was all scatter, Student's t allows six for this sum: a single difference teaches little. Both together could explain the gap. So could operations that hide behind each other when attention
+# is slow. The table cannot say.
 #
 # The 43 and 63 % of MFU that the retrospective reads off these rows count attention more than once; [chapter 01](01_cost_plan.ipynb) takes the formula apart.
 #
@@ -201,7 +202,7 @@ for name, (by_line, kernel) in moved.items():
 # %% [markdown]
 # The norm here takes every residual addition along: forward one number more to read and one to write, backward one to read. With the napkin's five that is eight, sixteen bytes. (*Gate* is the first gate of the double SwiGLU of chapter 08, *mixture*
 # the dispatch and combine of chapter 07.) The roofline {cite:p}`roofline2009` puts this on one page: operations per byte to the right, attainable speed upwards. Left of the edge an operation is as fast as
-# memory delivers, right of it as fast as the chip multiplies.
+# memory delivers, right of it as fast as the chip multiplies. What is no matrix product has the lower, dashed roof, whose edge is at twenty.
 
 # %% tags=["active-ipynb", "hide-input"]
 # layers = steel.num_hidden_layers
@@ -212,7 +213,7 @@ for name, (by_line, kernel) in moved.items():
 # standing = {"projections": (product(N, D, 3 * D), (4, -9), "right"), "head": (product(N, D, V), (-2, 9), "left"),
 #             "flash attention": (4 * 1024 * D / (8 * D), (4, 9), "right")}
 # show(draw_09.roofline(BANDWIDTH, {k: v.peak for k, v in GPUS.items()}, {text: tuple(n / b for b in moved[name]) for text, (name, n) in work.items()}, standing),
-#      alt="Above, the rooflines of A100 and H100; projections, head and attention lie under the flat roof. Below, an arrow for each of five operations from hollow, line by line, to filled, one kernel: all move to the right and stay below five operations per byte, far from the edge at 295.",
+#      alt="Above, the rooflines of A100 and H100; projections, head and attention lie under the flat roof. Below, an arrow for each of five operations from hollow, line by line, to filled, one kernel: all move to the right and stay below five operations per byte. A dashed roof at 67 TFLOP/s, for what runs without tensor cores, begins at twenty.",
 #      caption="A Steel step on the roofline. Hollow: line by line; filled: one kernel. Bytes by the meter (of the chunked loss by its formula), operations by the formulas.")
 
 # %% [markdown]
@@ -319,15 +320,14 @@ for name, form in forms.items():
 #     + ", ".join(f"{milliseconds(n):.0f} ms in chunks of {some:,}" for some, n in traffic.items()) + ".")
 
 # %% [markdown]
-# So a chunk should be as large as one can afford. (And mind Python: without the `del`, or with the body of `one_chunk` written into the loop, the old chunk lives until its names are bound anew, 3.0 GB more.) Liger-Kernel {cite:p}`liger2024`, which made this loss a standard, chooses it so that a chunk's logits are about as large as the whole input, a good rule
+# So a chunk should be as large as one can afford. Liger-Kernel {cite:p}`liger2024`, which made this loss a standard, chooses it so that a chunk's logits are about as large as the whole input, a good rule
 # for a vocabulary of 32 thousand words. At this width and vocabulary the rule gives 256 rows. Ours takes 3,328, five even chunks, and does the row
-# arithmetic in two Triton kernels, in place, so the float32 copies that `one_chunk` makes are never there: the buffer and the sum of dW are left, 2.1 GB. (The planner reserves 5.0 for
-# the chunk, because it must also be right where Triton does not run and PyTorch makes the copies.)
+# arithmetic in two Triton kernels, in place, so the float32 copies that `one_chunk` makes are never there: the buffer and the sum of dW are left, 2.1 GB.
 #
 # ## One small fusion, whole
 #
-# The others are the same idea at a smaller scale: read once, keep everything in registers until it is final, save only what cannot be
-# computed again. Written as an autograd function the norm shows what a kernel has to compute and what it may forget.
+# The others are the same idea, smaller: read once, keep everything in registers until it is final, save only what cannot be
+# computed again. As an autograd function the norm shows what a kernel has to compute and what it may forget.
 
 # %%
 class AddNorm(torch.autograd.Function):
@@ -347,8 +347,8 @@ class AddNorm(torch.autograd.Function):
 
 
 # %% [markdown]
-# In PyTorch this is still many passes. One pass takes a language in which a program loads a tile, computes
-# and stores. In Triton {cite:p}`triton2019` the forward half is as long as its formula, one row of the matrix per program.
+# In PyTorch this is still many passes. One pass takes a language whose programs load a tile (some numbers, kept in registers), compute
+# and store. In Triton {cite:p}`triton2019` the forward half is as long as its formula, one row of the matrix per program.
 
 # %%
 @jit
@@ -365,14 +365,14 @@ def add_norm(x, residual, weight, y, total, D, eps, BLOCK: tl.constexpr):
 
 
 # %% [markdown]
-# Two loads, two stores, and between them nothing touches memory. Without a GPU a slow interpreter runs it, program by program; so the kernels of this project are tested in every commit, on sizes that do not divide the blocks.
+# Two loads, two stores (the weight, shared by all rows, stays in the cache). Without a GPU a slow interpreter runs it, program by program; so the kernels of this project are tested in every commit, on sizes that do not divide the blocks.
 
 # %%
 case = draw(3, 6), draw(3, 6), draw(6)
 add_norm_torch = lambda *inputs: AddNorm.apply(*inputs, 1e-6)
 assert torch.autograd.gradcheck(add_norm_torch, case)
-x, r, w = case
-torch.testing.assert_close(add_norm_torch(x, r, w), elementwise.rms_norm_reference(x, w, 1e-6, r))
+x, residual, weight = case
+torch.testing.assert_close(add_norm_torch(*case), elementwise.rms_norm_reference(x, weight, 1e-6, residual))
 device = "cuda" if torch.cuda.is_available() else "cpu"
 if can_run(device):
     inputs = [draw(*shape).detach().float().to(device) for shape in ((6, 100), (6, 100), (100,))]
@@ -382,7 +382,7 @@ if can_run(device):
 
 # %% [markdown]
 # `steel.kernels` has such programs for norm, rotation and gate, and **no preset runs them**. On a GPU `torch.compile` fuses elementwise operations by itself, and joins them with their neighbours, which a finished kernel
-# cannot. So the automatic choice leaves them to the compiler, and they stay in the repository only if a measurement on a GPU keeps them. Two operations are ours by default. The compiler sees logits, loss and
+# cannot. So the automatic choice leaves them to the compiler. Two operations are ours by default. The compiler sees logits, loss and
 # two matrix products, and will not invent a loop that interleaves them; and of the mixture's sums over segments of packed documents it makes copies. Both are reasons, not measurements.
 #
 # ## What a machine without a GPU can check
@@ -401,18 +401,19 @@ if can_run(device):
 #         lines.append([f"`{k['kernel']}`", k["registers"], k["spill_bytes"], f"{fit * threads / 2048:.0%}"])
 # table(["kernel, H100", "registers per thread", "spilled, bytes", "threads resident, of 2,048"], lines)
 # spilled = sum(k["spill_bytes"] for k in aot["kernels"])
-# gate = [row["gate"] for row in json.loads((LOGS / "table2-cpu.json").read_text())["rows"] if row.get("gate")]
-# say(f"{len(aot['kernels'])} kernels and targets, {spilled} bytes spilled in all. And the whole benchmark of the next section runs at toy size on a CPU, where speeds mean nothing: its {len(gate)} rows that train agree with the float32 reference within "
-#     f"{max(row['loss_difference'] for row in gate):.0e} in the loss, and no gradient's cosine is below {min(row['worst_cosine'] for row in gate):.6f}.")
+# toy = json.loads((LOGS / "table2-cpu.json").read_text())
+# gate = [row["gate"] for row in toy["rows"] if row.get("gate")]
+# say(f"{len(aot['kernels'])} kernels and targets, {spilled} bytes spilled in all. And the whole benchmark described below ran at toy size on a CPU ({toy['created'][:10]}), where speeds mean nothing: its {len(gate)} rows that train agreed with the float32 reference within "
+#     f"{max(row['loss_difference'] for row in gate):.0e} in the loss, and every gradient's cosine with its own is 1 to {min(11, int(-math.log10(1 - min(row['worst_cosine'] for row in gate))))} digits.")
 
 # %% [markdown]
-# Look at the last column. `segment_combine` leaves an eighth of the threads resident, `segment_sums` a quarter. Is that enough? To keep 3.35 TB/s flowing while each answer takes half a microsecond (assumed), 1.7 MB must be
-# under way, 12.7 kB on each of 132 processors. From 256 threads that is 50 bytes each, three to four wide loads in flight at all times. Possible, not certain: these are the kernels to time first.
+# `segment_combine` has so many registers that only an eighth of the threads fits (last column), `segment_sums` a quarter. Is that enough? To keep 3.35 TB/s flowing while each answer takes half a microsecond (assumed), 1.7 MB must be
+# under way, 12.7 kB on each of 132 processors. From 256 threads that is 50 bytes each, three to four wide loads in flight at all times. Time these first.
 #
 # ## What a step should cost
 #
 # Bytes give time for the slope, FLOPs for the roof. Four shares of the peak are guessed: large products 69 %, the experts' narrow ones 48 %, attention at head width 128 50 %, passes over memory 90 %.
-# Amdahl's law {cite:p}`amdahl1967` then says what to fuse first: an operation that takes the share $p$ of a step can give back at most $1/(1-p)$, however good its kernel.
+# Amdahl's law {cite:p}`amdahl1967` then says what to fuse first: an operation that takes the share $p$ of a step, made $s$ times faster, makes the step $1/(1-p+p/s)$ times faster, and never more than $1/(1-p)$.
 
 # %%
 written, fused = step_ms(steel, fused=False), step_ms(steel)
@@ -420,40 +421,39 @@ ms = sum(written.values())
 print("          share   kernel    step   at most")
 for name in moved:
     p, factor = written[name] / ms, written[name] / fused[name]
-    gain, most = 1 / (1 - p + p / factor), 1 / (1 - p)
-    print(f"{name:8} {p:6.1%} {factor:6.1f} × {gain:6.2f} × {most:6.2f} ×")
+    faster, most = 1 / (1 - p + p / factor), 1 / (1 - p)
+    print(f"{name:8} {p:6.1%} {factor:6.1f} × {faster:6.2f} × {most:6.2f} ×")
 print(f"together {ms / sum(fused.values()):23.2f} ×")
 
 # %% [markdown]
-# One more thing belongs into the sum, and an earlier edition of this page forgot it: what the *trainer* moves beside the operations. On one GPU it keeps float32 weights. They are cast to bfloat16 in every
-# micro-batch, their gradients are cast back and added to a float32 sum, and the residual stream is float32 too.
+# One more thing is in the sum: what the *trainer* moves beside the operations. It keeps float32 weights, copies them to bfloat16 once a step, adds each micro-batch's gradients to a float32 sum, and updates. PyTorch's autocast, which it used before, cast
+# the weights in every micro-batch and kept the residual stream in float32: nearly three times the traffic by the same count.
 
 # %% tags=["active-ipynb", "hide-input"]
 # groups = [("head", SEMANTIC["tokens"], ["head"]), ("projections", STEEL, ["projections"]), ("experts", SEMANTIC["experts"], ["experts"]), ("attention", OKABE_ITO["sky"], ["attention"]),
 #           ("norm + residual", FURNACE, ["norm"]), ("RoPE", FURNACE, ["RoPE"]), ("loss, sum of dW", FURNACE, ["loss"]), ("gates, mixture", FURNACE, ["gate", "gate 2", "mixture"]),
-#           ("float32 residual", SLATE, ["float32 residual"]), ("casts, sums, update", SLATE, ["casts of weights", "sums of gradients", "update"]), ("launches, waits", SLATE, ["launches, waits"])]
+#           ("copies, sums, update", SLATE, ["copies of weights", "sums of gradients", "update"]), ("launches, waits", SLATE, ["launches, waits"])]
 # executed = flops_per_token(steel, 2048).total
 # at_peak, products, step = 1e3 * N * executed / GPUS["H100"].peak, sum(products_ms(steel).values()), sum(fused.values())
-# show(draw_09.waterfall(fused, written, groups, at_peak), alt="A waterfall of the estimated step on an H100: products and attention take 99 ms, the fused operations 24 more, the trainer's casts, sums and waits about 26, together about 149 ms. Pale bars show the operations line by line, of which the norm alone would take 49 ms.",
+# show(draw_09.waterfall(fused, written, groups, at_peak), alt="A waterfall of the estimated step on an H100: products and attention take 99 ms, the fused operations 24 more, the trainer's copies, sums and waits about 14, together about 137 ms. Pale bars show the operations line by line, of which the norm alone would take 49 ms.",
 #      caption="An estimate, not a measurement: one micro-batch of steel-1b-causal. Orange: operations as one kernel each, pale if written line by line. Grey: what the trainer adds, the last bar a guess.")
-# answer("1.1", f"by this estimate **{written['norm'] / ms:.0%}**. They do {2 * layers * D * 14 / executed:.2%} of the arithmetic.", round(100 * written["norm"] / ms), unit="%")
-# short = flops_per_token(steel, 2048, document_length=500).total
+# answer("1.1", f"by this estimate **{written['norm'] / ms:.0%}** of {ms:.0f} ms, all of it line by line."
+#        f" They do {2 * layers * D * 14 / executed:.2%} of the arithmetic.", round(100 * written["norm"] / ms), unit="%")
 # say(f"Products and attention alone take {products:.0f} ms, {at_peak / products:.0%} of the peak if nothing else existed. With everything it is {step:.0f} ms, about **{N / step:.0f} thousand tokens/s or {at_peak / step:.0%}**. "
-#     f"At these rates a utilisation of 60 % on this shape would leave {at_peak / 0.6 - products:.0f} ms for all orange and grey: do not believe it, from us or anybody. The widest lever left is probably grey: bfloat16 weights with a float32 master copy. "
-#     f"And mind the convention: where document masks cut rows into documents of 500 tokens, a count of whole rows shows {executed / short - 1:.1%} more than was done. The trainer counts what the masks leave.")
+#     f"At these rates a utilisation of 60 % on this shape would leave {at_peak / 0.6 - products:.0f} ms for all orange and grey: do not believe it, from us or anybody. Head and loss, the price of a large vocabulary, are {(fused['head'] + fused['loss']) / step:.0%} of the step.")
 
 # %% [markdown]
 # ## At full scale
 #
-# What is measured above are bytes, shapes and gradients. Times are the paper's, or estimates, and each says which. **Not yet measured** is every time of our own on a GPU. One command
-# replaces the estimates, in about ten minutes on one GPU:
+# Measured above are bytes, shapes and gradients; times are the paper's or estimates. **Not yet measured** is every time of our own on a GPU. One command
+# is to replace the estimates; it stops before ten minutes and goes on where it stopped:
 #
 # ```text
 # python -m figures.experiments.table2 --all --out DIR
 # ```
 #
 # It checks every kernel against float64; trains the same weights on the same tokens with each switch alone, with all, with all but one, and beside peers; and ends with a step of the trainer itself. Its baseline is
-# repeated last, for drift, and a row whose loss or gradients differ from the float32 reference is not ranked. One GPU says nothing about sharding, which Table 2 includes. Copy `DIR/table2.json` to `figures/runs/table2-h100.json` and the next cell draws it.
+# repeated last, for drift, and a row whose loss or gradients differ from the float32 reference is not ranked. One GPU says nothing about sharding, which Table 2 includes. The next cell draws `DIR/table2.json` when it lies in `figures/runs/` as `table2-h100.json`.
 
 # %% tags=["active-ipynb", "hide-input"]
 # found = [json.loads(path.read_text()) for path in sorted(LOGS.glob("table2-*.json"))]
@@ -469,8 +469,8 @@ print(f"together {ms / sum(fused.values()):23.2f} ×")
 #
 # ```{admonition} Compiled, said the preset
 # :class: failure
-# Our own, found by a referee. All 18 layers share one cache of eight compiled graphs. Validation and samples, with shapes of their own, filled it before the first training step, and from then on every block ran line by line: right
-# numbers, low speed, one line of warning. Now whatever is not training runs uncompiled, and a full cache stops the run.
+# Our own, found by a referee. All 18 layers shared one cache of eight compiled graphs. Validation and samples, with shapes of their own, filled it before the first training step, and from then on every block ran line by line: right
+# numbers, low speed, one line of warning. Now whatever is not training runs uncompiled, the cache is larger, and a full one stops the run.
 # ```
 #
 # ```{admonition} Right arithmetic, wrong machine
@@ -481,14 +481,14 @@ print(f"together {ms / sum(fused.values()):23.2f} ×")
 #
 # ```{admonition} Equal because both are zero
 # :class: failure
-# Steel's version 3 of the soft mixture is born with experts that return nothing (chapter 07). Train two copies from birth, one with a broken
-# dispatch kernel, and their losses agree for many steps. Kernel tests here set every weight to a random number first.
+# Steel's version 3 of the soft mixture is born with experts that return nothing (chapter 07). Compare two newborn copies, one with a broken
+# dispatch kernel, and their losses agree to the last digit. Kernel tests here set every weight to a random number first.
 # ```
 #
 # ```{admonition} Nothing times NaN
 # :class: failure
-# Padding has the target −100 and a weight of zero. If its row holds a NaN, zero times NaN is NaN, and one padded token poisons the gradient of the whole
-# vocabulary. The production kernel *selects* zero for such rows, it does not multiply by it; a test puts a NaN there.
+# Padding has the target −100 and a weight of zero. If its logits overflow, softmax is NaN, zero times NaN is NaN, and one padded token poisons the gradient of the whole
+# vocabulary. So *select* zero, do not multiply by it. Our Triton kernel did; our PyTorch loop multiplied until a reader of this page tried it. Now a test holds both. No selection helps against a NaN in `x`: the product for dW meets it again.
 # ```
 #
 # ## Exercises
@@ -514,7 +514,7 @@ assert round(milliseconds(30 * parameters)) == 11 and 144 / 30 == 4.8
 
 # %% [markdown]
 # **09.3 Code.** Write `chunked_loss(x_ND, weight_VD, targets_N, rows)`: the *mean* cross-entropy over the tokens whose target is not −100, differentiable in `x` and `weight`, exact in float64, that
-# never holds more than `rows` rows of logits. All targets may be −100; then the loss is zero and so are its gradients.
+# never holds more than `rows` rows of logits, not even for its backward pass. All targets may be −100; then the loss is zero and so are its gradients.
 
 # %% tags=["active-ipynb", "hide-cell"]
 # from torch.utils.checkpoint import checkpoint
@@ -577,7 +577,7 @@ assert not torch.allclose(first, second) and right == 0
 #
 # ```{admonition} Card
 # :class: card
-# **What does an elementwise operation cost?** Its bytes over the bandwidth. Count the passes, forward and backward; the arithmetic is free below a hundred operations per byte.
+# **What does an elementwise operation cost?** Its bytes over the bandwidth. Count the passes, forward and backward; the arithmetic is free below some ten operations per byte, where an exponential counts for several.
 # ```
 #
 # ```{admonition} Card
@@ -592,7 +592,7 @@ assert not torch.allclose(first, second) and right == 0
 #
 # ```{admonition} Card
 # :class: card
-# **What is a speed-up worth?** $1/(1 - p + p/s)$. Ask for $p$ first.
+# **What is a speed-up $s$ of the share $p$ worth?** $1/(1 - p + p/s)$. Ask for $p$ first.
 # ```
 
 # %% tags=["active-ipynb", "timing"]

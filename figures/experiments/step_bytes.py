@@ -185,22 +185,20 @@ def pieces(model, B: int = 8, T: int = 2048) -> dict[str, tuple[float, float]]:
 
 
 def beside(model, N: int = TOKENS, accumulation: int = 8) -> dict[str, float]:
-    """Bytes per token that the trainer moves beside its operations: one GPU, float32 weights under autocast.
+    """Bytes per token that the trainer moves beside its operations: one GPU, bf16 copies of float32 weights.
 
-    The norm's residual is float32; weights are cast once a micro-batch (read 4, write 2); a gradient is cast back
-    (2, 4) and added to the sum (8, 4), the head's is scaled instead (4, 4), the embedding's is filled with zeros (4);
-    the update reads the gradients for their norm (4), scales them twice (16), and is AdamW (28).
+    Once per step each weight is copied (read 4, write 2). A micro-batch's bf16 gradient becomes the float32 sum the
+    first time (2, 4) and is added to it from then on (6, 4); before, the head's is cast (4, 2) and the embedding's
+    filled with zeros (2). The update reads the gradients for their norm (4), and is a fused AdamW (16, 12) that scales
+    them as it reads and stores them (4).
     """
-    count, D = count_parameters(model), model.hidden_size
-    head, embedding = count["lm_head"], count["embedding"]
-    inside = count["total"] - head - embedding
-    residuals = (meta(N, D, dtype=kind) for kind in (torch.float32, torch.bfloat16))
-    wide, narrow = (measure(_norm_kernel, meta(N, D), r, meta(D)).moved for r in residuals)
+    count = count_parameters(model)
+    added = (6 + 10 * (accumulation - 1)) / accumulation
+    sums = added * count["total"] + 6 * count["lm_head"] + 2 * count["embedding"]
     return {
-        "float32 residual": 2 * model.num_hidden_layers * (wide - narrow) / N,
-        "casts of weights": 6 * (head + inside) / N,
-        "sums of gradients": (18 * inside + 20 * head + 16 * embedding) / N,
-        "update": 48 * count["total"] / accumulation / N,
+        "copies of weights": 6 * count["total"] / accumulation / N,
+        "sums of gradients": sums / N,
+        "update": 36 * count["total"] / accumulation / N,
     }
 
 

@@ -42,7 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             slope = 1.0 + 2.0 * z_loss * log_z[:, None] if z_loss else 1.0
             probability.mul_(slope / partition)
             probability.scatter_add_(1, index, torch.full_like(index, -1, dtype=wide))
-            grad_logits = probability.mul_(keep[:, None]).to(x.dtype)
+            grad_logits = probability.masked_fill_(~keep[:, None], 0.0).to(x.dtype)
             if need_x:
                 torch.mm(grad_logits, weight, out=grad_x[start : start + rows])
             if need_weight:

@@ -193,6 +193,9 @@ def check_linear_cross_entropy():
     for none, count in ((x, N), (x[:0], 0)):  # the first chunk's product needs no zeros before it
         total = lce.linear_cross_entropy(none, w, torch.full_like(targets[:count], -100))
         assert total == 0 and torch.autograd.grad(total, w)[0].abs().max() == 0
+    padded = torch.zeros(4, D).index_fill(0, torch.tensor([0]), 3e38)  # its logits overflow
+    total = lce.linear_cross_entropy(padded, 10 * w, torch.tensor([-100, 1, 2, 3]))
+    assert torch.isfinite(total) and torch.isfinite(torch.autograd.grad(total, w)[0]).all()
     half, master = x.detach().half().requires_grad_(), w.detach().clone().requires_grad_()
     total = lce.linear_cross_entropy(half, master, targets)
     found = torch.autograd.grad(2.5 * total, (half, master))

@@ -34,6 +34,13 @@ def test_chunked_cross_entropy_equals_the_plain_one(elements, z_loss, monkeypatc
         torch.testing.assert_close(ours, theirs)
 
 
+def test_overflow_in_a_padded_row_reaches_no_gradient():
+    x, weight = torch.randn(4, 8), torch.full((31, 8), 10.0, requires_grad=True)
+    x[0] = 3e38  # finite, its logits are not
+    value = loss.linear_cross_entropy(x, weight, torch.tensor([-100, 1, 2, 3]))
+    assert torch.isfinite(value) and torch.isfinite(torch.autograd.grad(value, weight)[0]).all()
+
+
 def test_labels_and_shift_labels_give_the_same_loss_and_gradients():
     model = double_model(tiny("dense", tie_word_embeddings=True))
     tokens = random_tokens(2, 13)
