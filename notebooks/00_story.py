@@ -62,13 +62,13 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 # :class: predict
 # Eight A100 GPUs, 1.12 billion parameters, 1.1 trillion tokens. Write down two numbers before you read on.
 #
-# 1. How many days does pretraining take?
+# 1. On how many days was the model in training, on this machine and on what came after it?
 # 2. From the idea to the first chat model it took eight months. In what share of them, in percent, was the model being pretrained?
 # ```
 #
 # ## Light the furnace
 #
-# First the fire, since it needs a minute. The whole way from nothing to a base model is a list of stages. Each leaves its result in the run folder, and a
+# First the fire, since it needs a minute or two. The whole way from nothing to a base model is a list of stages. Each leaves its result in the run folder, and a
 # stage that is done is not done again; that is all there is to restarting after a crash at this level.
 
 # %%
@@ -231,13 +231,14 @@ print(f"{share:.0%} of the peak, day and night")
 #              "and CT-LLM, so prompts and scoring differ. Bars: one standard error of Steel's C-Eval scores, 1.3 points.")
 
 # %% [markdown]
-# With a billion parameters and public data, Steel passes Llama 2 with thirteen billion on C-Eval and comes within a point of it on CMMLU. A Qwen of less than twice
+# With a billion parameters and public data, Steel's second chat model passes Llama 2 with thirteen billion on C-Eval and comes within a point of it on CMMLU. (Its fine-tuning
+# held multiple-choice questions, so the form of the exam had been practised.) A Qwen of less than twice
 # its size, made by a company, leaves it far behind.
 #
 # The larger lesson hides between the three Steel dots. From v1 to v2 the C-Eval score rose by 3.3 points and no weight was added:
 # the fine-tuning mixture got the share of English that pretraining had had, and English exam questions. How sure is that? Steel's script reads the *validation* split of C-Eval, 1,346
-# questions, so one score has a standard error of 1.3 points and a difference of two about 1.9: suggestive, not beyond doubt. On CMMLU's 11,582 questions the same step is 2.6 points against
-# 0.6, which is. DPO, a round of training on preferences, then added 0.14 points, which exercise 00.2 asks you to judge.
+# questions, so one score has a standard error of 1.3 points and a difference of two about 1.9: suggestive, no more. On CMMLU's 11,582 questions the same step is 2.6 points against
+# 0.6, too much for luck with the questions. Luck with the fine-tuning, another seed of the same mixture, nobody has measured. DPO, a round of training on preferences, then added 0.14 points, which exercise 00.2 asks you to judge.
 #
 # And what is a right answer? Steel's chat models write freely; patterns look for a letter, and where none fits, on C-Eval the option counts that is spelled most like the answer and on CMMLU a random letter: there is
 # never "no answer". The usual harness compares the likelihoods of the four letters instead, and minimind's README lists a Steel checkpoint, without saying which, at 24.89 on C-Eval and 25.32 on CMMLU: guessing. Scores from
@@ -333,13 +334,13 @@ print(f"{share:.0%} of the peak, day and night")
 #     print(f"after    {continue_text(trained_model, row['prompt'], 8)}   (true: {row['answer'].strip()})")
 
 # %% [markdown]
-# First the forms, then the facts. Halfway it knows that a city must follow and what cities there are, and says one with an even voice. Which city belongs to whom concerns few tokens and is worth little loss;
+# First the forms, then the facts. Halfway it knows that a city must follow and what cities there are, and names one of them. Which city belongs to whom concerns few tokens and is worth little loss;
 # it is what a user asks for first. English, of which the model reads less, comes last of all.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# Loss has landmarks that cost nothing to compute, the logarithm of the vocabulary and the unigram entropy. Beyond them it says how surprised a model is, not what it knows: a curve
-# that looks finished may have most of its facts still to come. Ask while you train.
+# Loss has landmarks that cost nothing to compute, the logarithm of the vocabulary and the unigram entropy. Beyond them it says how surprised a model is, not what it knows: a loss
+# that has done four fifths of its way may have most of its facts still to come. Ask while you train.
 # ```
 #
 # ## At full scale
@@ -439,7 +440,8 @@ print(f"{share:.0%} of the peak, day and night")
 # check("00.3", days)
 
 # %% [markdown]
-# **00.4 Break it.** Run the script, kill it in the middle of pretraining with `kill -9`, and start it again. Which stages run a second time? What does `pretrain/log.jsonl` show, and
+# **00.4 Break it.** Remove the script's folder under `runs/`, if it has run before. Start the script, kill it with `kill -9` in the second half of pretraining, when its first
+# checkpoint stands, and start it again. Which stages run a second time? What does `pretrain/log.jsonl` show, and
 # which step comes after the break?
 #
 # ```{dropdown} Answer 00.4

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # 01 · What it costs before it starts
 #
-# Chapter 00 left a question open. Six FLOPs per parameter and token say that Steel's run kept eight A100s at 58 % of their peak for
-# two months, more than the 56 % that TinyLlama, whose code Steel inherited, reports of itself. Was the program that good, or is the napkin wrong?
+# Chapter 00 left a question open. Steel's author reckoned with two months on eight A100s. At six FLOPs per parameter and token
+# that means 58 % of their peak, more than the 56 % that TinyLlama, whose code Steel inherited, reports of itself. Was the program that good, or is the napkin wrong?
 #
 # The napkin is wrong for this model, and it is instructive why. This chapter replaces it by a count that is right for any model in this book, and
 # turns the count into what one needs on the evening when somebody offers a machine for an unknown time: parameters, FLOPs, bytes,
@@ -49,15 +49,15 @@ steel = load("steel-1b").model
 #
 # 1. How much of the model is vocabulary, embedding and head together?
 # 2. How much of the arithmetic of one training token do the experts do?
-# 3. The run is said to take about 30 days on eight H800. Which share of the GPUs' peak is that?
+# 3. Its 1.12 trillion tokens are said to take about 30 days on eight H800, with a peak of 989.5 TFLOP/s each. Which share of the peak is that?
 # ```
 #
 # ## Count the weights
 #
 # ```{admonition} Napkin
 # :class: napkin
-# A matrix from width $a$ to width $b$ holds $ab$ weights. With $D = 1792$, attention has four $D \times D$ matrices:
-# $4 D^2 \approx 12.8$ million per layer. An expert is two gated layers $D \to f \to D$, $4 D f \approx 3.2$ million with
+# A matrix from width $a$ to width $b$ holds $ab$ weights. With the width $D = 1792$ (chapter 00's $D$, the tokens, does not occur here), attention has four $D \times D$ matrices:
+# $4 D^2 \approx 12.8$ million per layer. An expert is two gated layers, $D \to f$ and $f \to D$, of two matrices each, $4 D f \approx 3.2$ million with
 # $f = 448$; six of them make $19$ million. Eighteen layers: $18 \times (12.8 + 19.3) \approx 578$ million. The vocabulary has
 # $151{,}936$ entries of $1792$ numbers, $272$ million, twice.
 # ```
@@ -116,7 +116,7 @@ assert counted == sum(by_hand.values()) == count_parameters(steel)["total"]
 # - *Every weight meets every token.* The embedding meets none.
 # - *Weights meet tokens, not something else.* Steel's experts stand behind soft mixture slots {cite:p}`softmoe2024`: six
 #   averages of the whole sequence go through them, six vectors for 2,048 tokens. A token pays for $6/2048$ of an expert.
-# - *Only weights multiply.* Attention scores multiply activations with each other, $4TD$ FLOPs per layer and token, and the
+# - *Only weights multiply.* Attention scores multiply activations with each other, $4TD$ FLOPs per layer and token forward in a sequence of $T$ tokens, and the
 #   causal mask makes half of them unnecessary.
 #
 # Which of these matter? Ask the machine. PyTorch can count the FLOPs of every matrix product it is told to do, on the meta
@@ -150,7 +150,7 @@ for name, value in closed.by_component.items():
 
 # %% [markdown]
 # Every planner needs to say which of these it means. Ours knows four conventions: `executed_causal` (what a good kernel has to
-# do), `executed_full` (the same without using the mask; most published figures), `six_n`, and `seed`, which we meet in a minute.
+# do), `executed_full` (the same without using the mask; most published figures), `six_n`, and `seed`, the formula in the original's code, which we meet in a minute.
 
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_01.work_by_convention(steel, T), alt="Bars of GFLOP per token: executed causal 3.42, executed full 3.82, six N 6.74, the seed's formula 8.06. In the last two, hatched parts for experts and embedding are work that is not done.",
@@ -163,8 +163,8 @@ for name, value in closed.by_component.items():
 # it meet, and how often?
 # ```
 #
-# This also settles a sentence of the README: that the soft mixture trains faster *at the same number of parameters*. It does, and the
-# reason is on this page: at this length the layer costs hardly more than no layer at all. What it can learn from six vectors per sequence is
+# This also settles a sentence of the README: that the soft mixture trains faster *at the same number of parameters*. By the count it must, and the
+# reason is on this page: at this length the layer costs hardly more than no layer at all. What the clock says, and what it can learn from six vectors per sequence is
 # the question of chapter 07.
 #
 # ## Three percentages for one run
@@ -219,7 +219,7 @@ for speed in (10_500, 15_000):
 # suspect = next(row for row, run in enumerate(facts.REPORTED_RUNS, 1) if 6 * run[1] * run[2] > run[3] * 86_400 * run[4] * facts.PEAK[run[5]])
 # assert sum(share > 100 for share in over) == 1 and facts.REPORTED_RUNS[suspect - 1][0].startswith("MiniLLM 1.1B") and RUNS[-1].name.startswith("MiniLLM 1.1B")
 # answer("2.1", f"Row {suspect}: MiniLLM 1.1B, 64 billion tokens in one day on eight A800s.", suspect)
-# answer("2.2", f"**{max(over):.0f} %**, more than twice what the chips can do.", round(max(over)), unit="%")
+# answer("2.2", f"**{max(over):.0f} %**, more than twice what the chips can do (or 196 %, if you took *6N*).", round(max(over)), low=196, high=round(max(over)), unit="%")
 # tiny, hammer = (next(run for run in RUNS if run.name.startswith(name)) for name in ("Tiny", "Hammer"))
 # say(f"The formula was checked before it judged anybody: TinyLlama's README states 56 % for its {tiny.tokens_per_second:,.0f} tokens/s; "
 #     f"`executed_full` gives **{mfu(tiny.model, 2048, tiny.tokens_per_second, tiny.gpu, 'executed_full'):.1%}**. HammerLLM states no MFU; "
@@ -251,14 +251,14 @@ for run in RUNS[-3:-1]:
 
 # %% [markdown]
 # No convention brings it back; $6N$ alone puts it at 196 %. The two smaller runs of the same table {cite:p}`minillm2024` agree with each other to half a per cent, so the table was made with
-# care and one cell of it is wrong: fewer tokens, more days, or more machines. What fits into a day at a common utilisation is about 14 billion tokens, which is the size of that
-# project's smaller corpus. Perhaps that is what was trained. We do not know. A slip in a README is nothing to be
+# care and a cell of the third is wrong: fewer tokens, more days, or more machines. What fits into a day at a common utilisation is about 14 billion tokens, which is the size of that
+# project's smaller corpus. Perhaps that is what was trained. But at the 22 % of the project's own smaller runs it would be 7 billion: we do not know. A slip in a README is nothing to be
 # ashamed of; it is a reason to keep a utilisation within reach.
 #
 # ## Count the bytes
 #
 # Mixed precision keeps, per parameter, a float32 weight, a float32 gradient and AdamW's two float32 moments {cite:p}`adamw2019`: 16
-# bytes. For Steel that is a fifth of one 80 GiB card. So why does Table 2 report 75 GB?
+# bytes. For Steel that is a fifth of one 80 GiB card; for the larger model of Table 2, divided by eight GPUs, it is 3.7 GB on each. So why does Table 2 report 75 GB?
 #
 # ```{admonition} Predict
 # :class: predict
@@ -289,10 +289,10 @@ for run in RUNS[-3:-1]:
 
 # %% [markdown]
 # The largest object in the run is not a weight. Sixteen thousand tokens times 152 thousand words, logits, their log-softmax and its gradient in
-# float32, are more bytes than the model, its gradient and both moments together. It lives for a few milliseconds in every step
+# float32, are more bytes than the model, its gradient and both moments together. It lives from the end of the forward pass to the beginning of the backward pass
 # and decides the size of the machine. Compute the loss in chunks of 4,096 tokens and a sixth of it stays; that is the first kernel this
 # project owns, and even so what stays is the largest item of the last bar. Sharding {cite:p}`fsdp2023` then divides the state by the number of GPUs and leaves everything else alone, and recomputing
-# blocks in the backward pass trades the activations for a whole second forward pass, a third more work in all.
+# blocks in the backward pass trades the activations for a second forward pass through them. That would be a third more work, but the head, with 43 % of the work, is not repeated: it is 19 %.
 #
 # An estimate is a claim, so test it. Autograd will tell us everything it keeps for the backward pass; two models that differ by two
 # layers give what one layer keeps.
@@ -361,13 +361,13 @@ print(f"200,000 steps on A100 at that speed: {60 * 200 / 1070:.1f} days")
 # %% tags=["active-ipynb", "hide-input"]
 # say(f"Look at the first two lines: an H800 has {GPUS['H800'].peak / GPUS['A100-80G'].peak:.1f} times the peak of an A100 and is given "
 #     f"{RUNS[0].tokens_per_second / RUNS[1].tokens_per_second:.1f} times its speed. Matrices of width {D:,} do not get larger on a larger chip, and what is not a "
-#     "matrix product does not get faster by its tensor cores.")
+#     "matrix product does not get faster by its tensor cores: reasons to expect it, though two round numbers of an author do not prove it.")
 
 # %% [markdown]
 # The A100 leg fits its story: eleven days after 21 May is the beginning of June, when the machine was withdrawn near step 200,000.
 # The H800 leg fits less well. The thirty days are the author's estimate for a whole run; the calendar shows its last 870,000 steps in
 # 31 days, a fifth slower. If those dates (chapter 00 doubts them) are what they seem, a plan made from the estimate would have ended a week late on a machine
-# that was lent for a month. Plans need a margin, and the first measured hour is worth more than any of them.
+# that was lent for little more than a month. Plans need a margin, and the first measured hour is worth more than any of them.
 
 # %% tags=["active-ipynb", "hide-input"]
 # rows = []
@@ -380,7 +380,7 @@ print(f"200,000 steps on A100 at that speed: {60 * 200 / 1070:.1f} days")
 # table(["run", "machine", "days planned", "days reported", "ratio"], rows)
 
 # %% [markdown]
-# The planner is an optimist by a factor of about two, because its default is what well-tuned code reaches. That factor is not an
+# The planner is an optimist by a factor of one and a half to two: its default is what well-tuned code reaches. That factor is not an
 # error of arithmetic. It is the subject of chapters 09 and 11, and until it is measured on your machine you should plan with
 # both ends of it. (The last row is the one that cannot be.)
 #
@@ -420,7 +420,7 @@ print(render(plan(full, "H800", 8)))
 # ```{admonition} A machine without a peak
 # :class: failure
 # The original's speed monitor looks the chip up by name and knows an A100 and an H100. An H800 is neither, so the function
-# returns nothing and the second half of the run could not log an MFU at all. Nobody misses a curve that is not drawn. Ours refuses an unknown
+# returns nothing and the run on its second machine could not log an MFU at all. Nobody misses a curve that is not drawn. Ours refuses an unknown
 # name and lists the ones it knows.
 # ```
 #
@@ -463,7 +463,7 @@ print(render(plan(full, "H800", 8)))
 # %% [markdown]
 # ```{dropdown} Answer 01.2
 # 69.0 against 54.6 kB/s: the large vocabulary reads 26 % more text with a third fewer tokens. Work per token is 7.67 against 6.76 GFLOP, a factor
-# of 1.13 where 1.5 was seen. The rest is memory: the README notes a micro-batch of 20 sequences for the
+# of 1.13 where 1.5 was seen. The rest is probably memory: the README notes a micro-batch of 20 sequences for the
 # small vocabulary and 8 for the large one. Logits again.
 # ```
 #
