@@ -162,7 +162,7 @@ def grid_walk(n: int, keys: list[int], scramble: Callable):
         ax.set_title(title, fontsize=8.5, loc="center", linespacing=1.1)
         _lines(ax, a, b)
         for k in range(n, a * b):
-            cell = Rectangle((k % b, k // b), 1, 1, fc="none", ec=FURNACE, lw=0.9, ls="dashed")
+            cell = Rectangle((k % b, k // b), 1, 1, fc="none", ec=SLATE, lw=0.9, ls="dashed", zorder=3)
             ax.add_patch(cell)
         for t in range(n):
             row, column = cells[t]
@@ -186,14 +186,9 @@ def grid_walk(n: int, keys: list[int], scramble: Callable):
         if step == 3:
             for t in walkers:
                 (r0, c0), (r1, c1) = cells[t], divmod(int(final[t]), b)
-                _arrow(
-                    ax,
-                    (c0 + 0.5, r0 + 0.1),
-                    (c1 + 0.5, r1 + (0.75 if r1 < r0 else 0.5)),
-                    FURNACE,
-                    0.15,
-                    1.3,
-                )
+                ax.annotate("", (c1 + 0.5, r1 + 0.5), (c0 + 0.86, r0 + 0.14), zorder=6,
+                            arrowprops={"arrowstyle": "-|>", "color": FURNACE, "lw": 1.3, "shrinkA": 0, "shrinkB": 0,
+                                        "connectionstyle": "arc3,rad=0.3"})  # fmt: skip
     return fig
 
 
@@ -238,8 +233,10 @@ def strips(stages: list[list[int]], marks: list[int]):
 
 
 def quota_walk(code: np.ndarray, share: float, quota: int, block: int):
-    """Draws of one source ahead of its share: by quotas, and drawn at random with four seeds."""
-    fig, ax = figure(2.4)
+    """Two blocks of ten slots with their draws counted; below, draws of one source ahead of its share, by quotas and
+    drawn at random with four seeds."""
+    fig, (top, ax) = figure(3.2, nrows=2, height_ratios=(1, 3.1))
+    _two_blocks(top)
     at = np.arange(0, len(code), 512)
     due = share * np.arange(1, len(code) + 1)
     draw = np.random.default_rng(4)
@@ -260,6 +257,28 @@ def quota_walk(code: np.ndarray, share: float, quota: int, block: int):
         y=f"draws of code ahead of its {share:.0%} (samples)",
     )
     return fig
+
+
+def _two_blocks(ax) -> None:
+    """Slots 0 to 19 in blocks of ten, 6 : 3 : 1, and in each the number of the draw of its source."""
+    _blank(ax, (-2.6, 24.5), (-0.75, 2.1))
+    names, drawn = ("web", "books", "code"), [0, 0, 0]
+    colours = SOURCES[:3]
+    for slot, k in enumerate(int(c) for c in "01002010010102001001"):
+        x = slot + 0.4 * (slot >= 10)
+        ax.add_patch(Rectangle((x, 0), 0.92, 0.9, color=colours[k], lw=0))
+        tint = ON_PALE if k else ON_DARK
+        ax.text(x + 0.46, 0.43, str(drawn[k]), ha="center", va="center", fontsize=8, color=tint)
+        ax.text(x + 0.46, -0.42, str(slot), ha="center", va="center", fontsize=6.5, color=SLATE)
+        drawn[k] += 1
+    assert drawn == [12, 6, 2]
+    for y, word in ((0.43, "draw"), (-0.42, "slot")):
+        ax.text(-0.35, y, word, ha="right", va="center", fontsize=8, color=SLATE)
+    for x, word in ((5, "block 0"), (15.4, "block 1")):
+        ax.text(x, 1.5, f"{word}: 6, 3, 1", ha="center", va="center", fontsize=8, color=INK)
+    for y, name, color in zip((1.1, 0.35, -0.4), names, colours):
+        ax.add_patch(Rectangle((21.3, y - 0.22), 0.5, 0.44, color=color, lw=0))
+        ax.text(22.1, y, name, va="center", fontsize=8, color=INK)
 
 
 # -- the run as it was read --------------------------------------------------------------------------------------------
