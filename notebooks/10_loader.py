@@ -363,7 +363,7 @@ for name, rows, draws in mix.draws(slots):
 
 # %% [markdown]
 # So a reader's text does arrive, and not only as a string: a model that has seen forty-eight restaurants in all eight wordings can pick the dish of a new one in a wording in which it was never told. The
-# control guesses; do not read much into its distance from 8 %, since each dish is 8 points of the held-back column. It has grown *worse* at the letters since the kill, in bits per byte (fewer is better): surer of its own restaurants, we suppose, and wrong here.
+# control guesses; do not read much into its distance from chance, since each dish is 8 points of the held-back column. It has grown *worse* at the letters since the kill, in bits per byte (fewer is better): surer of its own restaurants, we suppose, and wrong here.
 #
 # It is a generous setting. The guide is tiny, one relation is all there is to learn, the letters come back every epoch, about seven times in all, and it is one seed. In a corpus of a trillion tokens a dozen sentences that
 # are read once or twice are a different matter; that model we have not trained. What is shown here is the plumbing: from the append on, new samples have the
