@@ -162,7 +162,9 @@ def grid_walk(n: int, keys: list[int], scramble: Callable):
         ax.set_title(title, fontsize=8.5, loc="center", linespacing=1.1)
         _lines(ax, a, b)
         for k in range(n, a * b):
-            cell = Rectangle((k % b, k // b), 1, 1, fc="none", ec=SLATE, lw=0.9, ls="dashed", zorder=3)
+            cell = Rectangle(
+                (k % b, k // b), 1, 1, fc="none", ec=SLATE, lw=0.9, ls="dashed", zorder=3
+            )
             ax.add_patch(cell)
         for t in range(n):
             row, column = cells[t]
