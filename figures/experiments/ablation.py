@@ -32,6 +32,8 @@ from .ledger import Ledger
 from .runs import train_run
 
 BUDGETS = ("tokens", "flops")
+FURTHER = 2
+"""Rates that `tune_rates` may try beyond each variant's list."""
 REFERENCE = "dense"
 """What a budget of FLOPs is measured by: this variant trained for `train.steps` steps."""
 
@@ -166,7 +168,8 @@ def tune_rates(
 ) -> dict[str, float]:
     """The rate of lowest held-out loss for each variant, out of `rates`, with seed cfg.seed and cfg.train.steps steps.
 
-    out: JSON file of all rows, written after each. A best rate at an end of `rates` is refused: the next may be better.
+    out: JSON file of all rows, written after each. Where the best is an end of `rates`, the next may be better: twice
+    or half of it is tried too, at most `FURTHER` times; an end that is still best is taken, and said.
     """
     same = {"config_hash": cfg.hash(), "config": cfg.to_dict()}
     ledger = Ledger(out, "ablation-rates", same)
@@ -182,13 +185,18 @@ def tune_rates(
 
     best = {}
     for name in variants:
-        found = ledger.fill([{"variant": name, "rate": rate} for rate in rates], work)
-        best[name] = min(found, key=lambda row: row["loss"])["rate"]
-        if best[name] in (rates[0], rates[-1]):
-            raise UserError(
-                f"{name} learns best at {best[name]:g}, an end of the rates that were tried; "
-                "give more on that side with --rates"
-            )
+        tried = sorted(rates)
+        for left in reversed(range(FURTHER + 1)):
+            found = ledger.fill([{"variant": name, "rate": rate} for rate in tried], work)
+            best[name] = min(found, key=lambda row: row["loss"])["rate"]
+            if best[name] not in (tried[0], tried[-1]):
+                break
+            if not left:
+                print(f"{name}: {best[name]:g} is best and the end of what was tried", flush=True)
+            elif best[name] == tried[0]:
+                tried.insert(0, tried[0] / 2)
+            else:
+                tried.append(tried[-1] * 2)
     return best
 
 

@@ -174,10 +174,13 @@ def test_slots_of_the_placebo_hold_no_token_before_and_after_training(shards, tm
         assert bool(moved_T[4:].max() > 0) is content  # segments of four tokens
 
 
-def test_a_variant_gets_its_own_best_rate_and_an_end_of_the_range_is_refused(shards, tmp_path):
-    losses = {1e-4: 5.0, 1e-3: 4.0, 1e-2: 4.5}
+def test_a_variant_gets_its_own_best_rate_also_just_beyond_the_range(shards, tmp_path, capsys):
+    """No start is lost to a list that was too short: it grows by twice or half the end, two times at most."""
+    losses = {1e-4: 5.0, 1e-3: 4.0, 1e-2: 4.5, 2e-3: 3.9, 4e-3: 4.2, 8e-3: 4.4, 1.6e-2: 4.6}
+    asked = []
 
     def fake(cfg, *_, **__):
+        asked.append(cfg.train.learning_rate)
         loss = losses[cfg.train.learning_rate] - (cfg.model.feed_forward == "none") / 100
         return {"steps": 6, "tokens": 768, "loss": loss, "cpu_seconds": 0.1}
 
@@ -187,8 +190,17 @@ def test_a_variant_gets_its_own_best_rate_and_an_end_of_the_range_is_refused(sha
         best = ablation.tune_rates(config(), shards, out, ("dense", "none"), [1e-4, 1e-3, 1e-2])
         assert best == {"dense": 1e-3, "none": 1e-3}
         assert len(json.loads(out.read_text())["rows"]) == 6
-        with pytest.raises(UserError, match="an end of the rates"):
-            ablation.tune_rates(config(), shards, out, ("dense",), [1e-3, 1e-2])
+        assert ablation.tune_rates(config(), shards, out, ("dense",), [1e-4, 1e-3]) == {
+            "dense": 2e-3
+        }
+        assert asked[6:] == [2e-3, 4e-3], "rows that are there are not trained again"
+        assert not capsys.readouterr().out
+        asked.clear()
+        short = ablation.tune_rates(
+            config(), shards, tmp_path / "b.json", ("dense",), [8e-3, 1.6e-2]
+        )
+        assert short == {"dense": 2e-3} and asked == [8e-3, 1.6e-2, 4e-3, 2e-3]
+        assert "dense: 0.002 is best and the end" in capsys.readouterr().out
     report = ablation.run_ablation(
         config(),
         shards,
