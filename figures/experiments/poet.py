@@ -29,9 +29,9 @@ from steel.runlog import atomic_write
 from steel.tokenizer import bpe
 
 from . import command
-from .question import load_like
 from .question import prepare as carry
 from .runs import train_run
+from .trainer_check import load_like, trainer_check
 
 SAMPLES = 20
 CALIBRATION_STEPS = 40
@@ -48,10 +48,15 @@ def steps_for(seconds: float, tokens_per_s: float, cfg: Config) -> int:
 
 
 def planned_steps(cfg: Config, shards: Path, run: Path, minutes: float) -> int:
-    """The steps of this run: as planned by an earlier start, else what a calibration says; RUN/plan.json keeps it."""
+    """The steps of this run: as planned by an earlier start, else what a calibration says; RUN/plan.json keeps it.
+
+    Before the calibration the trainer is checked; both take from the minutes.
+    """
     plan = run / "plan.json"
     if not plan.exists():
         began = time.monotonic()
+        trainer_check(cfg, shards, run / "check", "poet")
+        print(f"self-check: it trains, saves and goes on, {time.monotonic() - began:.0f} s")
         short = load_like(
             cfg, steps=CALIBRATION_STEPS, checkpoint_every=0, eval_every=0, log_every=5
         )

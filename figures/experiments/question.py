@@ -17,7 +17,6 @@ first C positions of a row no segment is complete, so there causal and placebo m
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ from steel.data.shards import ShardSet
 from steel.tokenizer import bpe
 
 from . import ablation, command, numbers
+from .trainer_check import load_like, trainer_check
 from .verdicts import Paired, holm, paired
 
 ARMS = ("dense", "one expert", "causal", "placebo", "top-2")
@@ -65,48 +65,17 @@ def passes(cfg: Config, data: Path) -> float:
 
 
 def self_check(cfg: Config, data: Path, folder: Path) -> None:
-    """Two steps of every arm as it will run and plain: the same losses within a hundredth; then a resume.
+    """`trainer_check` of every arm, with a resume of causal. Raises UserError that names the arm."""
 
-    Validation, saving and going on from a checkpoint happen on the way. Raises UserError that names the arm.
-    """
-    few = {
-        "steps": 2,
-        "eval_every": 1,
-        "checkpoint_every": 1,
-        "batch_size": 4,
-        "micro_batch_size": 4,
-    }
-    small = load_like(cfg, keep_checkpoints=2, warmup_steps=0, **few)
+    def empty(model, step: int) -> dict:
+        if step == 0:
+            ablation.hold_slots_empty(model)
+        return {}
 
-    def curve(arm: str, name: str, **train) -> list[float]:
-        row = load_like(ablation.row_config(small, arm, cfg.seed), **train)
-        row = ablation.train_row(row, data, folder / f"{arm} {name}", empty_slots=arm == "placebo")
-        return [loss for _, loss in row["curve"]]
-
-    losses = {}
     for arm in ARMS:
-        fast = losses[arm] = curve(arm, "fast")
-        plain = curve(arm, "plain", kernels={"all": "reference"}, compile=False)
-        if max(abs(a / b - 1) for a, b in zip(fast, plain, strict=True)) > 0.01:
-            raise UserError(
-                f"{arm}: losses {fast} as it will run, {plain} plain; nothing would be worth ranking"
-            )
-    newest = max((folder / "causal fast" / "checkpoints").glob("step-*"))
-    shutil.rmtree(newest)
-    shutil.rmtree(folder / "causal fast" / "hf")
-    again = curve("causal", "fast")
-    if again != losses["causal"]:
-        raise UserError(f"causal: losses {again} after a resume, {losses['causal']} without")
-    shutil.rmtree(folder)
-
-
-def load_like(cfg: Config, **train) -> Config:
-    """`cfg` with other training settings."""
-    from steel.config import from_dict
-
-    values = cfg.to_dict()
-    values["train"] |= train
-    return from_dict(values)
+        row = ablation.row_config(cfg, arm, cfg.seed)
+        own = {"resume": arm == "causal", "measure": empty if arm == "placebo" else None}
+        trainer_check(row, data, folder, arm, **own)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 import json
 import random
 import string
+from types import SimpleNamespace
 
 import pytest
 
-from figures.experiments import question
+from figures.experiments import question, trainer_check
 from steel.config import UserError
 from steel.documents import Document, write_documents
 
@@ -50,9 +51,9 @@ def test_prepare_check_tune_train_and_read_in_two_starts(docs, tmp_path, capsys,
 
 def test_an_arm_that_computes_something_else_is_not_ranked(tmp_path, monkeypatch):
     def fake(cfg, data, folder, **_):
-        return {"curve": [[0, 5.0 if cfg.train.kernels else 5.2]]}
+        return SimpleNamespace(steps=[], evals=[{"loss": 5.0 if cfg.train.kernels else 5.2}])
 
-    monkeypatch.setattr(question.ablation, "train_row", fake)
+    monkeypatch.setattr(trainer_check, "train_run", fake)
     cfg = question.load("question", ["train.kernels={}"])
     with pytest.raises(UserError, match="dense: losses"):
         question.self_check(cfg, tmp_path, tmp_path / "check")
