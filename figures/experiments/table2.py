@@ -3,9 +3,10 @@
     python -m figures.experiments.table2 --out table2.json    the table alone, at most 8 minutes
     … --device cpu --out table2-cpu.json    the same paths at toy size, at most a minute
     … --all --out FOLDER    everything that a GPU is wanted for, in one command:
+        FOLDER/trainer.json   a few steps, validation, a save and a resume by the trainer's own code
         FOLDER/kernels.json   every kernel on the device, in each type, beside fp64
         FOLDER/table2.json    this table
-        FOLDER/step.json      one training step of the recommended preset, by the trainer's own code
+        FOLDER/step.json      one training step of the recommended preset, by the trainer's own loop
 
 The GPU needs torch, triton, transformers, numpy and pyyaml; Liger-Kernel and cut-cross-entropy join where they are
 installed (`pip install --no-deps --target peers liger-kernel`, then PYTHONPATH=peers). No network, no data: tokens
@@ -254,39 +255,44 @@ def render(report: dict) -> str:
 # -- everything at once ------------------------------------------------------------------------------------------------
 
 
-def everything(out: Path, device: str, budget: float, say: Callable[[str], None]) -> int:
-    """Kernels on the device, the table, one step of the trainer; each in processes of its own, with a limit of its own.
+def everything(
+    out: Path, device: str, budget: float, say: Callable[[str], None], fresh: bool = False
+) -> int:
+    """Trainer, kernels, the table, one step; each in processes of its own, with a limit of its own.
 
-    Returns 0, or 1 when a kernel is wrong, no row could be ranked or the step failed.
+    What the files hold is not measured again, unless `fresh`. Returns 0, or 1 when the trainer or a kernel is wrong, no
+    row could be ranked or the step failed.
     """
+    import torch
+
     out.mkdir(parents=True, exist_ok=True)
+    for name in ("trainer", "kernels", "step") if fresh else ():
+        (out / f"{name}.json").unlink(missing_ok=True)
+    cuda = device != "cpu" and torch.cuda.is_available()
     end = time.time() + budget
+    trainer = _module("trainer_check", ["--out", str(out / "trainer.json")], 0.2 * budget)
+    say("trainer: agrees" if trainer == 0 else "trainer: SOMETHING IS WRONG, see trainer.json")
     kernels = _module(
-        f"{__package__}.table2_kernels",
-        ["--device", device, "--out", str(out / "kernels.json")],
-        0.25 * budget,
+        "table2_kernels", ["--device", device, "--out", str(out / "kernels.json")], 0.25 * budget
     )
     say("kernels: all agree" if kernels == 0 else "kernels: SOMETHING IS WRONG, see kernels.json")
     for_step = 0.17 * budget
-    report = table2(
-        out / "table2.json", device=device, budget=max(30.0, end - time.time() - for_step), say=say
-    )
+    left = max(30.0, end - time.time() - for_step)
+    report = table2(out / "table2.json", device=device, budget=left, say=say, fresh=fresh)
     say(render(report))
-    import torch
-
-    preset = "steel-1b-causal" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    step = _module(
-        "steel",
-        ["bench", "step", "--preset", preset, "--device", device, "--out", str(out / "step.json")],
-        max(for_step, end - time.time()),
-    )
-    return int(bool(kernels or step or not any(record["ranked"] for record in report["rows"])))
+    preset, seconds = "steel-1b-causal" if cuda else "cpu", max(for_step, end - time.time())
+    own = ["--presets", preset, "--micro-batches", "0", "--accumulation", "1"]
+    own += ["--device", device, "--out", str(out / "step.json"), "--seconds", f"{seconds:.0f}"]
+    step = _module("micro_batch", own, seconds + GRACE)
+    none = not any(record["ranked"] for record in report["rows"])
+    return int(bool(trainer or kernels or step or none))
 
 
 def _module(name: str, arguments: list[str], seconds: float) -> int:
-    """Run a module; its exit code, 124 when it takes longer than `seconds`."""
+    """Run a module of this package; its exit code, 124 when it takes longer than `seconds`."""
+    run = [sys.executable, "-m", f"{__package__}.{name}", *arguments]
     try:
-        return subprocess.run([sys.executable, "-m", name, *arguments], timeout=seconds).returncode
+        return subprocess.run(run, timeout=seconds).returncode
     except subprocess.TimeoutExpired:
         return 124
 
@@ -311,7 +317,7 @@ def main(
         print(line, flush=True)
 
     if all:
-        return everything(out, device, budget or 570.0, say)
+        return everything(out, device, budget or 570.0, say, fresh)
     out = out if out.suffix == ".json" else out / "table2.json"
     options = {
         "rows": rows.split(",") if rows else None,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from figures.experiments import table2, table2_measure, table2_peers, table2_steel
+from figures.experiments import table2, table2_kernels, table2_measure, table2_peers, table2_steel
 from figures.experiments.table2_rows import BY_ID, ROWS, SHAPES, shape_of
 from steel.config import UserError
 from steel.kernels import OPERATIONS
@@ -216,6 +216,41 @@ def test_the_command_measures_rows_in_a_process_of_its_own(tmp_path):
     out = tmp_path / "t.json"
     assert table2.main(out, device="cpu", rows="B.triton-rope,D.operations") == 0
     check_report(json.loads(out.read_text()), {"B.triton-rope", "D.operations"})
+
+
+def test_kernels_that_agreed_are_not_checked_again(tmp_path, monkeypatch):
+    """What was wrong is; another card or commit begins anew."""
+    out, asked = tmp_path / "kernels.json", []
+    wrong = {"status": "wrong", "note": "made up"}
+
+    def one(op, name, case, *_, **__):
+        asked.append(op)
+        own = wrong if op == asked[0] and len(asked) < 2 else {"status": "ok", "note": ""}
+        return {"operation": op, "name": name, "case": case, "dtype": "float32", **own}
+
+    monkeypatch.setattr(table2_kernels, "_one", one)
+    assert table2_kernels.main(out, "cpu") == 1
+    count = len(asked)
+    assert table2_kernels.main(out, "cpu") == 0 and asked[count:] == asked[:1]
+    assert table2_kernels.main(out, "cpu") == 0 and len(asked) == count + 1
+    assert len(json.loads(out.read_text())["checks"]) == count
+    monkeypatch.setattr(table2_kernels, "commit", lambda: "another")
+    assert table2_kernels.main(out, "cpu") == 0 and len(asked) == 2 * count + 1
+
+
+def test_everything_begins_with_the_trainer_and_one_failure_is_told(tmp_path, monkeypatch):
+    asked, codes = [], {"trainer_check": 1}
+    monkeypatch.setattr(
+        table2, "_module", lambda name, *_: (asked.append(name), codes.get(name, 0))[1]
+    )
+    report = {"rows": [{"ranked": True}]}
+    monkeypatch.setattr(table2, "table2", lambda *_, **__: report)
+    monkeypatch.setattr(table2, "render", lambda _: "")
+    lines = []
+    assert table2.everything(tmp_path / "all", "cpu", 60.0, lines.append) == 1
+    assert asked == ["trainer_check", "table2_kernels", "micro_batch"]
+    assert lines[0] == "trainer: SOMETHING IS WRONG, see trainer.json"
+    assert table2.everything(tmp_path / "all", "cpu", 60.0, codes.clear() or lines.append) == 0
 
 
 def test_the_committed_toy_table_is_whole():
