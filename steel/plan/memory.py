@@ -57,8 +57,8 @@ def memory(
     with `accumulation` above 1 they are not divided.
     "gathered" is the copy in the compute type: one unit per block and one for the rest (embedding,
     last norm, head). full and hybrid hold that rest and two blocks at a time, grad_op and ddp all;
-    one GPU keeps what autocast cast. "logits": eager as PyTorch's cross-entropy has them in float32
-    (logits, their log-softmax, its gradient: 12 bytes each); chunked holds CHUNK tokens at a time.
+    one GPU a copy of all in bf16, none in fp32. "logits": eager as PyTorch's cross-entropy has them in
+    float32 (logits, log-softmax, its gradient: 12 bytes each); chunked holds CHUNK tokens at a time.
     """
     if sharding not in ("full", "grad_op", "hybrid", "ddp"):
         raise UserError(f"unknown sharding '{sharding}'; use full, grad_op, hybrid or ddp")
