@@ -262,9 +262,9 @@ def woken(runs: dict, steps: list[int]):
     for key, (color, style) in look.items():
         for seed, (loud, _) in enumerate(runs[key]):
             axes[0].semilogy(steps, loud, color=color, ls=style, lw=1.4 if seed == 0 else 0.7)
-    label_line(axes[0], 8, 7e-4, "two gates, 0.02", STEEL, ha="left")
-    label_line(axes[0], 2, 6e-2, "one gate,\n0.02", SLATE, va="top", xytext=(1, 0))
-    label_line(axes[0], steps[-1], 12, "ours: solid", INK, ha="right", xytext=(0, 0))
+    words = ((1.2e-2, "dashed: 0.02", INK), (3.5e-3, "one gate", SLATE), (1e-3, "two gates", STEEL))
+    for at, word, color in ((12, "solid: ours", INK), *words):
+        label_line(axes[0], steps[-1], at, word, color, ha="right", xytext=(0, 0))
     axes[0].set(xticks=steps[::2], ylim=(1e-4, 30))
     axis_units(axes[0], x="step", y="last layer over stream (RMS)")
     for at, (key, (color, _)) in enumerate(look.items()):
@@ -290,9 +290,10 @@ def outcome(rows: list[dict], found: dict, source: str, first: int = 150_000):
         mine = [r for r in rows if r["variant"] == arm]
         if not mine:
             continue
-        curve = [(t, loss) for t, loss in mine[0]["curve"] if t >= first]
+        keep = [k for k, (t, _) in enumerate(mine[0]["curve"]) if t >= first][::-2][::-1]
+        curve = [mine[0]["curve"][k] for k in keep]
         work = [t * mine[0]["flops_per_token"] / 1e12 for t, _ in curve]
-        losses = [[loss for t, loss in r["curve"] if t >= first] for r in mine]
+        losses = [[r["curve"][k][1] for k in keep] for r in mine]
         seed_band(ax, work, losses, color)
         ends.append([float(np.median([c[-1] for c in losses])), work[-1], arm, color])
     ends.sort()
@@ -301,7 +302,7 @@ def outcome(rows: list[dict], found: dict, source: str, first: int = 150_000):
     for end, work, arm, color in ends:  # labels at equal distance where the curves end together
         at = max(at + gap, end - gap * (len(ends) - 1) / 2 if at == -np.inf else end)
         ax.plot([work, work * 1.05], [end, at], color=color, lw=0.5)
-        label_line(ax, work * 1.05, at, f"{arm} {end:.3f}", color, xytext=(2, 0), fontsize=8)
+        label_line(ax, work * 1.05, at, f"{arm} {end:.2f}", color, xytext=(2, 0), fontsize=8)
     ax.set_xlim(right=max(e[1] for e in ends) * 1.45)
     axis_units(ax, x="training work (TFLOP)", y="held-out loss (nats/token)")
     ax = axes[1]
@@ -328,6 +329,6 @@ def outcome(rows: list[dict], found: dict, source: str, first: int = 150_000):
     reach = 3.5 * widest
     low, high = ax.get_xlim()
     ax.set_xlim(max(low, -reach), min(high, reach))
-    axis_units(ax, x="difference of held-out loss (nats/token); left: the first is better", y="")
+    axis_units(ax, x="difference of loss (nats/token); left: the first is better", y="")
     footer(fig, source)
     return fig
