@@ -286,6 +286,56 @@ def shortened(line: str) -> str:
     return said
 
 
+def micro_batch(cfg, wire: float, sharding: str, seconds: float, ranks: int = 8) -> float:
+    """Seconds of one micro-batch on an ideal wire [bytes/s], unit by unit; `seconds` is its compute alone.
+
+    Embedding and head are one unit, gathered before the first lookup (and by full once more before the backward
+    pass) with nothing beside it; a block is gathered while the one before it computes.
+    """
+    from steel.plan import count_parameters, flops_per_token
+
+    sizes, layers = count_parameters(cfg.model), cfg.model.num_hidden_layers
+    rest = sizes["embedding"] + sizes["lm_head"]
+    travel = 2 * (ranks - 1) / ranks / wire  # of one parameter in bf16
+    flops = flops_per_token(cfg.model, cfg.data.sequence_length).total
+    head = seconds * 6 * sizes["lm_head"] / flops
+    block, gather = (seconds - head) / layers, travel * (sizes["total"] - rest) / layers
+
+    def through(now: float, share: float) -> float:
+        arrived = started = now  # when the wire is free; when the unit before began to compute
+        for _ in range(layers):
+            arrived = max(arrived, started) + gather
+            started = max(now, arrived)
+            now = started + share * block
+        return now
+
+    now = through(travel * rest, 1 / 3) + head / 3
+    if sharding == "grad_op":
+        return now + 2 / 3 * seconds
+    return through(now + travel * rest + head * 2 / 3, 2 / 3)
+
+
+def line_of_the_wire(preset: str = "steel-1b-causal") -> float:
+    """GB/s at which a forward pass of a preset on H800s lasts as long as its weights travel."""
+    from steel.config import load
+    from steel.plan import count_parameters, flops_per_token, gpu
+
+    cfg, card = load(preset), gpu("H800")
+    tokens = cfg.train.micro_batch_size * cfg.data.sequence_length
+    size = count_parameters(cfg.model)["total"]
+    rate = flops_per_token(cfg.model, cfg.data.sequence_length).total / size  # k
+    line = 6 / rate * card.peak * card.mfu / tokens * 7 / 8  # from n > 6/k C/B
+    seconds = tokens * rate * size / (card.peak * card.mfu)
+    assert math.isclose(line, 3 * 2 * size * 7 / 8 / seconds)
+    for how, times in (("grad_op", 1), ("full", 2)):  # far above the line only the rest is left
+        open_ = micro_batch(cfg, 1e12, how, seconds) - seconds
+        sizes = count_parameters(cfg.model)
+        rest = times * 2 * 7 / 8 * (sizes["embedding"] + sizes["lm_head"]) / 1e12
+        assert rest <= open_ < 1.2 * rest, (how, open_, rest)
+        assert micro_batch(cfg, 0.4 * line, how, seconds) > 1.3 * seconds
+    return line / 1e9
+
+
 def grad_op_costs() -> float:
     """GiB that grad_op plans beyond full on eight GPUs, for the claim in the text."""
     from steel.config import load
