@@ -251,13 +251,13 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 #
 # ## A rule before the numbers
 #
-# Now the comparison itself. What is fixed, before the first run:
+# Now the comparison itself. Read the rule before the numbers:
 #
 # - **Text**: prose, code and poetry of nine public sources and three dynasties; the same tokens in the same order for all arms under one seed.
 # - **Rate**: constant to the end, so that a curve may be read at any point. Which one, is the next section.
 # - **Seeds**: differences are taken seed by seed. With $n$ differences of mean $\bar d$ and standard deviation $s$, Student's interval is $\bar d \pm t_{n-1}\, s / \sqrt{n}$, and $t_{n-1}$ is 4.30 for three seeds and 2.78 for five. If zero lies inside we say *not told apart*.
 # - **Many questions**: up to five differences are asked at each budget. Twenty true nothings yield one "discovery" at 95 %; Holm's correction asks more of the smallest probability, a little less of the next {cite:p}`holm1979`.
-# - **The verdict**: the mixture earns its place if at equal seconds it is established ahead of *one expert*, the part of it that needs no slots, by at least a hundredth of a nat.
+# - **The verdict**: the one that `figures.experiments.question` declared for a larger run, before these rows were trained. At equal seconds the mixture must be established ahead of *one expert*, the part of it that needs no slots, by at least a hundredth of a nat, and not behind *top-2* by more than half of one.
 
 # %%
 def interval(a, b):
@@ -375,7 +375,7 @@ def interval(a, b):
 # %% [markdown]
 # ## The verdict
 #
-# Told apart is what excludes zero at 95 % in both logs, on the same side: a true nothing does so once in eight hundred times, less often than Holm's correction allows in a table of fifteen cells. Where only one log has the arms, its corrected verdict counts.
+# Told apart is what excludes zero at 95 % in both logs, on the same side: a true nothing does so once in eight hundred times, less often than Holm's correction allows in a table of fifteen cells. Where only one log has the arms, its corrected verdict counts. (This way of joining two logs was chosen when both were there; the tables above show what Holm alone leaves.)
 
 # %% tags=["active-ipynb", "hide-input"]
 # say_of = {-1: "**ahead**", 0: "not told apart", 1: "**behind**"}

@@ -21,7 +21,7 @@ from .ledger import Ledger
 from .verdicts import Paired, holm
 
 ARMS = ("dense", "one expert", "causal", "placebo", "top-2", "two gates")
-ASKED = {  # declared before the first run: (a, b) is the loss of a minus that of b
+ASKED = {  # what is asked of every log: (a, b) is the loss of a minus that of b
     ("causal", "placebo"): "what the slots hold",
     ("causal", "one expert"): "slots, or no slots",
     ("causal", "dense"): "slots, or plain width",
