@@ -93,7 +93,7 @@ def sweep(
         before = ledger.find(**key)
         if before is None or before["status"] not in DONE:
             left = deadline - time.monotonic()
-            if left < min(SHORTEST, seconds):
+            if left < min(SHORTEST, seconds / 2):
                 say(
                     f"{key['preset']:<18}{key['micro_batch']:>3}  pending; the same command goes on"
                 )
