@@ -569,7 +569,7 @@ assert not torch.allclose(first, second) and right == 0
 # and is it the bytes or the shares of the peak that were wrong?
 #
 # ```{dropdown} Answer 09.5
-# Nobody has one yet. Call `step_ms` with your card in `GPUS` and `BANDWIDTH`; compare its sum with `step.json`, its parts with differences of rows in `table2.json`. A part slower than its bytes usually moves more of them
+# Nobody has one yet. Call `step_ms` with your card in `GPUS` and `BANDWIDTH`; compare its sum with the seconds of the first row in `step.json`, its parts with differences of rows in `table2.json`. A part slower than its bytes usually moves more of them
 # than you think (a copy, a cast), or is many small launches. If all parts miss by one factor, the shares were wrong.
 # ```
 #
