@@ -129,35 +129,47 @@ def checkpoint_life():
 
 
 def schedule(sharding: str) -> dict[str, list]:
-    """Lanes of two micro-batches, each [(begin, end, label)]; weights are gathered one unit ahead of their use."""
+    """Lanes of two micro-batches, each [(begin, end, label)]; blocks are gathered one ahead, the rest first of all."""
     compute, wire, weights, gradients = [], [], [], []
-    free = now = begins = 0.0
-    waiting, first = (
-        None,
-        {},
-    )  # a reduction goes behind the next gather; when a unit's gradient began
+    free = now = 0.0
+    rest = UNITS - 1
+    waiting, first = None, {}  # a reduction goes behind the next gather; when a gradient began
     for micro in (0, 1):
+        opened = {rest: now}
         passes = [(u, FORWARD, "F") for u in range(UNITS)]
         passes += [(u, BACKWARD, "B") for u in reversed(range(UNITS))]
-        needs, opened = {"full": 2 * UNITS, "grad_op": UNITS, "ddp": 0}[sharding], {}
-        for k, (unit, length, kind) in enumerate(passes):
+        begins = max(free, now)
+        if sharding != "ddp":
+            opened[rest], free = begins, begins + 2 * GATHER
+            wire.append((begins, free, "gather"))
+            begins = free
+        for unit, length, kind in passes:
             ready = 0.0
-            if k < needs:
-                opened[unit] = max(free, begins if k else now)
-                free = ready = opened[unit] + GATHER
+            again = unit == rest and kind == "B" and sharding == "full"
+            if again:
+                weights.append((opened[rest], now, rest))
+                begins = now
+            if again or (
+                unit != rest and sharding != "ddp" and (kind == "F" or sharding == "full")
+            ):
+                opened[unit] = max(free, begins)
+                free = ready = opened[unit] + GATHER * (2 if unit == rest else 1)
                 wire.append((opened[unit], free, "gather"))
             if waiting is not None:
                 free = _reduce(wire, gradients, waiting, max(free, waiting[1]), sharding, first)
                 waiting = None
             begins = max(now, ready)
             now = begins + length
-            compute.append((begins, now, f"{kind}{unit + 1}"))
-            if sharding == "full" or (sharding == "grad_op" and kind == "B"):
+            compute.append((begins, now, f"{kind}{'h' if unit == rest else unit + 1}"))
+            if unit != rest and (sharding == "full" or (sharding == "grad_op" and kind == "B")):
                 weights.append((opened[unit], now, unit))
             if kind == "B":
                 first.setdefault(unit, now)
-                waiting = (unit, now) if micro == 1 else None
+                waiting = (unit, now) if micro == 1 and unit != rest else None
+        if sharding != "ddp":
+            weights.append((opened[rest], now, rest))
     free = _reduce(wire, gradients, waiting, max(free, now), sharding, first)
+    free = _reduce(wire, gradients, (rest, now), free, sharding, first)  # the embedding's come last
     if sharding == "ddp":
         weights = [(0.0, free, unit) for unit in range(UNITS)]
     return {"compute": compute, "wire": wire, "weights": weights, "gradients": gradients}
@@ -165,7 +177,7 @@ def schedule(sharding: str) -> dict[str, list]:
 
 def _reduce(wire, gradients, waiting, at, sharding, first) -> float:
     """A unit's gradients travel; until then they are whole. When the wire is free again."""
-    end = at + (2 * SCATTER if sharding == "ddp" else SCATTER)
+    end = at + SCATTER * (2 if sharding == "ddp" else 1) * (2 if waiting[0] == UNITS - 1 else 1)
     wire.append((at, end, "reduce"))
     gradients.append((first[waiting[0]], end, waiting[0]))
     return end
@@ -184,7 +196,7 @@ def fsdp_step():
         top, lanes = -6.6 * row, schedule(name)
         ax.text(0, top + 2.0, name, fontsize=9, weight="bold", color=INK, va="center")
         ax.text(3.2, top + 2.0, note, fontsize=8, color=SLATE, va="center")
-        words = {"compute": 0.8, "wire": -0.35, "whole weights": -1.5, "whole gradients": -2.65}
+        words = {"compute": 0.8, "wire": -0.35, "whole weights": -1.5, "whole gradients": -2.95}
         for word, lane in words.items():
             ax.text(-0.4, top + lane, word, fontsize=7.5, color=SLATE, ha="right", va="center")
         for begin, end, label in lanes["compute"]:
@@ -195,19 +207,20 @@ def fsdp_step():
         for begin, end, label in lanes["wire"]:
             tint = {"color": WIRE, "alpha": 0.5 if label == "gather" else 1, "ec": PAPER, "lw": 0.8}
             ax.barh(top - 0.35, end - begin, left=begin, height=0.95, **tint)
-        for kind, lane, tint in (("weights", -1.15, 1), ("gradients", -2.3, 0.5)):
+        for kind, lane, tint in (("weights", -1.15, 1), ("gradients", -2.5, 0.5)):
             for begin, end, unit in lanes[kind]:
-                y = top + lane - 0.35 * unit
-                ax.barh(y, end - begin, left=begin, height=0.28, color=HELD, alpha=tint, lw=0)
+                y = top + lane - 0.35 * unit - (0.1 if unit == UNITS - 1 else 0)
+                high = 0.45 if unit == UNITS - 1 else 0.28
+                ax.barh(y, end - begin, left=begin, height=high, color=HELD, alpha=tint, lw=0)
         last = max(end for _, end, _ in lanes["wire"])
         ax.text(last + 0.2, top - 0.35, "reduce", fontsize=7.5, color=INK, va="center")
         if name == "grad_op":
-            ax.text(2.6, top - 0.35, "gather", fontsize=7.5, color=INK, va="center")
+            ax.text(3.0, top - 0.35, "gather", fontsize=7.5, color=INK, va="center")
         border = lanes["compute"][2 * UNITS - 1][1]
-        ax.plot([border] * 2, [top - 3.3, top + 1.4], color=GRID, lw=1)
-    for x, number in ((4.5, 1), (14, 2)):
+        ax.plot([border] * 2, [top - 3.5, top + 1.4], color=GRID, lw=1)
+    for x, number in ((5.5, 1), (17, 2)):
         ax.text(x, 3.2, f"micro-batch {number}", fontsize=8, ha="center", color=INK)
-    ax.set(xlim=(-5.2, 24.5), ylim=(-16.7, 3.7))
+    ax.set(xlim=(-6.4, 30.5), ylim=(-16.9, 3.7))
     return fig
 
 

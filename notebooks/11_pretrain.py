@@ -9,8 +9,8 @@
 # %% [markdown]
 # # What a run has to remember
 #
-# Early in June 2024, around step 200,000, somebody needed the machine. In the middle of July the run went on where it had stopped, on other GPUs, lent by a
-# university. Between the two lay a folder on a disk. {cite:p}`steelblog2024`
+# Early in June 2024, around step 200,000, somebody needed the machine. After more than a week by the author's retrospective {cite:p}`steelblog2024`, on 18 July by the project's README {cite:p}`steelreadme2025`, the run went on
+# where it had stopped, on other GPUs, lent by a university. Between the two lay a folder on a disk.
 
 # %% tags=["hide-input"]
 import contextlib
@@ -95,6 +95,8 @@ def with_data(words):
 #      caption="One step of pretraining. The chapter asks what belongs into the folder, and what the ranks have to tell each other.")
 
 # %% [markdown]
+# *Ranks* are the processes of a run, one a GPU; a *micro-batch* is as much of the batch as fits into memory at once; *moments* are the optimizer's running means of past gradients, two numbers a parameter with AdamW.
+#
 # What has to be in that folder? And eight GPUs hold one model between them: what does each of them hold, and what
 # do they tell each other at every step? A pretraining program is an answer to these two questions with an optimizer in the middle, which is the easy part.
 #
@@ -104,8 +106,8 @@ def with_data(words):
 #
 # 1. A run saves every 5 steps and is killed with `kill -9` at step 7. It is started again and goes to step 10. How many of the 16 digits of its last loss agree with
 #    a run that nobody killed?
-# 2. Two processes share every batch, half each. In which digit does their loss leave that of one process?
-# 3. Steel's 1.12 billion parameters are spread over eight GPUs, each with eight micro-batches a step. How many gigabytes must each GPU send per step?
+# 2. Two processes share every batch, half each. How many digits of their loss, about, agree with that of one process?
+# 3. Steel's 1.12 billion parameters are cut over eight GPUs, each with eight micro-batches a step. Weights (2 bytes) are collected twice a micro-batch, gradients (4 bytes) added up once a step. How many gigabytes must each GPU send per step?
 # ```
 #
 # Nobody has run this code on many GPUs yet: what is measured here is measured on two CPU cores, what is said of GPUs is arithmetic.
@@ -150,11 +152,11 @@ def with_data(words):
 #     print(f"step {s + 1}  loop {unbroken[s]['loss']:.6f}  by hand {by_hand:.6f}  equal in every bit")
 
 # %% [markdown]
-# Nothing is hidden in the loop. Four facts about it carry the rest of the chapter:
+# Nothing else happens in the loop, but for a check that skips a broken step, and on one GPU an optimizer that scales and clips while it updates. (There the host waits for the device once a step; on several ranks twice, for the loss and for the norm.) Four facts about it carry the rest of the chapter:
 #
 # - **The batch is a function of the step.** `loader.batch(7)` needs no history (chapter 10).
 # - **So is everything random.** The loop seeds its generator with the step's number; the learning rate is a formula of it.
-# - **The past lives in two places only**, the weights and the optimizer's moments.
+# - **The past lives in the weights and the optimizer's moments**, and in a few facts that nothing can compute.
 # - **Loss and gradient are sums divided once**, by the number of targets in the whole step.
 #
 # ## Divide once
@@ -181,8 +183,7 @@ def with_data(words):
 
 # %% [markdown]
 # Divided once, micro-batches give the gradient of the whole batch. The mean of means points somewhere else. In pretraining with packed rows every micro-batch
-# is full, both agree, and the mistake sleeps; it wakes in fine-tuning, where answers have all lengths. Widely used trainers had it for years, until
-# October 2024. Over ranks it is the same: FSDP averages over them, so the loop multiplies by their number and divides by the tokens of all.
+# is full, both agree, and the mistake sleeps; it wakes in fine-tuning, where answers have all lengths. Over ranks it is the same: FSDP averages over them, so the loop multiplies by their number and divides by the tokens of all.
 #
 # ## Kill it
 
@@ -222,19 +223,30 @@ def with_data(words):
 # answer("1.1", "**All 16**, and the final weights are the same bytes.", 16, unit="digits")
 
 # %% [markdown]
+# So, what is in the folder?
+
+# %% tags=["active-ipynb", "within-0.1"]
+# saved = LAB / "killed" / "checkpoints" / "step-00000010"
+# print(*sorted(p.name for p in saved.iterdir()))
+# facts = json.loads((saved / "state.json").read_text())
+# print({key: facts[key] for key in ("step", "tokens", "bad_steps")}, f"grad_norm_mean {facts['grad_norm_mean']:.1f}")
+# print("data:", {key: facts["data"][key] for key in ("seed", "slot", "batches", "appended_at")})
+
+# %% [markdown]
+# Weights and moments, hashes, and a page of facts: how many rows were read under which batch size and mixture, where shards were appended, the mean of the gradient norm that decides what a spike is. Nothing else.
+#
 # Ten steps are five and five when a step depends on nothing but what was saved. The lines of the lost steps are gone from the log, which holds every step once.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# Do not save the state of your data iterator, your random generators and your scheduler. Have none. What is a pure function of the step cannot be restored
-# wrongly.
+# Save what cannot be computed: weights, moments, the step, what was changed or appended on the way, one running mean. Have no iterator, generator or scheduler with a state: what is a pure function of the step cannot be restored wrongly.
 # ```
 #
 # ## Who holds what
 #
 # ```{admonition} Napkin
 # :class: napkin
-# Trained with AdamW {cite:p}`adamw2019` in mixed precision a parameter costs 16 bytes: a float32 weight, its float32 gradient, two float32 moments. For
+# Trained with AdamW {cite:p}`adamw2019` in mixed precision a parameter costs 16 bytes: a float32 weight, its float32 gradient, two float32 moments. (It computes with bf16 copies, made for a step on one GPU, gathered by FSDP on many.) For
 # $N = 1.12 \cdot 10^9$ that is 18 GB before the first activation. Eight GPUs with eight copies hold it eight times.
 # ```
 #
@@ -243,8 +255,8 @@ def with_data(words):
 # ranks, each keeping the piece that is its own. The choices differ in when borrowed weights are given back.
 
 # %% tags=["active-ipynb", "hide-input"]
-# show(draw_11.fsdp_step(), alt="Time lines of one step with two micro-batches for full, grad_op and ddp. Full gathers every unit before its forward and again before its backward and holds one or two units at a time; grad_op gathers once a micro-batch and holds a unit from forward to backward; ddp gathers nothing and holds all. All three keep whole gradients from the first micro-batch to the reduction in the second.",
-#      caption="One step of three units (F forward, B backward), two micro-batches. Lengths are chosen, the order is FSDP's: light bars gather weights, dark ones reduce gradients, green is what a rank holds whole.")
+# show(draw_11.fsdp_step(), alt="Time lines of one step with two micro-batches for full, grad_op and ddp. Full gathers every unit before its forward and again before its backward; embedding and head, the largest unit, come first, with nothing beside them, and stay through a whole pass; grad_op gathers once a micro-batch and holds a unit from forward to backward; ddp gathers nothing and holds all. All three keep whole gradients from the first micro-batch to the reduction in the second.",
+#      caption="One step of two blocks and the rest (F forward, B backward, h the head), two micro-batches. Lengths are chosen, the order is FSDP's: light bars gather weights, dark ones reduce gradients, green is what a rank holds whole; the thick line is embedding and head, needed first and last.")
 
 # %% [markdown]
 # | `train.sharding` | weights | gradients, moments | a rank receives |
@@ -278,8 +290,8 @@ def with_data(words):
 # table(["bytes per parameter", "weights", "gradients", "moments", "between micro-batches", "sent", "formula"], rows)
 
 # %% [markdown]
-# What travels, how often and how wide is observed, and fits; the factor $(W-1)/W$ of a ring is assumed. (`hybrid` on one node is `full`.) The update comes on top: AdamW sends nothing, the Muon of this preset
-# gathers every hidden matrix in float32, about 2.0 GB per rank and step for Steel. And between micro-batches every rank holds **whole** gradients, however finely the rest is cut. That is the price of sending them once.
+# What travels, how often and how wide is observed, and fits; the factor $(W-1)/W$ of a ring is assumed. (`hybrid` on one node is `full`.) The update comes on top: AdamW sends nothing. (Muon, an optimizer explained below,
+# gathers every hidden matrix in float32, about 2.0 GB per rank and step for Steel, and its owner sends the result back.) And between micro-batches every rank holds **whole** gradients, however finely the rest is cut. That is the price of sending them once.
 
 # %% tags=["active-ipynb", "hide-input"]
 # causal = load("steel-1b-causal")
@@ -334,40 +346,41 @@ def with_data(words):
 # two = curve(LAB / "two")
 # difference = [abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(unbroken, two, strict=True)]
 # for a, b in list(zip(unbroken, two))[-3:]:
-#     print(f"step {a['step']:2}  one {a['loss']:.5f}   two {b['loss']:.5f}")
+#     print(f"step {a['step']:2}  one {a['loss']:.8f}   two {b['loss']:.8f}")
 # assert max(difference) < 2e-5 and [a["tokens"] for a in unbroken] == [b["tokens"] for b in two]
 # digit = round(-math.log10(max(difference)))
 # answer("1.2", f"in about digit **{digit}**, near the last that float32 has. Sums are taken in another order, and that is all.", digit, unit="digits")
 
 # %% [markdown]
-# Checkpoints are cut by parameter, not by rank, so a run may go 1 → 2 → 1, or 8 A100 → 8 H800 → 32. The samples follow, since rank $r$ of $W$ takes the slots
+# Pieces in a checkpoint are addressed by parameter and place, not by rank, so a run may, and in the drills did, go from one rank to two; for 8 → 32 it is the format's promise. The samples follow, since rank $r$ of $W$ takes the slots
 # $t \equiv r \pmod W$ of a batch that does not know $W$.
 #
 # ## How fast to learn, and on what
 #
-# The original's learning rate rises for 2,000 steps and falls along half a cosine to zero. {cite:p}`steel2025` A cosine needs to know its end: a checkpoint from its middle is a model
+# The original's learning rate rises for 2,000 steps (1,000 in the released script) and falls along half a cosine to zero. {cite:p}`steel2025` A cosine needs to know its end: a checkpoint from its middle is a model
 # half way down somebody's slope. *Warm-up, stable, decay* {cite:p}`minicpm2024` stays level and falls only at the end. The last checkpoint before the fall can be continued
 # with more data, or decayed twice on different mixtures, so the trainer saves one there and keeps it for good (`train.keep_at_decay`).
 #
 # MiniCPM found a decay of 10 % of the steps enough and 2.5 % too short, and it mixed its best data into the decay, dialogues among them, beside the pretraining data. Steel mixed dialogues in from the first token and had no such stage; its author
 # thinks MiniCPM's way likely to follow instructions better. Here `data.anneal_weights` changes the mixture at the step where the decay begins. It is a dangerous setting: *a source that is not named gets nothing*, and the decay of `steel-1b-causal`
-# is 112 B tokens long. An earlier edition of this page printed `{firefly: 1, wanjuan: 3}`. Firefly is 1.15 million short dialogues, about 0.2 B tokens:
+# is 112 B tokens long. A greedy one: `{firefly: 1, wanjuan: 3}`. Firefly is 1.15 million short dialogues, about 0.2 B tokens:
 
 # %% tags=["active-ipynb", "hide-input"]
 # run_tokens = causal.train.steps * causal.train.batch_size * causal.data.sequence_length
 # decay = causal.train.decay_fraction * run_tokens
 # level = run_tokens - decay
-# there = {"Chinese web": 366e9, "English": 122e9, "code": 63e9, "encyclopaedias, Q&A, dialogues": 9e9, "firefly alone": 0.2e9}
+# sizes = {"skypile": 588, "wanjuan": 964, "starcoder": 201, "small sources": 29}  # GB of text
+# there = {name: 560e9 * size / sum(sizes.values()) for name, size in sizes.items()} | {"of these, firefly": 0.2e9}
 # natural = {name: size / 560e9 for name, size in there.items()}
-# printed = {"Chinese web": 0.75, "firefly alone": 0.25}
-# sane = {"Chinese web": 0.56, "English": 0.19, "code": 0.10, "encyclopaedias, Q&A, dialogues": 0.15, "firefly alone": 0.15 * 0.2 / 9}
-# table(["tokens there", "in B", "passes before", "printed: share", "passes in all", "sane: share", "passes in all"],
-#       [[name, f"{size / 1e9:g}", f"{natural[name] * level / size:.1f}",
+# printed = {"wanjuan": 0.75, "small sources": 0.25, "of these, firefly": 0.25}
+# sane = {"skypile": 0.28, "wanjuan": 0.46, "starcoder": 0.11, "small sources": 0.15, "of these, firefly": 0.15 * 0.2 / 9}
+# table(["source", "B tokens", "passes before the decay", "greedy: share of the decay", "greedy: passes in all", "sane: share of the decay", "sane: passes in all"],
+#       [[name, f"{size / 1e9:.1f}", f"{natural[name] * level / size:.1f}",
 #         *(text for mix in (printed, sane) for text in (f"{mix.get(name, 0):.1%}", f"{(natural[name] * level + mix.get(name, 0) * decay) / size:.1f}"))]
 #        for name, size in there.items()])
 
 # %% [markdown]
-# Past four passes repeated text is worth little (chapter 12). The sane mixture keeps the pretraining data and gives the small good sources fifteen per cent. The sizes are rough, from the original's Figure 2; your shards know better, and the dry run reads them.
+# Past four passes repeated text is worth less and less (chapter 12). The sane mixture keeps the pretraining data and gives the small good sources fifteen per cent. The sizes are rough: bytes from the original's Figure 2 (WanJuan with its English), tokens assumed in proportion to them. Your shards know better, and the dry run reads them.
 # On this page's tiny corpus the same mixture looks like this:
 
 # %% tags=["active-ipynb"]
@@ -376,7 +389,7 @@ def with_data(words):
 # print(plan_page[plan_page.index("Passes"):])
 
 # %% [markdown]
-# The optimizer is AdamW with $\beta = (0.9, 0.95)$, decay 0.05, gradients clipped at norm 1. The original's script decays every parameter; this project decays matrices only, in all presets. **Muon** {cite:p}`muon2024`,
+# The optimizer is AdamW with $\beta = (0.9, 0.95)$, weight decay 0.05, gradients clipped at norm 1. The original's script decays every parameter; this project decays matrices only, in all presets. **Muon** {cite:p}`muon2024`,
 # the default of the small presets, is an option for matrices inside the blocks: it replaces the momentum by roughly the nearest orthogonal matrix, so that all directions move about equally far.
 # A comparison that tunes both sides finds 1.4 times at 0.1 B parameters and 1.1 times at 1.2 B {cite:p}`wen2025`, and half of Steel's weights are vocabulary and stay with AdamW.
 #
@@ -450,8 +463,8 @@ def with_data(words):
 #     f"The policy skipped {len(set(skipped['spike policy']) & set(range(13, 18)))} of the 5 batches of garbage.")
 
 # %% [markdown]
-# Clipping bounds the harm already: a gradient of norm 1 is one of norm 1, whatever caused it. A policy may skip good steps, too; the factor 2 is chosen for this
-# demonstration. For a real run begin without one; if spikes come and the loss does not return within a few hundred steps, go back to a checkpoint before the first of them and set the factor to ten. The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
+# All three runs clip, at norm 1, which keeps one gradient from ruling the moments; every step here exceeds it, and without clipping we have not tried. Without a policy the loss falls *inside* the band: the run has begun to learn the garbage. A policy may skip good steps, too; the factor 2 is chosen for this
+# demonstration. For a real run begin without one; if spikes come and the loss does not return within a few hundred steps, go back to a checkpoint before the first of them (`train.keep_checkpoints=40`, or only two are there) and set the factor to ten. The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
 #
 # ## At full scale
 #
@@ -476,19 +489,13 @@ def with_data(words):
 #
 # More GPUs do not change the run, only its pace: the batch stays 512 sequences, and 512 is the number that the ranks must divide.
 # `--print-launch` writes a whole file for Slurm or Kubernetes. A scheduler that wants its nodes back sends a signal: between two steps the ranks agree, save, and exit with 0, and the job queues itself again.
-# A rank that dies takes the others with it, with exit code 75, and the job starts again from the newest checkpoint. A user's mistake exits with 2; under Slurm it stays down.
+# A rank that dies takes the others with it, with exit code 75, and the job of the Slurm file starts again from the newest checkpoint, unless it fell in its first quarter of an hour; a bare `torchrun` does not. A user's mistake exits with 2; under Slurm it stays down.
 #
 # ## Failure gallery
 #
 # ```{admonition} The machine is withdrawn
 # :class: failure
 # Steel saved every 20,000 steps. At the A100 leg's pace that is 27 hours of eight GPUs, lost if the machine goes a minute before the save. Exercise 11.2 says how often is right.
-# ```
-#
-# ```{admonition} The logger
-# :class: failure
-# The one restart by fault in the whole run had nothing to do with GPUs: the network failed, and the experiment logger blocked training. Here the log is a local file, appended a line at a time. Weights & Biases is an
-# option, and nothing depends on it.
 # ```
 #
 # ```{admonition} Zeros from a page
@@ -499,19 +506,13 @@ def with_data(words):
 #
 # ```{admonition} One is silent, the others wait
 # :class: failure
-# Found twice. With one of two ranks stopped, the other would have waited half an hour; we set a time-out and wrote here that it was mended. Run again for this edition the drill failed: checkpoints in the background
-# use a second group of processes, which had kept its half hour. Now both wait as long as `STEEL_RANK_TIMEOUT_S` says. (Tried over gloo; with NCCL its watchdog may end the process first.)
+# With one of two ranks stopped, the other would have waited half an hour. A time-out was set; the drill failed again, for checkpoints in the background use a second group of processes, which had kept its half hour.
+# Now both wait as long as `STEEL_RANK_TIMEOUT_S` says, 600 by default. (Tried over gloo; NVIDIA's library has a watchdog of its own, which may end the process first.)
 # ```
 #
 # ```{admonition} A model with a layer missing
 # :class: failure
 # Exercise 11.4 found this one. PyTorch's checkpoints load whatever the model asks for, so a run of three layers, resumed as one of two, went on without its last layer and without a word. Resuming now compares the names first.
-# ```
-#
-# ```{admonition} Two programs, one command line
-# :class: failure
-# `torchrun … -m steel pretrain --run X`, which our front page had printed, fails on some Python versions: torchrun takes `--run` for its own `--run-path`, even behind the
-# name of the script. It says `-r` now, and a test gives every printed command to torchrun's own parser.
 # ```
 #
 # How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched. The committed reports:
@@ -535,7 +536,7 @@ def with_data(words):
 # %% [markdown]
 # ## Exercises
 #
-# **11.1 Recall.** The checkpoint holds no state of a random generator, no position of an iterator and no learning rate. Say for each what replaces it.
+# **11.1 Recall.** The checkpoint holds no state of a random generator, no iterator and no learning rate. Say for each what replaces it.
 #
 # ```{dropdown} Answer 11.1
 # The generator is seeded with the run's seed and the step's number before each step. The batch is a function of the step (`loader.batch`). The learning rate is a function of the step and the configuration, which is why a resumed run obeys a
@@ -548,7 +549,7 @@ def with_data(words):
 # ```{dropdown} Answer 11.2
 # $\sqrt{2 \cdot 20 \cdot 259{,}200} \approx 3{,}220$ s, 54 minutes: about 1,300 steps of 2.4 s. At that interval 1.2 % of the time goes into saves and lost work together. Saving every 20,000 steps on the H800 leg means 13.5 hours between saves and 6.7 hours
 # lost per failure on average. With saves in the background $\delta$ is the time of a copy to memory, one or two seconds, and the rule says twelve to seventeen minutes. The preset's 1,000 steps are 40 minutes at that pace: rarer than the rule,
-# at a cost of a quarter of an hour per failure.
+# at a cost of a quarter of an hour more per failure.
 # ```
 #
 # **11.3 Code.** Write `bytes_sent(parameters, ranks, micro_batches, sharding)`: what one rank sends in a step, with bf16 weights and float32 gradients, for `full`, `grad_op`, `ddp`, and for `hybrid` on nodes of 8.
@@ -586,6 +587,10 @@ def with_data(words):
 # assert followed == ["train.batch_size=8"]
 
 # %% [markdown]
+# ```{dropdown} Answer 11.4
+# A changed seed, length or model is refused; a batch size, rate or mixture is followed (size and mixture are noted in `state.json`). Refusal is right for the length: a slot's row is cut by it, so the rows read so far could not be told from those to come.
+# ```
+#
 # **11.5 Open, 16 GPU hours.** You get eight GPUs for two hours and may keep them for a month if the run looks sound. Which ten numbers do you write down at the end of the first hour, and which value of each sends you home?
 #
 # ```{dropdown} Answer 11.5
@@ -611,7 +616,7 @@ def with_data(words):
 #
 # ```{admonition} Card
 # :class: card
-# **What is the state of a training run?** Weights, optimizer moments, the step's number. The rest is a function of the step, or ought to be.
+# **What is the state of a training run?** Weights, optimizer moments, the step's number, and a short list of what was changed on the way. The rest is a function of the step, or ought to be.
 # ```
 #
 # ```{admonition} Card

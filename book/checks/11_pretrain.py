@@ -27,3 +27,11 @@ def exercise_3(bytes_sent):
     assert abs(nodes - (12 * 7 / 8 + 8 / 8 * 3 / 4) * 1000) < 1e-6, (
         f"hybrid, 1,000 parameters, four nodes of 8, 2 micro-batches: 11,250 bytes, yours {nodes:,.0f}"
     )
+    for ranks in (4, 16):  # a node that is not full; two nodes
+        inside = min(ranks, 8)
+        across = 1 - inside / ranks
+        right = (12 * (1 - 1 / inside) + 8 / inside * across) * 1000
+        found = bytes_sent(1000, ranks, 2, "hybrid")
+        assert abs(found - right) < 1e-6, (
+            f"hybrid, 1,000 parameters, {ranks} ranks in nodes of 8, 2 micro-batches: {right:,.0f} bytes, yours {found:,.0f}"
+        )
