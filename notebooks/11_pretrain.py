@@ -233,7 +233,7 @@ def with_data(words):
 # print("data:", {key: facts["data"][key] for key in ("seed", "slot", "batches", "appended_at")})
 
 # %% [markdown]
-# Weights and moments, hashes, and a page of facts: how many rows were read under which batch size and mixture, where shards were appended, the mean of the gradient norm that decides what a spike is. Nothing else.
+# Weights and moments, hashes, and a page of facts: rows read under which batch size and mixture, where shards were appended, the running mean that says what a spike is.
 #
 # Ten steps are five and five when a step depends on nothing but what was saved. The lines of the lost steps are gone from the log, which holds every step once.
 #
@@ -250,7 +250,7 @@ def with_data(words):
 # $N = 1.12 \cdot 10^9$ that is 18 GB before the first activation. Eight GPUs with eight copies hold it eight times.
 # ```
 #
-# FSDP {cite:p}`fsdp2023` cuts every tensor into as many pieces as there are ranks (processes, one a GPU). The model is divided into *units*, here one for each decoder block and one for the
+# FSDP {cite:p}`fsdp2023` cuts every tensor into as many pieces as there are ranks. The model is divided into *units*, here one for each decoder block and one for the
 # rest. Before a unit is computed, its pieces are *gathered*: every rank sends its own and has the whole. After the backward pass its gradients are *reduce-scattered*: added up over the
 # ranks, each keeping the piece that is its own. The choices differ in when borrowed weights are given back.
 
@@ -274,7 +274,7 @@ def with_data(words):
 # \qquad\text{against ddp's}\qquad 2 \cdot 4 \cdot \tfrac{W-1}{W} .
 # $$
 #
-# A formula about a library is a guess until somebody counts. `figures.experiments.communication` stands between FSDP and the network during forward and
+# `figures.experiments.communication` stands between FSDP and the network during forward and
 # backward, here with two ranks, two micro-batches and float32 throughout (weights are 4 bytes).
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -306,7 +306,7 @@ def with_data(words):
 # %% [markdown]
 # ## Is the wire fast enough?
 #
-# Gigabytes are no verdict. Weights may travel while the GPU computes the unit before. But `grad_op` gathers in the forward pass only, a third of a micro-batch; `full` gathers in both, and its forward is as short. And one unit
+# Weights may travel while the GPU computes the unit before. But `grad_op` gathers in the forward pass only, a third of a micro-batch; `full` gathers in both, and its forward is as short. And one unit
 # has nothing before it: embedding and head, half of the weights, are needed by the first lookup.
 
 # %% tags=["active-ipynb"]
@@ -325,8 +325,7 @@ def with_data(words):
 # %% [markdown]
 # The last columns go through one micro-batch unit by unit, gathering one ahead (`draw_11.micro_batch`); their wire is ideal and gradients, once a step and about half in the open, come on top. 200 GB/s are, at most, NVLink of an H800; 50 and 12.5, per GPU, network cards of 400 and 100 Gb/s.
 # With $n$ tokens in a micro-batch, $k$ FLOPs per token and parameter (3.4 for the causal mixture, 4.9 for the dense layer), $C$ FLOP/s reached, $B$ bytes/s of wire and $N_0$ parameters in embedding and head:
-# **the blocks' weights can be hidden while** $n > \tfrac{6}{k} \cdot \tfrac{C}{B}$, **for `grad_op` and `full` alike; $2 N_0 / B$ seconds never are, once a micro-batch for `grad_op`, twice for `full`.** A bound, not a verdict. (In this section $B$ and $C$ are speeds.)
-# The number of ranks hardly enters: it is the $(W-1)/W$ left out here.
+# **the blocks' weights can be hidden while** $n > \tfrac{6}{k} \cdot \tfrac{C}{B}$, **for `grad_op` and `full` alike; $2 N_0 / B$ seconds never are, once a micro-batch for `grad_op`, twice for `full`.** (In this section $B$ and $C$ are speeds; the $(W-1)/W$ of the ranks is left out.) It is a bound, not a verdict.
 #
 # From that, in this order:
 #
@@ -405,7 +404,7 @@ def with_data(words):
 # assert last < 0.75 * first
 
 # %% [markdown]
-# A mean loss hides a source that stalls. By source it shows, and in bits per byte sources can be compared. (A handful of documents each: read the order of size.)
+# A mean loss hides a source that stalls. By source it shows, and in bits per byte sources can be compared. (A handful of documents each.)
 
 # %% tags=["active-ipynb", "hide-input", "within-0.1"]
 # names = [n for n in ("wanjuan", "skypile", "belle_2m", "firefly", "starcoder") if n in evals[-1]["by_source"]]
@@ -458,13 +457,12 @@ def with_data(words):
 # assert skipped["clean"] == [] and skipped["no policy"] == [7] and {7, 13} <= set(skipped["spike policy"])
 # after = draw_11.after(found_rows)
 # show(draw_11.incident(found_rows), alt="Left: loss of three runs over 24 steps, near 3 nats; five steps of garbage lift it far above, then all three return. Right: gradient norms, about ten times higher in the garbage than before.",
-#      caption="One seed. Steps inside the orange band read random tokens, and their loss says so whatever the policy.")
+#      caption="One seed. Steps inside the orange band read random tokens, and their loss says so.")
 # say(f"Mean loss of the four steps after the garbage: clean {after['clean']:.2f}, without a policy {after['no policy']:.2f}, with it {after['spike policy']:.2f} nats/token. "
 #     f"The policy skipped {len(set(skipped['spike policy']) & set(range(13, 18)))} of the 5 batches of garbage.")
 
 # %% [markdown]
-# All three runs clip, at norm 1, which keeps one gradient from ruling the moments; every step here exceeds it, and without clipping we have not tried. Without a policy the loss falls *inside* the band: the run has begun to learn the garbage. A policy may skip good steps, too; the factor 2 is chosen for this
-# demonstration. For a real run begin without one; if spikes come and the loss does not return within a few hundred steps, go back to a checkpoint before the first of them (`train.keep_checkpoints=40`, or only two are there) and set the factor to ten. The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
+# All three runs clip, at norm 1, which keeps one gradient from ruling the moments; every step here exceeds it, and without clipping we have not tried. Without a policy the loss falls *inside* the band: the run has begun to learn the garbage. The factor 2 is chosen for this demonstration; a policy may skip good steps, too. For a real run begin without one; if spikes come and the loss does not return within a few hundred steps, go back to a checkpoint before the first of them (`train.keep_checkpoints=40`, or only two are there) and set the factor to ten. The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
 #
 # ## At full scale
 #
@@ -484,10 +482,10 @@ def with_data(words):
 # print(page.partition("\n\nConfiguration")[0])
 
 # %% [markdown]
-# Its throughput assumes a utilisation that others have reached. The original's own speed, the planner's and chapter 09's estimate differ by a factor of two;
-# the [runbook](../book/runbook.md) has all of them in one table, and the way from an empty node to a base model.
+# Its throughput assumes a utilisation that others have reached; the original's own speed and chapter 09's estimate differ from it, up to a factor of two between them.
+# The [runbook](../book/runbook.md) has them in one table, and the way from an empty node to a base model.
 #
-# More GPUs do not change the run, only its pace: the batch stays 512 sequences, and 512 is the number that the ranks must divide.
+# More GPUs change the run's pace only: the batch stays 512 sequences, and 512 is the number that the ranks must divide.
 # `--print-launch` writes a whole file for Slurm or Kubernetes. A scheduler that wants its nodes back sends a signal: between two steps the ranks agree, save, and exit with 0, and the job queues itself again.
 # A rank that dies takes the others with it, with exit code 75, and the job of the Slurm file starts again from the newest checkpoint, unless it fell in its first quarter of an hour; a bare `torchrun` does not. A user's mistake exits with 2; under Slurm it stays down.
 #
@@ -507,7 +505,7 @@ def with_data(words):
 # ```{admonition} One is silent, the others wait
 # :class: failure
 # With one of two ranks stopped, the other would have waited half an hour. A time-out was set; the drill failed again, for checkpoints in the background use a second group of processes, which had kept its half hour.
-# Now both wait as long as `STEEL_RANK_TIMEOUT_S` says, 600 by default. (Tried over gloo; NVIDIA's library has a watchdog of its own, which may end the process first.)
+# Now both wait as long as `STEEL_RANK_TIMEOUT_S` says, 600 by default. (Tried over gloo only.)
 # ```
 #
 # ```{admonition} A model with a layer missing
@@ -596,7 +594,7 @@ def with_data(words):
 # ```{dropdown} Answer 11.5
 # One list of ten; yours may be better. (1) Loss of step 1: within 0.2 of $\ln V + \sigma^2 D / 2$, 12.3 for Steel, else the initial weights are wrong. (The head is drawn with $\sigma = 0.02$ and reads a normalised state of width $D$, so a logit has variance $\sigma^2 D$.) (2) Loss at step 1,000: below 5 and falling. (3) Held-out loss by source: every source has fallen.
 # (4) Tokens/s: within a tenth of `bench step`, else look at data and network. (5) Its slowest step of a hundred: below twice the median. (6) Peak memory: a tenth free, equal on all ranks. (7) Gradient norm: finite, and its median falls.
-# (8) Skipped steps: none. (9) Kill it fifty steps *after a save*, start it: a line `resume`, and the losses behind it equal to those of a copy of the old log in five digits at least. (10) Days left on the progress bar: fewer than the month has. So start the first hour with `train.checkpoint_every=100 train.eval_every=500`: at the preset's 1,000 and 5,000 there is no second validation, and in the first minutes nothing to resume from. The bounds of 2 and 5 are experience of others and ours at small size, not measurements at this one.
+# (8) Skipped steps: none. (9) Kill it fifty steps *after a save*, start it: a line `resume`, and the losses behind it equal to those of a copy of the old log in five digits at least. (10) Days left on the progress bar: fewer than the month has. So start the first hour with `train.checkpoint_every=100 train.eval_every=500`: at the preset's 1,000 and 5,000 there is no second validation, and in the first minutes nothing to resume from. The bounds of 2 and 5 are experience, ours at small size, not measurements.
 # ```
 #
 # Number 1, checked small, with a $\sigma$ large enough to see:

@@ -33,5 +33,5 @@ def exercise_3(bytes_sent):
         right = (12 * (1 - 1 / inside) + 8 / inside * across) * 1000
         found = bytes_sent(1000, ranks, 2, "hybrid")
         assert abs(found - right) < 1e-6, (
-            f"hybrid, 1,000 parameters, {ranks} ranks in nodes of 8, 2 micro-batches: {right:,.0f} bytes, yours {found:,.0f}"
+            f"hybrid, 1,000 parameters, {ranks} ranks, 2 micro-batches: {right:,.0f} bytes, yours {found:,.0f}"
         )
