@@ -457,7 +457,7 @@ def with_data(words):
 # assert skipped["clean"] == [] and skipped["no policy"] == [7] and {7, 13} <= set(skipped["spike policy"])
 # after = draw_11.after(found_rows)
 # show(draw_11.incident(found_rows), alt="Left: loss of three runs over 24 steps, near 3 nats; five steps of garbage lift it far above, then all three return. Right: gradient norms, about ten times higher in the garbage than before.",
-#      caption="One seed. Steps inside the orange band read random tokens, and their loss says so.")
+#      caption="One seed. Steps inside the orange band read random tokens, and their loss says so whatever the policy.")
 # say(f"Mean loss of the four steps after the garbage: clean {after['clean']:.2f}, without a policy {after['no policy']:.2f}, with it {after['spike policy']:.2f} nats/token. "
 #     f"The policy skipped {len(set(skipped['spike policy']) & set(range(13, 18)))} of the 5 batches of garbage.")
 
