@@ -97,8 +97,8 @@ def with_data(words):
 # %% [markdown]
 # *Ranks* are the processes of a run, one a GPU; a *micro-batch* is as much of the batch as fits into memory at once; *moments* are the optimizer's running means of past gradients, two numbers a parameter with AdamW.
 #
-# What has to be in that folder? And eight GPUs hold one model between them: what does each of them hold, and what
-# do they tell each other at every step? A pretraining program is an answer to these two questions with an optimizer in the middle, which is the easy part.
+# What has to be in that folder? And when eight GPUs hold one model between them, what does each hold, and what
+# do they tell each other at every step?
 #
 # ```{admonition} Predict
 # :class: predict
@@ -192,7 +192,7 @@ def with_data(words):
 #      caption="The life of a checkpoint. A rename either happened or did not, so no kill leaves half a checkpoint under a whole one's name. When two newer ones are there, the third loses its name first, then its files.")
 
 # %% [markdown]
-# To see it work, start the same ten steps as a process of its own, wait for step 7, and send a signal that cannot be caught.
+# Start the same ten steps as a process of its own, wait for step 7, and send a signal that cannot be caught.
 
 # %% tags=["active-ipynb", "timing"]
 # def start(name, ranks=1):
@@ -338,7 +338,7 @@ def with_data(words):
 #
 # ## Two processes, live
 #
-# Same ten steps, now with `torchrun` and two ranks that talk over gloo, PyTorch's library of such exchanges (*collectives*) for CPUs. Nothing else changes in the command.
+# The same ten steps with `torchrun` and two ranks that talk over gloo, PyTorch's library for CPUs.
 
 # %% tags=["active-ipynb", "within-0.2"]
 # assert start("two", ranks=2).wait() == 0
@@ -513,7 +513,7 @@ def with_data(words):
 # Exercise 11.4 found this one. PyTorch's checkpoints load whatever the model asks for, so a run of three layers, resumed as one of two, went on without its last layer and without a word. Resuming now compares the names first.
 # ```
 #
-# How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched. The committed reports:
+# How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched. The committed reports are older than the last changes to the loop:
 
 # %% tags=["active-ipynb", "hide-input"]
 # drills = json.loads((LOGS / "drills.json").read_text(encoding="utf-8"))
