@@ -12,7 +12,7 @@
 # Steel's feed-forward had two novelties: a soft mixture of experts, and inside each expert a dual-layer SwiGLU {cite:p}`steelreadme2025`, a gate on the way up and another on the way down. For a trillion tokens every signal
 # passed both. Were they good ideas? Their author says himself that he could not afford to find out: there was no second machine for a plain model.
 #
-# This chapter is the comparison that he could not pay for, at a size that anybody can. Small it must be. Fair it can be, and that is the harder part: most of the chapter is about what has to be equal before two losses may stand side by side.
+# This chapter is the comparison that he could not pay for, at a size that anybody can. Small it must be. Fair is harder: most of the chapter is about what has to be equal before two losses may stand side by side.
 
 # %% tags=["hide-input"]
 import dataclasses
@@ -89,7 +89,7 @@ for name, shape in arms.items():
           f"{work[name] / 1e6:.2f} MFLOP per trained token, {work[name] / work['dense']:.2f} of dense")
 
 # %% [markdown]
-# Two kinds of equal, already. All arms but *one expert* have the same parameters to within two in a hundred; no two kinds have the same work. One could give each the same tokens, or the same FLOPs, or the same seconds, and will see that the answers differ.
+# Two kinds of equal, already. All arms but *one expert* have the same parameters to within two in a hundred; their work differs by a quarter. One could give each the same tokens, or the same FLOPs, or the same seconds, and will see that the answers differ.
 #
 # The placebo is the arm that most comparisons lack. If *causal* beats *one expert*, is that what its slots hold, or just the extra weights that they put in front of every token? Give each slot's prior (chapter 07) a weight beside which no token counts, and what is left is everything but the content.
 
@@ -247,7 +247,7 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 
 # %% [markdown]
 # By the rule of the next section three seeds that scatter so widely establish little about births. Their size is warning enough: a habit at birth can move a loss by about as much as the layer under test. Compare a new layer that was drawn with care against an old one drawn by habit, and part of what you measure is the care. So all arms below start from the same rule, each alive. The quiet
-# layer did not die of it: it wakes while it trains, and pays for that in steps. v3, with the slots' small input in front of the fourth power, has a harder birth (chapter 07).
+# layer did not die of it: it wakes while it trains. v3, with the slots' small input in front of the fourth power, has a harder birth (chapter 07).
 #
 # ## A rule before the numbers
 #
@@ -256,7 +256,7 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 # - **Text**: prose, code and poetry of nine public sources and three dynasties; the same tokens in the same order for all arms under one seed.
 # - **Rate**: constant to the end, so that a curve may be read at any point. Which one, is the next section.
 # - **Seeds**: differences are taken seed by seed. With $n$ differences of mean $\bar d$ and standard deviation $s$, Student's interval is $\bar d \pm t_{n-1}\, s / \sqrt{n}$, and $t_{n-1}$ is 4.30 for three seeds and 2.78 for five. If zero lies inside we say *not told apart*.
-# - **Many questions**: up to five differences are asked at each budget. Twenty true nothings yield one "discovery" at 95 %; Holm's correction asks more of the smallest probability, a little less of the next {cite:p}`holm1979`.
+# - **Many questions**: up to five differences are asked at each budget. Twenty true nothings yield, on average, one "discovery" at 95 %; Holm's correction asks more of the smallest probability, a little less of the next {cite:p}`holm1979`.
 # - **The verdict**: the one that `figures.experiments.question` declared for a larger run, before these rows were trained. At equal seconds the mixture must be established ahead of *one expert*, the part of it that needs no slots, by at least a hundredth of a nat, and not behind *top-2* by more than half of one.
 
 # %%
@@ -268,7 +268,7 @@ def interval(a, b):
 
 
 # %% [markdown]
-# What can so few seeds see? It depends on the scatter $s$ of the differences alone.
+# What can so few seeds see? For one question asked alone, the scatter $s$ of the differences decides; Holm's correction asks for more.
 
 # %% tags=["active-ipynb", "hide-input"]
 # draw = np.random.default_rng(0)
@@ -315,11 +315,11 @@ def interval(a, b):
 # assert max(at_150[arm, 4e-3] - at_150[arm, chosen[arm]] for arm in arms_5) < 0.04 and whole["dense"].mean < 0 and max(at_start) - min(at_start) > margins[0]
 
 # %% [markdown]
-# Two arms chose 8e-3, three 4e-3, by margins that one more seed could have turned; and over the whole run *dense* is better at the rate that it did not choose. A rate that wins a sprint need not win the run. So the plan was changed, in the open: every arm below runs at 4e-3. That is not neutral either. It is the same for all, it lies within four hundredths of a nat of the best of every row, and that is all one can say.
+# Two arms chose 8e-3, three 4e-3, by margins about as wide as two seeds lie apart; and over the whole run *dense* is better at the rate that it did not choose. A rate that wins a sprint need not win the run. So the plan was changed, in the open: every arm below runs at 4e-3. That is not neutral either. It is the same for all, it lies within four hundredths of a nat of the best of every row, and that is all one can say.
 #
 # ## What the seeds tell
 #
-# A row takes minutes on one core, so the logs are committed. One gate and two come from an older log of a million tokens, at 8e-3, falling.
+# A row takes minutes on one core, so the logs are committed. One gate and two come from an older log of a million tokens, at 8e-3, falling: the figure's lowest question is not at 4e-3.
 
 # %% tags=["active-ipynb", "hide-input"]
 # gate_log, clock = committed("double-swiglu"), committed("soft-moe-times")["relative"]
@@ -347,9 +347,9 @@ def interval(a, b):
 # say(f"The mixture beside the one expert that every token meets anyway: {slots['tokens']} at equal tokens, {slots['flops']} at equal FLOPs, {slots['seconds']} at equal seconds. A budget is a choice, and the choice decides.")
 
 # %% [markdown]
-# FLOPs and seconds disagree, because on this core the small experts of a mixture are slow for their work: per step *causal* and *top-2* take as long as *dense*.
+# (The figure's labels are medians, the sentences take means: at equal work the median puts *top-2* first, the mean *one expert*. Three seeds do not rank them.) FLOPs and seconds disagree, because on this core the small experts of a mixture are slow for their work: per step *causal* and *top-2* take as long as *dense*.
 #
-# The placebo has a check of its own. In the first eight tokens of a row no segment is complete, so the slots of *causal* are as empty as the placebo's. Whatever parts the two *there* is not content.
+# The placebo has a check of its own. In the first eight tokens of a row no segment is complete, so the slots of *causal* are as empty as the placebo's. Whatever parts the two *there* is not what the slots hold at that moment.
 
 # %% tags=["active-ipynb", "hide-input"]
 # content = found["tokens"]["causal", "placebo"]
@@ -394,23 +394,24 @@ def interval(a, b):
 
 # %% [markdown]
 # Read it as it stands, and no further. A third of a million parameters and one to three million tokens are a keyhole. The held-out text is one fixed sample, so the intervals are over training seeds alone. Rows of 128 tokens hold sixteen short segments; the slots were made for pages. CPU seconds at width 64 say how small matrices run on this core, not what a GPU
-# would take. Nobody may conclude from this that slots never pay, at a billion parameters and after a trillion tokens. For Steel the questions stay where its author left them, with a price tag attached.
+# would take. Nobody may conclude from this that slots never pay, at a billion parameters and after a trillion tokens.
 #
 # ## At full scale
 #
-# The question deserves one run at a size where it counts. It is written, with arms, budgets and thresholds declared before its first step: fifty million parameters, five seeds, half an hour of one GPU.
+# The question deserves one run at a size where it counts. It is written, with arms, budgets and thresholds declared before its first step: fifty million parameters, five seeds, half an hour of one GPU. Its rates are still tuned by one seed, on a sixth of the tokens: the lots of the section above.
 #
 # ```text
 # python -m figures.experiments.question --prepare-from docs --data carry
 # python -m figures.experiments.question --data carry --out question.json
 # ```
 #
-# This chapter's own comparison starts from its script, with any preset and any shards; it takes the words of `figures.experiments.ablation`, goes on where it stopped, and prints the table above:
+# This chapter's own comparison starts from its script, with any preset and any shards; it takes the words of `figures.experiments.ablation`, at one rate for all, and goes on where it stopped. The second command prints the table, with this core's clock for the seconds (a path to no file behind `--times` takes yours):
 #
 # ```text
 # python notebooks/08_what_a_layer_buys.py --preset ablation --data shards --out layers.json --seeds 5 \
-#     --variants "dense,one expert,causal,placebo,top-2,two gates" --rates 2e-3,4e-3,8e-3,1.6e-2 \
-#     train.schedule=constant train.steps=600 train.eval_every=50
+#     --variants "dense,one expert,causal,placebo,top-2,two gates" \
+#     train.learning_rate=4e-3 train.schedule=constant train.steps=600 train.eval_every=50
+# python -m figures.experiments.reading --out layers.json
 # ```
 #
 # For a model of your own the plain choice is `steel-1b-dense`: `feed_forward=dense` with one gate is what Llama and Qwen have, it converts to their formats, and other people's learning rates fit it. `steel-1b-causal` keeps mixture and second gate, so that it remains Steel's model with one thing changed: a question with a command.
@@ -434,7 +435,7 @@ def interval(a, b):
 #
 # ```{admonition} FLOPs are not a night
 # :class: failure
-# **Ours, too.** “At equal FLOPs, what a given machine should train in a given night” stood in this book. The same log held the seconds: per step the mixture cost about as much as dense, where FLOPs promised three quarters. Whoever saves FLOPs should print the clock beside them.
+# **Ours, too.** “At equal FLOPs, what a given machine should train in a given night” stood in this book. The same log held the seconds: per step the mixture cost about as much as dense, where FLOPs promised three quarters.
 # ```
 #
 # ```{admonition} One seed each
