@@ -137,7 +137,8 @@ def with_data(words):
 
 # %% tags=["active-ipynb", "within-0.1"]
 # SETTINGS = ["train.steps=10", "train.checkpoint_every=5", "train.batch_size=4", "train.micro_batch_size=2",
-#             "train.warmup_steps=2", "train.eval_every=0", "train.log_every=1", "data.sequence_length=128"]
+#             "train.warmup_steps=2", "train.eval_every=0", "train.log_every=1",
+#             "train.keep_at_decay=false", "data.sequence_length=128"]
 # small = load("cpu", SETTINGS)
 # pretrain(small, shards, LAB / "unbroken")
 # unbroken = curve(LAB / "unbroken")
