@@ -2,7 +2,7 @@
 
 loss = -log sigmoid(r(chosen) - r(rejected)) (Bradley and Terry 1952; Ouyang et al. 2022, eq. 1). The
 number is read at the answer's last token, the only place that has seen all of it. What counts is the
-accuracy on pairs it never saw.
+accuracy on pairs it never saw. (GRPO's rewards come from a program instead: `align.verify`.)
 
 Shapes: P pairs, R = 2P rows (all chosen, then all rejected), T tokens, D model width.
 """

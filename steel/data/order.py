@@ -1,5 +1,7 @@
 """The order in which samples are read: pure functions of (seed, stream, epoch, append log, position).
 
+This is the order within one source; `mixture` says which source gives the next sample.
+
 Nothing here has state. A position in an epoch is mapped to a sample by a keyed permutation, so
 "where was I" is one integer, any position of 10^9 samples is reached in well under a millisecond,
 and no index array is ever stored.

@@ -1,4 +1,4 @@
-"""Token shards on disk: writing one, opening a folder of them, reading and checking tokens.
+"""Token shards on disk: opening a folder of them, reading and checking tokens. `pack` writes them.
 
     OUT/manifest.json                  what there is: counts, hashes, tokenizer, inputs
     OUT/tokenizer/                     the tokenizer that made the tokens

@@ -1,4 +1,7 @@
-"""Learning rate and mixture as pure functions of the step: nothing to save, nothing to restore."""
+"""Learning rate and mixture as pure functions of the step: nothing to save, nothing to restore.
+
+The rate is applied by the optimizers of `train.optim`, at each step of `train.loop`.
+"""
 
 import math
 
