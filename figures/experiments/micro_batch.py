@@ -143,4 +143,6 @@ def main(
 
 
 if __name__ == "__main__":
-    command(main)
+    from figures.experiments import micro_batch  # a row's process finds `measure` by its module
+
+    command(micro_batch.main)

@@ -1,6 +1,8 @@
 """The sweep of micro-batches: a file after every row, nothing twice, and what failed once more."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +47,12 @@ def test_a_row_is_measured_in_a_process_of_its_own_and_its_death_is_said(tmp_pat
     assert row["memory_bytes"] > 0 and row["card_bytes"] is None and row["tokens_per_s"] > 0
     bad = micro_batch.one("cpu", ["model.hidden_size=-1"], {"device": "cpu"}, 120.0)
     assert bad["status"] == "failed" and "hidden_size" in bad["reason"]
+
+
+def test_the_program_itself_starts_its_rows(tmp_path):
+    """As `python -m`, where the row's function stood in a module without a name."""
+    words = f"--out {tmp_path / 'm.json'} --presets cpu --micro-batches 2 --device cpu --steps 1"
+    program = [sys.executable, "-m", "figures.experiments.micro_batch", *words.split()]
+    done = subprocess.run([*program, "--accumulation", "1", *TOY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "m.json").read_text())["rows"][0]["status"] == "ok"
