@@ -223,7 +223,6 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 #             for w in [w for w in model.parameters() if w.ndim > 1]:
 #                 w.normal_(std=std)
 #         return {"loud": ablation.branch_ratios(model, rows_BT)[-1]}
-#
 #     done = train_run(ablation.row_config(town, arm, seed), shards,
 #                      RUN / f"{arm}-{std}-{seed}", measure=at_evaluation)
 #     return [e["loud"] for e in done.evals], [e["loss"] for e in done.evals]

@@ -154,6 +154,8 @@ def tokenizer_merge(
     levels = measure.hanzi()
     if len(others) > 1 or not (others or hanzi):
         raise UserError("give one OTHER tokenizer or --hanzi, and then the folder to write")
+    if out.exists():  # with OUT forgotten it would be the tokenizer that was to be added
+        raise UserError(f"{out} exists; choose another folder to write")
     if hanzi and hanzi not in levels:
         raise UserError(f"--hanzi is {', '.join(levels)}, not '{hanzi}'")
     wanted = list(levels)[: list(levels).index(hanzi) + 1] if hanzi else []

@@ -154,7 +154,12 @@ def test_the_commands_extend_a_saved_model_that_opens_again(base, tmp_path, caps
     assert "FCC 100.00%  SCC 0.00%" in said and "FCC 0.00%" in said
     larger, tokenizer = open_model(tmp_path / "more", device="cpu")
     assert larger.config.vocab_size == len(tokenizer) > 3500
-    for words in (f"merge {tmp_path}/hf {tmp_path}/out", f"merge {tmp_path}/hf out --hanzi XCC"):
+    forgotten = f"merge {tmp_path}/hf {tmp_path}/more --hanzi SCC"  # would write over `more`
+    for words in (
+        f"merge {tmp_path}/hf {tmp_path}/out",
+        f"merge {tmp_path}/hf out --hanzi XCC",
+        forgotten,
+    ):
         with pytest.raises(SystemExit) as stop:
             main(["tokenizer", *words.split()])
         assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
