@@ -41,6 +41,7 @@ cfg = preset()  # --preset cpu, minillm-0.2b, steel-1b-dense, …
 # from steel.model.attention import SteelRMSNorm, apply_rope, rope_tables
 # from steel.plan import count_parameters, flops_per_token
 #
+# torch.set_num_threads(1)  # models this small lose time to a second thread
 # show(draw_06.block(), alt="A decoder: tokens, embedding, L blocks, norm, head, logits, loss. One block enlarged: from the residual stream through RMSNorm and qkv_proj to queries, keys and values; "
 #      "rope turns queries and keys by their positions; the cache appends keys and values; attend looks through a mask; o_proj adds to the stream. Then RMSNorm, gate_up_proj, silu(gate) times up, down_proj, added to the stream. "
 #      "Letters mark nine places: mask a, b, d, e; positions c; attend f, g; feed-forward h; loss i.",
