@@ -1,6 +1,8 @@
 """The commands of `steel data` and `steel tokenizer`, and `steel pack`."""
 
+import heapq
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -47,11 +49,18 @@ def data_download(source: str, out: Path) -> None:
 
 
 @command("data prepare", "steel data prepare raw docs --recipe steel")
-def data_prepare(raw: Path, out: Path, recipe: Recipe = "steel") -> None:
+def data_prepare(
+    raw: Path,
+    out: Path,
+    recipe: Recipe = "steel",
+    trace: Annotated[
+        int, Option(help="Show so many changes of each operator, in OUT/report/traces.")
+    ] = 0,
+) -> None:
     """Raw files to clean, deduplicated documents, with OUT/report.json."""
     from .corpus.pipeline import prepare
 
-    for warning in prepare(raw, out, recipe)["warnings"]:
+    for warning in prepare(raw, out, recipe, trace=trace)["warnings"]:
         say(f"warning    {warning}")
     say(f"documents  {out}\nreport     {out / 'report.json'}")
 
@@ -70,6 +79,41 @@ def _step(name: str, summary: str) -> None:
 _step("convert", "Only the first step: raw files to OUT/<source>.jsonl.zst.")
 _step("clean", "Only the second step: a recipe's operators over documents.")
 _step("dedup", "Only the third step: remove exact and near duplicates.")
+
+
+@command("data rejects", "steel data rejects docs --operator letter_ratio --limit 20")
+def data_rejects(
+    out: Annotated[Path, Argument(help="What `steel data prepare` wrote.")],
+    operator: Annotated[str, Option(help="Its removals; without one, their numbers.")] = "",
+    source: Annotated[str, Option(help="Only of this source.")] = "",
+    limit: Annotated[int, Option(help="Documents, those nearest to the operator's limit.")] = 10,
+    chars: Annotated[int, Option(help="Characters shown of each.")] = 300,
+) -> None:
+    """Read what the cleaning threw away, the doubtful cases first: is the recipe right?"""
+    from rich.markup import escape
+
+    from .corpus.report import read_rejects
+
+    def distance(document) -> float:
+        found = document.meta["rejected"]
+        return 0.0 if found["limit"] is None else abs(found["value"] - found["limit"])
+
+    if not operator:
+        counts = Counter(d.meta["rejected"]["operator"] for d in read_rejects(out, "", source))
+        for name, number in counts.most_common():
+            say(f"{number:10,}  {name}")
+        if not counts:
+            say("nothing was removed")
+        return
+    found = heapq.nsmallest(limit, read_rejects(out, operator, source), key=distance)
+    if not found:
+        raise UserError(f"{operator} removed nothing; `steel data rejects {out}` lists what did")
+    for document in found:
+        rejected = document.meta["rejected"]
+        copy = f", of {rejected['copy_of']}" if "copy_of" in rejected else ""
+        text = document.readable()
+        more = f" … {len(text):,} characters" if len(text) > chars else ""
+        say(f"-- {document.id}: {rejected['reason']}{copy}\n{escape(text[:chars])}{more}\n")
 
 
 @command("data append", "steel data append shards new-docs --run runs/1b")

@@ -1,27 +1,34 @@
-"""Exact and near-duplicate removal over all sources, the first of equal documents stays.
+"""Exact and near-duplicate removal, within and across sources: the first of equal documents stays.
 
 Exact: equal after NFKC, case folding and removal of white space. Near: MinHash (rensa) over n-grams
 of characters (Chinese has no spaces) and of letters and digits only (copies often differ in
 punctuation); locality-sensitive hashing in bands (Broder 1997; Leskovec, Rajaraman, Ullman, *Mining
 of Massive Datasets*, ch. 3); then the estimated Jaccard similarity must reach the threshold.
+SimHash (Charikar 2002; Manku et al. 2007), where a recipe's list ends with
+`document_simhash_deduplicator`: fingerprints that differ in few bits; it chains.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..config import UserError
 from ..documents import Document
+from .operators import make
 from .operators.characters import code_points, ngram_hashes, word_table
+from .sources import chosen
 
 SEED = 1
+SIMHASH = "document_simhash_deduplicator"
 _BATCH = 1 << 20  # characters per call of rensa
 _WINDOW = 64  # in a bucket of equal bands, a document is compared with the last so many kept
 
@@ -40,13 +47,20 @@ class Near:
 
 @dataclass(frozen=True)
 class Dedup:
-    """Which copies go: exact ones, near ones."""
+    """Which copies go: exact ones, near ones, those of a fingerprint. simhash: by kind or source,
+    the parameters of the deduplicator; documents with equal parameters are compared."""
 
     exact: bool = True
     near: Near | None = Near()
+    simhash: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The different parameters in `simhash`."""
+        values = list(self.simhash.values())
+        return [value for place, value in enumerate(values) if value not in values[:place]]
 
     @classmethod
-    def of(cls, settings: dict[str, Any]) -> Dedup:
+    def of(cls, settings: dict[str, Any], simhash: dict[str, dict] | None = None) -> Dedup:
         """From a recipe's `dedup` part; an empty mapping means no deduplication."""
         try:
             near = Near(**settings["near"]) if settings.get("near") else None
@@ -61,7 +75,7 @@ class Dedup:
                 "a threshold above 0 and at most 1, permutations of 8 or more, others of 1 or more"
             )
             raise UserError(f"dedup: near takes {limits}")
-        return cls(bool(settings.get("exact")), near)
+        return cls(bool(settings.get("exact")), near, simhash or {})
 
 
 NO_DEDUP = Dedup(False, None)
@@ -79,11 +93,14 @@ class Pair(NamedTuple):
 class Keys(NamedTuple):
     """What deduplication remembers of N documents, of none if nothing is compared: `exact_N2` uint64
     (128-bit hash), `long_N` bool,
-    whether it takes part in near-duplicate search, and `signature_MP` uint32 of those M that do."""
+    whether it takes part in near-duplicate search, and `signature_MP` uint32 of those M that do;
+    `simhash_N` uint64 and `group_N` int16, the group whose fingerprint that is, -1 for none."""
 
     exact_N2: np.ndarray
     long_N: np.ndarray
     signature_MP: np.ndarray
+    simhash_N: np.ndarray
+    group_N: np.ndarray
 
 
 def normalise(text: str) -> str:
@@ -97,26 +114,35 @@ def letters(text: str) -> np.ndarray:
     return codes[word_table()[codes]]
 
 
-def bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """(bands b, rows r): the longest rows that find a pair at the threshold with probability 0.99.
+def s_curve(similarity: float | np.ndarray, bands: int, rows: int) -> float | np.ndarray:
+    """Probability that a pair of this Jaccard similarity agrees in a whole band: 1 - (1 - s^r)^b.
 
-    A pair of similarity s shares a band with probability 1 - (1 - s^r)^b.
+    Such a pair is a candidate. Leskovec, Rajaraman, Ullman, *Mining of Massive Datasets*, §3.4.2.
     """
+    return 1 - (1 - similarity**rows) ** bands
+
+
+def bands(threshold: float, permutations: int) -> tuple[int, int]:
+    """(bands, rows): the longest rows that find a pair at the threshold with probability 0.99."""
     for rows in range(permutations, 1, -1):
-        if 1 - (1 - threshold**rows) ** (permutations // rows) >= 0.99:
+        if s_curve(threshold, permutations // rows, rows) >= 0.99:
             return permutations // rows, rows
     return permutations, 1
 
 
 def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
-    """Hashes and signatures of documents, in order; 17 + 4 P bytes each stay in memory."""
+    """Hashes and signatures of documents, in order; 27 + 4 P bytes each stay in memory."""
     near, exact, long = settings.near, [], []
+    simhashes, groups, fingerprint = [], [], _fingerprint(settings)
     signatures: list[np.ndarray] = []
     batch: list[np.ndarray] = []
     held = 0
     for document in documents:
         if settings == NO_DEDUP:
             continue
+        group, value = fingerprint(document)
+        groups.append(group)
+        simhashes.append(value)
         text = normalise(document.readable())
         roles = "".join(turn["role"][0] for turn in document.messages)
         data = f"{roles}\0{text}".encode("utf-8", "surrogatepass")
@@ -133,7 +159,31 @@ def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
         signatures.append(_signatures(batch, near))
     none = np.zeros((0, near.permutations if near else 0), np.uint32)
     exact_N2 = np.frombuffer(b"".join(exact), "<u8").reshape(-1, 2)
-    return Keys(exact_N2, np.array(long, bool), np.concatenate([none, *signatures]))
+    return Keys(
+        exact_N2,
+        np.array(long, bool),
+        np.concatenate([none, *signatures]),
+        np.array(simhashes, np.uint64),
+        np.array(groups, np.int16),
+    )
+
+
+def _fingerprint(settings: Dedup) -> Callable[[Document], tuple[int, int]]:
+    """Document -> (group, SimHash), or (-1, 0) for one that is not compared by it."""
+    groups = settings.groups()
+
+    @functools.cache
+    def of(source: str, dialogue: bool) -> tuple[int, Callable[[str], int]]:
+        parameters = chosen(settings.simhash, source, dialogue)
+        if parameters is None:
+            return -1, lambda text: 0
+        return groups.index(parameters), make({SIMHASH: parameters}).function
+
+    def fingerprint(document: Document) -> tuple[int, int]:
+        group, function = of(document.source, bool(document.messages))
+        return group, function(document.readable()) if group >= 0 else 0
+
+    return fingerprint
 
 
 def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
@@ -177,7 +227,50 @@ def find(all_keys: Keys, settings: Dedup) -> list[Pair]:
             pairs[index_M[later]] = Pair(
                 index_M[later], index_M[earlier], "near", round(similarity, 3)
             )
+    for group, parameters in enumerate(settings.groups()):
+        index_M = np.flatnonzero(all_keys.group_N == group)
+        index_M = index_M[~np.isin(index_M, list(pairs))]
+        for later, earlier, bits in _similar(all_keys.simhash_N[index_M], parameters):
+            removed, kept = index_M[later].item(), index_M[earlier].item()
+            pairs[removed] = Pair(removed, kept, SIMHASH, round(1 - bits / 64, 3))
     return [pairs[place] for place in sorted(pairs)]
+
+
+def _similar(value_M: np.ndarray, parameters: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """(later, first of its cluster, bits in which they differ): fingerprints linked by few bits.
+
+    Values within `hamming_distance` bits agree in `num_blocks - hamming_distance` blocks or more:
+    for each choice of so many blocks, those that agree in them are compared (Manku et al. 2007).
+    """
+    blocks, most = parameters.get("num_blocks", 6), parameters.get("hamming_distance", 4)
+    value_U, first_U, number_M = np.unique(value_M, return_index=True, return_inverse=True)
+    root = list(range(len(value_U)))
+
+    def find_root(place: int) -> int:
+        while root[place] != place:
+            root[place] = place = root[root[place]]
+        return place
+
+    edges = [round(64 * block / blocks) for block in range(blocks + 1)]
+    masks = [(1 << high) - (1 << low) for low, high in itertools.pairwise(edges)]
+    for chosen_masks in itertools.combinations(masks, blocks - most):
+        key_U = value_U & np.uint64(sum(chosen_masks))
+        order = np.argsort(key_U, kind="stable")
+        start = np.arange(len(order))
+        for step in itertools.count(1):
+            start = start[start + step < len(order)]
+            start = start[key_U[order[start]] == key_U[order[start + step]]]
+            if not len(start):
+                break
+            one, two = order[start], order[start + step]
+            near = np.bitwise_count(value_U[one] ^ value_U[two]) <= most
+            for a, b in zip(one[near].tolist(), two[near].tolist(), strict=True):
+                a, b = sorted((find_root(a), find_root(b)), key=lambda place: first_U[place])
+                root[b] = a  # the root of a cluster is the value that stood first
+    for place, number in enumerate(number_M.tolist()):
+        earlier = int(first_U[find_root(number)])
+        if earlier != place:
+            yield place, earlier, int(np.bitwise_count(value_M[place] ^ value_M[earlier]))
 
 
 def _near(signature_MP: np.ndarray, near: Near) -> Iterator[tuple[int, int, float]]:

@@ -36,13 +36,13 @@ from ..runlog import atomic_write
 from . import dedup as duplicates
 from .convert import convert_source, rules_of
 from .dedup import NO_DEDUP, Dedup, Keys, Pair
-from .operators import apply
+from .operators import Operator, Reject, apply
 from .recipe import Recipe, load_recipe
-from .report import STEPS, Tally, drop_stale, write_report
+from .report import STEPS, Evidence, Tally, drop_stale, publish_evidence, write_report
 from .sources import SOURCES, inside, survey
 
 # Raise when a recipe gives other bytes: intermediate files of old runs are then not used.
-VERSION = 3
+VERSION = 4
 EVERY = 1000  # records between two moves of the progress bar
 LISTED = 100_000  # pairs of copies, at most
 
@@ -52,15 +52,19 @@ def prepare(
     out: Path | str,
     recipe: str | Path | Recipe = "steel",
     steps: tuple[str, ...] = STEPS,
+    trace: int = 0,
 ) -> dict[str, Any]:
     """Run `steps` over `raw` into OUT/<source>.jsonl.zst and OUT/report.json, which it returns.
 
-    raw: a folder of raw files, or without the step "convert" of documents. Pairs of copies go to
-    OUT/report. Raises UserError for a folder without known data or a broken recipe.
+    raw: a folder of raw files, or without the step "convert" of documents. Pairs of copies, removed
+    documents and the first `trace` changes of each operator in each source go to OUT/report. Raises
+    UserError for a folder without known data or a broken recipe.
     """
     raw, out, recipe = Path(raw), Path(out), load_recipe(recipe)
     files, about = _inputs(raw, out, recipe, steps)
-    job = _Job(raw, out, recipe, steps, files)
+    if "clean" in steps:
+        about["idle_operators"] = recipe.idle()
+    job = _Job(raw, out, recipe, steps, files, trace)
     done = job.work / "done.json"
     if done.is_file() and done.read_text() == job.outcome(about):
         return json.loads((out / "report.json").read_text(encoding="utf-8"))
@@ -115,6 +119,7 @@ class _Job:
     recipe: Recipe
     steps: tuple[str, ...]
     files: dict[str, list[Path]]  # by source
+    trace: int = 0
 
     @property
     def work(self) -> Path:
@@ -128,7 +133,9 @@ class _Job:
         """Everything that decides the documents of one source."""
         stats = [(file, file.stat()) for file in self.files[name]]
         files = [(inside(f, self.root, name), s.st_size, s.st_mtime_ns) for f, s in stats]
-        return _digest([VERSION, self.steps, asdict(replace(self.recipe, name="")), files])
+        return _digest(
+            [VERSION, self.steps, self.trace, asdict(replace(self.recipe, name="")), files]
+        )
 
     def outcome(self, about: dict[str, Any]) -> str:
         """What stands in done.json when this call has been made and its outputs still stand."""
@@ -148,10 +155,11 @@ class _Job:
             if state["fingerprint"] == current:
                 return state["part"]
         tallies: dict[str, Tally] = {}
-        with DocumentWriter(data) as writer:
+        evidence = Evidence(self.work, name, "clean", self.trace)
+        with DocumentWriter(data) as writer, evidence:
 
             def written() -> Iterator[Document]:
-                for document, line in self._documents(name, tallies):
+                for document, line in self._documents(name, tallies, evidence):
                     writer.write_line(line)
                     if writer.count % EVERY == 0:
                         bar.advance(EVERY, source=name)
@@ -165,7 +173,9 @@ class _Job:
         atomic_write(marker, json.dumps({"fingerprint": current, "part": part}))
         return part
 
-    def _documents(self, name: str, tallies: dict[str, Tally]) -> Iterator[tuple[Document, bytes]]:
+    def _documents(
+        self, name: str, tallies: dict[str, Tally], evidence: Evidence
+    ) -> Iterator[tuple[Document, bytes]]:
         """(document, its JSON line) of one source after the first steps, counted in `tallies`."""
         files = self.files[name]
         if "convert" in self.steps:
@@ -176,7 +186,7 @@ class _Job:
             found = ((decode(line, f"{file}:{n}"), line + b"\n") for file, n, line in lines)
         if "clean" in self.steps:
             tally = tallies["clean"] = Tally()
-            found = _cleaned(found, self.recipe, tally)
+            found = _cleaned(found, self.recipe, tally, evidence)
         return found
 
     def _pairs(self) -> list[Pair]:
@@ -196,22 +206,29 @@ class _Job:
             self._leave_out_copies(parts, bar, suffix)
         drop_stale(self.out, list(self.files))
         for name in self.files:
+            publish_evidence(self.work, self.out, name)
             os.replace(self.work / f"{name}{suffix}", self.out / f"{name}.jsonl.zst")
 
     def _leave_out_copies(self, parts: dict[str, dict], bar: Progress, suffix: str) -> None:
         pairs = self._pairs()
-        kinds = {pair.removed: pair.kind for pair in pairs}
+        copies = {pair.removed: pair for pair in pairs}
+        limits = {"near": self.copies.near and self.copies.near.threshold}
         ids = {place: "" for pair in pairs for place in (pair.removed, pair.kept)}
         place = 0
         for name in self.files:
             tally = Tally()
-            with DocumentWriter(self.work / f"{name}{suffix}") as writer:
+            evidence = Evidence(self.work, name, "dedup")
+            with DocumentWriter(self.work / f"{name}{suffix}") as writer, evidence:
                 for _, line in read_lines(self.work / f"{name}.jsonl.zst"):
                     tally.read += 1
                     if place in ids:
-                        ids[place] = decode(line).id
-                    if kind := kinds.get(place):
-                        tally.gone[kind] += 1
+                        document = decode(line)
+                        ids[place] = document.id
+                    if pair := copies.get(place):
+                        tally.gone[pair.kind] += 1
+                        value, limit = pair.similarity, limits.get(pair.kind)
+                        reject = Reject(f"{pair.kind} copy", value, limit, pair.kind)
+                        evidence.reject(document, reject, copy_of=ids[pair.kept])
                     else:
                         tally.kept += 1
                         writer.write_line(line + b"\n")
@@ -224,21 +241,30 @@ class _Job:
 
 
 def _cleaned(
-    found: Iterator[tuple[Document, bytes]], recipe: Recipe, tally: Tally
+    found: Iterator[tuple[Document, bytes]], recipe: Recipe, tally: Tally, evidence: Evidence
 ) -> Iterator[tuple[Document, bytes]]:
     """What the recipe's operators leave of the documents; a changed one is encoded again."""
     operators: dict[tuple[str, bool], list] = {}
     changed = tally.more.setdefault("changed", Counter())
+    removed = tally.more.setdefault("removed_characters", Counter())
     tally.more["characters"] = 0
+
+    def note(op: Operator, before: Document, after: Document) -> None:
+        changed[op.name] += 1
+        evidence.changed(op, before, after)
+
     for document, line in found:
         kind = (document.source, bool(document.messages))
         if kind not in operators:
             operators[kind] = recipe.operators(*kind)
         tally.read += 1
-        result, by = apply(operators[kind], document, changed)
-        if result is None:
-            tally.gone[by] += 1
+        result, reject = apply(operators[kind], document, note)
+        size = len(result.readable())
+        if reject is not None:
+            tally.gone[reject.operator] += 1
+            removed[reject.operator] += size
+            evidence.reject(result, reject)
             continue
         tally.kept += 1
-        tally.more["characters"] += len(result.readable())
+        tally.more["characters"] += size
         yield result, line if result is document else encode(result)

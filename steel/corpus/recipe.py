@@ -10,7 +10,7 @@ import yaml
 from ..config import UserError, first_line
 from .dedup import NO_DEDUP, Dedup
 from .operators import Operator, make
-from .sources import KINDS, SOURCES
+from .sources import KINDS, SOURCES, chosen
 
 RULE_SETS = ("steel", "original")
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
@@ -19,7 +19,8 @@ RECIPES = {path.stem: path for path in sorted((Path(__file__).parent / "recipes"
 @dataclass(frozen=True)
 class Recipe:
     """`rules` names the conversion, `options` its parameters by source; `clean` lists operators by
-    kind or by source (the source's own list wins)."""
+    kind or by source (the source's own list wins); a deduplicator at the end of a list is part of
+    `dedup` and compares all documents whose lists end with the same one."""
 
     name: str
     rules: str = "steel"
@@ -29,8 +30,13 @@ class Recipe:
 
     def operators(self, source: str, dialogue: bool = False) -> list[Operator]:
         """The operators for one source; `dialogue` gives the kind of one without a card."""
-        kind = SOURCES[source].kind if source in SOURCES else "dialogue" if dialogue else "text"
-        return [make(entry) for entry in self.clean.get(source, self.clean.get(kind)) or []]
+        made = map(make, chosen(self.clean, source, dialogue) or [])
+        return [op for op in made if op.kind != "deduplicator"]
+
+    def idle(self) -> dict[str, str]:
+        """By name, the operators that lack something and change nothing, and what they lack."""
+        made = map(make, itertools.chain(*filter(None, self.clean.values())))
+        return {op.name: op.idle for op in made if op.idle}
 
 
 def load_recipe(recipe: str | Path | Recipe) -> Recipe:
@@ -60,7 +66,12 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     rules, options = convert.get("rules", "steel"), part(convert, "options", *SOURCES)
     if rules not in RULE_SETS:
         raise UserError(f"{path}: rules must be {' or '.join(RULE_SETS)}, not {rules!r}")
-    for entry in itertools.chain(*filter(None, clean.values())):
-        make(entry)
-    dedup = Dedup.of(part(top, "dedup", "exact", "near"))
+    simhash = {}
+    for name, entries in clean.items():
+        made = [make(entry) for entry in entries or []]
+        if any(op.kind == "deduplicator" for op in made[:-1]):
+            raise UserError(f"{path}: in {name}, a deduplicator must be the last operator")
+        if made and made[-1].kind == "deduplicator":
+            simhash[name] = made[-1].function.keywords
+    dedup = Dedup.of(part(top, "dedup", "exact", "near"), simhash)
     return Recipe(str(top.get("name", path.stem)), rules, options, clean, dedup)

@@ -1,13 +1,19 @@
-"""What the pipeline counts: records in, kept and gone per source and step, with closing sums."""
+"""What the pipeline counts and shows: records in, kept and gone per source and step, with closing
+sums; the documents thrown away; what the operators did to the first texts that they changed."""
 
 import contextlib
 import json
+import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..runlog import atomic_write
+from ..config import UserError
+from ..documents import Document, DocumentWriter, read_documents, write_rows
+from ..runlog import atomic_file, atomic_write
+from .operators import Operator, Reject
 
 STEPS = ("convert", "clean", "dedup")
 _LOSSES = ("pdf", "rule failed", "unreadable", "damaged", "compressed", "tar", "array")
@@ -34,6 +40,67 @@ class Tally:
         return entry | by_name
 
 
+class Evidence:
+    """Writes what one step over one source threw away and changed, until the block ends.
+
+    WORK/<name>.rejects.<step>.jsonl.zst: documents as they were when they were removed, with
+    `meta["rejected"]`: {"operator", "reason", "value" measured and "limit" passed or None}.
+    WORK/<name>.traces.<step>.jsonl: the first `trace` changes of each operator, {"operator", "id",
+    "before", "after"}.
+    """
+
+    def __init__(self, work: Path, name: str, step: str, trace: int = 0):
+        self._trace, self._rows, self._count = trace, [], Counter()
+        self._path = work / f"{name}.traces.{step}.jsonl"
+        self._writer = DocumentWriter(work / f"{name}.rejects.{step}.jsonl.zst")
+
+    def __enter__(self) -> "Evidence":
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._writer.__exit__(*error)
+        write_rows(self._path, self._rows)
+
+    def reject(self, document: Document, reject: Reject, **more: Any) -> None:
+        """Keep a removed document; `more` goes to what is said of it."""
+        meta = document.meta | {"rejected": reject._asdict() | more}
+        self._writer.write(replace(document, meta=meta))
+
+    def changed(self, op: Operator, before: Document, after: Document) -> None:
+        """Keep a change, if the operator has not shown enough."""
+        self._count[op.name] += 1
+        if self._count[op.name] <= self._trace:
+            texts = {"before": before.readable(), "after": after.readable()}
+            self._rows.append({"operator": op.name, "id": before.id, **texts})
+
+
+def publish_evidence(work: Path, out: Path, name: str) -> None:
+    """OUT/report/rejects/<name>.jsonl.zst and traces/<name>.jsonl of what the steps left in WORK."""
+    for kind, end in (("rejects", ".jsonl.zst"), ("traces", ".jsonl")):
+        parts = [work / f"{name}.{kind}.{step}{end}" for step in STEPS]
+        parts = [path for path in parts if path.is_file()]
+        if kind == "traces" and not any(path.stat().st_size for path in parts):
+            continue
+        with atomic_file(out / "report" / kind / f"{name}{end}") as file:
+            for path in parts:
+                with open(path, "rb") as part:
+                    shutil.copyfileobj(part, file)
+
+
+def read_rejects(out: Path, operator: str = "", source: str = "") -> Iterator[Document]:
+    """The documents that `prepare` removed, of one operator or source if one is named."""
+    folder = Path(out) / "report" / "rejects"
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; give the folder that `steel data prepare` wrote"
+        )
+    for path in sorted(folder.glob(f"{source or '*'}.jsonl.zst")):
+        for document in read_documents(path):
+            if operator in ("", document.meta["rejected"]["operator"]):
+                yield document
+
+
 def write_report(
     out: Path, recipe: str, parts: dict[str, dict], about: dict[str, Any]
 ) -> dict[str, Any]:
@@ -49,6 +116,7 @@ def write_report(
             total["kept"] += before
             total["removed"] += counts["in"] - before
     report = {"recipe": recipe, "sources": parts, "totals": totals, **about}
+    report["flows"] = _flows(parts)
     report["warnings"] = _warnings(report)
     atomic_write(out / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     return report
@@ -56,10 +124,33 @@ def write_report(
 
 def drop_stale(out: Path, names: list[str]) -> None:
     """Remove outputs that an earlier report lists and this run does not make."""
+    for pattern in ("report/rejects/*.jsonl.zst", "report/traces/*.jsonl"):
+        for path in out.glob(pattern):
+            path.unlink()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         before = json.loads((out / "report.json").read_text(encoding="utf-8"))["sources"]
         for name in set(before) - set(names):
             (out / f"{name}.jsonl.zst").unlink(missing_ok=True)
+
+
+def _flows(parts: dict[str, dict]) -> list[dict[str, Any]]:
+    """A Sankey diagram: {"from", "to", "documents"}; what enters a node leaves it.
+
+    From each source to the first step, from step to step, and from a step to what removed there.
+    """
+    flows: Counter[tuple[str, str]] = Counter()
+    for name, part in parts.items():
+        before = name
+        for step, counts in part["steps"].items():
+            flows[before, step] += counts["in"]
+            for reason, number in {
+                **counts.get("rejected", {}),
+                **counts.get("removed", {}),
+            }.items():
+                flows[step, reason] += number
+            before = step
+        flows[before, "documents"] += counts["kept"]
+    return [{"from": a, "to": b, "documents": number} for (a, b), number in flows.items()]
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:
@@ -70,6 +161,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         lines.append(f"{count} files belong to no source and were not read, the first is {first}")
     if names := report.get("sources_without_a_rule"):
         lines.append(f"recipe {report['recipe']} has no rule for {', '.join(names)}: not read")
+    lines += [f"{n} did nothing: {lack}" for n, lack in report.get("idle_operators", {}).items()]
     for name, part in report["sources"].items():
         if not (counts := part["steps"].get("convert")):
             continue

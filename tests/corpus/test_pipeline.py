@@ -102,9 +102,9 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bytes(prepared, tmp_path, mo
     worked: list[str] = []
     original, write_line = pipeline._Job._documents, DocumentWriter.write_line
 
-    def counted(self, name, tallies):
+    def counted(self, name, tallies, evidence):
         worked.append(name)
-        return original(self, name, tallies)
+        return original(self, name, tallies, evidence)
 
     monkeypatch.setattr(pipeline._Job, "_documents", counted)
     for stop in range(1, 90, 4):

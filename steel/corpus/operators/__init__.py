@@ -1,26 +1,30 @@
 """Operators: small functions on text, registered by name, composed by recipes.
 
-A *mapper* is text -> text, a *filter* is text -> None or the reason for removal; their further
-parameters are what a recipe may set. Dialogue is handled once, here: a mapper sees one turn at a
-time and can never touch what stands between turns; a filter sees all turns together; a dialogue
-that would lose a turn is rejected as a whole.
+A *mapper* is text -> text, a *filter* is text -> None or a Reject, a *scorer* is text -> numbers
+for `meta["scores"]`, a *deduplicator* is text -> fingerprint, which the step "dedup" compares;
+their further parameters are what a recipe may set. Dialogue is handled once, here: a mapper sees
+one turn at a time and can never touch what stands between turns; the others see all turns together;
+a dialogue that would lose a turn is rejected as a whole.
 
-To add an operator, write a function in `mappers.py` or `filters.py` (or a module listed below):
+Names that end in _mapper, _filter or _deduplicator are those of Data-Juicer, which cleaned the
+original's texts: same parameters, same results (`juicer.py`), its damage included. The others are
+ours. To add an operator, write a function in `mappers.py` or `filters.py` (or a module listed below):
 
     @operator("mapper")
     def lowercase(text: str, enabled: bool = True) -> str:
         \"\"\"One line that `describe` shows.\"\"\"
         return text.lower() if enabled else text
 
-Every operator is called once with an empty text when a recipe is read: it raises UserError for
-parameters that cannot be.
+Every operator is called once with an empty text when a recipe is read: it raises ValueError for
+parameters that cannot be, and Idle when it lacks what it needs to work.
 """
 
 import difflib
 import functools
 import importlib
 import inspect
-from collections import Counter
+import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -28,43 +32,83 @@ from typing import Any, Literal, NamedTuple
 from ...config import UserError
 from ...documents import Document
 
-_MODULES = ("mappers", "filters")
+_MODULES = ("mappers", "filters", "scores", "juicer")
 _FUNCTIONS: dict[str, tuple[str, Callable]] = {}
 
 
 class Reject(NamedTuple):
-    """The document is removed; `reason` says why, with the measured value where there is one."""
+    """The document is removed. reason: in words; value: what was measured, limit: what it passed,
+    where the operator measures; operator: its name, filled in when it is called."""
 
     reason: str
+    value: float | None = None
+    limit: float | None = None
+    operator: str = ""
+
+
+class Idle(Exception):
+    """What an operator lacks. A recipe may list it all the same: it changes nothing, and the report
+    says so."""
+
+
+def within(
+    what: str, value: float, low: float = -math.inf, high: float = math.inf
+) -> Reject | None:
+    """None if low <= value <= high, else the Reject. ValueError if the limits cross."""
+    if low > high:
+        raise ValueError(f"the minimum {low} is above the maximum {high}")
+    if low <= value <= high:
+        return None
+    limit = low if value < low else high
+    shown = f"{value:.4g}" if isinstance(value, float) else value
+    return Reject(f"{what} {shown}, {'under' if value < low else 'over'} {limit}", value, limit)
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A registered function with its parameters bound. Call it with a document."""
+    """A registered function with its parameters bound. Call it with a document.
+
+    idle: why it does nothing, if so.
+    """
 
     name: str
     kind: str
-    function: Callable[[str], str | None]
+    function: Callable[[str], Any]
+    idle: str = ""
 
     def __call__(self, document: Document) -> Document | Reject:
+        if self.idle:
+            return document
+        if self.kind == "mapper":
+            return self._map(document)
+        result = self.function(document.readable())
+        if result is None:
+            return document
         if self.kind == "filter":
-            reason = self.function(document.readable())
-            return document if reason is None else Reject(reason)
+            return result._replace(operator=self.name)
+        scores = {**document.meta.get("scores", {}), **result}
+        return replace(document, meta={**document.meta, "scores": scores})
+
+    def _map(self, document: Document) -> Document | Reject:
         messages = document.messages
         if not messages:
             text = self.function(document.text)
             if text == document.text:
                 return document
-            return replace(document, text=text) if text.strip() else Reject("nothing left")
+            if not text.strip():
+                return Reject("nothing left", operator=self.name)
+            return replace(document, text=text)
         turns = [{**turn, "content": self.function(turn["content"])} for turn in messages]
         if turns == messages:
             return document
         if any(not turn["content"].strip() for turn in turns):
-            return Reject("a turn would be empty")
+            return Reject("a turn would be empty", operator=self.name)
         return replace(document, meta={**document.meta, "messages": turns})
 
 
-def operator(kind: Literal["mapper", "filter"]) -> Callable[[Callable], Callable]:
+def operator(
+    kind: Literal["mapper", "filter", "scorer", "deduplicator"],
+) -> Callable[[Callable], Callable]:
     """Register a function under its own name."""
 
     def register(function: Callable) -> Callable:
@@ -112,7 +156,12 @@ def make(entry: str | dict[str, dict | None]) -> Operator:
     except TypeError as error:
         raise UserError(f"operator {name}: {error}; it takes {takes}") from None
     bound = functools.partial(function, **parameters)
-    bound("")
+    try:
+        bound("")
+    except Idle as lacks:
+        return Operator(name, kind, bound, str(lacks))
+    except (ValueError, TypeError, re.error) as error:
+        raise UserError(f"operator {name}: {error}") from None
     return Operator(name, kind, bound)
 
 
@@ -124,20 +173,22 @@ def _parameters(function: Callable) -> inspect.Signature:
 
 
 def apply(
-    operators: Iterable[Operator], document: Document, changed: Counter[str]
-) -> tuple[Document | None, str]:
-    """(document, "") after all operators, or (None, name of the operator that removed it).
+    operators: Iterable[Operator],
+    document: Document,
+    changed: Callable[[Operator, Document, Document], Any],
+) -> tuple[Document, Reject | None]:
+    """(document after all operators, None), or (as it was when one removed it, the Reject).
 
-    `changed` counts, by operator, the documents whose text was altered.
+    `changed` is called with (operator, before, after) for every operator that altered the document.
     """
     for op in operators:
         result = op(document)
         if isinstance(result, Reject):
-            return None, op.name
-        if result is not document:
-            changed[op.name] += 1
+            return document, result
+        if result is not document and op.kind == "mapper":
+            changed(op, document, result)
         document = result
-    return document, ""
+    return document, None
 
 
 def trace(operators: Iterable[Operator], document: Document) -> list[dict[str, str]]:

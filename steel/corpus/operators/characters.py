@@ -3,8 +3,11 @@
 import functools
 import sys
 import unicodedata
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 LETTER, CJK, DIGIT, SPACE, PUNCTUATION, SYMBOL, OTHER = range(7)
 # Marks that ordinary Chinese and English prose is made of. Rarer punctuation counts as a symbol.
@@ -38,8 +41,38 @@ def word_table() -> np.ndarray:
     return np.isin(classes(), (LETTER, CJK, DIGIT))
 
 
+@functools.cache
+def special_table() -> np.ndarray:
+    """bool by code point: what Data-Juicer calls special; see special.yaml."""
+    data = yaml.safe_load((Path(__file__).parent / "special.yaml").read_text(encoding="utf-8"))
+    table = np.zeros(sys.maxunicode + 1, dtype=bool)
+    for span in data["special"].split():
+        low, _, high = span.partition("-")
+        table[int(low, 16) : int(high or low, 16) + 1] = True
+    return table
+
+
+@functools.cache
+def alnum_table() -> np.ndarray:
+    """bool by code point: what `str.isalnum` says."""
+    return _table(str.isalnum)
+
+
+@functools.cache
+def punctuation_table() -> np.ndarray:
+    """bool by code point: Unicode's punctuation, \\p{P}."""
+    return _table(lambda character: unicodedata.category(character)[0] == "P")
+
+
+def _table(test: Callable[[str], bool]) -> np.ndarray:
+    table = np.zeros(sys.maxunicode + 1, dtype=bool)
+    table[:0x33480] = [test(chr(code)) for code in range(0x33480)]  # beyond: tags, private use
+    return table
+
+
+@functools.lru_cache(maxsize=2)  # filters in a row look at the same text
 def code_points(text: str) -> np.ndarray:
-    """uint32 code points of a text, (characters,)."""
+    """uint32 code points of a text, (characters,). Do not write to it."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
@@ -49,17 +82,72 @@ def class_counts(text: str) -> np.ndarray:
     return np.bincount(classes()[code_points(text)], minlength=7)
 
 
-def ngram_hashes(codes: np.ndarray, n: int) -> np.ndarray:
-    """uint64 hash of every window of n values, (len - n + 1,): a polynomial with a final mix."""
-    count = len(codes) - n + 1
-    if count <= 0:
-        return np.empty(0, dtype=np.uint64)
-    values = codes.astype(np.uint64)
-    hashes = np.zeros(count, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for offset in range(n):
-            hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + values[offset : offset + count]
-        hashes ^= hashes >> np.uint64(29)
-        hashes *= np.uint64(0xBF58476D1CE4E5B9)
-        hashes ^= hashes >> np.uint64(32)
+_BASE, _PIECE = 0x9E3779B97F4A7C15, 1 << 16  # values a pass: what fits a cache
+
+
+@functools.cache
+def _powers(sign: int) -> np.ndarray:
+    """uint64 (2 _PIECE,): powers 0, 1, 2 … of the base or of its inverse, modulo 2^64."""
+    factors = np.full(2 * _PIECE, _BASE if sign > 0 else pow(_BASE, -1, 1 << 64), np.uint64)
+    factors[0] = 1
+    return np.multiply.accumulate(factors)
+
+
+def _mixed(hashes: np.ndarray) -> np.ndarray:
+    """Polynomials modulo 2^64 with their bits stirred, in place."""
+    hashes ^= hashes >> np.uint64(29)
+    hashes *= np.uint64(0xBF58476D1CE4E5B9)
+    hashes ^= hashes >> np.uint64(32)
     return hashes
+
+
+def ngram_hashes(codes: np.ndarray, n: int) -> np.ndarray:
+    """uint64 hash of every window of n values, (len - n + 1,): a polynomial with a final mix.
+
+    A window is the difference of two prefix sums, divided by the power where it starts: the work
+    does not grow with n (Rabin and Karp, with a base that has an inverse).
+    """
+    count = len(codes) - n + 1
+    hashes = np.empty(max(count, 0), dtype=np.uint64)
+    for start in range(0, count, _PIECE):
+        size = min(_PIECE, count - start)
+        piece = codes[start : start + size + n - 1].astype(np.uint64) + np.uint64(1)
+        sums = np.zeros(len(piece) + 1, np.uint64)
+        np.cumsum(piece * _powers(1)[: len(piece)], out=sums[1:])
+        hashes[start : start + size] = (sums[n:] - sums[:-n]) * _powers(-1)[:size]
+    return _mixed(hashes)
+
+
+def span_hashes(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """uint64 hash of each span codes[start:end], none empty, none before the end of another."""
+    if not len(starts):
+        return np.empty(0, np.uint64)
+    sizes = ends - starts
+    firsts = np.cumsum(sizes) - sizes
+    within = np.arange(firsts[-1] + sizes[-1]) - np.repeat(firsts, sizes)
+    values = codes[np.repeat(starts, sizes) + within].astype(np.uint64) + np.uint64(1)
+    return _mixed(np.add.reduceat(values * _powers(1)[within % (2 * _PIECE)], firsts))
+
+
+def words(codes: np.ndarray, gap: np.ndarray, solid: np.ndarray) -> np.ndarray:
+    """uint64 hash of every word, (words,): between gaps, from its first to its last solid character.
+
+    gap, solid: bool by character; a word without a solid character is none.
+    """
+    seen = np.flatnonzero(solid)
+    if not len(seen):
+        return np.empty(0, np.uint64)
+    word = np.cumsum(gap)[seen]
+    first = np.flatnonzero(np.diff(word, prepend=-1))
+    last = np.append(first[1:], len(seen)) - 1
+    return span_hashes(codes, seen[first], seen[last] + 1)
+
+
+def simhash(hashes: np.ndarray) -> int:
+    """64-bit SimHash of hashed features: each bit is what most of them have there (Charikar 2002).
+
+    No features give 0, as in the original.
+    """
+    bits = np.unpackbits(hashes.view(np.uint8)).reshape(-1, 64)
+    majority = np.packbits(2 * bits.sum(axis=0, dtype=np.int32) > len(bits))
+    return int(majority.view(np.uint64)[0])

@@ -1,25 +1,12 @@
-"""Filters: text -> None to keep it, or the reason for removal."""
+"""Filters: text -> None to keep it, or a Reject."""
 
 import re
 
 import numpy as np
 
-from ...config import UserError
+from . import Reject, operator, within
 from . import characters as chars
-from . import operator
 from .mappers import is_gbk_mojibake
-
-
-def _bounds(name: str, low: float, high: float) -> None:
-    if low > high:
-        raise UserError(f"operator {name}: the minimum {low} is above the maximum {high}")
-
-
-@operator("filter")
-def text_length(text: str, min_chars: int = 10, max_chars: int = 100_000) -> str | None:
-    """Keep texts of min_chars to max_chars characters."""
-    _bounds("text_length", min_chars, max_chars)
-    return None if min_chars <= len(text) <= max_chars else f"{len(text)} characters"
 
 
 def _visible_share(text: str, *classes: int) -> float:
@@ -30,70 +17,58 @@ def _visible_share(text: str, *classes: int) -> float:
 
 
 @operator("filter")
-def letter_ratio(text: str, min_ratio: float = 0.5, max_ratio: float = 1.0) -> str | None:
+def letter_ratio(text: str, min_ratio: float = 0.5, max_ratio: float = 1.0) -> Reject | None:
     """Keep texts in which letters, Hanzi and digits make up this share of the visible."""
-    _bounds("letter_ratio", min_ratio, max_ratio)
     ratio = _visible_share(text, chars.LETTER, chars.CJK, chars.DIGIT)
-    return None if min_ratio <= ratio <= max_ratio else f"letters {ratio:.2f}"
+    return within("letters", ratio, min_ratio, max_ratio)
 
 
 @operator("filter")
-def symbol_ratio(text: str, max_ratio: float = 0.25) -> str | None:
+def symbol_ratio(text: str, max_ratio: float = 0.25) -> Reject | None:
     """Remove texts with too many symbols: no letters, digits, spaces, ordinary marks."""
     counts = chars.class_counts(text)
     ratio = int(counts[chars.SYMBOL] + counts[chars.OTHER]) / len(text) if text else 0.0
-    return None if ratio <= max_ratio else f"symbols {ratio:.2f}"
+    return within("symbols", ratio, high=max_ratio)
 
 
 @operator("filter")
-def digit_ratio(text: str, max_ratio: float = 0.5) -> str | None:
+def digit_ratio(text: str, max_ratio: float = 0.5) -> Reject | None:
     """Remove texts that are mostly digits: number tables, telephone lists, hexadecimal dumps."""
-    ratio = _visible_share(text, chars.DIGIT)
-    return None if ratio <= max_ratio else f"digits {ratio:.2f}"
+    return within("digits", _visible_share(text, chars.DIGIT), high=max_ratio)
 
 
 @operator("filter")
-def char_repetition(text: str, n: int = 10, max_ratio: float = 0.4) -> str | None:
+def char_repetition(text: str, n: int = 10, max_ratio: float = 0.4) -> Reject | None:
     """Remove texts that repeat themselves: the share of n-grams that stood there before."""
-    if n < 1:
-        raise UserError(f"operator char_repetition: n is {n}; it must be 1 or more")
+    if not 1 <= n <= 1000:
+        raise ValueError(f"n is {n}; it must be 1 to 1000")
     if len(text) <= n:
         return None
-    hashes = chars.ngram_hashes(chars.code_points(text), n)
-    ratio = 1 - len(np.unique(hashes)) / len(hashes)
-    return None if ratio <= max_ratio else f"repetition {ratio:.2f}"
+    hashes = np.sort(chars.ngram_hashes(chars.code_points(text), n))
+    repeated = int((hashes[1:] == hashes[:-1]).sum())
+    return within("repetition", repeated / len(hashes), high=max_ratio)
 
 
 @operator("filter")
-def mojibake(text: str, max_ratio: float = 0.2) -> str | None:
+def mojibake(text: str, max_ratio: float = 0.2) -> Reject | None:
     """Remove texts with more than max_ratio decoded wrongly beyond repair: UTF-8 read as GBK."""
     bad = sum(len(line) for line in text.split("\n") if is_gbk_mojibake(line))
     bad += text.count("\ufffd") + 3 * text.count("锟斤拷")
-    return f"wrongly decoded {bad / len(text):.2f}" if bad > max_ratio * len(text) else None
+    return within("wrongly decoded", bad / max(len(text), 1), high=max_ratio)
 
 
 @operator("filter")
-def max_line(text: str, max_chars: int = 20_000) -> str | None:
-    """Remove texts with a line longer than max_chars: minified code, data in one line."""
-    if len(text) <= max_chars:
-        return None
-    longest = max(map(len, text.split("\n")))
-    return None if longest <= max_chars else f"line of {longest} characters"
-
-
-@operator("filter")
-def max_token(text: str, max_chars: int = 200) -> str | None:
+def max_token(text: str, max_chars: int = 200) -> Reject | None:
     """Remove texts with a run of ASCII letters and digits over max_chars: base64, hashes."""
     if len(text) <= max_chars:
         return None
-    found = re.search(rf"[A-Za-z0-9+/=_-]{{{max_chars + 1}}}", text)
-    return f"run over {max_chars} characters" if found else None
+    found = re.search(rf"[A-Za-z0-9+/=_-]{{{max_chars + 1},}}", text)
+    return within("run of characters", len(found[0]), high=max_chars) if found else None
 
 
 @operator("filter")
-def contains(text: str, phrases: list[str], min_hits: int = 1) -> str | None:
+def contains(text: str, phrases: list[str], min_hits: int = 1) -> Reject | None:
     """Remove texts in which min_hits or more different phrases of a list occur (boilerplate)."""
     if not phrases:
-        raise UserError("operator contains: give at least one phrase")
-    hits = sum(phrase in text for phrase in phrases)
-    return f"{hits} listed phrases" if hits >= min_hits else None
+        raise ValueError("give at least one phrase")
+    return within("listed phrases", sum(phrase in text for phrase in phrases), high=min_hits - 1)

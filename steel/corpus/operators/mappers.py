@@ -1,10 +1,8 @@
 """Mappers: text -> text. Each looks first whether there is anything to do; mostly there is not."""
 
-import functools
 import html
 import re
 
-from ...config import UserError
 from . import operator
 
 # UTF-8 read as Windows-1252 or Latin-1: a lead byte shown as a letter, then a continuation byte
@@ -149,23 +147,3 @@ def _is_html(text: str) -> bool:
     found = [m for _, m in zip(range(200), _TAG.finditer(text), strict=False)]
     closed = {m["name"].lower() for m in found if m.group().startswith("</")}
     return any(len(name) > 1 or name in closed for name in {m["name"].lower() for m in found})
-
-
-_MODES = ("t2s", "s2t", "tw2s", "tw2sp", "hk2s", "s2tw", "s2hk")
-
-
-@functools.cache
-def _opencc(mode: str):
-    try:
-        import opencc
-    except ImportError:
-        raise UserError("operator convert_chinese needs opencc (pip install opencc)") from None
-    return opencc.OpenCC(mode)
-
-
-@operator("mapper")
-def convert_chinese(text: str, mode: str = "t2s") -> str:
-    """Convert between Chinese scripts with OpenCC: t2s is traditional to simplified, s2t back."""
-    if mode not in _MODES:
-        raise UserError(f"operator convert_chinese: no mode {mode!r}; use {', '.join(_MODES)}")
-    return text if text.isascii() else _opencc(mode).convert(text)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -151,3 +152,12 @@ def sniff(path: Path, look: int = 20) -> str | None:
         if fitting:
             return max(fitting, key=lambda fit: fit[0])[1]
     return None
+
+
+def chosen(lists: dict[str, Any], source: str, dialogue: bool) -> Any:
+    """The entry of a mapping by source or kind that is for a source, its own name first; or None.
+
+    dialogue gives the kind of a source without a card.
+    """
+    kind = SOURCES[source].kind if source in SOURCES else "dialogue" if dialogue else "text"
+    return lists.get(source, lists.get(kind))

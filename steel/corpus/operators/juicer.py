@@ -1,0 +1,489 @@
+"""The 22 operators of the original's two recipes, those of Data-Juicer 1.6.1: same names, parameters
+and results, in code of our own that first looks whether there is anything to do.
+
+They are here to be compared with. What they do to Chinese, dialogue and code is shown by
+tests/corpus/test_juicer.py; `recipes/steel.yaml` uses others where that matters.
+"""
+
+import functools
+import re
+import sys
+import unicodedata
+
+import numpy as np
+
+from ...config import UserError
+from . import Idle, Reject, operator, within
+from . import characters as chars
+
+_ANY = sys.maxsize
+
+# -- mappers -----------------------------------------------------------------------------------
+
+_MODES = "t2s s2t tw2s s2tw hk2s s2hk tw2sp s2twp t2tw tw2t t2hk hk2t t2jp jp2t".split()
+
+
+@functools.cache
+def _opencc(mode: str):
+    try:
+        import opencc
+    except ImportError:
+        raise UserError("chinese_convert_mapper needs opencc (pip install opencc)") from None
+    return opencc.OpenCC(mode)
+
+
+@operator("mapper")
+def chinese_convert_mapper(text: str, mode: str = "s2t") -> str:
+    """Convert between Chinese scripts with OpenCC: t2s is traditional to simplified, s2t back."""
+    if mode not in _MODES:
+        raise ValueError(f"no mode {mode!r}; use {', '.join(_MODES)}")
+    return text if text.isascii() else _opencc(mode).convert(text)
+
+
+_EMAIL = r"[A-Za-z0-9.\-+_]+@[a-z0-9.\-+_]+\.[a-z]+"
+_LINK = (
+    r"(?i)\b((?:[a-z][\w-]+:(?:\/{1,3}|[a-z0-9%])|www\d{0,3}[.]|[a-z0-9.\-]+[.][a-z]{2,4}\/)"
+    r"(?:[^\s()<>]+|\(([^\s()<>]+|(\([^\s()<>]+\)))*\))+"
+    r"(?:\(([^\s()<>]+|(\([^\s()<>]+\)))*\)|[^\s`!()\[\]{};:\'\".,<>?«»“”‘’]))"
+)
+_BYTE = "(?:1[0-9][0-9]|2[0-4][0-9]|25[0-5]|[1-9][0-9]|[0-9])"
+_IP = rf"(?:{_BYTE}\.){{3}}{_BYTE}|([\da-fA-F]{{1,4}}:){{7}}[\da-fA-F]{{1,4}}"
+_LINK_SIGN = re.compile(r"[a-z][\w-]+:[/a-z0-9%]|www\d{0,3}[.]|[.][a-z]{2,4}/", re.IGNORECASE)
+_IP_SIGN = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]|[\da-fA-F]:[\da-fA-F]{1,4}:")
+
+
+@functools.cache
+def _pattern(pattern: str) -> re.Pattern:
+    return re.compile(pattern, re.DOTALL)
+
+
+@operator("mapper")
+def clean_email_mapper(text: str, pattern: str | None = None, repl: str = "") -> str:
+    """Replace e-mail addresses."""
+    search = _pattern(pattern or _EMAIL)
+    return search.sub(repl, text) if pattern or "@" in text else text
+
+
+@operator("mapper")
+def clean_links_mapper(text: str, pattern: str | None = None, repl: str = "") -> str:
+    """Replace web links; `key:value` counts as one, in code and in prose."""
+    search = _pattern(pattern or _LINK)
+    return search.sub(repl, text) if pattern or _LINK_SIGN.search(text) else text
+
+
+@operator("mapper")
+def clean_ip_mapper(text: str, pattern: str | None = None, repl: str = "") -> str:
+    """Replace IPv4 and IPv6 addresses, and version numbers of four parts."""
+    search = _pattern(pattern or _IP)
+    return search.sub(repl, text) if pattern or _IP_SIGN.search(text) else text
+
+
+@operator("mapper")
+def clean_html_mapper(text: str) -> str:
+    """The text content of what an HTML parser (selectolax) makes of it; `a<b` is a tag to it."""
+    if not ("<" in text or "&" in text or "\0" in text):  # a parser alters no more than these two:
+        return text.lstrip("\t\n\f\r ").replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        from selectolax.lexbor import LexborHTMLParser
+    except ImportError:
+        raise UserError("clean_html_mapper needs selectolax (pip install selectolax)") from None
+    for tag, mark in (("<li>", "\n*"), ("</li>", ""), ("<ol>", "\n*"), ("</ol>", "")):
+        text = text.replace(tag, mark)
+    return LexborHTMLParser(text).text()
+
+
+_COMMENT = re.compile(r"/\*[^*]*\*+(?:[^/*][^*]*\*+)*/")
+
+
+@operator("mapper")
+def clean_copyright_mapper(text: str) -> str:
+    """Remove the first /* comment */ if it says "copyright"; without any such comment, all first
+    lines that begin with //, # or --: `#include` and the headings of Markdown, too."""
+    if found := _COMMENT.search(text) if "/*" in text else None:
+        return text[: found.start()] + text[found.end() :] if _rights(found[0]) else text
+    place = 0
+    while text.startswith(("//", "#", "--", "\n"), place):
+        place = text.find("\n", place) + 1 or len(text)
+    return text[place:]
+
+
+def _rights(comment: str) -> bool:
+    return "copyright" in comment.lower()
+
+
+_MACROS = (
+    re.compile(r"\\\bnewcommand\b\*?\{(\\[a-zA-Z0-9]+?)\}\{(.*?)\}$", re.MULTILINE),
+    re.compile(r"\\def\s*(\\[a-zA-Z0-9]+?)\s*\{(.*?)\}$", re.MULTILINE),
+)
+
+
+@operator("mapper")
+def expand_macro_mapper(text: str) -> str:
+    r"""Write out LaTeX macros without arguments (\newcommand, \def) where they are used."""
+    if r"\newcommand" not in text and r"\def" not in text:
+        return text
+    macros = {m[1]: m[2] for macro in _MACROS for m in macro.finditer(text)}
+    for name, value in macros.items():
+        found = re.compile(rf"({re.escape(name)})([^a-zA-Z0-9])")
+        text = found.sub(lambda m, value=value: value + m[2], text)
+    return text
+
+
+_FORMS = ("NFC", "NFKC", "NFD", "NFKD")
+
+
+@operator("mapper")
+def fix_unicode_mapper(text: str, normalization: str | None = None) -> str:
+    """All of ftfy.fix_text: wrong decodings, and full-width marks to half, curly quotes to straight."""
+    form = (normalization or "NFC").upper()
+    if form not in _FORMS:
+        raise ValueError(f"no normalization {form}; use {', '.join(_FORMS)}")
+    table, suspicious, odd = _ftfy()
+    if not suspicious(text):
+        fixed = text.replace("\r\n", "\n") if "\r" in text else text
+        fixed = fixed.translate(table) if odd(fixed) else fixed
+        if not unicodedata.is_normalized(form, fixed):
+            fixed = unicodedata.normalize(form, fixed)
+        if fixed == text or not (suspicious(fixed) or odd(fixed)):
+            return fixed
+    import ftfy
+
+    return ftfy.fix_text(text, normalization=form)
+
+
+@functools.cache
+def _ftfy():
+    """(table, suspicious, odd): what ftfy does to single characters; whether a text may need ftfy
+    for more than that; whether it holds a character of the table.
+
+    Each of ftfy's patterns of a wrong decoding takes two of its signs in a row, or one of a few
+    alone: only texts that show these are given to its slow search.
+    """
+    from ftfy import badness, fixes
+
+    steps = (fixes.fix_latin_ligatures, fixes.fix_character_width, fixes.uncurl_quotes)
+    steps += (fixes.fix_line_breaks, fixes.remove_control_chars)
+    plane = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    between = "\U00010000"  # all characters in one call of each step
+    fixed = functools.reduce(lambda text, step: step(text), steps, between.join(plane))
+    pairs = zip(plane, fixed.split(between), strict=True)
+    table = {ord(char): new for char, new in pairs if new != char}
+    odd = re.compile(f"[{re.escape(''.join(map(chr, table)))}]")
+    ascii_odd = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\r]")
+    ranges = re.findall("[^\x00-\x7f]-[^\x00-\x7f]|[^\x00-\x7f]", badness.BADNESS_RE.pattern)
+    signs = "".join(re.findall(f"[{''.join(ranges)}]", "".join(plane[0xA0:])))
+    first = signs.translate(dict.fromkeys(map(ord, "…—–―·’´")))  # never the first of two
+    control = re.compile("[\x1b\x80-\x9f\ud800-\udfff]")
+    screen = re.compile(
+        rf"{control.pattern}|[{re.escape(first)}][{re.escape(signs)}]|[ŒœÃÂØÙ]|[ВГРСΒΓΞΟ]-"
+    )
+
+    def suspicious(text: str) -> bool:
+        if "&" in text and fixes.HTML_ENTITY_RE.search(text) or len(text) > 1_000_000:
+            return True
+        if text.isascii():
+            return "\x1b" in text
+        return bool(screen.search(text) and (control.search(text) or badness.is_bad(text)))
+
+    return table, suspicious, lambda text: (ascii_odd if text.isascii() else odd).search(text)
+
+
+_PUNCTUATION = dict(zip("，。、？！（）；：∶～【】％〈〉–━►", ",.,?!();::~[]%<>---", strict=True))
+_PUNCTUATION |= dict.fromkeys("„”“«»１」「《》", '"') | dict.fromkeys("´’", "'")
+_PUNCTUATION |= {"—": " - ", "．": ". ", "…": "..."}
+
+
+@operator("mapper")
+def punctuation_normalization_mapper(text: str) -> str:
+    """Chinese marks to ASCII ones: 《》「」 become quotes, and so does the digit １."""
+    return text if text.isascii() else _replaced(text, _PUNCTUATION)
+
+
+def _replaced(text: str, table: dict[str, str]) -> str:
+    """Characters replaced one after the other: what a table gives is never one of its keys."""
+    for old, new in table.items():
+        text = text.replace(old, new)
+    return text
+
+
+_ENDS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"([.。！!？\?])([^’”\n])",
+        r"(\.{6})([^’”\n])",
+        r"(\…{2})([^’”\n])",
+        r"([.。！!？\?\.{6}\…{2}][’”])([^’”\n])",  # a set: a quote after 6 or 2 ends a sentence, too
+    )
+)
+_NOT_LETTERS = re.compile(r"[^a-zA-Z0-9\u4e00-\u9fa5\n\t ]+")
+
+
+@operator("mapper")
+def remove_repeat_sentences_mapper(
+    text: str,
+    lowercase: bool = False,
+    ignore_special_character: bool = True,
+    min_repeat_sentence_length: int = 2,
+) -> str:
+    """Remove a sentence that stood there before, wherever: also the second `<|im_end|>`."""
+
+    def compared(sentences: list[str]) -> list[str]:
+        bare = "\n".join(map(str.strip, sentences))
+        bare = bare.lower() if lowercase else bare
+        return (_NOT_LETTERS.sub("", bare) if ignore_special_character else bare).split("\n")
+
+    def long(keys: list[str]) -> list[str]:
+        return [key for key in keys if len(key) >= min_repeat_sentence_length]
+
+    keys = long(compared(_sentences(text)))
+    if len(set(keys)) == len(keys):
+        return text
+    seen: set[str] = set()
+    lines = []
+    for line in text.split("\n"):
+        kept = ""
+        for sentence, key in zip(sentences := _sentences(line), compared(sentences), strict=True):
+            if len(key) < min_repeat_sentence_length or key not in seen:
+                kept += sentence
+                seen.add(key)
+        lines.append(kept)
+    return "\n".join(lines)
+
+
+def _sentences(text: str) -> list[str]:
+    for end in _ENDS:
+        text = end.sub(r"\1\n\2", text)
+    return text.split("\n")
+
+
+@operator("mapper")
+def remove_specific_chars_mapper(
+    text: str, chars_to_remove: str | list[str] = "◆●■►▼▲▴∆▻▷❖♡□"
+) -> str:
+    """Remove these characters."""
+    return _replaced(text, dict.fromkeys(chars_to_remove, ""))
+
+
+_SPACES = dict.fromkeys("\t\x84\xa0\u202f\u205f\u2060\u3000\ufffc", " ")
+_SPACES |= dict.fromkeys(map(chr, range(0x2000, 0x200E)), " ")
+
+
+@operator("mapper")
+def whitespace_normalization_mapper(text: str) -> str:
+    """Strip; every space but newlines becomes a plain one: the tabs of code, and zero-width ones."""
+    text = text.strip()
+    return text.replace("\t", " ") if text.isascii() else _replaced(text, _SPACES)
+
+
+# -- filters -----------------------------------------------------------------------------------
+
+
+@operator("filter")
+def alphanumeric_filter(
+    text: str,
+    tokenization: bool = False,
+    min_ratio: float = 0.25,
+    max_ratio: float = _ANY,
+    tokenizer: str | None = None,
+) -> Reject | None:
+    """Share of letters and digits in the characters; tokenization: letters per token.
+
+    tokenizer: a tokenizer.json, needed for tokens; the original's is EleutherAI/pythia-6.9b-deduped.
+    """
+    if not tokenization:
+        letters = int(chars.alnum_table()[chars.code_points(text)].sum())
+        return within("alphanumeric", letters / max(len(text), 1), min_ratio, max_ratio)
+    if tokenizer is None:
+        raise Idle("counts tokens; give tokenizer: a tokenizer.json")
+    tokens = len(_tokenizer(tokenizer).encode(text, add_special_tokens=False).tokens)
+    letters = sum(map(str.isalpha, text))
+    return within("letters per token", letters / max(tokens, 1), min_ratio, max_ratio)
+
+
+@functools.cache
+def _tokenizer(path: str):
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(path)
+    except Exception as error:  # the library's own, untyped
+        raise ValueError(f"{path}: no tokenizer.json ({error})") from None
+
+
+@operator("filter")
+def average_line_length_filter(text: str, min_len: int = 10, max_len: int = _ANY) -> Reject | None:
+    """Characters per line. A Chinese paragraph is one line, longer than 150 characters."""
+    lines = len(text.splitlines())
+    return within("characters per line", len(text) / lines if lines else 0.0, min_len, max_len)
+
+
+@operator("filter")
+def maximum_line_length_filter(text: str, min_len: int = 10, max_len: int = _ANY) -> Reject | None:
+    """Characters of the longest line."""
+    return within("longest line", max(map(len, text.splitlines()), default=0), min_len, max_len)
+
+
+@operator("filter")
+def text_length_filter(text: str, min_len: int = 10, max_len: int = _ANY) -> Reject | None:
+    """Characters of the text."""
+    return within("characters", len(text), min_len, max_len)
+
+
+@operator("filter")
+def special_characters_filter(
+    text: str, min_ratio: float = 0.0, max_ratio: float = 0.25
+) -> Reject | None:
+    """Share of special characters: digits, spaces and Chinese marks count, and 一, 上, 士."""
+    special = int(chars.special_table()[chars.code_points(text)].sum())
+    return within("special characters", special / max(len(text), 1), min_ratio, max_ratio)
+
+
+def _no_pieces(tokenization: bool) -> None:
+    if tokenization:
+        raise Idle("counts SentencePiece words, which no recipe of the original does")
+
+
+@operator("filter")
+def words_num_filter(
+    text: str, lang: str = "en", tokenization: bool = False, min_num: int = 10, max_num: int = _ANY
+) -> Reject | None:
+    """Words between white space, in Chinese (lang), too, where that is the number of lines."""
+    _no_pieces(tokenization)
+    return within("words", len(_words(text)), min_num, max_num)
+
+
+def _words(text: str) -> np.ndarray:
+    """Hashes of the words between white space, less special characters at their ends."""
+    codes = chars.code_points(text)
+    gap = (codes == 0x20) | (codes == 0x0A) | (codes == 0x09)
+    return chars.words(codes, gap, ~chars.special_table()[codes])
+
+
+def _length(rep_len: int) -> None:
+    if not 1 <= rep_len <= 1000:
+        raise ValueError(f"rep_len is {rep_len}; it must be 1 to 1000")
+
+
+@operator("filter")
+def word_repetition_filter(
+    text: str,
+    lang: str = "en",
+    tokenization: bool = False,
+    rep_len: int = 10,
+    min_ratio: float = 0.0,
+    max_ratio: float = 0.5,
+) -> Reject | None:
+    """Share of the n-grams of words that occur more than once."""
+    _no_pieces(tokenization)
+    _length(rep_len)
+    hashes = np.sort(chars.ngram_hashes(_words(text.lower()), rep_len))
+    same = np.concatenate([[False], hashes[1:] == hashes[:-1], [False]])
+    repeated = int((same[1:] | same[:-1]).sum()) if len(hashes) else 0
+    return within("repeated words", repeated / max(len(hashes), 1), min_ratio, max_ratio)
+
+
+@operator("filter")
+def character_repetition_filter(
+    text: str, rep_len: int = 10, min_ratio: float = 0.0, max_ratio: float = 0.5
+) -> Reject | None:
+    """Share of the most frequent n-grams, as many as the square root of their number.
+
+    A sentence written a hundred times has few n-grams, all frequent, and passes.
+    """
+    _length(rep_len)
+    hashes = np.sort(chars.ngram_hashes(chars.code_points(text), rep_len))
+    starts = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
+    sizes = np.diff(starts, append=len(hashes))
+    top = min(int(np.sqrt(len(sizes))), int((sizes > 1).sum()))
+    repeated = int(np.sort(sizes)[len(sizes) - top :].sum())
+    return within("repetition", repeated / max(len(hashes), 1), min_ratio, max_ratio)
+
+
+@operator("filter")
+def perplexity_filter(
+    text: str,
+    lang: str = "en",
+    min_ppl: float = 0.0,
+    max_ppl: float = 1500.0,
+    model: str | None = None,
+    pieces: str | None = None,
+) -> Reject | None:
+    """Perplexity of an n-gram model (KenLM).
+
+    model: an ARPA or binary file of KenLM; pieces: the SentencePiece model that splits texts as the
+    n-gram model's were; without it, every character is a token. The original's are zh.arpa.bin and
+    zh.sp.model of edugp/kenlm (lang zh). Perplexity is 10^(-log10 P / (tokens + lines)).
+    """
+    if model is None:
+        raise Idle("needs a language model; give model: an ARPA or binary file of KenLM")
+    split = _pieces(pieces)(text) if pieces else "".join(text.split())
+    lines = " ".join(split).splitlines()
+    scored = sum(_kenlm(model).score(line) for line in lines)
+    tokens = sum(len(line.split()) + 1 for line in lines)
+    perplexity = round(10.0 ** (-scored / tokens), 1) if tokens else 0.0
+    return within("perplexity", perplexity, min_ppl, max_ppl)
+
+
+@functools.cache
+def _kenlm(path: str):
+    try:
+        import kenlm
+    except ImportError:
+        raise UserError('perplexity_filter needs kenlm (pip install "steel-book[lm]")') from None
+    try:
+        return kenlm.Model(path)
+    except OSError as error:
+        raise ValueError(f"{path}: no model of KenLM ({error})") from None
+
+
+@functools.cache
+def _pieces(path: str):
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError(
+            'perplexity_filter with pieces needs sentencepiece (pip install "steel-book[lm]")'
+        ) from None
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=path).encode_as_pieces
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path}: no model of SentencePiece ({error})") from None
+
+
+# -- deduplicator ------------------------------------------------------------------------------
+
+_SPLITS = ("space", "punctuation", "character")
+
+
+@operator("deduplicator")
+def document_simhash_deduplicator(
+    text: str,
+    tokenization: str = "space",
+    window_size: int = 6,
+    lowercase: bool = True,
+    ignore_pattern: str | None = None,
+    num_blocks: int = 6,
+    hamming_distance: int = 4,
+) -> int:
+    """SimHash over windows of words or characters; texts within hamming_distance bits are copies.
+
+    Fewer words than a window give 0, so all such texts are copies of one another: with `space`,
+    Chinese pages. Use `character`. Copies chain, as in the original.
+    """
+    if tokenization not in _SPLITS:
+        raise ValueError(f"no tokenization {tokenization!r}; use {', '.join(_SPLITS)}")
+    if not 0 < hamming_distance < num_blocks <= 16 or not 1 <= window_size <= 1000:
+        raise ValueError(
+            "needs 0 < hamming_distance < num_blocks <= 16, window_size from 1 to 1000"
+        )
+    text = text.lower() if lowercase else text
+    marks = chars.punctuation_table()
+    if ignore_pattern and ignore_pattern != r"\p{P}":  # a property that `re` does not know
+        text = _pattern(ignore_pattern).sub("", text)
+    codes = chars.code_points(text)
+    if ignore_pattern == r"\p{P}":
+        codes = codes[~marks[codes]]
+    if tokenization != "character":
+        gap = codes == 0x20 if tokenization == "space" else marks[codes]
+        codes = chars.words(codes, gap, ~gap)
+    return chars.simhash(chars.ngram_hashes(codes, window_size))
