@@ -7,22 +7,28 @@ from pathlib import Path
 from ..documents import Document, document_id, encode, guess_language
 from .recipe import Recipe
 from .report import Tally
-from .sources import SOURCES, inside, original_rules, steel_rules
+from .sources import SOURCES, Source, inside, original_rules, own_card, steel_rules
 from .sources.readers import Bad, records
 from .sources.rules import Piece, Rule, Skip
 
 
-def rules_of(recipe: Recipe) -> dict[str, Rule]:
+def rules_of(recipe: Recipe, cards: dict[str, Source] | None = None) -> dict[str, Rule]:
     """The conversion rules of a recipe by source: the functions with the sources' names.
 
-    Recipe `steel` takes those that the cards describe, too.
+    Recipe `steel` takes those that the cards describe, too: of the catalogue, and the user's own.
     """
     module = original_rules if recipe.rules == "original" else steel_rules
     rules = {name: getattr(module, name) for name in SOURCES if hasattr(module, name)}
     if recipe.rules == "steel":
-        plain = {name: card for name, card in SOURCES.items() if card.document}
-        rules |= {name: steel_rules.plain(card.document, card.keep) for name, card in plain.items()}
+        mapped = {name: card for name, card in SOURCES.items() if card.map} | (cards or {})
+        rules |= {n: steel_rules.mapped(c.map, c.keep, f"card {n}") for n, c in mapped.items()}
     return rules
+
+
+def own_cards(files: dict[str, list[Path]], root: Path) -> dict[str, Source]:
+    """The cards that stand beside the raw files, by source."""
+    cards = {name: own_card(paths[0], root) for name, paths in files.items() if paths}
+    return {name: card for name, card in cards.items() if card and card.name == name}
 
 
 def convert_source(
@@ -32,7 +38,8 @@ def convert_source(
 
     One bad record never ends a file, one bad file never ends a source.
     """
-    rule, options = rules_of(recipe)[name], recipe.options.get(name) or {}
+    rule = rules_of(recipe, own_cards({name: files}, root))[name]
+    options = recipe.options.get(name) or {}
     notes = tally.more.setdefault("notes", Counter())
     tally.more.setdefault("unread_bytes", 0)
     for path in files:

@@ -1,6 +1,7 @@
 """Post-training sets that real documents hold: their dialogues, and tasks that metadata spell out.
 
-Dialogue sources give SFT rows as they are. A regulated poem gives the request that its title and
+Dialogue sources give SFT rows as they are; a dialogue that has a rejected answer, too, is a
+preference. A regulated poem gives the request that its title and
 form imply, and a preference: the poem over one that has another form than was asked for. Sources
 with neither give nothing, and the life skips the stages that would need it.
 """
@@ -30,12 +31,17 @@ def write_instructions(
     Returns the number of rows written by name.
     """
     dialogues: list[tuple[str, dict]] = []
+    judged: list[tuple[str, dict]] = []
     poems: list[tuple[str, str, str, str]] = []  # rank, form, title, verse
     for doc in read_documents(docs):
         if skip(doc):
             continue
         rank = hashlib.blake2b(f"{seed}:{doc.id}".encode(), digest_size=8).hexdigest()
-        if doc.messages:
+        if doc.messages and (rejected := doc.meta.get("rejected")):
+            *asked, chosen = doc.messages
+            row = {"messages": asked, "chosen": chosen["content"], "rejected": rejected}
+            judged.append((rank, row | {"kind": doc.source, "lang": doc.lang}))
+        elif doc.messages:
             row = {"messages": doc.messages, "kind": doc.source, "lang": doc.lang}
             dialogues.append((rank, row))
         elif doc.source == "chinese_poetry" and doc.meta.get("title"):
@@ -44,9 +50,11 @@ def write_instructions(
             verse = "\n".join(lines[2 if author else 1 :])
             if form := text_form(verse):
                 poems.append((rank, form, title, verse))
-    dialogues = sorted(dialogues, key=lambda ranked: ranked[0])[:limit]
     poems = sorted(poems)[:limit]
-    sft, pairs = [row for _, row in dialogues], []
+    sft, pairs = (
+        [row for _, row in sorted(rows, key=lambda ranked: ranked[0])[:limit]]
+        for rows in (dialogues, judged)
+    )
     for place, (_, form, title, verse) in enumerate(poems):
         request = {"role": "user", "content": f"请以《{title}》为题，写一首{form}。"}
         answer = {"role": "assistant", "content": verse}

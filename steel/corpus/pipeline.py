@@ -34,7 +34,7 @@ from ..documents import (
 from ..machine import Progress, progress
 from ..runlog import atomic_write
 from . import dedup as duplicates
-from .convert import convert_source, rules_of
+from .convert import convert_source, own_cards, rules_of
 from .dedup import NO_DEDUP, Dedup, Keys, Pair
 from .operators import Operator, Reject, apply
 from .recipe import Recipe, load_recipe
@@ -97,7 +97,7 @@ def _inputs(
     if not found:
         names = ", ".join(SOURCES)
         raise UserError(f"{raw}: no raw data recognised; name the folders after sources ({names})")
-    rules = rules_of(recipe)
+    rules = rules_of(recipe, own_cards(found, raw))
     about = {
         "unrecognised_files": [os.fspath(p.relative_to(raw)) for p in unknown],
         "sources_without_a_rule": [name for name in found if name not in rules],
@@ -133,6 +133,8 @@ class _Job:
         """Everything that decides the documents of one source."""
         stats = [(file, file.stat()) for file in self.files[name]]
         files = [(inside(f, self.root, name), s.st_size, s.st_mtime_ns) for f, s in stats]
+        if "convert" in self.steps:
+            files += [asdict(c) for c in own_cards({name: self.files[name]}, self.root).values()]
         return _digest(
             [VERSION, self.steps, self.trace, asdict(replace(self.recipe, name="")), files]
         )

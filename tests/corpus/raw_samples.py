@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from steel.corpus.sources import SOURCES
+
 TEXTS = [
     "铁塔镇的早班电车从桥上缓缓开过，面包房的灯已经亮了，学生们背着书包在站台上等车。",
     "图书馆每天开到晚上九点，二楼靠窗的座位最受欢迎，冬天的傍晚可以看见河面上的雾。",
@@ -47,8 +49,46 @@ def parquet(path: Path, rows: list[dict]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def write_raw(root: Path) -> Path:
-    """Every source once, with bad records among the good; returns the folder."""
+def record_of(source, number: int) -> dict:
+    """A good record of a source whose card maps roles to fields, in one spelling of its turns."""
+    question, answer = f"{DIALOGUES[number][0]}（{source.name}）", DIALOGUES[number][1]
+    spellings = [
+        [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+        [{"human": question, "assistant": answer}],
+    ]
+    texts = {
+        "text": f"{TEXTS[number]}（{source.name}）",
+        "title": "一个题目",
+        "question": question,
+        "answer": answer,
+        "input": f"第{number}个",
+        "history": [["前一个问题", "前一个回答"]],
+        "system": "你是一个助手。",
+        "turns": spellings[number],
+        "chosen": [answer, spellings[number][-1] if number < 2 else answer, spellings[number]][
+            number
+        ],
+        "rejected": "不知道。",
+    }
+    record = dict.fromkeys(source.fields, "x") | {
+        field: texts[role] for role, field in source.map.items()
+    }
+    # Signs that name the objects in a list: those need one.
+    for sign in source.signs:
+        for name, _, key in (part.partition(".") for part in sign):
+            if key in ("from", "role") and name in source.map.values():
+                said = "value" if key == "from" else "text"
+                turns = [{key: "human", said: question}, {key: "assistant", said: answer}]
+                record[name] = turns[: 1 if "chosen" in source.map else 2]
+    return record
+
+
+def write_raw(root: Path, whole: bool = False) -> Path:
+    """The original's sources and a few more, with bad records among the good; returns the folder.
+
+    whole: every source of the catalogue.
+    """
     jsonl(
         root / "skypile/a.jsonl",
         [{"text": t} for t in TEXTS] + [b"{broken", b"\xff\xfe", {"text": None}, {}, [1]],
@@ -233,4 +273,20 @@ def write_raw(root: Path) -> Path:
     )
     (root / "personal/paper.pdf").write_bytes(b"%PDF-1.4 nothing")
     (root / "picture.png").write_bytes(b"\x89PNG")
+    for source in SOURCES.values() if whole else ():
+        if not (root / source.name).is_dir() and source.map:
+            rows = [record_of(source, number) for number in range(3)]
+            if "Parquet" in source.container:
+                rows = [json.loads(json.dumps(record_of(source, 1)))] * 2
+                parquet(root / source.name / "a.parquet", rows)
+            else:
+                jsonl(root / source.name / "a.jsonl", rows)
+    if whole:
+        talk = "Human:河上的雾从哪里来？\nAssistant:来自水汽。\nHuman:什么时候散？\nAssistant:"
+        jsonl(
+            root / "belle_multiturn/a.json",
+            [{"instruction": talk, "input": "", "output": "天亮。"}],
+        )
+        exam = {"q_main": "最大的数是？", "option_a": "一", "option_b": "二", "std_ans": "B"}
+        jsonl(root / "wanjuan_mcq/a.jsonl", [exam, exam | {"option_a": None}])
     return root

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_samples import write_raw
+from raw_samples import DIALOGUES, TEXTS, jsonl, write_raw
 
 from steel.config import UserError
 from steel.corpus.convert import convert_source, rules_of
@@ -36,12 +36,13 @@ ANY = st.recursive(
     max_leaves=8,
 )
 PATH = Path("cpp/train.parquet")
+RAW_BY_HAND = "wanjuan wikipedia_cn skypile belle_2m belle_3_5m moss firefly".split()
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     root = tmp_path_factory.mktemp("convert")
-    report = convert(write_raw(root / "raw"), root / "out")
+    report = convert(write_raw(root / "raw", whole=True), root / "out")
     documents = {
         name: list(read_documents(root / f"out/{name}.jsonl.zst")) for name in report["sources"]
     }
@@ -162,6 +163,60 @@ def test_dialogues_keep_their_turns_in_order(converted):
         assert all(d.text == "" and d.messages for d in documents[name])
 
 
+def test_every_spelling_of_a_dialogue_gives_the_same_turns(converted):
+    """Each mapped source: the question and the answer arrive, whatever the fields are called."""
+    _, documents = converted
+    for name, source in SOURCES.items():
+        if not source.map or name in RAW_BY_HAND:
+            continue
+        made = documents[name]
+        assert len(made) >= 2, name
+        for document in made:
+            if "text" in source.map:
+                assert f"（{name}）" in document.text and not document.messages
+                continue
+            first, second = [turn["content"] for turn in document.messages[-2:]]
+            assert f"（{name}）" in first and second in dict(DIALOGUES).values()
+            assert ("input" not in source.map) or first.endswith("个")
+            assert ("history" not in source.map) or document.messages[0]["content"] == "前一个问题"
+            assert ("system" not in source.map) or document.messages[0]["role"] == "system"
+            assert document.meta.get("rejected") == ("不知道。" if "chosen" in source.map else None)
+
+
+def test_a_transcript_and_a_multiple_choice_question_become_turns(converted):
+    report, documents = converted
+    [talk] = documents["belle_multiturn"]
+    assert [turn["content"] for turn in talk.messages] == [
+        "河上的雾从哪里来？",
+        "来自水汽。",
+        "什么时候散？",
+        "天亮。",
+    ]
+    [exam] = documents["wanjuan_mcq"]
+    assert [turn["content"] for turn in exam.messages] == ["最大的数是？\nA. 一\nB. 二", "答案：B"]
+    assert report["sources"]["wanjuan_mcq"]["steps"]["convert"]["rejected"] == {"no options": 1}
+
+
+def test_a_card_of_the_users_own_describes_a_new_source(tmp_path):
+    folder = tmp_path / "raw" / "letters"
+    folder.mkdir(parents=True)
+    rows = [{"betreff": "雾", "brief": TEXTS[0]}, {"betreff": "雾"}, {"brief": TEXTS[1]}]
+    jsonl(folder / "deep" / "a.jsonl.gz", rows)
+    (folder / "card.yaml").write_text("map: {text: brief, title: betreff}\nkeep: [betreff]\n")
+    report = convert(tmp_path / "raw", tmp_path / "out")
+    assert report["sources"]["letters"]["steps"]["convert"]["rejected"] == {"no brief": 1}
+    first, second = read_documents(tmp_path / "out" / "letters.jsonl.zst")
+    assert first.text == f"雾\n{TEXTS[0]}" and first.meta["betreff"] == "雾"
+    assert second.source == "letters" and second.text == TEXTS[1]
+    (folder / "card.yaml").write_text("map: {text: betreff}\n")  # a changed card is used at once
+    convert(tmp_path / "raw", tmp_path / "out")
+    assert next(read_documents(tmp_path / "out" / "letters.jsonl.zst")).text == "雾"
+    for card, said in (("map: {text: a, turns: b}", "no shape"), ("colour: red", "not a card")):
+        (folder / "card.yaml").write_text(card)
+        with pytest.raises(UserError, match=said):
+            prepare(tmp_path / "raw", tmp_path / "out")
+
+
 def test_exam_questions_have_letters_and_separators(converted):
     _, documents = converted
     assert [d.text for d in documents["wanjuan_exam"]] == [
@@ -201,7 +256,7 @@ def test_ids_are_unique_and_do_not_depend_on_where_the_folder_stands(converted, 
     _, documents = converted
     ids = [d.id for ds in documents.values() for d in ds]
     assert len(set(ids)) == len(ids)
-    raw = write_raw(tmp_path / "deep" / "raw")
+    raw = write_raw(tmp_path / "deep" / "raw", whole=True)
     convert(raw.parent, tmp_path / "out")
     assert {d.id for d in read_documents(tmp_path / "out")} == set(ids)
 
@@ -214,7 +269,10 @@ def test_the_original_strips_endings_that_belong_to_the_text():
         ]
     }
     assert original_rules.belle_3_5m(record, PATH, {}).text.endswith("assistant\na Corporatio")
-    assert steel_rules.belle_3_5m(record, PATH, {}).messages[1]["content"] == "a Corporation"
+    assert (
+        rules_of(load_recipe("steel"))["belle_3_5m"](record, PATH, {}).messages[1]["content"]
+        == "a Corporation"
+    )
 
 
 def test_mistakes_are_one_clear_line(tmp_path):

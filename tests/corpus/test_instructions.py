@@ -76,3 +76,13 @@ def test_nothing_to_teach_gives_nothing(tmp_path):
         "sft": 0,
         "preference": 0,
     }
+
+
+def test_a_dialogue_with_a_rejected_answer_is_a_preference_and_no_sft_row(tmp_path):
+    turns = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好。"}]
+    doc = Document("1", "", "dpo_en_zh", "zh", {"messages": turns, "rejected": "走开"})
+    write_documents(tmp_path / "docs" / "dpo_en_zh.jsonl.zst", [doc])
+    counts = write_instructions(tmp_path / "docs", tmp_path / "post", 1)
+    [row] = [json.loads(x) for x in (tmp_path / "post/preference.jsonl").read_text().splitlines()]
+    assert counts == {"sft": 0, "preference": 1} and row["messages"] == turns[:1]
+    assert (row["chosen"], row["rejected"]) == ("你好。", "走开")

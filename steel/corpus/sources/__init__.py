@@ -6,35 +6,39 @@ from typing import Any
 
 import yaml
 
-from ...config import UserError
+from ...config import UserError, first_line
 from . import readers
 
 KINDS = ("text", "dialogue", "code", "poetry")
 
 
+CARD = "card.yaml"  # in a folder of raw files: the card of a source that is not in the catalogue
+
+
 @dataclass(frozen=True)
 class Source:
-    """What is known about one source; `size_bytes` and `records` of the public whole, or 0.
+    """What is known about one source; bytes, tokens and records of the public whole, 0 if not published.
 
-    kind picks the operators of a recipe. document, keep: the fields of a plain document, and of its
-    meta. hub is the Hugging Face dataset and hub_files patterns of the files wanted. aliases: other
-    names of its folder. signs: sets of fields that tell its records, with `field.key` for the
-    objects in a list.
+    kind picks the operators of a recipe. map: which field of a record plays which role (see
+    `steel_rules.mapped`); keep: fields for the document's meta. hub is the Hugging Face dataset and
+    hub_files patterns of the files wanted. aliases: other names of its folder. signs: sets of
+    fields that tell its records, with `field.key` for the objects in a list.
     """
 
     name: str
-    title: str
-    kind: str
-    language: str
-    licence: str
-    size_bytes: int
-    records: int
-    link: str
-    obtain: str
-    container: str
-    fields: list[str]
-    original: str
-    document: list[str] = field(default_factory=list)
+    title: str = ""
+    kind: str = "text"
+    language: str = ""
+    licence: str = ""
+    size_bytes: int = 0
+    tokens: int = 0
+    records: int = 0
+    link: str = ""
+    obtain: str = ""
+    container: str = ""
+    fields: list[str] = field(default_factory=list)
+    original: str = ""
+    map: dict[str, str] = field(default_factory=dict)
     keep: list[str] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
     hub: str = ""
@@ -49,6 +53,7 @@ class Source:
             "kind": self.kind,
             "language": self.language,
             "records": f"{self.records:,}" if self.records else "",
+            "tokens": f"{self.tokens / 1e9:,.0f} B" if self.tokens else "",
             "size": f"{self.size_bytes / 1e9:,.1f} GB" if self.size_bytes else "",
             "container": self.container,
             "licence": self.licence,
@@ -56,7 +61,7 @@ class Source:
 
     def card(self) -> str:
         """All of it as Markdown."""
-        facts = {key: value or "not stated" for key, value in self.table().items()}
+        facts = {key: value or "not published" for key, value in self.table().items()}
         facts |= {
             "link": self.link,
             "how to obtain": self.obtain,
@@ -90,12 +95,28 @@ def find_source(name: str) -> Source:
     return SOURCES[name]
 
 
+def own_card(path: Path, root: Path) -> Source | None:
+    """The card that the user wrote for the folder in which this file stands, or for one above it.
+
+    Its source is called like the folder. UserError when the file is no card.
+    """
+    for folder in path.relative_to(root).parents:
+        file = root / folder / CARD
+        if file.is_file():
+            try:
+                card = yaml.safe_load(file.read_text(encoding="utf-8"))
+                return Source(name=file.resolve().parent.name, **card)
+            except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+                raise UserError(f"{file}: not a card of a source ({first_line(error)})") from None
+    return None
+
+
 def survey(folder: Path | str) -> tuple[dict[str, list[Path]], list[Path]]:
     """The files of each source in a folder of raw data, and the files that belong to none.
 
-    A folder named after a source (or one of its aliases) decides for all record files below it;
-    elsewhere the first records of a file decide. Text, Markdown and PDF files outside a named
-    folder are `personal`.
+    A folder with a card of its own, or named after a source (or one of its aliases), decides for
+    all record files below it; elsewhere the first records of a file decide. Texts, web pages and
+    books outside a named folder are `personal`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -104,16 +125,19 @@ def survey(folder: Path | str) -> tuple[dict[str, list[Path]], list[Path]]:
     unknown = []
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if path.is_file() and not any(part.startswith(".") for part in parts):
-            name = _source_of(path, (folder.resolve().name, *parts[:-1]))
-            (found[name] if name else unknown).append(path)
+        if path.is_file() and path.name != CARD and not any(p.startswith(".") for p in parts):
+            if (own := own_card(path, folder)) and readers.plain_suffix(path) in readers.READERS:
+                name = own.name
+            else:
+                name = _source_of(path, (folder.resolve().name, *parts[:-1]))
+            (found.setdefault(name, []) if name else unknown).append(path)
     return {name: files for name, files in found.items() if files}, unknown
 
 
 def inside(path: Path, root: Path, name: str) -> str:
     """The path below the folder named after the source, or `root`, wherever that stands."""
     parts = path.relative_to(root).parts
-    named = [place for place, part in enumerate(parts[:-1]) if name in _named(part)]
+    named = [i for i, part in enumerate(parts[:-1]) if name == part or name in _named(part)]
     return "/".join(parts[named[-1] + 1 :] if named else parts)
 
 

@@ -1,6 +1,6 @@
 """The rules of recipe `steel`, named after their sources: keep what the record says, laid out.
 
-A source without a function here has a card that names its fields: see `plain`.
+A source without a function here has a card that says which field plays which role: see `mapped`.
 """
 
 import json
@@ -8,10 +8,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ...config import UserError
 from .rules import Piece, Rule, Skip, list_of, needed, text_of
 
-_ROLES = {"human": "user", "user": "user", "system": "system"}
+# What a card's map may name: the roles that are needed, and those that may be added.
+SHAPES = [
+    ({"text"}, {"title"}),
+    ({"question", "answer"}, {"input", "history", "system"}),
+    ({"turns"}, {"system"}),
+    ({"chosen", "rejected"}, {"question", "system"}),
+]
+_ROLES = {"human": "user", "user": "user", "prompter": "user", "system": "system"}
 _ROLES |= dict.fromkeys(("assistant", "gpt", "moss", "bot"), "assistant")
+_TRANSCRIPT = re.compile(r"(?:\A|\n)(Human|Assistant)[:：]")
 _TAGS = re.compile(r"\A\ufeff?(?:<(?:reponame|filename|gh_stars)>[^<\n]*)+\n?")
 _TAG = re.compile(r"<(reponame|filename|gh_stars)>([^<\n]*)")
 _UPVOTES = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([万萬wWkK千]?)")
@@ -23,18 +32,94 @@ _LANGUAGES |= dict.fromkeys((".cpp", ".cc", ".cxx", ".hpp", ".h"), "cpp")
 _DYNASTIES = {"tang": "唐", "song": "宋", "yuan": "元", "wudai": "五代"}
 
 
-def plain(document: list[str], keep: list[str]) -> Rule:
-    """The rule of a source whose document is one field, or the answer in one field to another.
+def mapped(roles: dict[str, str], keep: list[str], where: str = "map") -> Rule:
+    """The rule of a source whose card maps roles to fields, as one of `SHAPES`.
 
-    keep: fields that go into the meta of the document.
+    text: the document, under its title. question and answer: a dialogue; what the input adds stands
+    below the question, the turns of the history and the system prompt before it. turns: a list of
+    turns, see `turns_of`. chosen and rejected: the dialogue with the chosen answer, and the rejected
+    one in its meta; question is a text or turns. keep: more fields for the meta. UserError otherwise.
     """
+    given = set(roles)
+    if not any(needs <= given <= needs | may for needs, may in SHAPES):
+        shapes = " | ".join(" ".join(sorted(n)) + f" [{' '.join(sorted(m))}]" for n, m in SHAPES)
+        raise UserError(f"{where}: no shape of a record is {' '.join(roles) or '()'}: {shapes}")
 
     def rule(record: dict[str, Any], path: Path, options: dict) -> Piece:
-        texts = [needed(record, name) for name in document]
-        messages = _pair(*(text.strip() for text in texts)) if len(texts) == 2 else None
-        return Piece("" if messages else texts[0], messages, meta=only(record, *keep))
+        def text(role: str) -> str:
+            return text_of(record, roles[role]).strip() if role in roles else ""
+
+        meta = only(record, *keep)
+        if "text" in roles:
+            return Piece(_titled(text("title"), needed(record, roles["text"])), meta=meta)
+        before = [{"role": "system", "content": text("system")}] if text("system") else []
+        if "turns" in roles:
+            turns = turns_of(record.get(roles["turns"]), roles["turns"])
+            said = bool(turns) and turns[0]["role"] == "system"
+            return _dialogue(turns if said else [*before, *turns], meta)
+        if "chosen" in roles:
+            return _preference(record, roles, before, meta)
+        question, more = needed(record, roles["question"]).strip(), text("input")
+        note = "input used" if more and more not in question else ""
+        if "history" in roles:
+            before += turns_of(record.get(roles["history"]), roles["history"])
+        asked = _pair(f"{question}\n{more}" if note else question, needed(record, roles["answer"]))
+        asked[1]["content"] = asked[1]["content"].strip()
+        return _dialogue([*before, *asked], meta, note)
 
     return rule
+
+
+def turns_of(value: Any, name: str) -> list[dict[str, str]]:
+    """The turns in a list (or one object), in any of the usual spellings.
+
+    {"from" or "role", "value" or "content" or "text"}, {"human", "assistant"}, [question, answer].
+    """
+    value = [value] if isinstance(value, dict) else value
+    if not isinstance(value, list | None):
+        raise Skip(f"{name} is not a list")
+    turns = []
+    for turn in value or []:
+        if isinstance(turn, list) and len(turn) == 2:
+            turn = dict(zip(("human", "assistant"), turn))
+        if not isinstance(turn, dict):
+            raise Skip("a turn is not an object")
+        if who := next((key for key in ("from", "role") if key in turn), ""):
+            role = _ROLES.get(text_of(turn, who).lower())
+            if role is None:
+                raise Skip("unknown role")
+            said = next((key for key in ("value", "content", "text") if key in turn), "value")
+            turns.append({"role": role, "content": text_of(turn, said).strip()})
+        else:
+            turns += _pair(text_of(turn, "human").strip(), text_of(turn, "assistant").strip())
+    return turns
+
+
+def _preference(record: dict, roles: dict[str, str], before: list, meta: dict) -> Piece:
+    """The dialogue that ends in the chosen answer; the rejected one goes into the meta."""
+
+    def side(role: str) -> list[dict[str, str]]:
+        value = record.get(roles[role])
+        if isinstance(value, str):
+            return [{"role": "assistant", "content": value.strip()}]
+        return turns_of(value, roles[role])
+
+    chosen, rejected = side("chosen"), side("rejected")
+    if not (chosen and rejected and chosen[-1]["role"] == rejected[-1]["role"] == "assistant"):
+        raise Skip("no chosen or no rejected answer")
+    if not rejected[-1]["content"] or rejected[-1] == chosen[-1]:
+        raise Skip("nothing rejected")
+    asked = record.get(roles.get("question", ""))
+    if len(chosen) == 1:  # else it begins with the question
+        asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        chosen = [*turns_of(asked, roles.get("question", "question")), *chosen]
+    return _dialogue([*before, *chosen], meta | {"rejected": rejected[-1]["content"]})
+
+
+def _titled(title: str, content: str) -> str:
+    """The content under its title, where one is given and the content does not begin with it."""
+    begins = not title or content.lstrip().startswith(title)
+    return content if begins else f"{title}\n{content}"
 
 
 def only(record: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -46,25 +131,32 @@ def personal(record: dict[str, Any], path: Path, options: dict) -> Piece:
     return Piece(needed(record, "text"), meta={"name": path.name})
 
 
-def wanjuan(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    """Content, under its title where one is given and the content does not begin with it."""
-    content, title = needed(record, "content"), text_of(record, "title").strip()
-    if title and not content.lstrip().startswith(title):
-        content = f"{title}\n{content}"
-    return Piece(content, meta={"wanjuan_id": str(record["id"])} if record.get("id") else None)
-
-
 def wanjuan_exam(record: dict[str, Any], path: Path, options: dict) -> Piece:
     """Question, one option a line with its letter, answer, explanation."""
+    question, answer = _exam(record)
+    return Piece(f"{question}\n{answer}", meta=only(record, "q_type", "grade", "major"))
+
+
+def wanjuan_mcq(record: dict[str, Any], path: Path, options: dict) -> Piece:
+    """The same as a dialogue; only questions with options."""
+    question, answer = _exam(record)
+    if not text_of(record, "option_a").strip():
+        raise Skip("no options")
+    return Piece(messages=_pair(question, answer), meta=only(record, "q_type", "grade", "major"))
+
+
+def _exam(record: dict[str, Any]) -> tuple[str, str]:
     needed(record, "q_main")
-    choices = {f"option_{letter}": f"{letter.upper()}. " for letter in "abcdefg"}
+    asks = {"q_main": ""} | {f"option_{letter}": f"{letter.upper()}. " for letter in "abcdefg"}
     ends = {"std_ans": "答案：", "answer_detail": "解析："}
-    texts = {name: text_of(record, name).strip() for name in ("q_main", *choices, *ends)}
-    if not any(texts[name] for name in ends):
+
+    def lines(labels: dict[str, str]) -> str:
+        texts = {name: text_of(record, name).strip() for name in labels}
+        return "\n".join(labels[name] + text for name, text in texts.items() if text)
+
+    if not lines(ends):
         raise Skip("no answer")
-    label = {"q_main": ""} | choices | ends
-    text = "\n".join(label[name] + text for name, text in texts.items() if text)
-    return Piece(text, meta=only(record, "q_type", "grade", "major"))
+    return lines(asks), lines(ends)
 
 
 def baidu_baike(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -117,30 +209,18 @@ def parse_upvotes(value: Any) -> int:
     return round(float(match[1].replace(",", "")) * _UNITS.get(match[2].lower(), 1))
 
 
-def belle_2m(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    """Instruction and, where it says more, the input; the output answers."""
-    instruction, given = needed(record, "instruction").strip(), text_of(record, "input").strip()
-    output = needed(record, "output").strip()
-    if given and given not in instruction:
-        return Piece(messages=_pair(f"{instruction}\n{given}", output), note="input used")
-    return Piece(messages=_pair(instruction, output))
-
-
-def belle_3_5m(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    turns = []
-    for turn in list_of(record, "conversations", dict, "turn"):
-        role = _ROLES.get(text_of(turn, "from").lower())
-        if role is None:
-            raise Skip("unknown role")
-        turns.append({"role": role, "content": text_of(turn, "value").strip()})
-    return _dialogue(turns, only(record, "id"))
-
-
-def moss(record: dict[str, Any], path: Path, options: dict) -> Piece:
-    turns = []
-    for pair in list_of(record, "conversation", dict, "turn"):
-        turns += _pair(text_of(pair, "human").strip(), text_of(pair, "assistant").strip())
-    return _dialogue(turns, only(record, "category"))
+def belle_multiturn(record: dict[str, Any], path: Path, options: dict) -> Piece:
+    """The instruction is a transcript that ends where the assistant has to speak: the output."""
+    said = f"{needed(record, 'instruction').strip()}\n{text_of(record, 'input').strip()}".strip()
+    _, *parts = _TRANSCRIPT.split(said)
+    turns = [
+        {"role": _ROLES[who.lower()], "content": text.strip()}
+        for who, text in zip(parts[::2], parts[1::2])
+    ]
+    if turns and turns[-1] == {"role": "assistant", "content": ""}:
+        turns.pop()
+    answer = {"role": "assistant", "content": needed(record, "output").strip()}
+    return _dialogue([*turns, answer], {})
 
 
 def starcoder(record: dict[str, Any], path: Path, options: dict) -> Piece:
@@ -188,9 +268,8 @@ def _pair(question: str, answer: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _dialogue(turns: list[dict[str, str]], meta: dict[str, Any]) -> Piece:
+def _dialogue(turns: list[dict[str, str]], meta: dict[str, Any], note: str = "") -> Piece:
     """An optional system turn, then user and assistant in turn; a last, unanswered one is cut."""
-    note = ""
     system = [turn for turn in turns[:1] if turn["role"] == "system"]
     rest = turns[len(system) :]
     if rest and rest[-1]["role"] == "user":
