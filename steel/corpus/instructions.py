@@ -37,7 +37,7 @@ def write_instructions(
         if skip(doc):
             continue
         rank = hashlib.blake2b(f"{seed}:{doc.id}".encode(), digest_size=8).hexdigest()
-        if doc.messages and (rejected := doc.meta.get("rejected")):
+        if doc.messages and (rejected := doc.meta.get("rejected_answer")):
             *asked, chosen = doc.messages
             row = {"messages": asked, "chosen": chosen["content"], "rejected": rejected}
             judged.append((rank, row | {"kind": doc.source, "lang": doc.lang}))

@@ -180,7 +180,9 @@ def test_every_spelling_of_a_dialogue_gives_the_same_turns(converted):
             assert ("input" not in source.map) or first.endswith("个")
             assert ("history" not in source.map) or document.messages[0]["content"] == "前一个问题"
             assert ("system" not in source.map) or document.messages[0]["role"] == "system"
-            assert document.meta.get("rejected") == ("不知道。" if "chosen" in source.map else None)
+            assert document.meta.get("rejected_answer") == (
+                "不知道。" if "chosen" in source.map else None
+            )
 
 
 def test_a_transcript_and_a_multiple_choice_question_become_turns(converted):

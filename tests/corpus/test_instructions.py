@@ -80,7 +80,7 @@ def test_nothing_to_teach_gives_nothing(tmp_path):
 
 def test_a_dialogue_with_a_rejected_answer_is_a_preference_and_no_sft_row(tmp_path):
     turns = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好。"}]
-    doc = Document("1", "", "dpo_en_zh", "zh", {"messages": turns, "rejected": "走开"})
+    doc = Document("1", "", "dpo_en_zh", "zh", {"messages": turns, "rejected_answer": "走开"})
     write_documents(tmp_path / "docs" / "dpo_en_zh.jsonl.zst", [doc])
     counts = write_instructions(tmp_path / "docs", tmp_path / "post", 1)
     [row] = [json.loads(x) for x in (tmp_path / "post/preference.jsonl").read_text().splitlines()]

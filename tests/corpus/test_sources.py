@@ -133,8 +133,8 @@ def test_tar_members_are_read_one_after_another(tmp_path):
 
 def test_a_broken_parquet_and_an_odd_encoding_become_reasons(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
-    (tmp_path / "a.txt").write_bytes(b"\xff\xff\xff\x80")
+    (tmp_path / "a.txt").write_bytes(b"\xff\xff\xff\xff\xff")
     assert [r.reason[:18] for _, r in records(tmp_path / "a.parquet")] == ["unreadable parquet"]
     assert [r.reason for _, r in records(tmp_path / "a.txt")] == [
-        "text encoding is neither UTF-8 nor GB18030"
+        "text encoding is neither UTF-8 nor UTF-16 nor GB18030"
     ]

@@ -1,4 +1,4 @@
-"""Raw containers, read as streams: JSON lines, JSON arrays, Parquet, tar, text; plain, .gz, .zst.
+"""Raw containers, read as streams: JSON lines, JSON arrays, Parquet, tar; plain, .gz, .zst.
 
 `records(path)` yields (number, record). What cannot be read becomes a `Bad` with its reason and
 size, so that the caller counts it and goes on: damage costs the record that it touched, and whatever
@@ -14,24 +14,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import orjson
 
 from ...documents import CHUNK, LARGEST, BrokenFile, read_chunks, split_lines
+from .text_files import TEXT_SUFFIXES, Bad, read_text_file
 
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 1 << 16  # bytes that decide whether a file is JSON lines
 _GAP = re.compile(r"[ \t\r\n,\[\]]*")  # what may stand between the records of an array
 _BRACKET = re.compile(r"[{\]]")
 _DECODER = json.JSONDecoder()
-
-
-class Bad(NamedTuple):
-    """What could not be read: the reason that the report counts, and how many bytes it is."""
-
-    reason: str
-    bytes: int = 0
 
 
 def plain_suffix(path: Path | str) -> str:
@@ -254,7 +248,9 @@ def _tar(path: Path) -> Iterator[Any]:
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header, ignore_zeros=True) as found:
             for member in found:
                 suffix = Path(member.name).suffix.lower()
-                if suffix in JSON_SUFFIXES and member.isfile():
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    yield Bad("archive member outside its folder", member.size)
+                elif suffix in JSON_SUFFIXES and member.isfile():
                     yield from json_records(_member(path, found.extractfile(member)))
                 elif member.isfile():
                     reason = f"unread member of a tar file: {suffix or 'no suffix'}"
@@ -274,35 +270,10 @@ def _member(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
         raise BrokenFile(path, "tar file is cut off") from None
 
 
-def _text(path: Path) -> Iterator[Any]:
-    """{"text": …} of a text or Markdown file."""
-    data = b"".join(read_chunks(path)).removeprefix(_BOM)
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            yield {"text": data.decode(encoding)}
-            return
-        except UnicodeDecodeError:
-            continue
-    yield Bad("text encoding is neither UTF-8 nor GB18030", len(data))
-
-
-def _pdf(path: Path) -> Iterator[Any]:
-    try:
-        import pypdf
-
-        yield {"text": "\n".join(page.extract_text() for page in pypdf.PdfReader(path).pages)}
-    except ImportError:
-        yield Bad("pdf needs pypdf (pip install pypdf)", path.stat().st_size)
-    except Exception as error:  # pypdf raises many kinds; one bad file must not end the run
-        yield Bad(f"unreadable pdf: {type(error).__name__}", path.stat().st_size)
-
-
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".pdf")
 READERS = {
     **dict.fromkeys(JSON_SUFFIXES, _json),
-    **dict.fromkeys(TEXT_SUFFIXES, _text),
-    ".pdf": _pdf,
+    **dict.fromkeys(TEXT_SUFFIXES, read_text_file),
     ".parquet": _parquet,
     ".tar": _tar,
     ".tgz": _tar,

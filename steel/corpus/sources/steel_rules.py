@@ -113,7 +113,7 @@ def _preference(record: dict, roles: dict[str, str], before: list, meta: dict) -
     if len(chosen) == 1:  # else it begins with the question
         asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
         chosen = [*turns_of(asked, roles.get("question", "question")), *chosen]
-    return _dialogue([*before, *chosen], meta | {"rejected": rejected[-1]["content"]})
+    return _dialogue([*before, *chosen], meta | {"rejected_answer": rejected[-1]["content"]})
 
 
 def _titled(title: str, content: str) -> str:
