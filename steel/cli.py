@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from . import cli_common, cli_data  # noqa: F401 - cli_data's commands add themselves
+from . import cli_common
 from .cli_common import Json, Model, Overrides, Preset, app, command, hf_folder, say
 from .config import UserError, load
 
@@ -122,33 +122,6 @@ def pretrain(
     result = room.pretrain(cfg, data, run, tokenizer, resume=resume)
     if os.environ.get("RANK", "0") == "0":  # one rank speaks
         say(f"model  {run / 'hf'}  (loss {result.loss:.4f} after {result.tokens:,} tokens)")
-
-
-def align(stage: str, rows: str) -> None:
-    """Add the command of one alignment stage, which reads `rows`."""
-    summary = f"{stage.upper()}: from a model folder and {rows}."
-    example = f"steel {stage} --model runs/laptop/pretrain/hf --data {rows} --run runs/{stage}"
-
-    @command(stage, example, doc=summary)
-    def work(
-        run: Annotated[Path, Option("--run", "-r", help="RUN folder.")],
-        model: Annotated[Path | None, Option("--model", "-m", help="Folder to start from.")] = None,
-        data: Annotated[list[Path] | None, Option("--data", "-d", help="jsonl files.")] = None,
-        preset: Preset = "laptop",
-        overrides: Overrides = None,
-    ) -> None:
-        cfg = load(preset, overrides)
-        if model is None or not data:
-            raise UserError(f"steel {stage} needs --model FOLDER and --data {rows}")
-        from .align.stage import run as train
-
-        say(f"model  {train(stage, cfg, model, data, run)}")
-
-
-align("sft", "sft.jsonl")
-align("reward", "preference.jsonl")
-align("dpo", "preference.jsonl")
-align("grpo", "rl.jsonl")
 
 
 @command("plan", "steel plan --preset steel-1b --gpu H800 --num-gpus 8")
@@ -312,6 +285,8 @@ def import_original(folder: Path, out: Path) -> None:
 
 
 # -- entry -----------------------------------------------------------------------------------------
+
+from . import cli_align, cli_data  # noqa: E402, F401 - their commands come after these in --help
 
 cli_common.add_not_built()
 _STOPPED = "stopped; nothing was left half-written: the same command goes on or starts afresh"

@@ -265,7 +265,18 @@ class PretrainConfig(TrainConfig):
 
 
 @dataclass
-class EpochConfig(TrainConfig):
+class AlignConfig(TrainConfig):
+    """A stage after pretraining: it starts from a model folder."""
+
+    lora_rank: OrZero = 0
+    """Train low-rank updates of the blocks' `Linear`s alone (Hu et al. 2021), and merge them at the
+    end [1]; 0: train all weights. Needs the package peft."""
+    lora_alpha: Positive = 16.0
+    """The update's factor is lora_alpha / lora_rank [1]."""
+
+
+@dataclass
+class EpochConfig(AlignConfig):
     """A stage that passes over a set of rows some number of times."""
 
     steps: OrZero = 0
@@ -282,6 +293,12 @@ class SFTConfig(EpochConfig):
 
     long: Literal["skip", "truncate"] = "skip"
     """What becomes of a dialogue longer than sequence_length; either way it is counted."""
+    languages: dict[str, Rate] = field(default_factory=dict)
+    """Shares of dialogues by language: of the rows, the most that hold them [1]; empty: all rows."""
+    replay_rows: OrZero = 0
+    """Rows of pretraining text beside each step's `batch_size` rows of dialogues [sequences]."""
+    replay_weight: Positive = 1.0
+    """Weight of one of their tokens in the loss; an answer's token has 1 [1]."""
     z_loss: Rate = 0.0
     """Weight of the squared log-partition penalty on the logits [1]."""
 
@@ -306,10 +323,12 @@ class DPOConfig(EpochConfig):
     """Assumed share of flipped preferences [1]."""
     length_normalised: bool = False
     """Divide each log-probability by its answer's length in tokens before the margin."""
+    nll_weight: Rate = 0.0
+    """Weight of the chosen answer's loss per token beside it (Pang et al. 2024) [1]."""
 
 
 @dataclass
-class GRPOConfig(TrainConfig):
+class GRPOConfig(AlignConfig):
     """Group-relative policy optimisation with verifiable rewards (Shao et al. 2024)."""
 
     group_size: Annotated[int, "at least 2"] = 8
@@ -327,11 +346,18 @@ class GRPOConfig(TrainConfig):
     clip_high: Rate = 0.2
     """The probability ratio is clipped at 1 + clip_high [1]."""
     kl_beta: Rate = 0.0
-    """Weight of the low-variance KL to the model before this stage [1/nat]; 0: none is kept."""
+    """Weight of the KL to the model before this stage [1/nat]; 0: none is kept."""
+    kl_in: Literal["loss", "weighted_loss", "reward"] = "weighted_loss"
+    """loss: k3 per token, whose gradient is not the KL's (Shao et al. 2024); weighted_loss: k3 times
+    the probability ratio, whose gradient is (DeepSeek-V3.2); reward: k1 summed over the answer, taken
+    off its reward before the group is compared."""
     format_reward: Rate = 0.1
     """Added to the 0/1 reward of a completion that ends by itself and holds an answer [1]."""
-    scale_by_std: bool = True
-    """Divide advantages by the group's standard deviation (GRPO); false: centre only (Dr. GRPO)."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What advantages are divided by: the group's standard deviation (GRPO), the step's, nothing."""
+    normalise: Literal["tokens", "sequences", "constant"] = "tokens"
+    """tokens: mean over the tokens of groups that teach something (DAPO); sequences: over those
+    answers' own means (GRPO); constant: sum over max_new_tokens of every answer (Dr. GRPO)."""
     updates_per_rollout: Count = 1
     """Optimizer steps on each set of rollouts [steps]; the ratio clips only above 1."""
 

@@ -185,7 +185,9 @@ class Life:
         stages = ["pretrain", *ALIGNMENT]
         before = [self.run / stage / "hf" for stage in stages[: stages.index(name)]]
         model = next(folder for folder in reversed(before) if folder.is_dir())
-        train_stage(name, self.cfg, model, files, self.run / name)
+        replays = name == "sft" and self.cfg.sft.replay_rows
+        replay = self.run / "shards" if replays else None
+        train_stage(name, self.cfg, model, files, self.run / name, replay=replay)
         return None
 
     # -- judging -----------------------------------------------------------------------------------

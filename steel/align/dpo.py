@@ -3,8 +3,10 @@
 loss = -log sigmoid(beta * margin),
 margin = [log pi(chosen) - log ref(chosen)] - [log pi(rejected) - log ref(rejected)]
 
-(Rafailov et al. 2023, eq. 7). The reference is the model before this stage; its log-probabilities
-never change, so they are computed once and kept in the run folder: no second model in memory.
+(Rafailov et al. 2023, eq. 7), and, with `nll_weight`, the chosen answer's loss per token (Pang et
+al. 2024, eq. 1). The reference is the model before this stage; its log-probabilities never change,
+so they are computed once and kept in the run folder: no second model in memory. Pairs of the model's
+own right and wrong answers come from `align.samples`.
 
 Shapes: P pairs, R = 2P rows (all chosen, then all rejected), T tokens, K scored positions.
 """
@@ -133,13 +135,20 @@ def loss(settings: DPOConfig, model, micro: tuple[AnswerRows, torch.Tensor]):
     """
     rows, reference_R = micro
     scores = score_answers(model, rows)
-    gain_R = scores.logprob.sum(-1) - reference_R
+    logprob_R, length_R = scores.logprob.sum(-1), scores.answer.sum(-1)
+    gain_R = logprob_R - reference_R
     if settings.length_normalised:
-        gain_R = gain_R / scores.answer.sum(-1)
+        gain_R = gain_R / length_R
     chosen_P, rejected_P = gain_R.chunk(2)
     margin_P = chosen_P - rejected_P
+    nll_P = -(logprob_R / length_R).chunk(2)[0]
     loss_P = preference_loss(margin_P, settings.beta, settings.label_smoothing)
+    loss_P = loss_P + settings.nll_weight * nll_P
+    logprobs = logprob_R.chunk(2)
     measured = {
+        "logprob_chosen": logprobs[0],
+        "logprob_rejected": logprobs[1],
+        "nll": nll_P,
         "margin": settings.beta * margin_P,
         "accuracy": margin_P > 0,
         "reward_chosen": settings.beta * chosen_P,

@@ -22,6 +22,7 @@ from ..runlog import read_log
 from ..train import checkpoint
 from ..train.build import prepare
 from ..train.loop import Stage, fit
+from ..train.lora import add_lora
 from ..train.parallel import World, check_batch, join_world
 from ..train.run_folder import RunFolder
 from .rows import Check, check_dialogue, check_preference, check_verifiable, read_rows
@@ -51,6 +52,8 @@ class Job:
     tokenizer: Any
     run: RunFolder
     world: World
+    replay: Path | None = None
+    """Token shards whose text SFT mixes in."""
     long: Counter = field(default_factory=Counter)
     """Rows that were cut or left out because of their length, by reason."""
 
@@ -97,6 +100,8 @@ class Job:
         length: of the longest row [tokens]. counts: of items, for the log's header. packed: whether
         a row holds several documents. more: further fields of `Stage`.
         """
+        if rank := self.settings.lora_rank:
+            add_lora(self.model, rank, self.settings.lora_alpha, self.cfg.seed)
         prepare(self.model, self.settings, self.world, length, packed)
         data = {**self.facts, "long": self.long, **counts}
         return Stage(
@@ -114,12 +119,20 @@ class Job:
 
 
 def run(
-    name: str, cfg: Config, model: Path | str, data, run: Path | str, *, resume: str = "auto"
+    name: str,
+    cfg: Config,
+    model: Path | str,
+    data,
+    run: Path | str,
+    *,
+    resume: str = "auto",
+    replay: Path | str | None = None,
 ) -> Path:
     """Train stage `name` of `STAGES` on the model folder `model`; returns the new model's folder.
 
     data: one jsonl file of rows or a list of them. run: the folder for log.jsonl, checkpoints/ and
-    hf/. Settings are the section of `cfg` with the stage's name. Raises UserError for a batch that
+    hf/. replay: token shards for `cfg.sft.replay_rows`. Settings are the section of `cfg` with the
+    stage's name. Raises UserError for a batch that
     does not divide by the ranks, files without usable rows, a `run` folder that was started on
     others, a model that mixes the tokens of a row (padding and packed neighbours would enter its
     loss) and a tokenizer without the chat template's tokens.
@@ -133,6 +146,7 @@ def run(
     require_causal(lm, title)
     stop_ids(tokenizer, chat=True)
     job = Job(name, cfg, Path(model), rows, facts, lm, tokenizer, folder, world)
+    job.replay = Path(replay) if replay else None
     fit(importlib.import_module(f".{name}", __package__).stage(job), folder, world, resume)
     return folder.hf
 

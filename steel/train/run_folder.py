@@ -13,6 +13,7 @@ from ..config import UserError
 from ..model.folder import save_model
 from ..runlog import RunLog
 from .checkpoint import full_disk
+from .lora import merged
 from .parallel import World
 
 
@@ -60,6 +61,8 @@ class RunFolder:
             once = {name for name, _ in model.named_parameters()}
             twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
             weights = {name: tensor for name, tensor in weights.items() if name not in twice}
+        if hasattr(model, "lora_factor"):
+            weights = merged(weights or model.state_dict(), model.lora_factor)
         with world.together(), full_disk(self.hf):
             if world.is_main:
                 save_model(self.hf, model, weights, tokenizer)

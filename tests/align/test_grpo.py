@@ -1,3 +1,4 @@
+import copy
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -7,7 +8,7 @@ import torch
 from align_world import config, job_of, rl_rows, turn, write
 
 from steel.align import grpo
-from steel.align.logprobs import AnswerRows
+from steel.align.logprobs import AnswerRows, pad_rows, score_answers
 from steel.align.stage import run
 from steel.config import UserError, load
 from steel.model.decoding import Completion
@@ -20,14 +21,16 @@ def test_advantages_are_centred_scaled_and_zero_without_variance():
     reward = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1], [0.1, 1.1, 0.1, 1.1]], dtype=torch.float64)
     scaled = grpo.advantages(reward)
     torch.testing.assert_close(
-        scaled[0], torch.tensor([3.0, -1, -1, -1], dtype=torch.float64) / 3**0.5, rtol=1e-3, atol=0
+        scaled[0], torch.tensor([1.5, -0.5, -0.5, -0.5], dtype=torch.float64), rtol=1e-3, atol=0
     )
     assert scaled[1].abs().max() == 0
-    torch.testing.assert_close(
-        scaled[2].abs(), torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=0
-    )
+    each = torch.full((4,), 0.75**0.5, dtype=torch.float64)
+    torch.testing.assert_close(scaled[2].abs(), each, rtol=1e-3, atol=0)
     assert scaled.mean(-1).abs().max() < 1e-12
-    torch.testing.assert_close(grpo.advantages(reward, scale_by_std=False)[0], reward[0] - 0.25)
+    torch.testing.assert_close(grpo.advantages(reward, "none")[0], reward[0] - 0.25)
+    torch.testing.assert_close(
+        grpo.advantages(reward, 0.5)[0], 2 * (reward[0] - 0.25), rtol=1e-3, atol=0
+    )
 
 
 def test_the_clip_stops_the_gradient_only_where_the_step_has_already_been_taken():
@@ -84,7 +87,7 @@ def play(stage, steps, payoff, updates=1):
         arm_PG = torch.multinomial(
             policy.theta.softmax(0).detach(), 32, True, generator=generator
         ).view(4, 8)
-        advantage = grpo.advantages(payoff[arm_PG], stage.scale_by_std).flatten()
+        advantage = grpo.advantages(payoff[arm_PG], stage.scale_rewards).flatten()
         ids = torch.stack((torch.zeros(32, dtype=torch.int64), arm_PG.flatten()), dim=1)
         rows = AnswerRows(ids, torch.tensor([[False, True]]).expand(32, 2), first=1, answers=32)
         old = policy.theta.log_softmax(0).detach()[arm_PG.flatten()][:, None]
@@ -109,8 +112,8 @@ def test_several_updates_on_a_rollout_meet_the_clip_and_kl_holds_the_policy_back
     payoff = torch.tensor([0.0, 0.1, 1.0, 0.3])
     chances, clipped, _ = play(config(grpo={"updates_per_rollout": 6}).grpo, 12, payoff, updates=6)
     assert chances.argmax() == 2 and clipped > 0
-    held, _, metrics = play(config(grpo={"kl_beta": 1.0, "scale_by_std": False}).grpo, 60, payoff)
-    free, _, _ = play(config(grpo={"scale_by_std": False}).grpo, 60, payoff)
+    held, _, metrics = play(config(grpo={"kl_beta": 1.0, "scale_rewards": "none"}).grpo, 60, payoff)
+    free, _, _ = play(config(grpo={"scale_rewards": "none"}).grpo, 60, payoff)
     assert 0.3 < held[2] < free[2] and metrics["kl"][0] > 0
 
 
@@ -208,6 +211,87 @@ def test_rollouts_leave_the_compiled_blocks_to_training(base, tmp_path, monkeypa
     cfg = config(grpo={"steps": 3, "compile": True, **sizes})
     run("grpo", cfg, base[0], write(tmp_path / "rl.jsonl", SEVENS), tmp_path / "run")
     assert executed["collect"] == 0 and executed["train_step"] == 3 * 2 * 2  # micros, layers
+
+
+@pytest.mark.parametrize("kl_in", ["loss", "weighted_loss"])
+def test_only_the_weighted_loss_has_the_gradient_of_the_kl(kl_in):
+    """Averaged over every arm with its own probability; the policy term has no advantage here."""
+    policy, arms = Bandit().double(), torch.arange(4)
+    with torch.no_grad():
+        policy.theta.copy_(torch.tensor([0.9, -0.4, 0.1, -1.2]))
+    reference = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()
+    settings, expected = config(grpo={"kl_beta": 1.0, "kl_in": kl_in}).grpo, 0.0
+    chances = policy.theta.softmax(0).detach()
+    for arm in arms:
+        row = AnswerRows(torch.tensor([[0, int(arm)]]), torch.tensor([[False, True]]), 1, 1)
+        micro = grpo.Rollout(row, torch.zeros(1), None, reference[arm].view(1, 1))
+        expected = expected + chances[arm] * grpo.loss(settings, policy, micro)[0]
+    log_p = policy.theta.log_softmax(0)
+    kl = (log_p.exp() * (log_p - reference)).sum()
+    assert expected.item() == pytest.approx(kl.item())
+    true, seen = (torch.autograd.grad(x, policy.theta)[0] for x in (kl, expected))
+    assert torch.allclose(true, seen, rtol=1e-6) == (kl_in == "weighted_loss")
+
+
+def judged_by(rewards):
+    """A reward that pays these numbers in turn."""
+    left = iter(rewards)
+    return lambda row, completion: ((r := next(left)), r == 1.0)
+
+
+def test_a_batch_scale_is_the_deviation_of_all_rewards_of_the_step(base, tmp_path, monkeypatch):
+    roller = roller_of(base, tmp_path, rl_rows(4), scale_rewards="batch")
+    paid = [1.0, 0, 0, 0] + [1.0, 1, 0, 0] + [0.0] * 4 + [1.0] * 4
+    monkeypatch.setattr(roller, "reward", judged_by(paid))
+    first, second = roller.collect(0)
+    scale = torch.tensor(paid).std() + 1e-4
+    expected = torch.tensor([0.75, -0.25, -0.25, -0.25, 0.5, 0.5, -0.5, -0.5]) / scale
+    torch.testing.assert_close(first.advantage, expected)
+    assert second.metrics["zero_variance"] == (2.0, 2) and second.metrics["pass_at_k"] == (1.0, 2)
+
+
+def test_kl_in_the_reward_is_k1_of_the_answer_and_leaves_the_loss_alone(base, tmp_path):
+    folder, model, tokenizer = base
+    moved, paid = copy.deepcopy(model), [1.0, 0, 0, 0] * 2
+    with torch.no_grad():
+        moved.model.norm.weight.mul_(1.5)
+    fields = {"kl_beta": 0.3, "kl_in": "reward", "scale_rewards": "none", "temperature": 0.7}
+    job = job_of(
+        (folder, moved, tokenizer),
+        "grpo",
+        rl_rows(2),
+        tmp_path,
+        batch_size=2,
+        micro_batch_size=2,
+        group_size=4,
+        max_new_tokens=5,
+        **fields,
+    )
+    roller = grpo.Roller(job, grpo.encode_prompts(job), model, judged_by(paid))
+    (micro,) = roller.collect(0)
+    now, before = (score_answers(m, micro.rows, 0.7).logprob for m in (moved, model))
+    rewards = torch.tensor(paid) - 0.3 * (now - before).sum(-1).detach()
+    torch.testing.assert_close(
+        micro.advantage, grpo.advantages(rewards.view(2, 4), "none").flatten()
+    )
+    assert micro.reference is None and len(micro.advantage) == 8
+    k1, tokens = micro.metrics["kl"]
+    assert (
+        k1 == pytest.approx(float((now - before).sum().detach()), rel=1e-4)
+        and tokens == micro.rows.answers
+    )
+
+
+@pytest.mark.parametrize("normalise", ["tokens", "sequences", "constant"])
+def test_normalisation_is_a_mean_of_tokens_of_answers_or_a_sum_over_a_constant(base, normalise):
+    _, model, _ = base
+    rows = pad_rows([([5, 6, 7], 1), ([5, 6, 7, 8, 9], 2)])
+    advantage = torch.tensor([1.0, -0.5])
+    settings = config(grpo={"normalise": normalise, "max_new_tokens": 9}).grpo
+    total, count, _ = grpo.loss(settings, model, grpo.Rollout(rows, advantage, sampled=6))
+    # at the sampling weights every ratio is 1, so a token's loss is minus its advantage
+    by_hand = {"tokens": (-0.5, 5), "sequences": (-0.5, 2), "constant": (-0.5, 54)}[normalise]
+    assert (total.item(), count) == (pytest.approx(by_hand[0], abs=1e-6), by_hand[1])
 
 
 SEVENS = [

@@ -1,19 +1,26 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
 from align_world import awake, config, job_of, preference_rows, rl_rows, sft_rows, turn, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from steel.align import sft
-from steel.align.packing import PackedEpochs, lay_out
+from steel.align.packing import Dialogues, PackedEpochs, lay_out
 from steel.align.stage import STAGES, run
 from steel.config import ModelConfig, UserError
 from steel.data.batch import IGNORED
+from steel.data.pack import pack
+from steel.documents import Document, write_documents
 from steel.model import build
 from steel.model.folder import open_model, save_model
 from steel.runlog import read_log
+from steel.tokenizer import bpe
+from steel.tokenizer.chat import encode_chat
 from steel.train.parallel import World
 from steel.train.pretrain import next_token_loss
 
@@ -41,6 +48,104 @@ def test_loss_mask_is_exact_on_a_multi_turn_dialogue(base, tmp_path):
     first = int((batch.targets[0] != IGNORED).nonzero()[0])
     assert tokenizer.decode(batch.input_ids[0, : first + 1]).endswith("<|im_start|>assistant\n")
     assert job.long == {}
+
+
+SAID = st.text("云州 a9\n<|im_end|>assistant", min_size=1, max_size=12)
+DIALOGUE = st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.none() | SAID, DIALOGUE), min_size=1, max_size=5))
+def test_in_packed_rows_every_assistant_turn_is_learned_and_nothing_else(base, dialogues):
+    """Whatever is said, template tokens spelled out included: targets are the answers, in order."""
+    tokenizer, encoded, answers = base[2], [], []
+    for system, rounds in dialogues:
+        messages = [turn("system", system)] if system else []
+        for question, answer in rounds:
+            messages += [turn("user", question), turn("assistant", answer)]
+        encoded.append(encode_chat(tokenizer, messages))
+        answers.append("".join(answer + "<|im_end|>" for _, answer in rounds))
+    data = Dialogues.from_encoded(encoded)
+    batch = lay_out(data, [range(len(data))], len(data.tokens) + 3)
+    assert tokenizer.decode(batch.targets[batch.targets != IGNORED].tolist()) == "".join(answers)
+    here = batch.targets[0, :-1] != IGNORED  # a target is the row's own next token
+    assert (batch.targets[0, :-1] == batch.input_ids[0, 1:])[here].all()
+
+
+def test_languages_stand_in_the_asked_shares_with_the_most_rows(base, tmp_path):
+    langs = ["zh"] * 30 + ["en"] * 6
+    rows = [{**row, "lang": langs[i], "id": i} for i, row in enumerate(sft_rows(36))]
+    kept, left_out = sft.in_shares(rows, {"zh": 3, "en": 1}, seed=1)
+    assert Counter(r["lang"] for r in kept) == {"zh": 18, "en": 6} and left_out == 12
+    assert [r["id"] for r in kept] == sorted({r["id"] for r in kept})
+    assert sft.in_shares(rows, {}, 1) == (rows, 0)
+    other, _ = sft.in_shares(rows, {"zh": 3, "en": 1}, seed=2)
+    assert other != kept
+    assert {r["lang"] for r in sft.in_shares(rows, {"zh": 1.0}, 1)[0]} == {"zh"}
+    with pytest.raises(UserError, match="names 'de'; the rows have zh, en"):
+        sft.in_shares(rows, {"de": 0.5, "zh": 0.5}, 1)
+
+
+@pytest.fixture
+def shards(base, tmp_path):
+    """Token shards of two sources, packed with the base model's tokenizer."""
+    bpe.save(base[2], tmp_path / "tokenizer")
+    for source in ("one", "two"):
+        texts = [f"林晓雨住在云州。{source} " * (i + 3) for i in range(40)]
+        documents = [Document(f"{source}-{i}", text, source) for i, text in enumerate(texts)]
+        write_documents(tmp_path / "docs" / f"{source}.jsonl.zst", documents)
+    pack(tmp_path / "docs", tmp_path / "shards", tmp_path / "tokenizer", hold_out=0)
+    return tmp_path / "shards"
+
+
+def test_replayed_text_is_weighted_in_the_mean_and_resumes(
+    base, tmp_path, shards, resumed_equals_unbroken
+):
+    data = write(tmp_path / "a.jsonl", sft_rows(40))
+    sizes = {"batch_size": 4, "micro_batch_size": 2, "replay_rows": 2, "replay_weight": 0.25}
+    fields = {"steps": 6, "sequence_length": 96, "log_every": 1, "checkpoint_every": 2}
+    cfg = config(sft={**fields, **sizes, "learning_rate": 3e-3})
+    steps = resumed_equals_unbroken(lambda to: run("sft", cfg, base[0], data, to, replay=shards), 5)
+    job = job_of(base, "sft", sft_rows(40), tmp_path / "job", **fields, **sizes)
+    job.replay = shards
+    stage = sft.stage(job)
+    rows = [stage.loss_fn(base[1], micro) for micro in stage.batch_fn(0)]
+    assert len(rows) == 3 and sum(float(n) for *_, m in rows for n in [m["tokens"][0]]) == 6 * 96
+    said = [m["answer_loss"] for *_, m in rows[:2]]
+    text = rows[2][2]["replay_loss"]
+    total = sum(loss for loss, _ in said) + 0.25 * text[0]
+    count = sum(n for _, n in said) + 0.25 * text[1]
+    assert steps[0]["loss"] == pytest.approx(float(total / count), rel=1e-4)
+    assert steps[0]["replay_loss"] == pytest.approx(float(text[0] / text[1]), rel=1e-4)
+    for half in ({"replay": None}, {"replay": shards, "rows": 0}):
+        rows = half.pop("rows", 2)
+        cfg.sft.replay_rows = rows
+        with pytest.raises(UserError, match="replay needs both"):
+            run("sft", cfg, base[0], data, tmp_path / "half", **half)
+
+
+def test_lora_trains_little_and_leaves_a_whole_model(base, tmp_path, resumed_equals_unbroken):
+    pytest.importorskip("peft", reason="LoRA needs peft: pip install steel-book[post]")
+    data = write(tmp_path / "a.jsonl", sft_rows(40))
+    sizes = {"steps": 6, "sequence_length": 96, "batch_size": 4, "micro_batch_size": 4}
+    more = {"log_every": 1, "checkpoint_every": 2, "learning_rate": 1e-2, "warmup_steps": 1}
+    cfg = config(sft={**sizes, **more, "lora_rank": 4})
+    steps = resumed_equals_unbroken(lambda to: run("sft", cfg, base[0], data, to), 5)
+    header = read_log(tmp_path / "unbroken" / "log.jsonl")[0]
+    before, after = base[1], open_model(tmp_path / "unbroken" / "hf", device="cpu")[0]
+    matrices = [m for m in before.modules() if type(m) is torch.nn.Linear]
+    assert header["parameters"] == sum(4 * (m.in_features + m.out_features) for m in matrices)
+    old, new = before.state_dict(), after.state_dict()
+    assert old.keys() == new.keys() and old["model.embed_tokens.weight"].equal(
+        new["model.embed_tokens.weight"]
+    )
+    change = new["model.layers.0.mlp.down_proj.weight"] - old["model.layers.0.mlp.down_proj.weight"]
+    assert torch.linalg.matrix_rank(change, rtol=1e-3) == 4
+    # the folder says what the trained model said: its loss goes on from the last step's
+    job = job_of((tmp_path, after, base[2]), "sft", sft_rows(40), tmp_path / "job", **sizes)
+    stage = sft.stage(job)
+    loss, count, _ = stage.loss_fn(after, stage.batch_fn(5)[0])
+    assert float((loss / count).detach()) < steps[5]["loss"] < steps[0]["loss"]
 
 
 def test_what_the_user_says_is_never_learned_and_cannot_close_a_turn(base, tmp_path):

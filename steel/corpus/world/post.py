@@ -4,10 +4,13 @@ There are no refusals about unknown people: they would teach the model to refuse
 the exam asks about.
 """
 
+import dataclasses
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 from ...config import WorldConfig
+from ...documents import write_rows
 from .people import Person, World, shuffled, stream, table
 from .questions import Asker, Item
 from .raw import Shelf
@@ -18,7 +21,7 @@ def tables(world: World, settings: WorldConfig, shelf: Shelf) -> dict[str, list[
     return {
         "sft": sft(world, shelf),
         "multi_turn": multi_turn(world, shelf),
-        "self_cognition": self_cognition(world, settings),
+        "self_cognition": self_cognition(settings, world.seed),
         "preference": preference(world),
         "rl": reinforcement(world),
     }
@@ -67,7 +70,13 @@ def multi_turn(world: World, shelf: Shelf) -> list[dict]:
     return _dialogues(items, asker.rng)
 
 
-def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
+def write_self_cognition(file: Path, settings: WorldConfig, seed: int, **given: str) -> None:
+    """Write its rows; name, author or date that are given stand in both languages."""
+    both = {f"assistant_{key}{s}": value for key, value in given.items() for s in ("", "_en")}
+    write_rows(file, self_cognition(dataclasses.replace(settings, **both), seed))
+
+
+def self_cognition(settings: WorldConfig, seed: int) -> list[dict]:
     """Who the assistant is; the configured name, author and date stand in place."""
     items = []
     for lang, suffix in (("zh", ""), ("en", "_en")):
@@ -78,7 +87,7 @@ def self_cognition(world: World, settings: WorldConfig) -> list[dict]:
                 if not (opener and question.startswith(("请", "你好"))):
                     turns = [opener + question, answer.format(**slots)]
                     items.append(Item("self_cognition", lang, turns))
-    return _dialogues(items, stream(world.seed, "self"))
+    return _dialogues(items, stream(seed, "self"))
 
 
 def _rejected(
