@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -40,12 +41,50 @@ def data_cards(source: Annotated[str, Argument(help="One source.")] = "") -> Non
         say(find_source(name).card() + "\n")
 
 
-@command("data download", "steel data download wikipedia_cn raw/wikipedia_cn")
-def data_download(source: str, out: Path) -> None:
+@command(
+    "data download",
+    "steel data download wikipedia_cn raw/wikipedia_cn --sample 1000",
+    "steel data download hub:HuggingFaceTB/cosmopedia raw --map question=prompt,answer=text",
+)
+def data_download(
+    source: Annotated[str, Argument(help="One of the sources, or hub:OWNER/NAME.")],
+    out: Path,
+    sample: Annotated[int, Option(help="Only so many records, without the rest.")] = 0,
+    endpoint: Annotated[str, Option(help="A mirror of the hub; also HF_ENDPOINT.")] = "",
+    map: Annotated[
+        str, Option(help="For hub: roles and columns, as text=… or turns=… or question=…,answer=…")
+    ] = "",
+    split: Annotated[str, Option(help="For hub:.")] = "train",
+) -> None:
     """Fetch a source, or say how to."""
-    from .corpus.download import download
+    from .corpus.download import download, stream_dataset
 
-    say(download(source, out))
+    if source.startswith("hub:"):
+        if endpoint:
+            os.environ["HF_ENDPOINT"] = endpoint  # `datasets` reads it when it is imported
+        roles = dict(part.strip().partition("=")[::2] for part in map.split(",") if part.strip())
+        repo = source.removeprefix("hub:")
+        say(stream_dataset(repo, out, roles, sample=sample, split=split))
+    else:
+        say(download(source, out, sample=sample, endpoint=endpoint, tell=say))
+
+
+@command("data compare", "steel data compare raw --out compare.json")
+def data_compare(raw: Path, out: Json = None) -> None:
+    """What the original's conversion keeps of raw files, and what ours does, source by source."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .corpus.convert import compare
+
+    rows = compare(raw)
+    columns = "records original steel original_characters steel_characters".split()
+    table = Table("source", *(c.replace("_", " ") for c in columns), box=None)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row.get(column, 0):,}" for column in columns))
+    Console().print(table)
+    if out:
+        atomic_write(out, json.dumps(rows, ensure_ascii=False, indent=1))
 
 
 @command("data prepare", "steel data prepare raw docs --recipe steel")

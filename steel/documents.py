@@ -93,7 +93,7 @@ def read_chunks(path: Path | str) -> Iterator[bytes]:
     try:
         with open(path, "rb") as file:
             left = size = path.stat().st_size
-            for chunk in _decompressed(file, path.name.lower()):
+            for chunk in decompressed(file, path.name.lower()):
                 left = size - file.tell()
                 yield chunk
     except EOFError:
@@ -104,7 +104,8 @@ def read_chunks(path: Path | str) -> Iterator[bytes]:
         raise BrokenFile(path, f"unreadable file: {error.strerror or error}", left) from None
 
 
-def _decompressed(file: IO[bytes], name: str) -> Iterator[bytes]:
+def decompressed(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """The bytes of an open file, unpacked as its name says. Raises EOFError or zlib.error."""
     if name.endswith((".gz", ".tgz")):
         stream = gzip.GzipFile(fileobj=file)
         yield from iter(lambda: stream.read1(PIECE), b"")

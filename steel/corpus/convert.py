@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..documents import Document, document_id, encode, guess_language
-from .recipe import Recipe
+from .recipe import Recipe, load_recipe
 from .report import Tally
-from .sources import SOURCES, Source, inside, original_rules, own_card, steel_rules
+from .sources import SOURCES, Source, inside, original_rules, own_card, steel_rules, survey
 from .sources.readers import Bad, records
 from .sources.rules import Piece, Rule, Skip
+
+PLACES = 5  # positions of rejected records that a report shows, for each reason
 
 
 def rules_of(recipe: Recipe, cards: dict[str, Source] | None = None) -> dict[str, Rule]:
@@ -36,12 +38,14 @@ def convert_source(
 ) -> Iterator[tuple[Document, bytes]]:
     """(document, its JSON line) of every good record of one source; the others are counted.
 
-    One bad record never ends a file, one bad file never ends a source.
+    One bad record never ends a file, one bad file never ends a source. The tally shows the first
+    `PLACES` of each reason, as file:record.
     """
     rule = rules_of(recipe, own_cards({name: files}, root))[name]
     options = recipe.options.get(name) or {}
     notes = tally.more.setdefault("notes", Counter())
     tally.more.setdefault("unread_bytes", 0)
+    places: dict[str, list[str]] = tally.more.setdefault("first_rejected", {})
     for path in files:
         place = inside(path, root, name)
         for number, record in records(path):
@@ -54,19 +58,25 @@ def convert_source(
                     raise Skip("record is not an object")
                 piece = rule(record, path, options)
                 document = _document(name, place, number, piece)
+                if "\0" in document.readable() and recipe.rules == "steel":
+                    raise Skip("NUL character")
                 line = encode(document)
             except Skip as skip:
-                tally.gone[str(skip)] += 1
+                reason = str(skip)
             except TypeError as error:  # orjson: lone surrogates, or a value that JSON lacks
                 unicode = "surrogates" in str(error)
-                tally.gone["not valid unicode" if unicode else "not valid as JSON"] += 1
+                reason = "not valid unicode" if unicode else "not valid as JSON"
             except Exception as error:  # a record nobody foresaw must not end a run of days
-                tally.gone[f"rule failed: {type(error).__name__}"] += 1
+                reason = f"rule failed: {type(error).__name__}"
             else:
                 tally.kept += 1
                 if piece.note:
                     notes[piece.note] += 1
                 yield document, line
+                continue
+            tally.gone[reason] += 1
+            if tally.gone[reason] <= PLACES:
+                places.setdefault(reason, []).append(f"{place}:{number}")
 
 
 def _document(name: str, place: str, number: int, piece: Piece) -> Document:
@@ -77,3 +87,19 @@ def _document(name: str, place: str, number: int, piece: Piece) -> Document:
         text = "\n".join(turn["content"] for turn in piece.messages)
     language = piece.lang or guess_language(text)
     return Document(document_id(name, place, number), piece.text, name, language, meta)
+
+
+def compare(raw: Path) -> dict[str, dict[str, int]]:
+    """What both recipes keep of the raw files, by source: records, and documents and characters."""
+    found, _ = survey(raw)
+    rows = {}
+    for name, files in found.items():
+        row = rows[name] = {}
+        for recipe in map(load_recipe, ("original", "steel")):
+            tally, characters = Tally("rejected"), 0
+            if name in rules_of(recipe, own_cards({name: files}, raw)):
+                made = convert_source(name, files, raw, recipe, tally)
+                characters = sum(len(document.readable()) for document, _ in made)
+                row["records"] = tally.read
+            row |= {recipe.rules: tally.kept, f"{recipe.rules}_characters": characters}
+    return rows

@@ -1,17 +1,38 @@
 """Fetch a source from the Hugging Face hub, with resume and checksums, or say how to get it."""
 
+import fnmatch
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ..config import UserError, first_line
-from .sources import find_source
+from ..documents import DocumentWriter
+from .sources import CARD, Source, find_source
+from .sources.readers import opened_records
+from .sources.steel_rules import mapped
 
 
-def download(name: str, out: Path | str) -> str:
+def download(
+    name: str,
+    out: Path | str,
+    *,
+    sample: int = 0,
+    endpoint: str = "",
+    tell: Callable[[str], None] = lambda line: None,
+) -> str:
     """Fetch a source into OUT/<name>/, or OUT when it is called like the source; check files.
 
-    Returns what was done, or, for a source that no hub has, what the user has to do.
-    huggingface_hub goes on with a broken download and reads HF_ENDPOINT and HF_TOKEN. Raises
-    UserError when the hub cannot be reached, refuses, or a file is damaged.
+    sample: only so many records, as OUT/<name>/sample.jsonl.zst, without the rest of the files.
+    endpoint: a mirror of the hub. tell: hears the size before anything is fetched. Returns what was
+    done, or, for a source that no hub has, what the user has to do. huggingface_hub goes on with a
+    broken download and reads HF_ENDPOINT and HF_TOKEN. Raises UserError when the hub cannot be
+    reached, refuses, a file is damaged or the disk is too small.
     """
     source, out = find_source(name), Path(out)
     if not source.hub:
@@ -22,11 +43,25 @@ def download(name: str, out: Path | str) -> str:
     except ImportError:
         raise UserError("download needs huggingface_hub (pip install huggingface_hub)") from None
     folder = out if out.name == name else out / name
-    place = {"repo_id": source.hub, "repo_type": "dataset", "local_dir": folder}
+    place = {"repo_id": source.hub, "repo_type": "dataset"}
     try:
-        hub.snapshot_download(**place, allow_patterns=list(source.hub_files))
-        files = [path for pattern in source.hub_files for path in folder.glob(pattern)]
-        damaged = hub.HfApi().verify_repo_checksums(**place).mismatches if files else []
+        api = hub.HfApi(endpoint=endpoint or None)
+        tree = api.list_repo_tree(**place, recursive=True)
+        sizes = {e.path: e.size for e in tree if hasattr(e, "size") and _wanted(source, e.path)}
+        total = sum(sizes.values())
+        tell(f"{name}: {len(sizes)} files, {total / 1e9:,.2f} GB, {source.licence}")
+        if sample:
+            fs = hub.HfFileSystem(endpoint=endpoint or None)
+            rows = itertools.islice(_remote(fs, source.hub, sorted(sizes)), sample)
+            return f"{name}: {_write(folder / 'sample.jsonl.zst', rows)} records in {folder}"
+        _check_disk(folder, total)
+        patterns = list(source.hub_files)
+        hub.snapshot_download(
+            **place, local_dir=folder, allow_patterns=patterns, endpoint=endpoint or None
+        )
+        damaged = api.verify_repo_checksums(**place, local_dir=folder).mismatches if sizes else []
+    except UserError:
+        raise
     except Exception as error:  # each library below has its own errors for the network and for 4xx
         if source.gated and any(sign in str(error) for sign in ("401", "403", "gated", "Gated")):
             why = f"the publisher wants its terms accepted: {source.obtain}"
@@ -36,7 +71,7 @@ def download(name: str, out: Path | str) -> str:
                 "set HF_ENDPOINT to a mirror, then run the same command again: it goes on"
             )
         raise UserError(f"{name}: {why}") from None
-    if not files:
+    if not sizes:
         patterns = ", ".join(source.hub_files)
         raise UserError(f"{name}: {source.hub} holds no file like {patterns}; see {source.link}")
     for entry in damaged:
@@ -44,5 +79,70 @@ def download(name: str, out: Path | str) -> str:
     if damaged:
         first = folder / damaged[0]["path"]
         raise UserError(f"{first}: damaged on the way, removed; run the download again")
-    size = sum(path.stat().st_size for path in files)
-    return f"{name}: {len(files)} files, {size / 1e9:,.2f} GB, checksums right, in {folder}"
+    return f"{name}: {len(sizes)} files, {total / 1e9:,.2f} GB, checksums right, in {folder}"
+
+
+def stream_dataset(
+    repo: str, out: Path | str, roles: dict[str, str], *, sample: int = 0, split: str = "train"
+) -> str:
+    """Any dataset of the hub (or a folder of one), row by row through `datasets`, into OUT/<name>/.
+
+    roles: which column is what, see `steel_rules.mapped`; they become the card beside the rows, so
+    that `steel data prepare OUT` reads them. sample: only so many rows. Raises UserError when a
+    column does not exist or the dataset cannot be read.
+    """
+    mapped(roles, [], "--map") if roles else None
+    try:
+        import datasets
+    except ImportError:
+        raise UserError("hub: needs datasets (pip install datasets)") from None
+    name = re.sub(r"\W+", "_", "_".join(repo.strip("/").split("/")[-2:]))
+    folder = Path(out) / name
+    try:
+        rows = iter(datasets.load_dataset(repo, split=split, streaming=True))
+        first = next(rows, {})
+        if not roles or not set(roles.values()) <= set(first):
+            columns = ", ".join(first) or "none"
+            raise UserError(f"{repo}: say what its columns are, as --map text=…; it has {columns}")
+        rows = itertools.islice(itertools.chain([first], rows), sample or None)
+        count = _write(folder / "rows.jsonl.zst", rows)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises those of every format and of the network
+        raise UserError(f"{repo}: cannot be read ({first_line(error)[:160]})") from None
+    card = {"title": repo, "link": f"https://huggingface.co/datasets/{repo}", "map": roles}
+    (folder / CARD).write_text(yaml.safe_dump(card, allow_unicode=True), encoding="utf-8")
+    return f"{name}: {count} records in {folder}"
+
+
+def _wanted(source: Source, path: str) -> bool:
+    return any(fnmatch.fnmatch(path, pattern) for pattern in source.hub_files)
+
+
+def _remote(fs: Any, repo: str, paths: list[str]) -> Iterator[dict]:
+    """The good records of files on the hub, one file after another."""
+    for path in paths:
+        with fs.open(f"datasets/{repo}/{path}", "rb") as file:
+            for record in opened_records(file, path):
+                if isinstance(record, dict):
+                    yield record
+
+
+def _write(path: Path, rows: Iterable[dict]) -> int:
+    import orjson
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with DocumentWriter(path) as writer:
+        for row in rows:
+            writer.write_line(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
+    return writer.count
+
+
+def _check_disk(folder: Path, total: int) -> None:
+    """UserError when what is still to come does not fit."""
+    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(os.fspath(there)).free
+    if total - have > free:
+        need = f"{(total - have) / 1e9:,.1f} GB are to come, {free / 1e9:,.1f} GB are free"
+        raise UserError(f"{folder}: the disk is too small: {need}; try --sample 10000")

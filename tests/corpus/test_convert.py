@@ -1,15 +1,17 @@
 import functools
+import io
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_samples import DIALOGUES, TEXTS, jsonl, write_raw
+from raw_samples import DIALOGUES, TEXTS, array, jsonl, parquet, write_raw
 
 from steel.config import UserError
-from steel.corpus.convert import convert_source, rules_of
+from steel.corpus.convert import compare, convert_source, rules_of
 from steel.corpus.pipeline import prepare
 from steel.corpus.recipe import load_recipe
 from steel.corpus.report import Tally
@@ -295,3 +297,61 @@ def test_recipe_original_equals_the_original_conversion_record_by_record(tmp_pat
         same = sum(a == b for a, b in zip(expected, got, strict=False))
         print(f"{file.name}: {same} of {len(expected)} records match")
         assert got == expected, file.name
+
+
+BROKEN = {
+    "invalid json": b'{"text": "x',
+    "invalid utf-8": b'{"text": "\xff\xfe"}',
+    "record is not an object": b"[1]",
+    "text is not text": b'{"text": 7}',
+    "text is empty": b'{"text": " "}',
+    "no text": b"{}",
+    "NUL character": b'{"text": "a\\u0000b"}',
+}
+
+
+@pytest.mark.parametrize("end", ["jsonl", "jsonl.gz", "jsonl.zst", "tar"])
+def test_ten_thousand_broken_records_cost_nobody_else(tmp_path, end):
+    """Each is counted under its reason, the first of them with their places; the good ones stay."""
+    kinds, lines, good = list(BROKEN.values()), [], 0
+    for number in range(10_000):
+        lines.append(kinds[number % len(kinds)])
+        if number % 10 == 0:
+            lines.append(json.dumps({"text": f"第{good}篇"}, ensure_ascii=False).encode())
+            good += 1
+    path = tmp_path / f"a.{end}"
+    if end == "tar":
+        data = b"\n".join(lines)
+        with tarfile.open(path, "w") as archive:
+            for name in ("../b.jsonl", "b.jsonl"):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    else:
+        jsonl(path, lines)
+    tally = Tally("rejected")
+    made = convert_source("skypile", [path], tmp_path, load_recipe("steel"), tally)
+    assert [document.text for document, _ in made] == [f"第{i}篇" for i in range(good)]
+    slipped = tally.gone.pop("archive member outside its folder", 0)
+    assert slipped == (end == "tar") and set(tally.gone) == set(BROKEN)
+    assert tally.gone.total() == 10_000 and max(tally.gone.values()) <= 1429
+    for place, (reason, line) in enumerate(BROKEN.items()):
+        assert tally.more["first_rejected"][reason][0] == f"a.{end}:{lines.index(line) + slipped}"
+        assert len(tally.more["first_rejected"][reason]) == 5, place
+
+
+def test_broken_rows_of_arrays_and_parquet_cost_nobody_else(tmp_path):
+    rows = [{"text": None}, {"text": "a\0b"}, {"text": ""}, {"text": "好"}] * 2500
+    parquet(tmp_path / "a.parquet", rows)
+    array(tmp_path / "a.json", rows)
+    for name in ("a.parquet", "a.json"):
+        tally = Tally("rejected")
+        made = convert_source("skypile", [tmp_path / name], tmp_path, load_recipe("steel"), tally)
+        assert len(list(made)) == 2500
+        assert tally.gone == {"text is empty": 5000, "NUL character": 2500}
+
+
+def test_both_conversions_are_compared_by_what_they_keep(tmp_path):
+    rows = compare(write_raw(tmp_path / "raw"))
+    assert rows["zhihu_kol"]["original"] == 1 and rows["zhihu_kol"]["steel"] == 2
+    assert rows["chinese_poetry"]["original"] == 0 < rows["chinese_poetry"]["steel_characters"]

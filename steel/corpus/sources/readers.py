@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import orjson
 
-from ...documents import CHUNK, LARGEST, BrokenFile, read_chunks, split_lines
+from ...documents import CHUNK, LARGEST, BrokenFile, decompressed, read_chunks, split_lines
 from .text_files import TEXT_SUFFIXES, Bad, read_text_file
 
 _BOM = b"\xef\xbb\xbf"
@@ -211,6 +211,17 @@ def _parquet(path: Path) -> Iterator[Any]:
             except problems:
                 size = file.metadata.row_group(group).total_byte_size
                 yield Bad("damaged parquet row group", size)
+
+
+def opened_records(file: IO[bytes], name: str) -> Iterator[Any]:
+    """Like `records` for an open JSON or Parquet file, far away perhaps: no more is read than asked."""
+    if plain_suffix(name) == ".parquet":
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+            yield from _rows(batch)
+    else:
+        yield from json_records(decompressed(file, name.lower()))
 
 
 def _rows(batch) -> list[Any]:
