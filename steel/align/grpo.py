@@ -117,7 +117,7 @@ class Roller:
         self.job, self.prompts, self.reference = job, prompts, reference
         self.settings, self.world, self.model = job.settings, job.world, job.model
         self.stream = Stream("grpo", job.cfg.seed, len(prompts))
-        self.rivals = rivals_of(row for _, row in prompts)
+        self.rivals = {} if reward else rivals_of(row for _, row in prompts)
         self.reward = reward or self.verdict
 
     def collect(self, number: int) -> list[Rollout]:
