@@ -87,21 +87,49 @@ def data_compare(raw: Path, out: Json = None) -> None:
         atomic_write(out, json.dumps(rows, ensure_ascii=False, indent=1))
 
 
-@command("data prepare", "steel data prepare raw docs --recipe steel")
+@command(
+    "data prepare",
+    "steel data prepare raw docs --recipe steel --workers 8",
+    "steel data prepare raw docs --executor slurm --tasks 500 partition=cpu time=20:00:00",
+)
 def data_prepare(
     raw: Path,
     out: Path,
+    options: Annotated[
+        list[str] | None,
+        Argument(help="KEY=VALUE of datatrove's executor.", metavar="[KEY=VALUE]…"),
+    ] = None,
     recipe: Recipe = "steel",
     trace: Annotated[
         int, Option(help="Show so many changes of each operator, in OUT/report/traces.")
     ] = 0,
+    executor: Annotated[str, Option(help="local, slurm or ray.")] = "local",
+    workers: Annotated[int, Option(help="Tasks at a time.")] = 1,
+    tasks: Annotated[int, Option(help="Tasks in all, at most; each has whole files.")] = 64,
 ) -> None:
-    """Raw files to clean, deduplicated documents, with OUT/report.json."""
+    """Raw files to clean, deduplicated documents, with OUT/report.json; killed, it goes on."""
     from .corpus.pipeline import prepare
 
-    for warning in prepare(raw, out, recipe, trace=trace)["warnings"]:
+    given = dict(map(_setting, options or []))
+    how = {"executor": executor, "workers": workers, "tasks": tasks, "options": given}
+    report = prepare(raw, out, recipe, trace=trace, **how)
+    if report is None:
+        say("Slurm has the jobs; when they are done, the same command shows the report")
+        return
+    for warning in report["warnings"]:
         say(f"warning    {warning}")
     say(f"documents  {out}\nreport     {out / 'report.json'}")
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """KEY=VALUE, the value a number or true or false where it reads so."""
+    key, found, value = text.partition("=")
+    if not found:
+        raise UserError(f"'{text}' is no KEY=VALUE; options of the executor are")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def _step(name: str, summary: str) -> None:

@@ -85,6 +85,10 @@ class BrokenFile(UserError):
     def __init__(self, path: Path, reason: str, left: int = 0):
         super().__init__(f"{path}: {reason}; write or fetch the file again")
         self.reason, self.left = reason, left
+        self.given = (path, reason, left)
+
+    def __reduce__(self):  # an error of a worker process has to reach its parent
+        return BrokenFile, self.given
 
 
 def read_chunks(path: Path | str) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 PACKAGES = "torch transformers tokenizers numpy triton liger_kernel flash_attn".split()
 
@@ -108,5 +109,16 @@ def progress(
         rich.TimeRemainingColumn(compact=True),
         rich.TextColumn("{task.fields[note]}"),
     )
-    with rich.Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+    with rich.Progress(*columns, console=Console(file=sys.stderr), refresh_per_second=4) as bar:
         yield Progress(bar, bar.add_task(description, total=total, completed=done, note=""))
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """While processes start: hide the main script, which they would run again for nothing."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

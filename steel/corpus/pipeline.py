@@ -1,50 +1,34 @@
 """Raw folder -> clean documents: convert, clean, deduplicate, and a report whose sums close.
 
-Each source runs through the first steps in one stream into OUT/.work, with its counts and its
-deduplication keys; when all are there, copies are found across sources and OUT/<source>.jsonl.zst
-are written. A killed run goes on with the first source that is not finished; its result is byte for
-byte that of a run that was not killed. Any part of the steps can run alone, on the documents that
-the steps before have written.
+The work is a datatrove pipeline (`steps`), so the same call runs in this process, in several, on a
+Slurm cluster or on Ray (`engine`). The files of all sources, in order, are cut into as many tasks
+as wanted, of about equal bytes; each leaves its documents, counts and deduplication keys in
+OUT/.work and a marker of datatrove's. When all are there, copies are found across sources, and
+OUT/<source>.jsonl.zst are written. A killed run goes on with the tasks that are not finished; the
+result is byte for byte the same at any number of tasks and of workers, killed or not. Any part of
+the steps can run alone, on the documents that the steps before have written.
 """
 
 import hashlib
-import io
 import itertools
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..config import UserError
-from ..documents import (
-    Document,
-    DocumentWriter,
-    decode,
-    document_files,
-    encode,
-    read_lines,
-    write_rows,
-)
-from ..machine import Progress, progress
-from ..runlog import atomic_write
-from . import dedup as duplicates
-from .convert import convert_source, own_cards, rules_of
-from .dedup import NO_DEDUP, Dedup, Keys, Pair
-from .operators import Operator, Reject, apply
+from ..documents import document_files
+from .convert import own_cards, rules_of
+from .dedup import NO_DEDUP, Dedup
 from .recipe import Recipe, load_recipe
-from .report import STEPS, Evidence, Tally, drop_stale, publish_evidence, write_report
+from .report import STEPS
 from .sources import SOURCES, inside, survey
 
 # Raise when a recipe gives other bytes: intermediate files of old runs are then not used.
-VERSION = 4
-EVERY = 1000  # records between two moves of the progress bar
-LISTED = 100_000  # pairs of copies, at most
+VERSION = 5
+MOST_TASKS = 64  # unless told; a task costs 30 ms in datatrove, and is what a killed run repeats
 
 
 def prepare(
@@ -52,31 +36,42 @@ def prepare(
     out: Path | str,
     recipe: str | Path | Recipe = "steel",
     steps: tuple[str, ...] = STEPS,
+    *,
     trace: int = 0,
-) -> dict[str, Any]:
+    executor: str = "local",
+    workers: int = 1,
+    tasks: int = MOST_TASKS,
+    options: dict[str, Any] | None = None,
+) -> dict[str, Any] | None:
     """Run `steps` over `raw` into OUT/<source>.jsonl.zst and OUT/report.json, which it returns.
 
     raw: a folder of raw files, or without the step "convert" of documents. Pairs of copies, removed
-    documents and the first `trace` changes of each operator in each source go to OUT/report. Raises
-    UserError for a folder without known data or a broken recipe.
+    documents and the first `trace` changes of each operator in each source go to OUT/report.
+    executor: local, slurm or ray, with `workers` tasks at a time and at most `tasks` in
+    all (a task has whole files); options: further arguments of datatrove's executor of that name.
+    Returns None when Slurm has the jobs and is not done; the same call after that has the report.
+    Raises UserError for a folder without known data, a broken recipe or a failed task.
     """
+    if min(workers, tasks) < 1:
+        raise UserError("prepare needs workers ≥ 1 and tasks ≥ 1")
     raw, out, recipe = Path(raw), Path(out), load_recipe(recipe)
+    steps = tuple(step for step in STEPS if step in steps)
     files, about = _inputs(raw, out, recipe, steps)
     if "clean" in steps:
         about["idle_operators"] = recipe.idle()
-    job = _Job(raw, out, recipe, steps, files, trace)
-    done = job.work / "done.json"
-    if done.is_file() and done.read_text() == job.outcome(about):
-        return json.loads((out / "report.json").read_text(encoding="utf-8"))
-    job.work.mkdir(parents=True, exist_ok=True)
-    done.unlink(missing_ok=True)
-    with progress(None, "preparing documents", "records") as bar:
-        parts = {name: job.stream(name, bar) for name in files}
-        job.publish(parts, bar)
-    report = write_report(out, recipe.name, parts, about)
-    shutil.rmtree(job.work)
-    atomic_write(done, job.outcome(about))
-    return report
+    cards = own_cards(files, raw.absolute()) if "convert" in steps else {}
+    decides = [VERSION, steps, trace, asdict(replace(recipe, name="")), about]
+    digest = _digest([*decides, [asdict(card) for card in cards.values()], _stands(files, raw)])
+    blocks = _blocks(files, tasks)
+    job = Job(raw.absolute(), out.absolute(), recipe, steps, trace, files, about, blocks, digest)
+    if not job.is_done():
+        from .engine import run
+
+        job.make_room()
+        if not run(job, executor, workers, options or {}):
+            return None
+    shutil.rmtree(job.work, ignore_errors=True)
+    return json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 
 def _inputs(
@@ -87,7 +82,7 @@ def _inputs(
         raise UserError(f"{out}: give an output folder that is not the input folder")
     if "convert" not in steps:
         rank = {name: place for place, name in enumerate(SOURCES)}
-        named = {file.name.removesuffix(".jsonl.zst"): [file] for file in document_files(raw)}
+        named = {f.name.removesuffix(".jsonl.zst"): [f.absolute()] for f in document_files(raw)}
         return dict(sorted(named.items(), key=lambda item: rank.get(item[0], len(rank)))), {}
     if (raw / "truth.json").is_file() and (raw / "raw").is_dir():
         raise UserError(f"{raw} is a whole world, with its exam; give {raw / 'raw'}")
@@ -102,7 +97,26 @@ def _inputs(
         "unrecognised_files": [os.fspath(p.relative_to(raw)) for p in unknown],
         "sources_without_a_rule": [name for name in found if name not in rules],
     }
-    return {name: files for name, files in found.items() if name in rules}, about
+    known = {name: files for name, files in found.items() if name in rules}
+    return {name: [file.absolute() for file in files] for name, files in known.items()}, about
+
+
+def _blocks(files: dict[str, list[Path]], tasks: int) -> list[dict[str, list[Path]]]:
+    """All files in order, cut into at most `tasks` blocks of about equal bytes, each by source."""
+    flat = [(name, file) for name in files for file in files[name]]
+    sizes = [file.stat().st_size + 1 for _, file in flat]
+    blocks: dict[int, dict[str, list[Path]]] = {}
+    for (name, file), size, end in zip(flat, sizes, itertools.accumulate(sizes), strict=True):
+        block = blocks.setdefault((2 * end - size) * tasks // (2 * sum(sizes)), {})
+        block.setdefault(name, []).append(file)
+    return list(blocks.values())
+
+
+def _stands(files: dict[str, list[Path]], raw: Path) -> list[tuple]:
+    """What tells that a file is still the same: its source, place, size in bytes and time."""
+    flat = [(name, file, file.stat()) for name in files for file in files[name]]
+    root = raw.absolute()
+    return [(name, inside(f, root, name), s.st_size, s.st_mtime_ns) for name, f, s in flat]
 
 
 def _digest(data: Any) -> str:
@@ -111,162 +125,45 @@ def _digest(data: Any) -> str:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One call of `prepare`, and its intermediate files in OUT/.work."""
+class Job:
+    """One call of `prepare`, all paths absolute: it travels to other processes and machines."""
 
     root: Path
     out: Path
     recipe: Recipe
     steps: tuple[str, ...]
+    trace: int
     files: dict[str, list[Path]]  # by source
-    trace: int = 0
+    about: dict[str, Any]  # for the report
+    blocks: list[dict[str, list[Path]]]  # the files of each task, by source
+    digest: str  # of everything that decides the outputs
+
+    @property
+    def done(self) -> Path:
+        return self.out / ".work" / "done.json"
 
     @property
     def work(self) -> Path:
-        return self.out / ".work"
+        return self.out / ".work" / f"{self.digest}-{len(self.blocks)}"
 
     @property
     def copies(self) -> Dedup:
         return self.recipe.dedup if "dedup" in self.steps else NO_DEDUP
 
-    def fingerprint(self, name: str) -> str:
-        """Everything that decides the documents of one source."""
-        stats = [(file, file.stat()) for file in self.files[name]]
-        files = [(inside(f, self.root, name), s.st_size, s.st_mtime_ns) for f, s in stats]
-        if "convert" in self.steps:
-            files += [asdict(c) for c in own_cards({name: self.files[name]}, self.root).values()]
-        return _digest(
-            [VERSION, self.steps, self.trace, asdict(replace(self.recipe, name="")), files]
-        )
-
-    def outcome(self, about: dict[str, Any]) -> str:
+    def outcome(self) -> str:
         """What stands in done.json when this call has been made and its outputs still stand."""
         sizes = {file.name: file.stat().st_size for file in sorted(self.out.glob("*.json*"))}
-        return json.dumps([_digest([*map(self.fingerprint, self.files), about]), sizes])
+        return json.dumps([self.digest, sizes])
 
-    def stream(self, name: str, bar: Progress) -> dict[str, Any]:
-        """The first steps over one source, into WORK/<name>.jsonl.zst, its keys into .npz.
+    def is_done(self) -> bool:
+        return self.done.is_file() and self.done.read_text() == self.outcome()
 
-        Returns its counts: those of an earlier, killed run, if that has finished the source.
-        """
-        ends = (".jsonl.zst", ".npz", ".json")
-        data, keys, marker = (self.work / f"{name}{end}" for end in ends)
-        current = self.fingerprint(name)
-        if data.exists() and keys.exists() and marker.exists():
-            state = json.loads(marker.read_text())
-            if state["fingerprint"] == current:
-                return state["part"]
-        tallies: dict[str, Tally] = {}
-        evidence = Evidence(self.work, name, "clean", self.trace)
-        with DocumentWriter(data) as writer, evidence:
-
-            def written() -> Iterator[Document]:
-                for document, line in self._documents(name, tallies, evidence):
-                    writer.write_line(line)
-                    if writer.count % EVERY == 0:
-                        bar.advance(EVERY, source=name)
-                    yield document
-
-            buffer = io.BytesIO()
-            np.savez(buffer, **duplicates.keys(written(), self.copies)._asdict())
-        atomic_write(keys, buffer.getvalue())
-        steps = {step: tally.counts() for step, tally in tallies.items()}
-        part = {"files": len(self.files[name]), "steps": steps}
-        atomic_write(marker, json.dumps({"fingerprint": current, "part": part}))
-        return part
-
-    def _documents(
-        self, name: str, tallies: dict[str, Tally], evidence: Evidence
-    ) -> Iterator[tuple[Document, bytes]]:
-        """(document, its JSON line) of one source after the first steps, counted in `tallies`."""
-        files = self.files[name]
-        if "convert" in self.steps:
-            tally = tallies["convert"] = Tally("rejected")
-            found = convert_source(name, files, self.root, self.recipe, tally)
-        else:
-            lines = ((file, *numbered) for file in files for numbered in read_lines(file))
-            found = ((decode(line, f"{file}:{n}"), line + b"\n") for file, n, line in lines)
-        if "clean" in self.steps:
-            tally = tallies["clean"] = Tally()
-            found = _cleaned(found, self.recipe, tally, evidence)
-        return found
-
-    def _pairs(self) -> list[Pair]:
-        """The copies among the documents of all sources, in the order of `files`."""
-        loaded = []
-        for name in self.files:
-            with np.load(self.work / f"{name}.npz", allow_pickle=False) as data:
-                loaded.append([data[field] for field in Keys._fields])
-        columns = zip(*loaded, strict=True)
-        return duplicates.find(Keys(*map(np.concatenate, columns)), self.copies) if loaded else []
-
-    def publish(self, parts: dict[str, dict], bar: Progress) -> None:
-        """Give what is no copy its name in OUT, count the copies in `parts`, write the pairs."""
-        suffix = ".jsonl.zst"
-        if "dedup" in self.steps:
-            suffix = ".unique"
-            self._leave_out_copies(parts, bar, suffix)
-        drop_stale(self.out, list(self.files))
-        for name in self.files:
-            publish_evidence(self.work, self.out, name)
-            os.replace(self.work / f"{name}{suffix}", self.out / f"{name}.jsonl.zst")
-
-    def _leave_out_copies(self, parts: dict[str, dict], bar: Progress, suffix: str) -> None:
-        pairs = self._pairs()
-        copies = {pair.removed: pair for pair in pairs}
-        limits = {"near": self.copies.near and self.copies.near.threshold}
-        ids = {place: "" for pair in pairs for place in (pair.removed, pair.kept)}
-        place = 0
-        for name in self.files:
-            tally = Tally()
-            evidence = Evidence(self.work, name, "dedup")
-            with DocumentWriter(self.work / f"{name}{suffix}") as writer, evidence:
-                for _, line in read_lines(self.work / f"{name}.jsonl.zst"):
-                    tally.read += 1
-                    if place in ids:
-                        document = decode(line)
-                        ids[place] = document.id
-                    if pair := copies.get(place):
-                        tally.gone[pair.kind] += 1
-                        value, limit = pair.similarity, limits.get(pair.kind)
-                        reject = Reject(f"{pair.kind} copy", value, limit, pair.kind)
-                        evidence.reject(document, reject, copy_of=ids[pair.kept])
-                    else:
-                        tally.kept += 1
-                        writer.write_line(line + b"\n")
-                    place += 1
-                    if place % EVERY == 0:
-                        bar.advance(EVERY, source=name, step="dedup")
-            parts[name]["steps"]["dedup"] = tally.counts()
-        named = (p._asdict() | {"removed": ids[p.removed], "kept": ids[p.kept]} for p in pairs)
-        write_rows(self.out / "report" / "duplicates.jsonl", itertools.islice(named, LISTED))
-
-
-def _cleaned(
-    found: Iterator[tuple[Document, bytes]], recipe: Recipe, tally: Tally, evidence: Evidence
-) -> Iterator[tuple[Document, bytes]]:
-    """What the recipe's operators leave of the documents; a changed one is encoded again."""
-    operators: dict[tuple[str, bool], list] = {}
-    changed = tally.more.setdefault("changed", Counter())
-    removed = tally.more.setdefault("removed_characters", Counter())
-    tally.more["characters"] = 0
-
-    def note(op: Operator, before: Document, after: Document) -> None:
-        changed[op.name] += 1
-        evidence.changed(op, before, after)
-
-    for document, line in found:
-        kind = (document.source, bool(document.messages))
-        if kind not in operators:
-            operators[kind] = recipe.operators(*kind)
-        tally.read += 1
-        result, reject = apply(operators[kind], document, note)
-        size = len(result.readable())
-        if reject is not None:
-            tally.gone[reject.operator] += 1
-            removed[reject.operator] += size
-            evidence.reject(result, reject)
-            continue
-        tally.kept += 1
-        tally.more["characters"] += size
-        yield result, line if result is document else encode(result)
+    def make_room(self) -> None:
+        """Remove what other calls have left in OUT/.work, and this one's if its outputs are gone."""
+        self.done.unlink(missing_ok=True)
+        finished = (self.work / "report/completions/00000").exists()
+        for old in self.done.parent.glob("*"):
+            if old.is_file():
+                old.unlink()
+            elif old != self.work or finished:
+                shutil.rmtree(old)

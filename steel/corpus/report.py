@@ -3,7 +3,6 @@ sums; the documents thrown away; what the operators did to the first texts that 
 
 import contextlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import UserError
-from ..documents import Document, DocumentWriter, read_documents, write_rows
-from ..runlog import atomic_file, atomic_write
+from ..documents import Document, DocumentWriter, read_documents, read_lines, read_rows, write_rows
+from ..runlog import atomic_write
 from .operators import Operator, Reject
 
 STEPS = ("convert", "clean", "dedup")
@@ -43,16 +42,15 @@ class Tally:
 class Evidence:
     """Writes what one step over one source threw away and changed, until the block ends.
 
-    WORK/<name>.rejects.<step>.jsonl.zst: documents as they were when they were removed, with
-    `meta["rejected"]`: {"operator", "reason", "value" measured and "limit" passed or None}.
-    WORK/<name>.traces.<step>.jsonl: the first `trace` changes of each operator, {"operator", "id",
-    "before", "after"}.
+    STEM.rejects.jsonl.zst: documents as they were when they were removed, with `meta["rejected"]`:
+    {"operator", "reason", "value" measured and "limit" passed or None}. STEM.traces.jsonl: the
+    first `trace` changes of each operator, {"operator", "id", "before", "after"}.
     """
 
-    def __init__(self, work: Path, name: str, step: str, trace: int = 0):
+    def __init__(self, stem: Path, trace: int = 0):
         self._trace, self._rows, self._count = trace, [], Counter()
-        self._path = work / f"{name}.traces.{step}.jsonl"
-        self._writer = DocumentWriter(work / f"{name}.rejects.{step}.jsonl.zst")
+        self._path = stem.with_name(f"{stem.name}.traces.jsonl")
+        self._writer = DocumentWriter(stem.with_name(f"{stem.name}.rejects.jsonl.zst"))
 
     def __enter__(self) -> "Evidence":
         self._writer.__enter__()
@@ -75,17 +73,20 @@ class Evidence:
             self._rows.append({"operator": op.name, "id": before.id, **texts})
 
 
-def publish_evidence(work: Path, out: Path, name: str) -> None:
-    """OUT/report/rejects/<name>.jsonl.zst and traces/<name>.jsonl of what the steps left in WORK."""
-    for kind, end in (("rejects", ".jsonl.zst"), ("traces", ".jsonl")):
-        parts = [work / f"{name}.{kind}.{step}{end}" for step in STEPS]
-        parts = [path for path in parts if path.is_file()]
-        if kind == "traces" and not any(path.stat().st_size for path in parts):
-            continue
-        with atomic_file(out / "report" / kind / f"{name}{end}") as file:
-            for path in parts:
-                with open(path, "rb") as part:
-                    shutil.copyfileobj(part, file)
+def publish_evidence(stems: list[Path], out: Path, name: str, trace: int) -> None:
+    """OUT/report/rejects/<name>.jsonl.zst and traces/<name>.jsonl of what stands at some stems."""
+    with DocumentWriter(out / "report" / "rejects" / f"{name}.jsonl.zst") as writer:
+        for stem in stems:
+            for _, line in read_lines(stem.with_name(f"{stem.name}.rejects.jsonl.zst")):
+                writer.write_line(line + b"\n")
+    shown, rows = Counter(), []
+    for stem in stems:
+        for _, row in read_rows(stem.with_name(f"{stem.name}.traces.jsonl")):
+            shown[row["operator"]] += 1
+            if shown[row["operator"]] <= trace:  # every task has shown so many
+                rows.append(row)
+    if rows:
+        write_rows(out / "report" / "traces" / f"{name}.jsonl", rows)
 
 
 def read_rejects(out: Path, operator: str = "", source: str = "") -> Iterator[Document]:

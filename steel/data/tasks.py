@@ -6,24 +6,22 @@ starts in a moment.
 import hashlib
 import json
 import os
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
 from ..config import UserError
 from ..documents import read_chunks, split_lines
+from ..machine import without_main
 from ..runlog import atomic_write
 from ..tokenizer import chat
 from . import litpkds
@@ -231,17 +229,6 @@ def _start_worker() -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
 
 
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """While processes start: hide the main script, which they would run again for nothing."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
 def run_tasks(
     tasks: list[Task], root: Path, tokenizer_json: str, workers: int, advance: Callable[[int], None]
 ) -> list[dict]:
@@ -252,7 +239,7 @@ def run_tasks(
     # spawn: a forked child of a process with threads (torch, tokenizers) may hang
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
-        with _without_main():
+        with without_main():
             futures = [pool.submit(run_task, task, root, tokenizer_json) for task in tasks]
         for future in as_completed(futures):
             records.append(future.result())

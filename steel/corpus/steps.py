@@ -1,0 +1,253 @@
+"""The steps of `prepare` as datatrove `PipelineStep`s; every one can run alone, again, elsewhere.
+
+Between datatrove's own steps single documents flow; here whole sources do, `(name, stream of
+(document, its JSON line))`, so that a step counts by source and an unchanged document is never
+encoded twice. What a task leaves in OUT/.work is written atomically before datatrove marks the task
+as completed: a task that is killed in between is done again, to the same bytes.
+"""
+
+import io
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.pipeline.base import PipelineStep
+
+from ..documents import Document, DocumentWriter, decode, encode, read_lines, write_rows
+from ..runlog import atomic_write
+from . import dedup as duplicates
+from .convert import convert_source
+from .dedup import Keys
+from .operators import Operator, Reject, apply
+from .pipeline import Job
+from .recipe import Recipe
+from .report import Evidence, Tally, drop_stale, publish_evidence, write_report
+
+LISTED = 100_000  # pairs of copies, at most
+Stream = Iterator[tuple[Document, bytes]]
+
+
+class Step(PipelineStep):
+    """A step of a job. `run(data, rank)`: the sources of task `rank`, one after the other."""
+
+    type = "steel"
+
+    def __init__(self, job: Job):
+        super().__init__()
+        self.job = job
+
+    def count(self, rank: int, tallies: dict[str, Tally]) -> None:
+        """Leave the counts of this step, by source, for the report and for datatrove's stats."""
+        counts = {source: tally.counts() for source, tally in tallies.items()}
+        for source, tally in tallies.items():
+            self.stat_update(f"{source} in", value=tally.read)
+            self.stat_update(f"{source} kept", value=tally.kept)
+        atomic_write(self.job.work / "counts" / f"{self.name}-{rank:05d}.json", json.dumps(counts))
+
+    def counts(self, source: str) -> dict[str, Any]:
+        """The sum over all tasks of what `count` left of one source."""
+        files = sorted((self.job.work / "counts").glob(f"{self.name}-*.json"))
+        found = [json.loads(file.read_text()).get(source) for file in files]
+        return total([counts for counts in found if counts is not None])
+
+    def part(self, rank: int, source: str, suffix: str) -> Path:
+        """A file that a task leaves of one source."""
+        return self.job.work / "parts" / f"{rank:05d}-{source}{suffix}"
+
+    def parts(self) -> list[tuple[int, str]]:
+        """(rank, source) of all parts, in the order of documents."""
+        return [(rank, name) for rank, block in enumerate(self.job.blocks) for name in block]
+
+
+def total(counts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The sum of counts of the same shape: numbers, and numbers by reason."""
+    found = {}
+    for key, value in counts[0].items():
+        values = [count[key] for count in counts]
+        by_reason = isinstance(value, dict)
+        found[key] = sum(map(Counter, values), Counter()) if by_reason else sum(values)
+        if by_reason:
+            found[key] = dict(sorted(found[key].items()))
+    return found
+
+
+class Convert(Step):
+    """Raw files to documents."""
+
+    name = "convert"
+
+    def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, Stream]]:
+        block, root, recipe = self.job.blocks[rank], self.job.root, self.job.recipe
+        tallies = {name: Tally("rejected") for name in block}
+        for name, files in block.items():
+            yield name, convert_source(name, files, root, recipe, tallies[name])
+        self.count(rank, tallies)
+
+
+class Read(Step):
+    """Documents that the steps before have written."""
+
+    name = "read"
+
+    def run(self, data=None, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, Stream]]:
+        for name, files in self.job.blocks[rank].items():
+            lines = ((file, *numbered) for file in files for numbered in read_lines(file))
+            yield name, ((decode(line, f"{file}:{n}"), line + b"\n") for file, n, line in lines)
+
+
+class Clean(Step):
+    """A recipe's operators over documents."""
+
+    name = "clean"
+
+    def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, Stream]]:
+        tallies = {}
+        for name, documents in data:
+            tallies[name] = Tally()
+            with Evidence(self.part(rank, name, ".clean"), self.job.trace) as evidence:
+                yield name, cleaned(documents, self.job.recipe, tallies[name], evidence)
+        self.count(rank, tallies)
+
+
+def cleaned(found: Stream, recipe: Recipe, tally: Tally, evidence: Evidence) -> Stream:
+    """What the recipe's operators leave of the documents; a changed one is encoded again."""
+    operators: dict[tuple[str, bool], list] = {}
+    changed = tally.more.setdefault("changed", Counter())
+    removed = tally.more.setdefault("removed_characters", Counter())
+    tally.more["characters"] = 0
+
+    def note(op: Operator, before: Document, after: Document) -> None:
+        changed[op.name] += 1
+        evidence.changed(op, before, after)
+
+    for document, line in found:
+        kind = (document.source, bool(document.messages))
+        if kind not in operators:
+            operators[kind] = recipe.operators(*kind)
+        tally.read += 1
+        result, reject = apply(operators[kind], document, note)
+        size = len(result.readable())
+        if reject is not None:
+            tally.gone[reject.operator] += 1
+            removed[reject.operator] += size
+            evidence.reject(result, reject)
+            continue
+        tally.kept += 1
+        tally.more["characters"] += size
+        yield result, line if result is document else encode(result)
+
+
+class Keep(Step):
+    """Write the documents of a task, and what deduplication remembers of them."""
+
+    name = "keep"
+
+    def run(self, data, rank: int = 0, world_size: int = 1) -> None:
+        for name, documents in data:
+            ids: list[str] = []
+            with DocumentWriter(self.part(rank, name, ".jsonl.zst")) as writer:
+
+                def written(documents=documents, writer=writer, ids=ids) -> Iterator[Document]:
+                    for document, line in documents:
+                        writer.write_line(line)
+                        ids.append(document.id)
+                        yield document
+
+                keys, buffer = duplicates.keys(written(), self.job.copies), io.BytesIO()
+            np.savez(buffer, **keys._asdict(), documents=len(ids))
+            atomic_write(self.part(rank, name, ".npz"), buffer.getvalue())
+            atomic_write(self.part(rank, name, ".ids.json"), json.dumps(ids))
+            self.stat_update(name, value=writer.count)
+
+
+class Compare(Step):
+    """One task: the copies among the documents of all sources, in the order of the files.
+
+    pairs.json: the place of the first document of each source, and the pairs with their ids.
+    """
+
+    name = "compare"
+
+    def run(self, data=None, rank: int = 0, world_size: int = 1) -> None:
+        loaded, firsts, place = [], {}, 0
+        for at in self.parts():
+            firsts.setdefault(at[1], place)
+            with np.load(self.part(*at, ".npz"), allow_pickle=False) as keys:
+                place += int(keys["documents"])
+                loaded.append([keys[field] for field in Keys._fields])
+        keys = Keys(*map(np.concatenate, zip(*loaded, strict=True)))
+        pairs = duplicates.find(keys, self.job.copies)
+        self.stat_update("copies", value=len(pairs))
+        ids = self._ids({place for pair in pairs for place in (pair.removed, pair.kept)})
+        named = [
+            (p.removed, p._asdict() | {"removed": ids[p.removed], "kept": ids[p.kept]})
+            for p in pairs
+        ]
+        atomic_write(self.job.work / "pairs.json", json.dumps([firsts, named]))
+
+    def _ids(self, wanted: set[int]) -> dict[int, str]:
+        """The names of the documents at some places."""
+        parts = (json.loads(self.part(*at, ".ids.json").read_text()) for at in self.parts())
+        places = enumerate(itertools.chain.from_iterable(parts))
+        return {place: name for place, name in places if place in wanted}
+
+
+class LeaveOut(Step):
+    """One task for each source: its documents that are no copies, in one file."""
+
+    name = "dedup"
+
+    def run(self, data=None, rank: int = 0, world_size: int = 1) -> None:
+        name, tally, near = list(self.job.files)[rank], Tally(), self.job.copies.near
+        firsts, named = json.loads((self.job.work / "pairs.json").read_text())
+        copies, limits = dict(named), {"near": near and near.threshold}
+        docs = self.job.work / "docs"
+        parts = (self.part(*at, ".jsonl.zst") for at in self.parts() if at[1] == name)
+        lines = (line for part in parts for _, line in read_lines(part))
+        with DocumentWriter(docs / f"{name}.jsonl.zst") as writer, Evidence(docs / name) as thrown:
+            for place, line in enumerate(lines, firsts[name]):
+                tally.read += 1
+                if pair := copies.get(place):
+                    tally.gone[kind := pair["kind"]] += 1
+                    reject = Reject(f"{kind} copy", pair["similarity"], limits.get(kind), kind)
+                    thrown.reject(decode(line), reject, copy_of=pair["kept"])
+                else:
+                    tally.kept += 1
+                    writer.write_line(line + b"\n")
+        self.count(rank, {name: tally})
+
+
+class Report(Step):
+    """One task: outputs get their names, the report is written."""
+
+    name = "report"
+
+    def run(self, data=None, rank: int = 0, world_size: int = 1) -> None:
+        job = self.job
+        if "dedup" in job.steps:
+            _, named = json.loads((job.work / "pairs.json").read_text())
+            rows = (pair for _, pair in named[:LISTED])
+            write_rows(job.out / "report" / "duplicates.jsonl", rows)
+        counted = {step.name: step(job) for step in (Convert, Clean, LeaveOut)}
+        parts = {
+            name: {
+                "files": len(files),
+                "steps": {step: counted[step].counts(name) for step in job.steps},
+            }
+            for name, files in job.files.items()
+        }
+        drop_stale(job.out, list(job.files))
+        for name in job.files:
+            stems = [self.part(*at, ".clean") for at in self.parts() if at[1] == name]
+            stems = stems if "clean" in job.steps else []
+            publish_evidence([*stems, job.work / "docs" / name], job.out, name, job.trace)
+            made = job.work / "docs" / f"{name}.jsonl.zst"
+            if made.exists():  # else an earlier try of this task has moved it
+                os.replace(made, job.out / made.name)
+        write_report(job.out, job.recipe.name, parts, job.about)
+        atomic_write(job.done, job.outcome())
