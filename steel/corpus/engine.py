@@ -18,7 +18,7 @@ from typing import Any
 
 from ..config import UserError, first_line
 from ..machine import progress, without_main
-from .pipeline import Job
+from .job import Job
 
 try:
     import multiprocess  # the fork of multiprocessing that datatrove uses

@@ -23,8 +23,8 @@ from ..runlog import atomic_write
 from . import dedup as duplicates
 from .convert import convert_source
 from .dedup import Keys
+from .job import Job
 from .operators import Operator, Reject, apply
-from .pipeline import Job
 from .recipe import Recipe
 from .report import Evidence, Tally, drop_stale, publish_evidence, write_report
 
