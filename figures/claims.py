@@ -173,6 +173,16 @@ def prose(chapter: str) -> str:
     return re.sub(r"\]\([^)]*\)|<https?:[^>]*>|https?://\S+", "]", text)
 
 
+def words(chapter: str) -> int:
+    """Words that a reader of a chapter reads: cells, displayed formulas and citations do not count; a formula or a name
+    inside a sentence is one word."""
+    text = (ROOT / "book" / f"{chapter}.md").read_text(encoding="utf-8")
+    text = _without_code(re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S))
+    text = re.sub(r"\$\$.*?\$\$|\{[\w:-]+\}`[^`]*`|\]\([^)]*\)", "", text, flags=re.S)
+    text = re.sub(r"\$[^$\n]+\$|`[^`\n]*`", "x", text)
+    return len(re.findall(r"\S*\w\S*", text))
+
+
 def _without_code(text: str) -> str:
     """Drop code cells and code blocks; of other directives drop only the fences and options."""
     kept, open_directives, code = [], [], ""

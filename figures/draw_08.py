@@ -9,6 +9,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from figures.experiments.reading import ASKED, BUDGETS
 from figures.style import (
     FURNACE,
+    GRID,
     INK,
     OKABE_ITO,
     PAPER,
@@ -284,51 +285,62 @@ def woken(runs: dict, steps: list[int]):
 
 def outcome(rows: list[dict], found: dict, source: str, first: int = 150_000):
     """Left: held-out loss against FLOPs. Right: every difference that was asked, at three budgets."""
-    fig, axes = figure(4.0, wide=True, ncols=2, width_ratios=(1, 1.25))
+    fig, axes = figure(4.6, wide=True, ncols=2, width_ratios=(1, 1.35))
     ax, ends = axes[0], []
     for arm, color in COLOURS.items():
         mine = [r for r in rows if r["variant"] == arm]
         if not mine:
             continue
         keep = [k for k, (t, _) in enumerate(mine[0]["curve"]) if t >= first][::-2][::-1]
-        curve = [mine[0]["curve"][k] for k in keep]
-        work = [t * mine[0]["flops_per_token"] / 1e12 for t, _ in curve]
+        work = [mine[0]["curve"][k][0] * mine[0]["flops_per_token"] / 1e12 for k in keep]
         losses = [[r["curve"][k][1] for k in keep] for r in mine]
-        seed_band(ax, work, losses, color)
-        ends.append([float(np.median([c[-1] for c in losses])), work[-1], arm, color])
+        seed_band(ax, work, losses, color, middle=np.mean)
+        ends.append([float(np.mean([c[-1] for c in losses])), work[-1], arm, color])
     ends.sort()
     low, high = ax.get_ylim()
     gap, at = (high - low) / 17, -np.inf
     for end, work, arm, color in ends:  # labels at equal distance where the curves end together
         at = max(at + gap, end - gap * (len(ends) - 1) / 2 if at == -np.inf else end)
         ax.plot([work, work * 1.05], [end, at], color=color, lw=0.5)
-        label_line(ax, work * 1.05, at, f"{arm} {end:.2f}", color, xytext=(2, 0), fontsize=8)
+        label_line(ax, work * 1.05, at, f"{arm} {end:.2f}", color, xytext=(2, 0), fontsize=8.5)
     ax.set_xlim(right=max(e[1] for e in ends) * 1.45)
     axis_units(ax, x="training work (TFLOP)", y="held-out loss (nats/token)")
     ax = axes[1]
     marks = {"tokens": "o", "flops": "s", "seconds": "^"}
     pairs = [pair for pair in ASKED if pair in found["tokens"]]
+    widest = max(abs(one.difference.mean) for found_ in found.values() for one in found_.values())
     for row, (a, b) in enumerate(reversed(pairs)):
+        if row % 2:
+            ax.axhspan(row - 0.5, row + 0.5, color=GRID, alpha=0.45, lw=0)
         for k, budget in enumerate(BUDGETS):
-            one, y = found[budget][a, b], row + 0.24 * (1 - k)
+            one, y = found[budget][a, b], row + 0.28 * (1 - k)
             color = COLOURS[a]
-            ax.errorbar(one.difference.mean, y, xerr=one.difference.half, fmt=marks[budget], color=color, ms=5.5,
-                        lw=1.1, mfc=color if one.established else PAPER)  # fmt: skip
-            if row == len(pairs) - 1:
-                ax.annotate(f"equal {BUDGETS[budget]}", (1.0, y), xycoords=("axes fraction", "data"), fontsize=SMALL,
-                            color=INK, va="center", ha="left", xytext=(3, 0), textcoords="offset points")  # fmt: skip
+            ax.errorbar(one.difference.mean, y, xerr=one.difference.half, fmt=marks[budget], color=color, ms=6,
+                        lw=1.3, mfc=color if one.established else PAPER)  # fmt: skip
+            ax.annotate(BUDGETS[budget], (1.0, y), xycoords=("axes fraction", "data"), fontsize=SMALL, va="center",
+                        color=INK if one.established else SLATE, xytext=(4, 0), textcoords="offset points")  # fmt: skip
     ax.axvline(0, color=INK, lw=0.9)
     ax.set(
         yticks=range(len(pairs)),
         yticklabels=[f"{a}\nminus {b}" for a, b in reversed(pairs)],
-        ylim=(-0.6, len(pairs) - 0.4),
+        ylim=(-0.55, len(pairs) - 0.45),
     )
-    ax.grid(axis="x")
+    ax.tick_params(axis="y", labelsize=8.5, length=0)
     ax.grid(False, axis="y")
-    widest = max(abs(one.difference.mean) for found_ in found.values() for one in found_.values())
-    reach = 3.5 * widest
     low, high = ax.get_xlim()
-    ax.set_xlim(max(low, -reach), min(high, reach))
-    axis_units(ax, x="difference of loss (nats/token); left: the first is better", y="")
+    ax.set_xlim(max(low, -3.5 * widest), min(high, 3.5 * widest))
+    ax.text(
+        0.0, 1.015, "← the first is better", fontsize=SMALL, color=SLATE, transform=ax.transAxes
+    )
+    ax.text(
+        1.0,
+        1.015,
+        "the second is better →",
+        fontsize=SMALL,
+        color=SLATE,
+        ha="right",
+        transform=ax.transAxes,
+    )
+    axis_units(ax, x="difference of held-out loss (nats/token)", y="")
     footer(fig, source)
     return fig

@@ -42,6 +42,10 @@ STEEL = {  # paper Table 1 and §3, released config.json
     "steps_at_withdrawal": 200_000,
 }  # fmt: skip
 
+UNTRIED = (
+    "a model of the usual layers, to see whether the new ones help",
+)  # no compute left: retrospective, on the model
+
 _TABLE_2_COLUMNS = (
     "flash_attention",
     "rope",

@@ -131,14 +131,14 @@ def axis_units(ax, *, x: str = "", y: str = "", title: str = "") -> None:
         ax.set_title(f"{title}\n{y}" if title and y else title or y)
 
 
-def seed_band(ax, x, curves_SX, color: str = STEEL, label: str = "") -> None:
-    """Median line and min–max band over seeds. ``curves_SX``: S seeds (rows) at the X points ``x``."""
+def seed_band(ax, x, curves_SX, color: str = STEEL, label: str = "", middle=np.median) -> None:
+    """Line of the seeds' ``middle`` in a min–max band. ``curves_SX``: S seeds (rows) at the X points ``x``."""
     curves = np.asarray(curves_SX, dtype=float)
-    middle = np.median(curves, axis=0)
+    line = middle(curves, axis=0)
     ax.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.18, linewidth=0)
-    ax.plot(x, middle, color=color)
+    ax.plot(x, line, color=color)
     if label:
-        label_line(ax, x[-1], middle[-1], label, color)
+        label_line(ax, x[-1], line[-1], label, color)
 
 
 def heat(fig, ax, matrix, *, unit: str, **kwargs):
@@ -188,6 +188,7 @@ def to_svg(fig, max_bytes: int = MAX_BYTES) -> str:
         return match[1] + " ".join(numbers.split()) + '"'
 
     svg = re.sub(r'((?:\sd|\sx|\sy|points)=")([^"]*)"', shorten, svg)
+    svg = re.sub(r"(translate\(-?\d+\.\d\d)\d+", r"\1", svg)  # where each letter of a text stands
     svg = re.sub(r">\s+<", "><", svg).strip()
     if len(svg.encode()) > max_bytes:
         raise ValueError(f"the figure is {len(svg.encode()):,} bytes of SVG, more than {max_bytes:,}: draw fewer "

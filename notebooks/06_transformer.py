@@ -428,8 +428,8 @@ AGREEMENTS = {"cached = full": cached, "padded = alone": padded, "packed = separ
 # %% [markdown]
 # Differences of a few units in the last digit of fp64, for functions that share hardly any code path, and a column of exact zeros. The third row is a layer that chapter 07 builds: for something new there is no twin, and these tests need none.
 #
-# One number stands out. Given a mask and no positions, Qwen2 counts them from the start of the row, filling included, so the padded prompt stands eleven places further on than alone. RoPE sees only distances, so it is the same function; but
-# angles are rounded to fp32, and elsewhere on the clock they round differently. Told the right positions it agrees to the last digit.
+# One number stands out. Given a mask and no positions, Qwen2 counts them from the start of the row, filling included, so the padded prompt stands eleven places further on than alone. RoPE sees only distances, but
+# angles are rounded to fp32, and elsewhere on the clock they round differently. Told the right positions it agrees.
 #
 # ## Nine bugs
 #
@@ -520,7 +520,7 @@ AGREEMENTS = {"cached = full": cached, "padded = alone": padded, "packed = separ
 
 # %% [markdown]
 # If you wrote more than one: overfitting is the test that feels most like proof. It finds the model that cannot learn, and none of those that learn the wrong thing. A model that peeks ahead, or into the
-# neighbouring document, memorises as well as the sound one: it has no less to go by. A feed-forward that never learns only makes it slower, and who knows how fast it should be? And nothing is decoded, so the bugs of decoding stay hidden.
+# neighbouring document, memorises as well as the sound one: it has no less to go by. A feed-forward that never learns only makes it slower. And nothing is decoded, so the bugs of decoding stay hidden.
 #
 # Read the grid by columns as well. Parity with Qwen2 is blind for everything outside one plain forward pass: cache, padding, packing, training. The agreements are blind for a wrong function computed consistently: shared keys in the wrong order, a missing
 # scale. No test replaces another one.
@@ -585,7 +585,7 @@ AGREEMENTS = {"cached = full": cached, "padded = alone": padded, "packed = separ
 #     f"**{6 * weights / 1e9 / work:.0%}**. The cache is counted in bf16. With four key heads instead of 32 a token would cost {1 - shared_work / work:.0%} less.")
 
 # %% [markdown]
-# (The tests show the same equality logit by logit at small size.) Steel's choices, with hindsight that its authors could not have:
+# Steel's choices, with hindsight that its authors could not have:
 #
 # *Heads of 56 channels.* Steel took 32 heads from its template and divided 1,792 by it. Attention kernels are compiled for widths of 32, 64, 96, 128; a head of 56 runs as one of 64, an eighth of it zeros. Fourteen heads of 128 have the same
 # projections to the last weight, and that is what our own presets of this size use. (That they learn as well we have not measured.)

@@ -105,7 +105,7 @@ assert agrees(v1, layer_v1)
 
 
 # %% [markdown]
-# It works, at a dense layer's bill; the author dropped it as too slow and too large.
+# It works, at a dense layer's bill; the author dropped it.
 #
 # **Version 2** averages tokens. An expert no longer reads tokens but a **slot**, a weighted sum of them. *Dispatch* says how much of each token goes into
 # each slot, *combine* how much of each slot's output returns to each token.
@@ -126,7 +126,7 @@ assert agrees(v2, layer_v2)
 
 # %% [markdown]
 # Its loss “would not come down to normal”; he did not yet know why {cite:p}`steeldesign2024`. Our reading starts with the axes. A *token's* dispatch weights add up to one, so a slot receives a sum that grows with the
-# length of the text; two gates then magnify it. In our runs its first layer is born three to four thousand times as loud as the stream that it joins and ends near a hundred thousand or a million times. No run changes the axes alone: a reading, not a proof.
+# length of the text; two gates then magnify it. In our runs its first layer is born three to four thousand times as loud as the stream that it joins. No run changes the axes alone: a reading, not a proof.
 #
 # **Version 3** swaps `dim=0` and `dim=1` and normalises the input. It is the layer of Puigcerver and colleagues {cite:p}`softmoe2024`, Algorithm 1, which
 # was made for images. A slot is now a true average of the sequence, and a token's shares of the slots add up to one.
@@ -308,7 +308,7 @@ def logits_before(model, ids_BT):
 
 # %% [markdown]
 # A prefix lacks the future, and its slots average fewer tokens than in training; the two we have not parted. Cached decoding is worst of all, because a token by itself is a sequence of length one: every slot *is* the token, and all six experts run on it. No slot looked like
-# that in training. The layer becomes a version 1 that nobody trained. (A chat's prompt goes through at once; there the cost should be smaller.)
+# that in training. The layer becomes a version 1 that nobody trained.
 #
 # All this was measured on our small models, not on Steel. Two things must be said for the original. Its log could not show any of this: a training log *is* the
 # teacher-forced loss. And its C-Eval and CMMLU scores are not inflated by the leak. Both scripts of the repository, `eval/eval_chat.py` and `eval/eval_CMMLU.py`, call `generate` {cite:p}`steelreadme2025`: the whole question goes through at once, with no
@@ -478,7 +478,7 @@ for kind in ("v1", "v3", "v3 awake", "causal", "top-2"):
 
 # %% [markdown]
 # Zero and rounding for the causal ones, tenths of a logit and more for *v3 awake*, a faint but real difference for the sleeping v3. Top-2 alone is excepted from the zero: it sorts tokens by expert, so another last token makes a matrix one row longer, which
-# may round differently. Why no tolerance for the others? At Steel's width a fresh v3 with expert weights of 0.005 moves earlier logits by less than a trillionth, and leaks all the same.
+# may round differently.
 #
 # ```{admonition} Takeaway
 # :class: takeaway

@@ -12,7 +12,8 @@
 # Steel's feed-forward had two novelties: a soft mixture of experts, and inside each expert a dual-layer SwiGLU {cite:p}`steelreadme2025`, a gate on the way up and another on the way down. For a trillion tokens every signal
 # passed both. Were they good ideas? Their author says himself that he could not afford to find out: there was no second machine for a plain model.
 #
-# This chapter is the comparison that he could not pay for, at a size that anybody can. Small it must be. Fair is harder: most of the chapter is about what has to be equal before two losses may stand side by side.
+# This chapter is the comparison that he could not pay for, at a size that anybody can. Small it must be. Fair is harder. Before two losses may stand side by side, five things have to be equal: parameters, work, loudness at birth, learning rate, and luck. The chapter takes them in this order,
+# and only then looks at a loss.
 
 # %% tags=["hide-input"]
 import dataclasses
@@ -69,7 +70,7 @@ town = load("cpu", TOWN)
 # 4. The placebo has the weights and the work of *causal*, and slots that hold nothing. By how many nats per token does it fall behind?
 # ```
 #
-# ## What the arms cost
+# ## Parameters and work
 #
 # ```{admonition} Napkin
 # :class: napkin
@@ -89,9 +90,10 @@ for name, shape in arms.items():
           f"{work[name] / 1e6:.2f} MFLOP per trained token, {work[name] / work['dense']:.2f} of dense")
 
 # %% [markdown]
-# Two kinds of equal, already. All arms but *one expert* have the same parameters to within two in a hundred; their work differs by a quarter. One could give each the same tokens, or the same FLOPs, or the same seconds, and will see that the answers differ.
+# All arms but *one expert* have the same parameters to within two in a hundred. Their work differs by a quarter. So there are three ways to be fair, the same tokens, the same FLOPs, the same seconds, and the answers will differ. We shall read all three.
 #
-# The placebo is the arm that most comparisons lack. If *causal* beats *one expert*, is that what its slots hold, or just the extra weights that they put in front of every token? Give each slot's prior (chapter 07) a weight beside which no token counts, and what is left is everything but the content.
+# The placebo is the arm that most comparisons lack. If *causal* beats *one expert*, is that what its slots hold, or just the extra weights in front of every token? Each slot starts from a prior, a learned vector that is averaged with the tokens (chapter 07). Give it a weight beside which no token counts.
+# Everything is left but the content.
 
 # %%
 layers = {name: build(arms["causal"], seed=1).model.layers[0].mlp for name in ("causal", "placebo")}
@@ -108,8 +110,10 @@ for name, layer in layers.items():
 # %% [markdown]
 # ## One gate and two
 #
-# The second novelty has a case of its own. A gate multiplies two linear features, so a hidden channel can hold a conjunction: *this is a name* and *a city was asked for*. The author saw a gate on the way up in Qwen's layer and a plain matrix on the way down, thought of squeeze-and-excitation networks {cite:p}`senet2018`, and asked
-# why only the first half should have one {cite:p}`steelblog2024`. A second gate multiplies mixtures of conjunctions; what takes two layers could be said in one. The price, at equal parameters, is a quarter of the channels.
+# The second novelty has a case of its own. A gate multiplies two linear features, so a hidden channel can say *and*: this is a name, *and* a city was asked for. The author saw a gate on the way up in Qwen's layer and a plain matrix on the way down. He thought of squeeze-and-excitation networks {cite:p}`senet2018`, and asked
+# why only the first half should have one {cite:p}`steelblog2024`. A second gate multiplies what the first has said; two layers' work could be done in one. The price, at equal parameters, is a quarter of the channels.
+#
+# It also makes the layer harder to compare, and here is why.
 
 # %%
 def gate(pair):
@@ -156,18 +160,8 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 # assert [round(sum(powers[g])) for g in (1, 2)] == [3, 6]
 
 # %% [markdown]
-# The same powers govern the weights. At low volume, a step of the optimizer that changes every weight of the layer by one per cent changes the output of one gate by three and of two gates by six. The same learning rate is not the same learning rate, and that is a third thing to make equal: each arm
-# must be allowed its own.
+# The same powers govern the weights. At low volume, change every weight of the layer by one per cent: the output of one gate changes by three, of two gates by six. So the same learning rate is not the same learning rate, and the same weights at birth are not the same birth.
 #
-# There is a thing that no scale can mend. With one gate, hundreds of products are summed on the way down, and a sum of many things is nearly normal. With two, the second product comes *last*, and nothing averages it.
-
-# %% tags=["active-ipynb", "hide-input"]
-# z = {g: function(noise_TD, *weights).flatten() for g, (function, weights) in pair.items()}
-# tails = {g: ((v / rms(v)).pow(4).mean().item(), (v / rms(v)).abs().gt(4).double().mean().item()) for g, v in z.items()}
-# say(f"At birth the fourth moment of the outputs, 3 for a normal distribution, is {tails[1][0]:.1f} with one gate and **{tails[2][0]:.0f}** with two; one output in {1 / tails[2][1]:,.0f} lies beyond four times the RMS. "
-#     "A few loud channels, many silent ones.")
-
-# %% [markdown]
 # ```{admonition} Takeaway
 # :class: takeaway
 # A product of $k$ linear maps is a power $k$ of everything in front of it. Before you stack products, write down the scale of the input: a layer is as sensitive to it as the power says.
@@ -175,11 +169,11 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 #
 # ## How loud at birth
 #
-# A power is merciless to a small number. So before two layers are compared, somebody must have seen to it that both speak. The usual initialiser draws every matrix from a normal distribution with a standard deviation of 0.02. Where does 0.02 come from? A matrix that reads a normalised
+# A power is merciless to a small number. So before two layers are compared, somebody must see to it that both speak. The usual initialiser draws every matrix from a normal distribution with a standard deviation of 0.02. Where does 0.02 come from? A matrix that reads a normalised
 # vector of width $D$ keeps its size at $1/\sqrt{D}$, and that is 0.02 for $D = 2500$. The habit fits the models it comes from, and Steel's width nearly. At width 64 it is six times too small.
 #
-# `steel` derives the deviation from what a matrix does. One that *reads* the normalised stream gets $1/\sqrt{D}$. One that *writes* to it is drawn so that the layer adds a chosen size $\beta$, which is set so that the $2L$ branches of the model together add a fixed multiple of the embedding. For a gated layer
-# one constant is needed: for standard normal $a$, $b$ the root mean square of $\text{silu}(a)\,b$ is 0.5965. With one gate the way down is linear; with two its halves of size $s$ make a product of $s^2/2$. So
+# `steel` asks what a matrix is for. One that *reads* the normalised stream gets $1/\sqrt{D}$. One that *writes* to it is drawn so that the layer adds a chosen size $\beta$; all layers together then add a fixed multiple of the embedding. A gated layer
+# needs one constant: for standard normal $a$, $b$ the root mean square of $\text{silu}(a)\,b$ is 0.5965. With one gate the way down is linear; with two its halves of size $s$ make a product of $s^2/2$. So
 #
 # $$
 # \sigma_{\text{one}} = \frac{\beta}{0.5965\,\sqrt{F}}, \qquad \sigma_{\text{two}} = \frac{\sqrt{2\beta}}{0.5965\,\sqrt{F}}.
@@ -187,7 +181,7 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 #
 # Build 24 layers both ways, send one batch through, and ask each layer how loud it is beside the stream that it joins.
 
-# %% tags=["active-ipynb"]
+# %% tags=["active-ipynb", "hide-input"]
 # def loudness(width, expert, std, layers=24):
 #     """Per layer: RMS of the feed-forward output over that of the stream."""
 #     shape = dataclasses.replace(town.model, num_hidden_layers=layers, hidden_size=width,
@@ -210,7 +204,7 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 # %% [markdown]
 # Does it matter? Adam divides a gradient by its own size, so a quiet layer is not a dead one; it is one that must wake up first. Train four models on the town of chapter 00: one gate and two, each born both ways, three seeds, the same rate.
 
-# %% tags=["active-ipynb"]
+# %% tags=["active-ipynb", "hide-input"]
 # with contextlib.redirect_stdout(io.StringIO()):  # the stages report their sizes
 #     shards = town_shards(town, RUN)
 # rows_BT, _ = ablation.held_out_rows(shards, town.data.sequence_length, 4)
@@ -236,7 +230,7 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 # birth = {arm: paired(final[arm, 0.02], final[arm, None]) for arm in ("dense", "two gates")}
 # second = {std: paired(final["two gates", std], final["dense", std]) for std in (None, 0.02)}
 # each = [a - b for a, b in zip(final["dense", 0.02], final["dense", None])]
-# answer("1.2", f"The dense model born at 0.02 is {birth['dense'].mean:.1f} nats per token behind the one whose matrices were drawn for its width.", birth["dense"].mean, low=min(each), high=max(each), unit="nats/token")
+# answer("1.2", f"The dense model born at 0.02 is **{birth['dense'].mean:.2f} ± {birth['dense'].half:.2f}** nats per token behind the one whose matrices were drawn for its width: {'established' if birth['dense'].established else 'not established'} with three seeds.", birth["dense"].mean, low=min(each), high=max(each), unit="nats/token")
 # table(["nats per token, three seeds", "mean", "95 %"],
 #       [["one gate: 0.02 minus ours", f"{birth['dense'].mean:+.2f}", f"± {birth['dense'].half:.2f}"], ["two gates: 0.02 minus ours", f"{birth['two gates'].mean:+.2f}", f"± {birth['two gates'].half:.2f}"],
 #        ["ours: two gates minus one", f"{second[None].mean:+.2f}", f"± {second[None].half:.2f}"], ["0.02: two gates minus one", f"{second[0.02].mean:+.2f}", f"± {second[0.02].half:.2f}"]])
@@ -245,17 +239,17 @@ def two_gates(x_TD, up_GD, down_HF):  # H = 2D: gate and down
 # assert birth["dense"].mean > 0.2 and second[None].mean > 0.2
 
 # %% [markdown]
-# By the rule of the next section three seeds that scatter so widely establish little about births. Their size is warning enough: a habit at birth can move a loss by about as much as the layer under test. Compare a new layer that was drawn with care against an old one drawn by habit, and part of what you measure is the care. So all arms below start from the same rule, each alive. The quiet
-# layer did not die of it: it wakes while it trains. v3, with the slots' small input in front of the fourth power, has a harder birth (chapter 07).
+# Three seeds that scatter so widely establish little about births (the next section says what ± means). Their size is warning enough: a habit at birth can move a loss by about as much as the layer under test. Compare a new layer that was drawn with care against an old one drawn by habit, and part of what you measure is the care.
+# So all arms below start from the same rule, each alive. The quiet layer did not die of it: it wakes while it trains.
 #
 # ## A rule before the numbers
 #
-# Now the comparison itself. Read the rule before the numbers:
+# Two of the five are left, rate and luck. Luck first: a rule that is fixed before anybody has seen a number.
 #
-# - **Text**: prose, code and poetry of nine public sources and three dynasties; the same tokens in the same order for all arms under one seed.
-# - **Rate**: constant to the end, so that a curve may be read at any point. Which one, is the next section.
+# - **Text**: prose, code and classical poems from public sources; the same tokens in the same order for all arms under one seed.
+# - **Rate**: constant to the end, so that a curve may be read at any point. Which one, the next section says.
 # - **Seeds**: differences are taken seed by seed. With $n$ differences of mean $\bar d$ and standard deviation $s$, Student's interval is $\bar d \pm t_{n-1}\, s / \sqrt{n}$, and $t_{n-1}$ is 4.30 for three seeds and 2.78 for five. If zero lies inside we say *not told apart*.
-# - **Many questions**: up to five differences are asked at each budget. Twenty true nothings yield, on average, one "discovery" at 95 %; Holm's correction asks more of the smallest probability, a little less of the next {cite:p}`holm1979`.
+# - **Many questions**: up to five differences are asked at each budget. Twenty true nothings yield, on average, one "discovery" at 95 %. Holm's correction asks more of the strongest difference, a little less of the next {cite:p}`holm1979`. What passes is *established*.
 # - **The verdict**: the one that `figures.experiments.question` declared for a larger run, before these rows were trained. At equal seconds the mixture must be established ahead of *one expert*, the part of it that needs no slots, by at least a hundredth of a nat, and not behind *top-2* by more than half of one.
 
 # %%
@@ -283,7 +277,7 @@ def interval(a, b):
 # %% [markdown]
 # ## A rate for each, or one for all
 #
-# Two gates move six powers with every step, and a mixture's experts see other gradients than a wide layer. The fair plan seemed to be: four rates, 150 steps, one seed, and each arm at its best. It was carried out.
+# Two gates move six powers with every step, and a mixture's experts see other gradients than a wide layer. Should not each arm have the rate that suits it? The plan was: four rates, 150 steps, one seed, each arm at its best. It was carried out.
 
 # %% tags=["active-ipynb", "hide-input"]
 # def committed(name):
@@ -314,20 +308,31 @@ def interval(a, b):
 # assert max(at_150[arm, 4e-3] - at_150[arm, chosen[arm]] for arm in arms_5) < 0.04 and whole["dense"].mean < 0 and max(at_start) - min(at_start) > margins[0]
 
 # %% [markdown]
-# Two arms chose 8e-3, three 4e-3, by margins about as wide as two seeds lie apart; and over the whole run *dense* is better at the rate that it did not choose. A rate that wins a sprint need not win the run. So the plan was changed, in the open: every arm below runs at 4e-3. That is not neutral either. It is the same for all, it lies within four hundredths of a nat of the best of every row, and that is all one can say.
+# Two arms chose 8e-3, three 4e-3, by margins about as wide as two seeds lie apart. And over the whole run *dense* is better at the rate that it did not choose: who wins a sprint need not win the run. So the plan was changed, in the open. Every arm below runs at 4e-3. That is not neutral either; it is the same for all,
+# and it lies within four hundredths of a nat of the best of every row.
 #
 # ## What the seeds tell
 #
-# A row takes minutes on one core, so the logs are committed. One gate and two come from an older log of a million tokens, at 8e-3, falling: the figure's lowest question is not at 4e-3.
+# One run takes minutes on one core, so the logs are committed.
 
 # %% tags=["active-ipynb", "hide-input"]
 # gate_log, clock = committed("double-swiglu"), committed("soft-moe-times")["relative"]
-# main, second_gate = (reading.differences(some, clock) for some in (log, gate_log))
-# found = reading.judge({kind: main[kind] | second_gate[kind] for kind in main})
+# main, older = (reading.differences(some, clock) for some in (log, gate_log))
+# found = reading.judge({kind: main[kind] | {pair: d for pair, d in older[kind].items() if pair not in main[kind]} for kind in main})
 # counts = [len(by_seed(log["rows"], arm)) for arm in arms_5]
-# show(draw_08.outcome(log["rows"], found, f"soft-moe-tuned.json, {min(counts)} seeds or more; two gates: double-swiglu.json, 3; seconds: soft-moe-times.json"),
+#
+# def course(some):
+#     """How the arms of a log were trained: rate and schedule."""
+#     train = some["config"]["train"]
+#     used = sorted({row.get("learning_rate", train["learning_rate"]) for row in some["rows"]})
+#     return f"at {' and '.join(f'{rate:g}' for rate in used)}, {'constant' if train['schedule'] == 'constant' else 'falling'}"
+#
+# borrowed = [f"{a} minus {b}" for a, b in older["tokens"] if (a, b) not in main["tokens"]]
+# trained = f"Every arm {course(log)}" + "".join(f"; {pair}: an older log of {gate_log['rows'][0]['tokens'] / 1e6:.1f} million tokens, {course(gate_log)}" for pair in borrowed)
+# logs = f"soft-moe-tuned.json ({min(counts)} seeds or more), {'double-swiglu.json, ' if borrowed else ''}soft-moe-times.json"
+# show(draw_08.outcome(log["rows"], found, "soft-moe-tuned.json"),
 #      alt="Left: held-out loss of dense, one expert, top-2, causal and placebo against training work, with bands over seeds. Right: for each question the difference at equal tokens, equal FLOPs and equal seconds with its 95 percent interval; filled marks are established.",
-#      caption="Every arm at 4e-3. Left: median over seeds, band lowest to highest, label the loss at the end. Right: 95 % intervals (Student's t); filled: established under Holm's correction.")
+#      caption=f"{trained}. Left: mean over seeds, band lowest to highest. Right: 95 % intervals (Student's t); filled: established under Holm's correction. Logs: {logs}.")
 # table(*reading.table(found))
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -346,7 +351,7 @@ def interval(a, b):
 # say(f"The mixture beside the one expert that every token meets anyway: {slots['tokens']} at equal tokens, {slots['flops']} at equal FLOPs, {slots['seconds']} at equal seconds. A budget is a choice, and the choice decides.")
 
 # %% [markdown]
-# (The figure's labels are medians, the sentences take means: at equal work the median puts *top-2* first, the mean *one expert*. Three seeds do not rank them.) FLOPs and seconds disagree, because on this core the small experts of a mixture are slow for their work: per step *causal* and *top-2* take as long as *dense*.
+# FLOPs and seconds disagree, because on this core the small experts of a mixture are slow for their work: per step *causal* and *top-2* take as long as *dense*.
 #
 # The placebo has a check of its own. In the first eight tokens of a row no segment is complete, so the slots of *causal* are as empty as the placebo's. Whatever parts the two *there* is not what the slots hold at that moment.
 
@@ -361,7 +366,7 @@ def interval(a, b):
 # say(f"Causal minus placebo at the end of training, 32 rows: {early} in the first eight positions, {late} behind them. Placebo minus *one expert*, which is a part of it, at equal tokens: {idle}.")
 
 # %% [markdown]
-# An empty slot is not nothing. Its experts put a vector in front of every token, and Adam moves their weights at every step whether or not there is anything to learn. A placebo may be worse than absence, so what it is behind by is at best an upper bound on what content buys. The yardstick of the verdict is therefore the arm without the branch, *one expert*.
+# An empty slot is not nothing. Its experts put a vector in front of every token, and Adam moves their weights whether or not there is anything to learn. A placebo may be worse than absence, so its distance is at best an upper bound on what content buys. The yardstick of the verdict is therefore *one expert*, the arm without the branch.
 #
 # ## Once more, on other text
 #

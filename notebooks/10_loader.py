@@ -9,8 +9,7 @@
 # %% [markdown]
 # # 10 · Kill it, append to it, lose no sample
 #
-# A training run is a long list of decisions about which text comes next. On the way the machine may be taken away, the next one may have another number of GPUs, and a text may arrive that should have been in the corpus
-# from the start.
+# A training run is a long list of decisions about which text comes next. On the way the machine may be taken away, the next one may have another number of GPUs, and a text may arrive that should have been there from the start.
 #
 # Steel met the first: its eight A100s were withdrawn at about step 200,000, and it went on later, on eight H800s. The second it was spared. For the third its author had prepared: he asked his readers for lyrics, lore and small secrets of their own, and built
 # a loader that takes new files into a running epoch and shuffles them with the part that has not been read. Almost nothing came, and he took the invitation down {cite:p}`steelblog2024`.
@@ -71,7 +70,7 @@ RUN = Path("runs") / f"10_loader-{cfg.preset}"
 # | documents inside a block | end with `<\|im_end\|>`, as turns of a dialogue do, so no mask can be made |
 # | two data sets mixed | the prefix is ignored, so each of them is both; the mixing is not in the checkpoint |
 #
-# The second row is the one to lose sleep over. Nothing fails. The loss curve of a run that reads six tenths of its corpus 1.67 times as often would look healthy: a loss says nothing of what was left out.
+# The second row is the one to lose sleep over. Nothing fails. A run that reads six tenths of its corpus 1.67 times as often has a healthy loss curve: a loss says nothing of what was left out.
 # Each process keeps a list of its files in its own checkpoint, and lists for four say nothing to two. The third row has the same root:
 
 # %%
@@ -82,8 +81,7 @@ for processes in (1, 2, 4):
 
 
 # %% [markdown]
-# In the last line two processes are through their files when the others have a third left to do, and begin again. To deal out files is what one does first; but the
-# unit of order should be the sample, and the order should not know how many readers there are.
+# In the last line two processes are through their files when the others have a third left to do, and begin again. So the unit of order should be the sample, not the file, and the order should not know how many readers there are.
 #
 # ```{admonition} Napkin
 # :class: napkin
@@ -132,7 +130,7 @@ def permute(t, n, keys):
 # The grid is a little larger than $n$, by less than a row. A position that lands outside is sent through again until it is inside. This is *cycle-walking*. Why can it meet nobody? On the whole grid the network is one-to-one as well, and the cells outside are numbers
 # that nobody began with: wherever *they* are sent, there is a hole. In the drawing 19 stands on cell 23, and where 23 itself would have gone there is room.
 #
-# Neighbours, alike in shade, are scattered after six rounds. To keep a secret would ask for more; to train on, it is enough, if the order is as even as chance.
+# Neighbours, alike in shade, are scattered after six rounds. To keep a secret would ask for more. To train on, it is enough if the order is as even as chance.
 
 # %%
 keys = order.round_keys("chapter 10", 3)
@@ -152,7 +150,7 @@ for one in range(20):
 print(f"20 orders: {np.mean(chi):.2f} ± {np.std(chi):.2f}; by chance 1.00 ± 0.03")
 
 # %% [markdown]
-# The last line counts twenty orders of 100,000 samples in 50 × 50 fields of position and sample, and says how far the counts are from even: χ² per degree of freedom. They are as uneven as chance is.
+# The last line counts twenty orders of 100,000 samples in 50 × 50 fields of position and sample: χ² per degree of freedom says how far the counts are from even. They are as uneven as chance is.
 
 # %%
 begin, many = time.process_time(), 2000
@@ -167,8 +165,6 @@ print(f"sample {following[0]:,} comes at position 700,000,001")
 # answer("1.2", f"**{each * 1e6:.0f} microseconds** in plain Python, at any position of any epoch, with nothing drawn up before.", each, unit="seconds")
 
 # %% [markdown]
-# What a checkpoint has to hold for it we shall count in a real one.
-#
 # ## Appending to a running epoch
 #
 # Call the order after $j$ appends $\sigma_j$; $\sigma_0$ is $F_N$. At position $c$ of an epoch of $N$ samples, $m$ new ones arrive. $R = N - c$ old ones are unseen. Permute the $R + m$ places that are left: a place below $R$ stands for
@@ -214,12 +210,12 @@ print("once each, past unchanged, equal to steel.data.order")
 
 # %% [markdown]
 # Why is it exact? By induction: $\sigma_{j-1}$ gives every old sample one position; cutting its past off leaves every unseen one; $F$ is a permutation of what is left plus what is new.
-# The log has two numbers an append. On the disk the first is a slot in the checkpoint; the second can be counted in the new shards, whose hash stands beside it.
+# The log has two numbers an append.
 #
 # ## Mixture and ranks
 #
 # A corpus has sources, and a run wants them in shares: 60 % web, 30 % books, 10 % code. Draw a source at random for each sample, and the shares hold on average, with a random walk around
-# them; and the generator's state has to be in every checkpoint. Quotas do better. Number the places of the whole run, the *slots*, and cut them into blocks of 65,536. Give each source a whole number of slots in
+# them, and with a generator's state in every checkpoint. Quotas do better. Number the places of the whole run, the *slots*, and cut them into blocks of 65,536. Give each source a whole number of slots in
 # each block, less than one off its share (code gets 6,553 where 6,553.6 are due), and place them with $F$. How often a source was drawn before a slot is then a division, a product and a count; and this number is the position in the source's own
 # epochs, which $\sigma$ turns into a sample. New shares during a run begin a new *phase*, at a slot. Without shares all sources are one pool, called `*`.
 
@@ -242,13 +238,11 @@ for name, rows, draws in mix.draws(slots):
 #      caption="Above: slot 16 is draw 4 of books: one block of 3, and one before it in its own. Below, dots: at the end of every block the quotas are back, 0.6 samples lower each time. Independent draws drift. Four random seeds.")
 
 # %% [markdown]
-# What is rounded off stays off: in a run as long as Steel's, code would end 5,000 samples short of 55 million. Independent draws would typically miss by 7,000. What quotas buy is evenness on the way, and no generator to save.
-#
 # Ranks are the easiest. Step $b$ of batch size $B$ takes the slots $bB$ to $bB + B - 1$; rank $r$ of $W$ takes those with $t \equiv r \pmod W$. A rank needs no memory of its own, so
 # there is nothing that a change of $W$ could invalidate.
 #
 # To see it we need a corpus. Ours is a restaurant guide in two sources, with facts that nobody has ever heard: 北街小馆的招牌菜是白蒸豆腐。 (“The Little Place in North Street is known for its steamed tofu.”) A sample is 64 tokens of the stream and does not care where
-# documents end. The model should: every document ends with a token that stands nowhere else, and behind it the loader numbers the tokens from zero again, in their *position ids*. A number that falls marks a wall for attention ([chapter 06](06_transformer.ipynb) draws the mask).
+# documents end. The model should: behind each document's last token the loader numbers from zero again, in the *position ids*. A number that falls marks a wall for attention ([chapter 06](06_transformer.ipynb) draws the mask).
 
 # %% tags=["active-ipynb"]
 # manifest, T, B = guide.corpus(RUN), 64, 8
@@ -272,8 +266,7 @@ for name, rows, draws in mix.draws(slots):
 #
 # ## Kill it
 #
-# We start a real pretraining, of a model with two layers, in a process of its own: 140 steps, a checkpoint every 20. When it has read 47 batches it gets `SIGKILL`, which no program can catch. Before it learns from a row it writes the
-# row down. (The stage is `figures/experiments/guide.py`.)
+# We start a real pretraining of a model with two layers: 140 steps, a checkpoint every 20. When it has read 47 batches it gets `SIGKILL`, which no program can catch. Before it learns from a row it writes the row down (`figures/experiments/guide.py`).
 
 # %% tags=["active-ipynb"]
 # shutil.copytree(RUN / "shards", RUN / "control-shards")  # for later
@@ -310,8 +303,7 @@ for name, rows, draws in mix.draws(slots):
 #     print("again:", str(refusal).partition(" (")[0])
 
 # %% [markdown]
-# One command, while a run is going on or while it is dead; the shards that it reads do not change. Sent again, the letters are refused by their content. Now resume, and
-# beside it train a control that never gets a letter.
+# One command, while a run is going on or while it is dead; old shards do not change. Sent again, the letters are refused by their content. Now resume, and beside it train a control that never gets a letter.
 
 # %% tags=["active-ipynb"]
 # assert guide.attempt(RUN, "run") == 0
@@ -363,10 +355,10 @@ for name, rows, draws in mix.draws(slots):
 
 # %% [markdown]
 # So a reader's text does arrive, and not only as a string: a model that has seen forty-eight restaurants in all eight wordings can pick the dish of a new one in a wording in which it was never told. The
-# control guesses; do not read much into its distance from chance, since each dish is 8 points of the held-back column. It has grown *worse* at the letters since the kill, in bits per byte (fewer is better): surer of its own restaurants, we suppose, and wrong here.
+# control guesses; each dish is 8 points of the held-back column, so do not read much into its distance from chance.
 #
-# It is a generous setting. The guide is tiny, one relation is all there is to learn, the letters come back every epoch, about seven times in all, and it is one seed. In a corpus of a trillion tokens a dozen sentences that
-# are read once or twice are a different matter; that model we have not trained. What is shown here is the plumbing: from the append on, new samples have the
+# It is a generous setting: a tiny guide, one relation, letters that come back about seven times in all, and one seed. In a corpus of a trillion tokens a dozen sentences that
+# are read once or twice are a different matter; that model we have not trained. What is shown is the plumbing: from the append on, new samples have the
 # same chance as any other, and they made the difference.
 #
 # ```{admonition} Takeaway
@@ -376,8 +368,8 @@ for name, rows, draws in mix.draws(slots):
 #
 # ## Others
 #
-# How do the loaders that people use compare? `python -m figures.experiments.loader` gives all of them the same tokens: PyTorch's `DataLoader` over a memory map with a NumPy permutation, where position and ranks are ten lines of ours,
-# litdata {cite:p}`litdata2023` with its loader for tokens, and MosaicML's streaming {cite:p}`mosaicstreaming2022`. What do they survive, and how fast are they?
+# How do the loaders that people use compare? `python -m figures.experiments.loader` gives all of them the same tokens: PyTorch's `DataLoader` over a memory map with a NumPy permutation (position and ranks are ten lines of ours),
+# litdata {cite:p}`litdata2023`, and MosaicML's streaming {cite:p}`mosaicstreaming2022`. What do they survive, and how fast are they?
 
 # %% tags=["active-ipynb", "hide-input"]
 # bench, again = ({r["name"]: r for r in json.loads((ROOT / "figures" / "runs" / f"{file}.json").read_text())["rows"]} for file in ("loader", "loader-files"))
@@ -406,15 +398,14 @@ for name, rows, draws in mix.draws(slots):
 
 # %% [markdown]
 # Exact resume and another number of ranks pass in every one of them, in this small drill: 1,024 samples, no worker processes. Appending does not: a longer list is another permutation, and the position in the old one points anywhere in
-# the new. In the mixture two of them resume exactly and repeat samples while others of the source are unread (for PyTorch we took its weighted sampler, which puts back what it draws); litdata goes on with other samples than the unbroken run. The tests
+# the new. In the mixture two of them resume exactly and repeat samples while others of the source are unread (for PyTorch we took its weighted sampler); litdata goes on with other samples than the unbroken run. The tests
 # are ours, and the last two ask for what our loader was built for.
 #
-# Speeds are the best of three short runs (the shortest took a tenth of a CPU second) on 16,384 samples in three files of 64 MiB, all in the kernel's cache, so that no disk is in them; start and memory are one run each, on an index of a hundred million samples.
-# A factor of two means something here, a fifth does not. NumPy's permutation costs the memory map seconds and 800 MB, MosaicML's layout of the epoch more; there ours and litdata are level.
+# Speeds are the best of three short runs on 16,384 samples in three files of 64 MiB, all in the kernel's cache; start and memory are one run each, on an index of a hundred million samples.
+# A factor of two means something here, a fifth does not. A dash says that nothing was measured that compares. NumPy's permutation costs the memory map seconds and 800 MB, MosaicML's layout of the epoch more; there ours and litdata are level.
 #
-# In the first run ours came first, with position ids asked for and without. Two things spoil it. That loader only looked at the sizes of its files; since then it holds every block of 16 KiB against a checksum when it is first read, so that a
-# flipped bit is found before it is trained on. In the second run, where every block is read for the first time, the memory map is ahead by a factor of about two. And three files are not a corpus: from 489 our loader is a third as fast as from three. A dash says that nothing was
-# measured that compares. For training all of this is plenty: an H800 of Steel's run asked for 26 samples a second. Choose a loader by what it survives.
+# In the first run ours came first. Two things spoil it. That loader only looked at the sizes of its files; now it holds every block of 16 KiB against a checksum when it is first read. In the second run, where that is always the case, the memory map is ahead by a factor of about two. And three files are not a corpus: from 489 our loader is a third as fast as from three.
+# For training all of this is plenty: an H800 of Steel's run asked for 26 samples a second. Choose a loader by what it survives.
 #
 # ## At full scale
 #
@@ -469,19 +460,18 @@ def real(cfg, root):
 #
 # ```{admonition} Six files of ten
 # :class: failure
-# The run goes on after a change of machine and reads part of its data for ever. Nothing in the loss shows it. **Here:** no rank has a state of its own, and the drills of chapter 11 count samples.
+# After a change of machine the run reads part of its data for ever, and no loss shows it. **Here:** no rank has a state of its own, and the drills of chapter 11 count samples.
 # ```
 #
 # ```{admonition} A tail of padding
 # :class: failure
-# The original drops a tail shorter than 5 % of a chunk and pads a longer one, in each packing process, so up to 95 % of a chunk of 419.6 million tokens can be padding; its training loss leaves
+# The original drops a tail shorter than 5 % of a chunk and pads a longer one, so up to 95 % of a chunk of 419.6 million tokens can be padding; its training loss leaves
 # padding out, its validation loss does not. **Here:** a shard ends where a document ends; only its last sample can be padded, and padding is no target in either loss.
 # ```
 #
 # ```{admonition} A benchmark sees what it is given
 # :class: failure
-# Our own. The first loader asked for the order of every batch anew; a benchmark beside the memory map showed what that cost, and computing two thousand rows at a time mended it. But the benchmark had three files, and the loader
-# kept 128 open. A reviewer gave it 489, and it fell to a fifteenth. Now all stay open that the system allows.
+# Our own. The benchmark that praised our loader had three files, and the loader kept 128 open. A reviewer gave it 489, and it fell to a fifteenth. Now all stay open that the system allows.
 # ```
 #
 # ## Exercises
@@ -497,7 +487,7 @@ def real(cfg, root):
 # `sigma` take as much?
 #
 # ```{dropdown} Answer 10.2
-# 195,312,500 samples of 8 bytes are 1.56 GB a process, 12.5 GB in all. The log: 97.7 million appends a process. Long before that its depth is felt: `sigma` walks down one level an append, and Python's recursion ends at about a thousand.
+# 195,312,500 samples of 8 bytes are 1.56 GB a process, 12.5 GB in all. The log: 97.7 million appends a process. (Long before that `sigma`'s recursion, one level an append, meets Python's limit of about a thousand.)
 # ```
 #
 # **10.3 Code.** Where in the epoch does a sample come? Write `unpermute(s, n, keys)`, the inverse of `permute`: the position `t` with `permute(t, n, keys) == s`. Do not search.
@@ -545,7 +535,7 @@ print(f"expected never, of the old ones: {97 * (1 - 40 / 97) * 40 / 113:.0f}")
 # places from seed to seed. What is known of each at the end? Say beforehand what the learning rate schedule ([chapter 11](11_pretrain.ipynb)) should do to the answer, and how many seeds you need to see it. Six runs are 8 hours of an H100 at 40 % of its peak.
 #
 # ```{dropdown} Answer 10.5
-# We have not run it. What to mind: facts that come early are read in more epochs, so hold the number of readings equal (give the early ones a smaller share), else you measure repetition. The preset's schedule, `wsd`, lowers the rate towards the end: late facts are written with small steps but are not overwritten
+# We have not run it. Facts that come early are read in more epochs, so hold the number of readings equal, else you measure repetition. The preset's schedule lowers the rate towards the end: late facts are written with small steps but not overwritten
 # afterwards, so a difference of either sign is news. A hundred questions answered half right have a standard error of 5 points, a difference of two such exams 7: to see 10 points in four of five attempts takes about six paired seeds, and more if seeds differ by more than their questions.
 # ```
 #

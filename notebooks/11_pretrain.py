@@ -7,10 +7,10 @@
 # ---
 
 # %% [markdown]
-# # What a run has to remember
+# # 11 · What a run has to remember
 #
-# Early in June 2024, around step 200,000, somebody needed the machine. After more than a week by the author's retrospective {cite:p}`steelblog2024`, on 18 July by the project's README {cite:p}`steelreadme2025`, the run went on
-# where it had stopped, on other GPUs, lent by a university. Between the two lay a folder on a disk.
+# Early in June 2024, around step 200,000, somebody needed the machine. More than a week later, says the author's retrospective {cite:p}`steelblog2024`, on 18 July, says the README {cite:p}`steelreadme2025`, the run went on
+# where it had stopped, on GPUs that a university had lent. Between the two lay a folder on a disk.
 
 # %% tags=["hide-input"]
 import contextlib
@@ -95,10 +95,9 @@ def with_data(words):
 #      caption="One step of pretraining. The chapter asks what belongs into the folder, and what the ranks have to tell each other.")
 
 # %% [markdown]
-# *Ranks* are the processes of a run, one a GPU; a *micro-batch* is as much of the batch as fits into memory at once; *moments* are the optimizer's running means of past gradients, two numbers a parameter with AdamW.
+# Three words of the drawing. *Ranks* are the processes of a run, one a GPU. A *micro-batch* is as much of the batch as fits into memory at once. *Moments* are the optimizer's running means of past gradients: with AdamW two numbers a parameter.
 #
-# What has to be in that folder? And when eight GPUs hold one model between them, what does each hold, and what
-# do they tell each other at every step?
+# Two questions. What has to be in that folder? And when eight GPUs share one model, what does each hold, and what do they tell each other?
 #
 # ```{admonition} Predict
 # :class: predict
@@ -110,11 +109,11 @@ def with_data(words):
 # 3. Steel's 1.12 billion parameters are cut over eight GPUs, each with eight micro-batches a step. Weights (2 bytes) are collected twice a micro-batch, gradients (4 bytes) added up once a step. How many gigabytes must each GPU send per step?
 # ```
 #
-# Nobody has run this code on many GPUs yet: what is measured here is measured on two CPU cores, what is said of GPUs is arithmetic.
+# Nobody has run this code on many GPUs yet. What is measured here is measured on two CPU cores; what is said of GPUs is arithmetic.
 #
 # ## What one step is
 #
-# Read a batch, run the model over it, run backward, update. Written out once by hand:
+# Read a batch, run the model, run backward, update. Once by hand:
 
 # %% tags=["active-ipynb"]
 # def step_by_hand(model, optimizers, batch, factor, train):
@@ -133,7 +132,7 @@ def with_data(words):
 #     return float(total / count)
 
 # %% [markdown]
-# Now the package's loop does ten steps of a small run on the closed world of chapter 02, and we repeat its first three.
+# Now the package's loop does ten steps of a small run, and we repeat its first three.
 
 # %% tags=["active-ipynb", "within-0.1"]
 # SETTINGS = ["train.steps=10", "train.checkpoint_every=5", "train.batch_size=4", "train.micro_batch_size=2",
@@ -153,16 +152,16 @@ def with_data(words):
 #     print(f"step {s + 1}  loop {unbroken[s]['loss']:.6f}  by hand {by_hand:.6f}  equal in every bit")
 
 # %% [markdown]
-# Nothing else happens in the loop, but for a check that skips a broken step, and on one GPU an optimizer that scales and clips while it updates. (There the host waits for the device once a step; on several ranks twice, for the loss and for the norm.) Four facts about it carry the rest of the chapter:
+# The loop does nothing else, but for a check that skips a broken step. Four facts carry the rest of the chapter:
 #
 # - **The batch is a function of the step.** `loader.batch(7)` needs no history (chapter 10).
 # - **So is everything random.** The loop seeds its generator with the step's number; the learning rate is a formula of it.
-# - **The past lives in the weights and the optimizer's moments**, and in a few facts that nothing can compute.
-# - **Loss and gradient are sums divided once**, by the number of targets in the whole step.
+# - **The past lives in the weights and the moments**, and in a few facts that nothing can compute.
+# - **Loss and gradient are sums, divided once** by the number of targets in the whole step.
 #
 # ## Divide once
 #
-# A step is cut into micro-batches because it does not fit into memory at once. Suppose one micro-batch holds 1,000 targets and the next, padded or masked, holds 10.
+# Suppose one micro-batch holds 1,000 targets and the next, padded or masked, holds 10.
 # The average of the two means gives a token of the second a hundred times the vote of a token of the first.
 
 # %% tags=["active-ipynb", "within-0.1"]
@@ -183,8 +182,7 @@ def with_data(words):
 #     print("sum, divided once" if divide_once else "mean of the means", f"cosine {cosine:.2f}")
 
 # %% [markdown]
-# Divided once, micro-batches give the gradient of the whole batch. The mean of means points somewhere else. In pretraining with packed rows every micro-batch
-# is full, both agree, and the mistake sleeps; it wakes in fine-tuning, where answers have all lengths. Over ranks it is the same: FSDP averages over them, so the loop multiplies by their number and divides by the tokens of all.
+# Divided once, micro-batches give the gradient of the whole batch. The mean of means points somewhere else. In pretraining every row is packed full, both agree, and the mistake sleeps. It wakes in fine-tuning, where answers have all lengths. Over ranks it is the same: divide by the tokens of all.
 #
 # ## Kill it
 
@@ -193,7 +191,7 @@ def with_data(words):
 #      caption="The life of a checkpoint. A rename either happened or did not, so no kill leaves half a checkpoint under a whole one's name. When two newer ones are there, the third loses its name first, then its files.")
 
 # %% [markdown]
-# Start the same ten steps as a process of its own, wait for step 7, and send a signal that cannot be caught.
+# Start the same ten steps as a process, wait for step 7, and send a signal that cannot be caught.
 
 # %% tags=["active-ipynb", "timing"]
 # def start(name, ranks=1):
@@ -211,7 +209,7 @@ def with_data(words):
 # print("on disk:", *sorted(p.name for p in (LAB / "killed" / "checkpoints").iterdir()))
 
 # %% [markdown]
-# The log is ahead of the checkpoint: those steps are lost. Now the same call again, in this process.
+# The log is ahead of the checkpoint: those steps are lost. Now the same call again.
 
 # %% tags=["active-ipynb", "within-0.1"]
 # result = pretrain(small, shards, LAB / "killed")
@@ -224,7 +222,7 @@ def with_data(words):
 # answer("1.1", "**All 16**, and the final weights are the same bytes.", 16, unit="digits")
 
 # %% [markdown]
-# So, what is in the folder?
+# So what is in the folder?
 
 # %% tags=["active-ipynb", "within-0.1"]
 # saved = LAB / "killed" / "checkpoints" / "step-00000010"
@@ -234,49 +232,44 @@ def with_data(words):
 # print("data:", {key: facts["data"][key] for key in ("seed", "slot", "batches", "appended_at")})
 
 # %% [markdown]
-# Weights and moments, hashes, and a page of facts: rows read under which batch size and mixture, where shards were appended, the running mean that says what a spike is.
-#
-# Ten steps are five and five when a step depends on nothing but what was saved. The lines of the lost steps are gone from the log, which holds every step once.
+# Weights and moments, hashes, and a page of facts: which rows were read under which batch size and mixture, where shards were appended, the running mean that says what a spike is. A step depends on nothing else, so ten steps are five and five.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# Save what cannot be computed: weights, moments, the step, what was changed or appended on the way, one running mean. Have no iterator, generator or scheduler with a state: what is a pure function of the step cannot be restored wrongly.
+# Save what cannot be computed: weights, moments, the step, what was changed on the way, one running mean. Make the rest a function of the step. What has no state cannot be restored wrongly.
 # ```
 #
 # ## Who holds what
 #
 # ```{admonition} Napkin
 # :class: napkin
-# Trained with AdamW {cite:p}`adamw2019` in mixed precision a parameter costs 16 bytes: a float32 weight, its float32 gradient, two float32 moments. (It computes with bf16 copies, made for a step on one GPU, gathered by FSDP on many.) For
+# With AdamW {cite:p}`adamw2019` a parameter costs 16 bytes: a float32 weight, its float32 gradient, two float32 moments. For
 # $N = 1.12 \cdot 10^9$ that is 18 GB before the first activation. Eight GPUs with eight copies hold it eight times.
 # ```
 #
-# FSDP {cite:p}`fsdp2023` cuts every tensor into as many pieces as there are ranks. The model is divided into *units*, here one for each decoder block and one for the
-# rest. Before a unit is computed, its pieces are *gathered*: every rank sends its own and has the whole. After the backward pass its gradients are *reduce-scattered*: added up over the
-# ranks, each keeping the piece that is its own. The choices differ in when borrowed weights are given back.
+# FSDP {cite:p}`fsdp2023` cuts every tensor into as many pieces as there are ranks. The model is divided into *units*: each decoder block is one, and the rest, embedding and head, is one more. Before a unit is computed, its pieces are *gathered*: every rank sends its own, in bf16, and has the whole.
+# After the backward pass the gradients are *reduce-scattered*: added up over the ranks, each keeping its own piece. The ways differ in when borrowed weights are given back.
 
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_11.fsdp_step(), alt="Time lines of one step with two micro-batches for full, grad_op and ddp. Full gathers every unit before its forward and again before its backward; embedding and head, the largest unit, come first, with nothing beside them, and stay through a whole pass; grad_op gathers once a micro-batch and holds a unit from forward to backward; ddp gathers nothing and holds all. All three keep whole gradients from the first micro-batch to the reduction in the second.",
 #      caption="One step of two blocks and the rest (F forward, B backward, h the head), two micro-batches. Lengths are chosen, the order is FSDP's: light bars gather weights, dark ones reduce gradients, green is what a rank holds whole; the thick line is embedding and head, needed first and last.")
 
 # %% [markdown]
-# | `train.sharding` | weights | gradients, moments | a rank receives |
+# | `train.sharding` | weights | gradients, moments | weights travel |
 # |---|---|---|---|
-# | `full` | a piece; borrowed for forward, again for backward | a piece | weights twice a micro-batch |
-# | `grad_op` | whole from forward to backward, then a piece | a piece | weights once a micro-batch |
-# | `hybrid` | `full` inside a node, copies across nodes | a piece of the node | weights over the fast links; between nodes only gradients |
-# | `ddp` | a copy | a copy | no weights |
+# | `full` | a piece; borrowed for forward, again for backward | a piece | twice a micro-batch |
+# | `grad_op` | whole from forward to backward | a piece | once a micro-batch |
+# | `hybrid` | `full` inside a node, copies across nodes | a piece of the node | inside the node only |
+# | `ddp` | a copy | a copy | never |
 #
-# Gradients travel once a step, because the loop keeps them to itself until the last micro-batch: the pale green bars. So the bytes that a rank sends per parameter, with $W$ ranks, $A$
-# micro-batches, bf16 weights and float32 gradients, are
+# Gradients travel once a step: each rank keeps its own until the last micro-batch, the pale green bars. So with $W$ ranks and $A$ micro-batches a rank sends, in bytes per parameter,
 #
 # $$
 # \underbrace{2 \cdot 2A}_{\text{weights, full}} \tfrac{W-1}{W} \;+\; \underbrace{4}_{\text{gradients}} \tfrac{W-1}{W}
 # \qquad\text{against ddp's}\qquad 2 \cdot 4 \cdot \tfrac{W-1}{W} .
 # $$
 #
-# `figures.experiments.communication` stands between FSDP and the network during forward and
-# backward, here with two ranks, two micro-batches and float32 throughout (weights are 4 bytes).
+# Is it so? `figures.experiments.communication` stands between FSDP and the network and counts, here with two ranks, two micro-batches and weights of 4 bytes.
 
 # %% tags=["active-ipynb", "hide-input"]
 # counted = json.loads((LOGS / "communication.json").read_text())
@@ -291,8 +284,7 @@ def with_data(words):
 # table(["bytes per parameter", "weights", "gradients", "moments", "between micro-batches", "sent", "formula"], rows)
 
 # %% [markdown]
-# What travels, how often and how wide is observed, and fits; the factor $(W-1)/W$ of a ring is assumed. (`hybrid` on one node is `full`.) The update comes on top: AdamW sends nothing. (Muon, an optimizer explained below,
-# gathers every hidden matrix in float32, about 2.0 GB per rank and step for Steel, and its owner sends the result back.) And between micro-batches every rank holds **whole** gradients, however finely the rest is cut. That is the price of sending them once.
+# What travels, how often and how wide is observed, and fits; the factor $(W-1)/W$ of a ring is assumed. (`hybrid` on one node is `full`.) Look at the column *between micro-batches*: every rank holds **whole** gradients, however finely the rest is cut. That is the price of sending them once.
 
 # %% tags=["active-ipynb", "hide-input"]
 # causal = load("steel-1b-causal")
@@ -307,10 +299,9 @@ def with_data(words):
 # %% [markdown]
 # ## Is the wire fast enough?
 #
-# Weights may travel while the GPU computes the unit before. But `grad_op` gathers in the forward pass only, a third of a micro-batch; `full` gathers in both, and its forward is as short. And one unit
-# has nothing before it: embedding and head, half of the weights, are needed by the first lookup.
+# Weights travel while the GPU computes the unit before. Two things spoil it. The forward pass, in which every way must gather, is only a third of a micro-batch. And one unit has nothing before it: embedding and head, half of the weights, are needed by the first lookup.
 
-# %% tags=["active-ipynb"]
+# %% tags=["active-ipynb", "hide-input"]
 # card, tokens = gpu("H800"), causal.train.micro_batch_size * causal.data.sequence_length
 # seconds = tokens * flops_per_token(causal.model, 2048).total / (card.peak * card.mfu)
 # counts = count_parameters(causal.model)
@@ -324,22 +315,26 @@ def with_data(words):
 #     print(f"{wire / 1e9:5g} GB/s: embedding and head {1e3 * rest_sent / wire:3.0f} ms; longer by", *(f"{how} {share:.0%}" for how, share in longer.items()))
 
 # %% [markdown]
-# The last columns go through one micro-batch unit by unit, gathering one ahead (`draw_11.micro_batch`); their wire is ideal and gradients, once a step and about half in the open, come on top. 200 GB/s are, at most, NVLink of an H800; 50 and 12.5, per GPU, network cards of 400 and 100 Gb/s.
-# With $n$ tokens in a micro-batch, $k$ FLOPs per token and parameter (3.4 for the causal mixture, 4.9 for the dense layer), $C$ FLOP/s reached, $B$ bytes/s of wire and $N_0$ parameters in embedding and head:
-# **the blocks' weights can be hidden while** $n > \tfrac{6}{k} \cdot \tfrac{C}{B}$, **for `grad_op` and `full` alike; $2 N_0 / B$ seconds never are, once a micro-batch for `grad_op`, twice for `full`.** (In this section $B$ and $C$ are speeds; the $(W-1)/W$ of the ranks is left out.) It is a bound, not a verdict.
+# The last columns walk through one micro-batch unit by unit, gathering one ahead (`draw_11.micro_batch`). Their wire is ideal, and the gradients come on top. 200 GB/s are, at most, NVLink of an H800; 50 and 12.5, per GPU, network cards of 400 and 100 Gb/s.
 #
-# From that, in this order:
+# In letters: a micro-batch of $n$ tokens, $k$ FLOPs per token and parameter (3.4 for the causal mixture, 4.9 for the dense layer), $C$ FLOP/s reached, a wire of $B$ bytes/s. The blocks' weights can hide behind the forward pass while
+#
+# $$
+# n > \frac{6}{k} \cdot \frac{C}{B} .
+# $$
+#
+# Embedding and head never hide: once a micro-batch with `grad_op`, twice with `full`. (In this section $B$ and $C$ are speeds.) It is a bound, not a verdict. From it, in this order:
 #
 # 1. **`grad_op`** when the plan fits into nine tenths of the memory: half of the weights that `full` sends, for 1 GiB more on eight GPUs. In the original's Table 2 a change of this kind, on a model of 1.8 B on A100, was worth 14,600 → 15,000 tokens/s, for 5 GB.
 # 2. **`full`** when memory is short, and the wire is far above the line.
-# 3. **`hybrid`** on several nodes whose network is below it: weights stay inside a node, and each rank sends 0.84 GB of gradients a step to its twins, the ranks with the same piece in the other three of four nodes.
-# 4. **`ddp`** when even `grad_op` loses more than you like, or the model is small: no weight travels, every rank holds all 16 bytes.
+# 3. **`hybrid`** on several nodes whose network is below it: weights stay inside a node. On four nodes each rank sends 0.84 GB of gradients a step to the other three.
+# 4. **`ddp`** when even `grad_op` loses too much, or the model is small.
 #
-# A larger micro-batch moves the line as well. `steel bench step` measures all this in ten minutes ([runbook](../book/runbook.md)).
+# A larger micro-batch helps, too. `steel bench step` measures all this in ten minutes ([runbook](../book/runbook.md)).
 #
 # ## Two processes, live
 #
-# The same ten steps with `torchrun` and two ranks that talk over gloo, PyTorch's library for CPUs.
+# The same ten steps with `torchrun`, and two ranks that talk over gloo, PyTorch's library for CPUs.
 
 # %% tags=["active-ipynb", "within-0.2"]
 # assert start("two", ranks=2).wait() == 0
@@ -352,36 +347,22 @@ def with_data(words):
 # answer("1.2", f"in about digit **{digit}**, near the last that float32 has. Sums are taken in another order, and that is all.", digit, unit="digits")
 
 # %% [markdown]
-# Pieces in a checkpoint are addressed by parameter and place, not by rank, so a run may, and in the drills did, go from one rank to two; for 8 → 32 it is the format's promise. The samples follow, since rank $r$ of $W$ takes the slots
-# $t \equiv r \pmod W$ of a batch that does not know $W$.
+# Pieces in a checkpoint are addressed by parameter and place, not by rank. So a run may go from one rank to two, and in the drills did; for 8 → 32 it is the format's promise. The samples follow: a batch does not know how many ranks share it.
 #
 # ## How fast to learn, and on what
 #
 # The original's learning rate rises for 2,000 steps (1,000 in the released script) and falls along half a cosine to zero. {cite:p}`steel2025` A cosine needs to know its end: a checkpoint from its middle is a model
-# half way down somebody's slope. *Warm-up, stable, decay* {cite:p}`minicpm2024` stays level and falls only at the end. The last checkpoint before the fall can be continued
-# with more data, or decayed twice on different mixtures, so the trainer saves one there and keeps it for good (`train.keep_at_decay`).
+# half way down somebody's slope. *Warm-up, stable, decay* {cite:p}`minicpm2024` stays level and falls only at the end. The last checkpoint before the fall can be continued with more data, or decayed twice on different mixtures. So the trainer keeps it for good (`train.keep_at_decay`).
 #
-# MiniCPM found a decay of 10 % of the steps enough and 2.5 % too short, and it mixed its best data into the decay, dialogues among them, beside the pretraining data. Steel mixed dialogues in from the first token and had no such stage; its author
-# thinks MiniCPM's way likely to follow instructions better. Here `data.anneal_weights` changes the mixture at the step where the decay begins. It is a dangerous setting: *a source that is not named gets nothing*, and the decay of `steel-1b-causal`
-# is 112 B tokens long. A greedy one: `{firefly: 1, wanjuan: 3}`. Firefly is 1.15 million short dialogues, about 0.2 B tokens:
-
-# %% tags=["active-ipynb", "hide-input"]
-# run_tokens = causal.train.steps * causal.train.batch_size * causal.data.sequence_length
-# decay = causal.train.decay_fraction * run_tokens
-# level = run_tokens - decay
-# sizes = {"skypile": 588, "wanjuan": 964, "starcoder": 201, "small sources": 29}  # GB of text
-# there = {name: 560e9 * size / sum(sizes.values()) for name, size in sizes.items()} | {"of these, firefly": 0.2e9}
-# natural = {name: size / 560e9 for name, size in there.items()}
-# printed = {"wanjuan": 0.75, "small sources": 0.25, "of these, firefly": 0.25}
-# sane = {"skypile": 0.28, "wanjuan": 0.46, "starcoder": 0.11, "small sources": 0.15, "of these, firefly": 0.15 * 0.2 / 9}
-# table(["source", "B tokens", "passes before the decay", "greedy: share of the decay", "greedy: passes in all", "sane: share of the decay", "sane: passes in all"],
-#       [[name, f"{size / 1e9:.1f}", f"{natural[name] * level / size:.1f}",
-#         *(text for mix in (printed, sane) for text in (f"{mix.get(name, 0):.1%}", f"{(natural[name] * level + mix.get(name, 0) * decay) / size:.1f}"))]
-#        for name, size in there.items()])
-
-# %% [markdown]
-# Past four passes repeated text is worth less and less (chapter 12). The sane mixture keeps the pretraining data and gives the small good sources fifteen per cent. The sizes are rough: bytes from the original's Figure 2 (WanJuan with its English), tokens assumed in proportion to them. Your shards know better, and the dry run reads them.
-# On this page's tiny corpus the same mixture looks like this:
+# MiniCPM found a decay of 10 % of the steps enough and 2.5 % too short, and mixed its best data into it, dialogues among them. Steel mixed dialogues in from the first token and had no such stage; its author
+# thinks MiniCPM's way likely to follow instructions better. Here `data.anneal_weights` changes the mixture where the decay begins. It is a dangerous setting: *a source that is not named gets nothing*. Try `{firefly: 1, wanjuan: 3}`, good dialogues and good text.
+#
+# ```{admonition} Napkin
+# :class: napkin
+# The decay of `steel-1b-causal` is 112 B tokens long, and a quarter of it goes to Firefly: 28 B. Firefly is 1.15 million short dialogues, about 0.2 B tokens. They would be read 140 times.
+# ```
+#
+# Past four passes repeated text is worth less and less (chapter 12). A sane mixture keeps the pretraining data and gives the small good sources fifteen per cent; the [runbook](../book/runbook.md) has one. The dry run counts passes and warns:
 
 # %% tags=["active-ipynb"]
 # greedy = load("cpu", ["train.steps=320", "train.batch_size=4", "data.anneal_weights={firefly: 1, wanjuan: 3}"])
@@ -389,9 +370,9 @@ def with_data(words):
 # print(plan_page[plan_page.index("Passes"):])
 
 # %% [markdown]
-# The optimizer is AdamW with $\beta = (0.9, 0.95)$, weight decay 0.05, gradients clipped at norm 1. The original's script decays every parameter; this project decays matrices only, in all presets. **Muon** {cite:p}`muon2024`,
-# the default of the small presets, is an option for matrices inside the blocks: it replaces the momentum by roughly the nearest orthogonal matrix, so that all directions move about equally far.
-# A comparison that tunes both sides finds 1.4 times at 0.1 B parameters and 1.1 times at 1.2 B {cite:p}`wen2025`, and half of Steel's weights are vocabulary and stay with AdamW.
+# The optimizer is AdamW with $\beta = (0.9, 0.95)$, weight decay 0.05, gradients clipped at norm 1. The original's script decays every parameter; this project decays matrices only. **Muon** {cite:p}`muon2024`,
+# the default of the small presets, is an option for matrices inside the blocks: all directions of an update move about equally far.
+# A comparison that tunes both sides finds it faster 1.4 times at 0.1 B parameters and 1.1 times at 1.2 B {cite:p}`wen2025`. It has its price on the wire: it gathers every hidden matrix in float32, about 2.0 GB per rank and step for Steel.
 #
 # ## The run
 
@@ -405,7 +386,7 @@ def with_data(words):
 # assert last < 0.75 * first
 
 # %% [markdown]
-# A mean loss hides a source that stalls. By source it shows, and in bits per byte sources can be compared. (A handful of documents each.)
+# A mean loss hides a source that stalls. By source it shows; in bits per byte sources can be compared. (A handful of documents each.)
 
 # %% tags=["active-ipynb", "hide-input", "within-0.1"]
 # names = [n for n in ("wanjuan", "skypile", "belle_2m", "firefly", "starcoder") if n in evals[-1]["by_source"]]
@@ -416,7 +397,7 @@ def with_data(words):
 # %% [markdown]
 # ## When it goes wrong
 #
-# Somewhere in a trillion tokens there is a batch that gives a NaN, and one that gives a gradient ten times too long. The first is fatal to a program that does not look:
+# Somewhere in a trillion tokens one batch gives a NaN, and one a gradient ten times too long. The first is fatal to a program that does not look:
 
 # %% tags=["active-ipynb"]
 # poisoned, _, _ = next_token_loss()(model, loader.batch(5))
@@ -427,8 +408,8 @@ def with_data(words):
 # print(f"{flat.isnan().float().mean():.0%} of the weights are NaN after one update")
 
 # %% [markdown]
-# The loop looks. A step whose loss or gradient norm is not finite is skipped and logged, and after `max_bad_steps` of them in a row the run stops. With `spike_factor` a step whose gradient norm exceeds so many times its running mean
-# is skipped, too. Here the model of the run above trains on for a few steps and meets a NaN at step 7 and random tokens from step 13 to 17; once without and once with a spike policy.
+# The loop looks. A step whose loss or gradient norm is not finite is skipped; after `max_bad_steps` in a row the run stops. With `spike_factor` a step is skipped, too, whose gradient norm exceeds so many times its running mean.
+# Here the trained model goes on and meets a NaN at step 7 and random tokens from step 13 to 17, once without and once with a spike policy.
 
 # %% tags=["active-ipynb", "hide-input", "within-0.3"]
 # def incident_run(name, spike_factor, incidents=True):
@@ -463,11 +444,12 @@ def with_data(words):
 #     f"The policy skipped {len(set(skipped['spike policy']) & set(range(13, 18)))} of the 5 batches of garbage.")
 
 # %% [markdown]
-# All three runs clip, at norm 1, which keeps one gradient from ruling the moments; every step here exceeds it, and without clipping we have not tried. Without a policy the loss falls *inside* the band: the run has begun to learn the garbage. The factor 2 is chosen for this demonstration; a policy may skip good steps, too. For a real run begin without one; if spikes come and the loss does not return within a few hundred steps, go back to a checkpoint before the first of them (`train.keep_checkpoints=40`, or only two are there) and set the factor to ten. The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
+# Without a policy the loss falls *inside* the band: the run has begun to learn the garbage. (All three runs clip.) The factor 2 is chosen for this demonstration; a policy may skip good steps, too.
+# For a real run begin without one. If the loss does not return within a few hundred steps, go back to a checkpoint before the spike and set the factor to ten ([runbook](../book/runbook.md)). The log names every skipped step, and `loader.batch(step - 1)` gives you its very rows back.
 #
 # ## At full scale
 #
-# The original ran 1.07 million steps of 1,048,576 tokens. This chapter's script is `steel pretrain` itself, every option included, with data of its own for the small presets; at scale use the command.
+# The original ran 1.07 million steps of 1,048,576 tokens. This chapter's script is `steel pretrain` itself, with data of its own for the small presets; at scale use the command.
 #
 # ```text
 # torchrun --nproc-per-node 8 -m steel pretrain --preset steel-1b-dense --data shards -r runs/1b train.sharding=grad_op
@@ -475,20 +457,18 @@ def with_data(words):
 # steel pretrain --preset steel-1b-dense --data shards -r runs/1b --nodes 4 --print-launch slurm > run.sh
 # ```
 #
-# `steel-1b-dense` has the plain layer, `steel-1b-causal` the causal mixture, `steel-1b` the original as its paper describes it, with the mixture that sees the future ([chapter 07](07_soft_moe.ipynb)).
-# The dry run touches no device:
+# `steel-1b-dense` has the plain layer, `steel-1b-causal` the causal mixture, `steel-1b` the original's, which sees the future ([chapter 07](07_soft_moe.ipynb)). The dry run touches no device:
 
 # %% tags=["active-ipynb"]
 # page = dry_run(load("steel-1b-dense", ["train.sharding=grad_op"]), "H800", 8)
 # print(page.partition("\n\nConfiguration")[0])
 
 # %% [markdown]
-# Its throughput assumes a utilisation that others have reached; the original's own speed and chapter 09's estimate differ from it, up to a factor of two between them.
-# The [runbook](../book/runbook.md) has them in one table, and the way from an empty node to a base model.
+# Its throughput assumes a utilisation that others have reached; the original's own speed and chapter 09's estimate lie up to a factor of two apart. The [runbook](../book/runbook.md) has all three in a table, and the way from an empty node to a base model.
 #
 # More GPUs change the run's pace only: the batch stays 512 sequences, and 512 is the number that the ranks must divide.
-# `--print-launch` writes a whole file for Slurm or Kubernetes. A scheduler that wants its nodes back sends a signal: between two steps the ranks agree, save, and exit with 0, and the job queues itself again.
-# A rank that dies takes the others with it, with exit code 75, and the job of the Slurm file starts again from the newest checkpoint, unless it fell in its first quarter of an hour; a bare `torchrun` does not. A user's mistake exits with 2; under Slurm it stays down.
+# `--print-launch` writes a whole file for Slurm or Kubernetes. When a scheduler wants its nodes back, it sends a signal: the ranks finish the step, save, and exit with 0, and the job queues itself again.
+# A rank that dies takes the others with it (exit code 75), and Slurm's job goes on from the newest checkpoint, unless it fell in its first quarter of an hour. A bare `torchrun` does not. A user's mistake exits with 2 and stays down.
 #
 # ## Failure gallery
 #
@@ -499,22 +479,22 @@ def with_data(words):
 #
 # ```{admonition} Zeros from a page
 # :class: failure
-# Our own, found by the drills below. When a memory-mapped shard was cut short under a running job, the kernel filled the rest of its last page with zeros, and the run trained on them
-# without a word. Now nothing is mapped: rows are read by position, and a short read ends the run with the name of the file.
+# Our own, found by the drills below. When a memory-mapped shard was cut short under a running job, the kernel filled its last page with zeros, and the run trained on them
+# without a word. Now rows are read by position, and a short read ends the run with the name of the file.
 # ```
 #
 # ```{admonition} One is silent, the others wait
 # :class: failure
-# With one of two ranks stopped, the other would have waited half an hour. A time-out was set; the drill failed again, for checkpoints in the background use a second group of processes, which had kept its half hour.
-# Now both wait as long as `STEEL_RANK_TIMEOUT_S` says, 600 by default. (Tried over gloo only.)
+# With one of two ranks stopped, the other would have waited half an hour. A time-out was set, and the drill failed again: checkpoints in the background use a second group of processes, which had kept its half hour.
+# Now both wait as long as `STEEL_RANK_TIMEOUT_S` says. (Tried over gloo only.)
 # ```
 #
 # ```{admonition} A model with a layer missing
 # :class: failure
-# Exercise 11.4 found this one. PyTorch's checkpoints load whatever the model asks for, so a run of three layers, resumed as one of two, went on without its last layer and without a word. Resuming now compares the names first.
+# Exercise 11.4 found this one. PyTorch's checkpoints load what the model asks for, so a run of three layers, resumed as one of two, went on without its last layer. Resuming now compares the names first.
 # ```
 #
-# How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched. The committed reports are older than the last changes to the loop:
+# How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched. (The committed reports are older than the last changes to the loop.)
 
 # %% tags=["active-ipynb", "hide-input"]
 # drills = json.loads((LOGS / "drills.json").read_text(encoding="utf-8"))
@@ -538,8 +518,7 @@ def with_data(words):
 # **11.1 Recall.** The checkpoint holds no state of a random generator, no iterator and no learning rate. Say for each what replaces it.
 #
 # ```{dropdown} Answer 11.1
-# The generator is seeded with the run's seed and the step's number before each step. The batch is a function of the step (`loader.batch`). The learning rate is a function of the step and the configuration, which is why a resumed run obeys a
-# *changed* configuration.
+# The generator is seeded with the run's seed and the step's number before each step. The batch is a function of the step (`loader.batch`), the learning rate one of the step and the configuration: so a resumed run obeys a *changed* configuration.
 # ```
 #
 # **11.2 Calculate.** A save pauses training for 20 seconds, and something breaks once in three days. How often should you save? Compare with the original's 20,000 steps. (Young's rule of 1974: with a cost $\delta$ and a mean time
@@ -547,8 +526,7 @@ def with_data(words):
 #
 # ```{dropdown} Answer 11.2
 # $\sqrt{2 \cdot 20 \cdot 259{,}200} \approx 3{,}220$ s, 54 minutes: about 1,300 steps of 2.4 s. At that interval 1.2 % of the time goes into saves and lost work together. Saving every 20,000 steps on the H800 leg means 13.5 hours between saves and 6.7 hours
-# lost per failure on average. With saves in the background $\delta$ is the time of a copy to memory, one or two seconds, and the rule says twelve to seventeen minutes. The preset's 1,000 steps are 40 minutes at that pace: rarer than the rule,
-# at a cost of a quarter of an hour more per failure.
+# lost per failure on average. The preset's 1,000 steps are 40 minutes at that pace.
 # ```
 #
 # **11.3 Code.** Write `bytes_sent(parameters, ranks, micro_batches, sharding)`: what one rank sends in a step, with bf16 weights and float32 gradients, for `full`, `grad_op`, `ddp`, and for `hybrid` on nodes of 8.
@@ -594,8 +572,8 @@ def with_data(words):
 #
 # ```{dropdown} Answer 11.5
 # One list of ten; yours may be better. (1) Loss of step 1: within 0.2 of $\ln V + \sigma^2 D / 2$, 12.3 for Steel, else the initial weights are wrong. (The head is drawn with $\sigma = 0.02$ and reads a normalised state of width $D$, so a logit has variance $\sigma^2 D$.) (2) Loss at step 1,000: below 5 and falling. (3) Held-out loss by source: every source has fallen.
-# (4) Tokens/s: within a tenth of `bench step`, else look at data and network. (5) Its slowest step of a hundred: below twice the median. (6) Peak memory: a tenth free, equal on all ranks. (7) Gradient norm: finite, and its median falls.
-# (8) Skipped steps: none. (9) Kill it fifty steps *after a save*, start it: a line `resume`, and the losses behind it equal to those of a copy of the old log in five digits at least. (10) Days left on the progress bar: fewer than the month has. So start the first hour with `train.checkpoint_every=100 train.eval_every=500`: at the preset's 1,000 and 5,000 there is no second validation, and in the first minutes nothing to resume from. The bounds of 2 and 5 are experience, ours at small size, not measurements.
+# (4) Tokens/s: within a tenth of `bench step`. (5) The slowest step of a hundred: below twice the median. (6) Peak memory: a tenth free, equal on all ranks. (7) Gradient norm: finite, and its median falls.
+# (8) Skipped steps: none. (9) Kill it fifty steps *after a save*, start it: a line `resume`, and losses equal to those of a copy of the old log in five digits at least. (10) Days left: fewer than the month has. So start the first hour with `train.checkpoint_every=100 train.eval_every=500`: at the preset's 1,000 and 5,000 there is no second validation, and in the first minutes nothing to resume from. The bounds of 2 and 5 are experience, not measurements.
 # ```
 #
 # Number 1, checked small, with a $\sigma$ large enough to see:
@@ -625,7 +603,7 @@ def with_data(words):
 #
 # ```{admonition} Card
 # :class: card
-# **When does sharding weights cost little?** While a *forward pass* computes longer than its weights travel: $n > \tfrac{6}{k} \tfrac{C}{B}$ tokens. Embedding and head are never hidden: once a micro-batch for `grad_op`, twice for `full`.
+# **When does sharding weights cost little?** While a *forward pass* computes longer than its weights travel: $n > \tfrac{6}{k} \tfrac{C}{B}$ tokens. Embedding and head never hide.
 # ```
 #
 # ```{admonition} Card

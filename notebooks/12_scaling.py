@@ -9,13 +9,13 @@
 # %% [markdown]
 # # 12 · Five small ones before a large one
 #
-# How large, how long, at which learning rate? Steel took the first two from TinyLlama's example, a billion parameters and a trillion tokens or so in two months, data before size; of its rate the
-# retrospective says that it is nothing special. As far as the sources tell, no smaller Steel was trained first to see where the curve would go, which on a machine lent for an unknown time
+# How large, how long, at which learning rate? Steel took the first two from TinyLlama's example, a billion parameters and a trillion tokens or so in two months; of its rate the
+# retrospective says that it is nothing special. As far as the sources tell, no smaller Steel was trained first, which on a machine lent for an unknown time
 # is easy to understand. Yet hours could have bought a recipe, and some days more a forecast.
 #
 # A *ladder* is that forecast. Train a few small models of one family, fit a curve through their losses, and read it at the size you
 # cannot afford to get wrong. This chapter climbs one of five rungs, writes its forecast down, trains the sixth model, and looks at
-# the difference. Then it does it again under other seeds, and takes the arithmetic to Steel.
+# the difference. Then it does so again under other seeds.
 
 # %%
 import dataclasses
@@ -75,10 +75,10 @@ if cfg.preset == "cpu":  # small enough for a page
 #
 # ## A family
 #
-# Models of a ladder may differ in one thing. Ours differ in width: layers, head width, the ratio of the feed-forward to the width, batch,
+# Models of a ladder may differ in one thing. Ours differ in width: layers, head width, the shape of the feed-forward, batch,
 # vocabulary and data stay as they are. And each rung reads the same number of tokens *per parameter*, so that a rung is a small copy of the large run
-# and not an early moment of it. ($N$ counts parameters and $D$ tokens in this chapter; the width is $w$.) That the schedule must be part of the copy was Chinchilla's rule {cite:p}`hoffmann2022`. Kaplan et al. {cite:p}`kaplan2020` had fixed one for all runs, so that shorter ones were read
-# while their rate was still up and their loss too high. Their law asked for more parameters and fewer tokens, and a generation of models was built so. Chinchilla's authors blamed the schedule; mostly it was something else.
+# and not an early moment of it. ($N$ counts parameters and $D$ tokens in this chapter; the width is $w$.) The schedule is part of the copy: each rung's rate falls to its end {cite:p}`hoffmann2022`. Kaplan et al. {cite:p}`kaplan2020` had fixed one schedule for all runs, and read the shorter ones
+# while their rate was still up.
 #
 # ```{admonition} Napkin
 # :class: napkin
@@ -96,13 +96,10 @@ if cfg.preset == "cpu":  # small enough for a page
 
 # %% [markdown]
 # Two columns say "parameters", and they do not grow alike: at the first rung the vocabulary is almost half the model, at the last much
-# less. Kaplan counted without the embedding and Chinchilla with it. Most of the distance between their laws has been traced to that {cite:p}`pearce2024`, or to the head's work, the warm-up and the tuning of small
+# less. Kaplan counted without the embedding and Chinchilla with it, and their laws gave opposite advice. The distance has been traced to that {cite:p}`pearce2024`, or to the head's work, the warm-up and the tuning of small
 # models, while the decay of the rate mattered little {cite:p}`porian2024`. Steel at full size is still 48.5 % vocabulary. We fit by both.
 #
-# ## Text that does not run out
-#
-# Two things come before the first rung: enough text, and the rate. A law for tokens needs new ones, so the ladder's town is large enough that the target sees less than
-# one pass of it. Its documents differ; its sentences repeat each other, as templates do.
+# A law for tokens needs new ones, so the ladder's town is large enough that the target sees less than one pass of it.
 
 # %% tags=["active-ipynb"]
 # data = town.shards(cfg, RUN)
@@ -112,66 +109,9 @@ if cfg.preset == "cpu":  # small enough for a page
 #     f"{goal.tokens / 1e6:.2f} million, {goal.tokens / held:.2f} of a pass.")
 
 # %% [markdown]
-# What would repetition do? Take the third rung's $N$ and $D$ and shrink the town instead: every thirty-second document, every hundred-and-twenty-eighth. The
-# held-out documents stay the same.
-
-# %% tags=["active-ipynb", "hide-input"]
-# passes = {}
-# for row in runs("town-passes")["rows"]:
-#     passes.setdefault(row["every"], []).append(row)
-# table(["passes over the text", "training loss at the end", "held-out loss"],
-#       [[f"{rows[0]['epochs']:.1f}", *(f"{np.mean([r[key] for r in rows]):.2f} ± {np.std([r[key] for r in rows], ddof=1):.2f}" for key in ("late_loss", "loss"))]
-#        for rows in passes.values()])
-# say(f"Mean and standard deviation over {len(passes[1])} seeds, nats per token; the training loss is a mean of four steps of four rows each. Below: differences seed by seed, ± half of their 95 % interval. Log: town-passes.json.")
-# worse = {every: paired([r["loss"] for r in rows], [r["loss"] for r in passes[1]]) for every, rows in passes.items() if every > 1}
-# sure = holm(worse)
-# print(*(f"{passes[every][0]['epochs']:.1f} passes: held-out loss {gap}, {'worse' if sure[every] and gap.mean > 0 else 'not distinguished'}" for every, gap in worse.items()), sep="\n")
-
-# %% [markdown]
-# Two and a half passes are not distinguished from fresh text; at scale, too, the first few cost little. At nine, training looks *easier* than ever and the held-out loss is worse by a quarter to a third of a nat: the model has learned the documents and
-# not the town. A ladder on such text would bend at its larger end, where more passes meet more
-# room to memorise, and the fit would find a floor that is none.
-#
-# ## The rate comes first
-#
-# A ladder at one learning rate compares its models only if that rate is right for all of them.
-#
-# ```{admonition} Napkin
-# :class: napkin
-# AdamW moves every weight by about $\eta$, whatever the gradient. A row of $w$ weights whose moves agree with their inputs changes its output by up to $\eta w$: three
-# times the width, three times the change. So the best $\eta$ should fall like $1/w$. *Maximal update parametrisation*, μP {cite:p}`mup2022`, is this
-# observation worked out for every matrix: hidden matrices get $\eta/w$, embeddings keep $\eta$, and a rate found on a small model holds on a large one.
-# Muon makes every singular value of the update roughly one {cite:p}`muon2024`. The output then changes by $\eta$ times the input, at any width: nothing to rescale, but for a factor $\sqrt{m/n}$ of tall matrices (`steel/train/optim.py`).
-# ```
-#
-# So AdamW's optimum should move to the left with the width, and Muon's should stay. Three widths, four rates, two optimizers, 100 steps each, in the
-# same town. Rates are factors on one pair of learning rates; with Muon the vocabulary is still AdamW's, and both rates move together.
-
-# %% tags=["active-ipynb", "hide-input"]
-# tries = runs("ladder-rates")["rows"]
-# show(rates(tries), alt="Held-out loss over the learning rate at widths 24, 40 and 64, for AdamW and for Muon, each with its lowest point ringed.",
-#      caption="100 steps of 1,024 tokens each, one seed; the pair is 0.006 for AdamW and 0.04 for Muon. Rings: the lowest of the four rates. Log: ladder-rates.json.")
-
-# %% tags=["active-ipynb", "hide-input"]
-# best = {key: min((r for r in tries if (r["optimizer"], r["width"]) == key), key=lambda r: r["loss"])["rate"] for key in (("adamw", 24), ("adamw", 64), ("muon", 24), ("muon", 64))}
-# finals = {}
-# for row in runs("town-optimizers")["rows"]:
-#     finals.setdefault((row["optimizer"], row["width"]), []).append(row["loss"])
-# gaps = {width: paired(finals["adamw", width], finals["muon", width]) for width in (24, 64)}
-# told = holm(gaps)
-# for width, gap in gaps.items():
-#     ahead = "AdamW" if gap.mean < 0 else "Muon"
-#     print(f"width {width}: AdamW minus Muon {gap} nats (95 %), {gap.seeds} seeds: {ahead + ' is better' if told[width] else 'not distinguished'}")
-# assert all(told.values()) and gaps[24].mean < 0 < gaps[64].mean  # what the next paragraph says
-
-# %% [markdown]
-# AdamW's ring moves to the left, from twice the pair to once, and Muon's stays. One seed and factors of two show a direction, not an exponent. The lines above compare the levels, each at its own best rate, under five seeds: AdamW wins at width 24, Muon at width 64, both established by the book's rule (paired seeds, Student's t). Not the width alone differs: 100 steps are 3.7 tokens per parameter for the one and 0.7 for the other. But whoever compares optimizers on small models alone may pick the wrong one for the large.
-#
-# For the ladder this means Muon, at twice the pair. Two doubts go with it: the ladder's steps have half as many tokens as those of the tries, and the best rate moves with the batch; and one rate for all widths may be a small lie at both ends that no residual shows.
-#
 # ## Climb
 #
-# Every rung goes through the book's own `pretrain`; `climb` keeps a row per rung in `ladder.json`, so that a killed ladder goes on where it was.
+# Every rung goes through the book's own `pretrain`, at one rate for all widths; how that was found stands further down.
 
 # %% tags=["active-ipynb", "within-0.1"]
 # repeated = [dataclasses.replace(one, seed=one.seed + 1) for one in rungs[:2]]
@@ -180,8 +120,7 @@ if cfg.preset == "cpu":  # small enough for a page
 #     print(f"width {row['width']}, seed {row['seed']}: held-out loss {row['loss']:.3f}")
 
 # %% [markdown]
-# The two smallest rungs, the cheapest, were trained twice. Two pairs give two *degrees of freedom*, the number of independent differences from which the noise is estimated, and with two the estimate itself
-# is poor: where it says one, the truth lies between 0.6 and 4.4 in nine cases of ten.
+# The two smallest rungs, the cheapest, were trained twice, to see the noise between two seeds. Two differences are few: where they say one, the truth lies between 0.6 and 4.4 in nine cases of ten.
 #
 # ## Fit, and write the forecast down
 #
@@ -195,9 +134,11 @@ if cfg.preset == "cpu":  # small enough for a page
 #     print(f"by {name:13} {forecast['by'][name]['loss']:.2f} nats")
 
 # %% [markdown]
-# Three ways to count; now the interval. Three doubts can be computed. *Seeds*: draw a noise, since two pairs know it badly; with it redraw every point, and the sixth loss, too; fit again, four hundred times, and take the
-# middle 90 %. (With the noise taken for known, the bars would be little more than half as wide.) *Rungs*: leave one width out and fit the others. *Form*: forbid the floor, because five points near each other cannot tell a floor from a
-# smaller exponent.
+# Three ways to count, nearly one forecast. Now the interval. Three doubts can be computed:
+#
+# - *Seeds*: draw a noise, since two pairs know it badly; with it redraw every point, and the sixth loss, too; fit again. Do so four hundred times and take the middle 90 %. (With the noise taken for known, the bars would be little more than half as wide.)
+# - *Rungs*: leave one width out and fit the others.
+# - *Form*: forbid the floor, because five points near each other cannot tell a floor from a smaller exponent.
 
 # %% tags=["active-ipynb", "within-0.2"]
 # f = forecast["by"]["total"]
@@ -219,7 +160,7 @@ if cfg.preset == "cpu":  # small enough for a page
 # %% [markdown]
 # ## Climb again
 #
-# One forecast and one target are a single throw. The log holds five: the same ladder, target included, under five seeds, each with its own rungs, fit, interval and sixth model (for its pairs it borrows two rungs from the next seed).
+# One forecast and one target are a single throw. The log holds five: the same ladder, target included, under five seeds. (For its two pairs each borrows two rungs from the next seed.)
 
 # %% tags=["active-ipynb"]
 # rows = runs("town-ladder")["rows"]
@@ -273,11 +214,11 @@ if cfg.preset == "cpu":  # small enough for a page
 # assert borrowed.established and not bias.established and not kink.established and all(x > end for x, end in zip(own, ends))
 
 # %% [markdown]
-# Five errors to one side happen by chance once in sixteen times. By the book's rule nothing is established, and the last numbers show how easily one believes otherwise: ladders that borrow rungs from each other are not five
-# independent throws, and a test that takes them for such finds what it wants. Seed 1, taken by itself, has a kink at its fifth rung, 0.42 and then 0.59, and it asks for a story: does something new begin there? Seed 2's kink is larger; seeds 4 and 5 have none. If the loss does fall faster at the end, our form cannot follow: with a floor or without, no doubling buys a larger share than the one before.
+# Five errors to one side happen by chance once in sixteen times. By the book's rule nothing is established, and the last numbers show how easily one believes otherwise. Ladders that borrow rungs from each other are not five
+# independent throws; a test that takes them for such finds what it wants. Seed 1, taken by itself, has a kink at its fifth rung, 0.42 and then 0.59, and it asks for a story. Seed 2's kink is larger; seeds 4 and 5 have none.
 #
-# Of the two intervals that miss, one is seed 2's, whose pairs happened to agree almost exactly: it believed in a noise of 0.3 % and drew a narrow bar. The others are a quarter to a third of the loss wide: two pairs know the noise badly in both directions.
-# With the noise of all rungs every bar has a sensible width; two still miss, and seed 4's is held or not as the redraws fall. Of five independent intervals that deserve their 90 %, two or more miss in 8 % of cases: bad luck, or the form of the law. Of the floor five points know nothing.
+# Of the two intervals that miss, one is seed 2's. Its pairs happened to agree almost exactly, so it believed in a noise of 0.3 % and drew a narrow bar. The others are a quarter to a third of the loss wide: two pairs know the noise badly in both directions.
+# With the noise of all rungs every bar has a sensible width, and two still miss. Of five independent intervals that deserve their 90 %, two or more miss in 8 % of cases.
 #
 # This ladder took as many FLOPs as its target. It is cheap only when the rungs stay far below the target, or read far fewer tokens per parameter.
 #
@@ -285,6 +226,62 @@ if cfg.preset == "cpu":  # small enough for a page
 # :class: takeaway
 # Write the forecast down before the run, with every doubt that you can compute: seeds, rungs, form. A curve drawn afterwards, through all six sizes, passes every sixth loss within 4 %; the forecasts missed by up to 10 %.
 # ```
+#
+# ## What the ladder stood on
+#
+# Two things were settled before the first rung: text that does not run out, and the rate. What would repetition do? Take the third rung's $N$ and $D$ and shrink the town instead: every thirty-second document, every hundred-and-twenty-eighth. The
+# held-out documents stay the same.
+
+# %% tags=["active-ipynb", "hide-input"]
+# passes = {}
+# for row in runs("town-passes")["rows"]:
+#     passes.setdefault(row["every"], []).append(row)
+# table(["passes over the text", "training loss at the end", "held-out loss"],
+#       [[f"{rows[0]['epochs']:.1f}", *(f"{np.mean([r[key] for r in rows]):.2f} ± {np.std([r[key] for r in rows], ddof=1):.2f}" for key in ("late_loss", "loss"))]
+#        for rows in passes.values()])
+# say(f"Mean and standard deviation over {len(passes[1])} seeds, nats per token; the training loss is a mean of four steps of four rows each. Below: differences seed by seed, ± half of their 95 % interval. Log: town-passes.json.")
+# worse = {every: paired([r["loss"] for r in rows], [r["loss"] for r in passes[1]]) for every, rows in passes.items() if every > 1}
+# sure = holm(worse)
+# print(*(f"{passes[every][0]['epochs']:.1f} passes: held-out loss {gap}, {'worse' if sure[every] and gap.mean > 0 else 'not distinguished'}" for every, gap in worse.items()), sep="\n")
+
+# %% [markdown]
+# Two and a half passes are not distinguished from fresh text; at scale, too, the first few cost little. At nine, training looks *easier* than ever and the held-out loss is worse by a quarter to a third of a nat: the model has learned the documents and
+# not the town. A ladder on such text would bend at its larger end, and the fit would find a floor that is none.
+#
+# And the rate? A ladder at one learning rate compares its models only if that rate is right for all of them.
+#
+# ```{admonition} Napkin
+# :class: napkin
+# AdamW moves every weight by about $\eta$, whatever the gradient. A row of $w$ weights whose moves agree with their inputs changes its output by up to $\eta w$: three
+# times the width, three times the change. So the best $\eta$ should fall like $1/w$. *Maximal update parametrisation*, μP {cite:p}`mup2022`, is this
+# observation worked out for every matrix: hidden matrices get $\eta/w$, embeddings keep $\eta$, and a rate found on a small model holds on a large one.
+# Muon makes every singular value of the update roughly one {cite:p}`muon2024`. The output then changes by $\eta$ times the input, at any width: nothing to rescale, but for a factor $\sqrt{m/n}$ of tall matrices (`steel/train/optim.py`).
+# ```
+#
+# So AdamW's optimum should move to the left with the width, and Muon's should stay. Three widths, four rates, two optimizers, 100 steps each, in the
+# same town. Rates are factors on one pair of learning rates; with Muon the vocabulary is still AdamW's, and both rates move together.
+
+# %% tags=["active-ipynb", "hide-input"]
+# tries = runs("ladder-rates")["rows"]
+# show(rates(tries), alt="Held-out loss over the learning rate at widths 24, 40 and 64, for AdamW and for Muon, each with its lowest point ringed.",
+#      caption="100 steps of 1,024 tokens each, one seed; the pair is 0.006 for AdamW and 0.04 for Muon. Rings: the lowest of the four rates. Log: ladder-rates.json.")
+
+# %% tags=["active-ipynb", "hide-input"]
+# best = {key: min((r for r in tries if (r["optimizer"], r["width"]) == key), key=lambda r: r["loss"])["rate"] for key in (("adamw", 24), ("adamw", 64), ("muon", 24), ("muon", 64))}
+# finals = {}
+# for row in runs("town-optimizers")["rows"]:
+#     finals.setdefault((row["optimizer"], row["width"]), []).append(row["loss"])
+# gaps = {width: paired(finals["adamw", width], finals["muon", width]) for width in (24, 64)}
+# told = holm(gaps)
+# for width, gap in gaps.items():
+#     ahead = "AdamW" if gap.mean < 0 else "Muon"
+#     print(f"width {width}: AdamW minus Muon {gap} nats (95 %), {gap.seeds} seeds: {ahead + ' is better' if told[width] else 'not distinguished'}")
+# assert all(told.values()) and gaps[24].mean < 0 < gaps[64].mean  # what the next paragraph says
+
+# %% [markdown]
+# AdamW's ring moves to the left, from twice the pair to once, and Muon's stays. One seed and factors of two show a direction, not an exponent. The lines above compare the levels, each at its own best rate, under five seeds: AdamW wins at width 24, Muon at width 64, both established by the book's rule (paired seeds, Student's t). (100 steps are 3.7 tokens per parameter for the one and 0.7 for the other.) Whoever compares optimizers on small models alone may pick the wrong one for the large.
+#
+# So the ladder took Muon, at twice the pair. Two doubts stay. Its steps have half as many tokens as those of the tries, and the best rate moves with the batch. And one rate for all widths may be a small lie at both ends.
 #
 # ## Steel, on the same curve
 #
@@ -315,7 +312,7 @@ if cfg.preset == "cpu":  # small enough for a page
 
 # %% [markdown]
 # The valley looks flat, and in nats it is: Steel's shape costs it five to eight hundredths. In FLOPs it is not. The best-shaped model would have had Steel's loss for 55 % of its compute by one fit and for 29 % by the other:
-# the shape cost a factor of two to three and a half. That is what a small exponent means.
+# the shape cost a factor of two to three and a half.
 #
 # The two fits of the *same data* disagree about the bottom by nearly a factor of two in parameters and three in tokens per parameter, 61 against 21; the paper's other two methods, and the famous rule of 20 tokens, agree with the
 # second.
@@ -480,6 +477,11 @@ assert trained_by(16) == trained_by(24) and trained_by(16)["Muon"] > 0
 #
 # **12.5 Open, 20 GPU hours.** On one GPU, with preset `gpu1` and real shards, choose widths, ratio and seeds for a forecast of the preset's own model within the time, target included. Write forecast and interval into a file with a
 # date, and only then start the target. Decide beforehand what you do if it falls outside: distrust the rate, the data or the law?
+#
+# ```{dropdown} One answer to 12.5
+# A ladder with its target takes a tenth of the time. Spend the rest on seeds, not on more widths: three of every rung, for the interval is mostly noise that two pairs know badly. If the target falls outside, begin with the suspect that costs least: did it repeat its text (`--dry-run` counts passes)? Then train the last rung at half and at twice
+# the rate. The law comes last. Whatever happens, the miss goes onto the list.
+# ```
 #
 # ## Cards
 #
