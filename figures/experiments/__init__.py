@@ -8,6 +8,7 @@ town      chapter 12's ladder under five seeds
 drills    a run that is broken on purpose      communication   bytes between FSDP ranks
 data_rates  megabytes a core prepares and packs
 parity_rl  imitation, then GRPO, on the parity of bits: chapter 16
+prompt_reading  what a reward pays that reads the prompt: chapter 16
 micro_batch  three presets at three sizes on a GPU   trainer_check  before any of these measures
 
 `ledger` is the JSON file that all of them write and go on from, `processes` runs what needs a process of its own.
