@@ -21,7 +21,7 @@ from datatrove.pipeline.base import PipelineStep
 from ..documents import Document, DocumentWriter, decode, encode, read_lines, write_rows
 from ..runlog import atomic_write
 from . import dedup as duplicates
-from .convert import convert_source
+from .convert import PLACES, convert_source
 from .dedup import Keys
 from .job import Job
 from .operators import Operator, Reject, apply
@@ -65,15 +65,17 @@ class Step(PipelineStep):
 
 
 def total(counts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of counts of the same shape: numbers, and numbers by reason."""
-    found = {}
-    for key, value in counts[0].items():
-        values = [count[key] for count in counts]
-        by_reason = isinstance(value, dict)
-        found[key] = sum(map(Counter, values), Counter()) if by_reason else sum(values)
-        if by_reason:
-            found[key] = dict(sorted(found[key].items()))
-    return found
+    """The sum of counts: numbers, numbers by reason, and the first places by reason."""
+    return {key: _sum([count[key] for count in counts]) for key in counts[0]}
+
+
+def _sum(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        keys = sorted(set(itertools.chain(*values)))
+        return {key: _sum([value[key] for value in values if key in value]) for key in keys}
+    if isinstance(values[0], list):
+        return list(itertools.chain(*values))[:PLACES]
+    return sum(values)
 
 
 class Convert(Step):
