@@ -6,7 +6,7 @@ question  five of them where it counts, on a GPU  verdicts  what a comparison wi
 table2    the paper's table on one GPU         loader   this loader and its peers
 town      chapter 12's ladder under five seeds
 drills    a run that is broken on purpose      communication   bytes between FSDP ranks
-data_rates  megabytes a core prepares and packs
+data_rates  megabytes a core prepares and packs   data  the operators and Data-Juicer
 parity_rl  imitation, then GRPO, on the parity of bits: chapter 16
 prompt_reading  what a reward pays that reads the prompt: chapter 16
 micro_batch  three presets at three sizes on a GPU   trainer_check  before any of these measures

@@ -59,6 +59,7 @@ def within(
         raise ValueError(f"the minimum {low} is above the maximum {high}")
     if low <= value <= high:
         return None
+    value = value if type(value) is int else float(value)  # NumPy's numbers are none of JSON's
     limit = low if value < low else high
     shown = f"{value:.4g}" if isinstance(value, float) else value
     return Reject(f"{what} {shown}, {'under' if value < low else 'over'} {limit}", value, limit)

@@ -111,10 +111,12 @@ def ngram_hashes(codes: np.ndarray, n: int) -> np.ndarray:
     hashes = np.empty(max(count, 0), dtype=np.uint64)
     for start in range(0, count, _PIECE):
         size = min(_PIECE, count - start)
-        piece = codes[start : start + size + n - 1].astype(np.uint64) + np.uint64(1)
-        sums = np.zeros(len(piece) + 1, np.uint64)
-        np.cumsum(piece * _powers(1)[: len(piece)], out=sums[1:])
-        hashes[start : start + size] = (sums[n:] - sums[:-n]) * _powers(-1)[:size]
+        piece = codes[start : start + size + n - 1] * _powers(1)[: size + n - 1]
+        sums = np.cumsum(piece, out=piece)
+        part = hashes[start : start + size]
+        part[:] = sums[n - 1 :]
+        part[1:] -= sums[: size - 1]
+        part *= _powers(-1)[:size]
     return _mixed(hashes)
 
 
@@ -129,18 +131,15 @@ def span_hashes(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.n
     return _mixed(np.add.reduceat(values * _powers(1)[within % (2 * _PIECE)], firsts))
 
 
-def words(codes: np.ndarray, gap: np.ndarray, solid: np.ndarray) -> np.ndarray:
-    """uint64 hash of every word, (words,): between gaps, from its first to its last solid character.
-
-    gap, solid: bool by character; a word without a solid character is none.
-    """
+def words(gap: np.ndarray, solid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends of every word, (words,): between gaps, from its first solid character to its
+    last; a word without one is none. gap, solid: bool by character."""
     seen = np.flatnonzero(solid)
-    if not len(seen):
-        return np.empty(0, np.uint64)
     word = np.cumsum(gap)[seen]
-    first = np.flatnonzero(np.diff(word, prepend=-1))
-    last = np.append(first[1:], len(seen)) - 1
-    return span_hashes(codes, seen[first], seen[last] + 1)
+    new = np.flatnonzero(word[1:] != word[:-1])
+    firsts = np.concatenate([np.arange(min(len(seen), 1)), new + 1])
+    lasts = np.append(firsts[1:], len(seen))[: len(firsts)] - 1
+    return seen[firsts], seen[lasts] + 1
 
 
 def simhash(hashes: np.ndarray) -> int:
@@ -149,5 +148,9 @@ def simhash(hashes: np.ndarray) -> int:
     No features give 0, as in the original.
     """
     bits = np.unpackbits(hashes.view(np.uint8)).reshape(-1, 64)
-    majority = np.packbits(2 * bits.sum(axis=0, dtype=np.int32) > len(bits))
+    ones = sum(  # in steps in which a byte can count
+        bits[start : start + 255].sum(axis=0, dtype=np.uint8).astype(np.int64)
+        for start in range(0, len(bits), 255)
+    )
+    majority = np.packbits(np.broadcast_to(2 * ones > len(bits), 64))
     return int(majority.view(np.uint64)[0])

@@ -48,8 +48,10 @@ _LINK = (
 )
 _BYTE = "(?:1[0-9][0-9]|2[0-4][0-9]|25[0-5]|[1-9][0-9]|[0-9])"
 _IP = rf"(?:{_BYTE}\.){{3}}{_BYTE}|([\da-fA-F]{{1,4}}:){{7}}[\da-fA-F]{{1,4}}"
-_LINK_SIGN = re.compile(r"[a-z][\w-]+:[/a-z0-9%]|www\d{0,3}[.]|[.][a-z]{2,4}/", re.IGNORECASE)
-_IP_SIGN = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]|[\da-fA-F]:[\da-fA-F]{1,4}:")
+# What every match holds; of letters, ſ and the Kelvin sign are k and s where case is ignored.
+_EMAIL_SIGN = re.compile("@")
+_LINK_SIGN = re.compile(r":[/a-zA-Z0-9%ſ\u212a]|[wW]{3}\d{0,3}[.]|[.][a-zA-Zſ\u212a]{2,4}/")
+_IP_SIGN = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]|:[\da-fA-F]{1,4}:")
 
 
 @functools.cache
@@ -57,25 +59,37 @@ def _pattern(pattern: str) -> re.Pattern:
     return re.compile(pattern, re.DOTALL)
 
 
+def _substituted(text: str, own: str | None, pattern: str, sign: re.Pattern, repl: str) -> str:
+    """repl for a recipe's own pattern, or for the standard one, which no newline matches: that is
+    looked for only in lines with its sign."""
+    if own:
+        return _pattern(own).sub(repl, text)
+    parts, done = [], 0
+    while found := sign.search(text, done):
+        start = text.rfind("\n", done, found.start()) + 1 or done
+        end = text.find("\n", found.end())
+        end = len(text) if end < 0 else end
+        parts += text[done:start], _pattern(pattern).sub(repl, text[start:end])
+        done = end
+    return "".join([*parts, text[done:]]) if parts else text
+
+
 @operator("mapper")
 def clean_email_mapper(text: str, pattern: str | None = None, repl: str = "") -> str:
     """Replace e-mail addresses."""
-    search = _pattern(pattern or _EMAIL)
-    return search.sub(repl, text) if pattern or "@" in text else text
+    return _substituted(text, pattern, _EMAIL, _EMAIL_SIGN, repl)
 
 
 @operator("mapper")
 def clean_links_mapper(text: str, pattern: str | None = None, repl: str = "") -> str:
     """Replace web links; `key:value` counts as one, in code and in prose."""
-    search = _pattern(pattern or _LINK)
-    return search.sub(repl, text) if pattern or _LINK_SIGN.search(text) else text
+    return _substituted(text, pattern, _LINK, _LINK_SIGN, repl)
 
 
 @operator("mapper")
 def clean_ip_mapper(text: str, pattern: str | None = None, repl: str = "") -> str:
     """Replace IPv4 and IPv6 addresses, and version numbers of four parts."""
-    search = _pattern(pattern or _IP)
-    return search.sub(repl, text) if pattern or _IP_SIGN.search(text) else text
+    return _substituted(text, pattern, _IP, _IP_SIGN, repl)
 
 
 @operator("mapper")
@@ -179,7 +193,12 @@ def _ftfy():
     )
 
     def suspicious(text: str) -> bool:
-        if "&" in text and fixes.HTML_ENTITY_RE.search(text) or len(text) > 1_000_000:
+        if "&" in text:  # ftfy leaves entities alone from the first line with a tag on
+            tag = text.find("<")
+            end = text.rfind("\n", 0, tag) + 1 if tag >= 0 else len(text)
+            if fixes.HTML_ENTITY_RE.search(text, 0, end):
+                return True
+        if len(text) > 1_000_000:
             return True
         if text.isascii():
             return "\x1b" in text
@@ -215,6 +234,7 @@ _ENDS = tuple(
         r"([.。！!？\?\.{6}\…{2}][’”])([^’”\n])",  # a set: a quote after 6 or 2 ends a sentence, too
     )
 )
+_RUNS = re.compile("[.。！!？?]{2}|[’”…]")
 _NOT_LETTERS = re.compile(r"[^a-zA-Z0-9\u4e00-\u9fa5\n\t ]+")
 
 
@@ -235,7 +255,11 @@ def remove_repeat_sentences_mapper(
     def long(keys: list[str]) -> list[str]:
         return [key for key in keys if len(key) >= min_repeat_sentence_length]
 
-    keys = long(compared(_sentences(text)))
+    if _RUNS.search(text):
+        sentences = _sentences(text)
+    else:  # one mark at the end of each sentence, and no quotes: the same without patterns
+        sentences = _replaced(text, {mark: mark + "\n" for mark in ".。！!？?"}).split("\n")
+    keys = long(compared(sentences))
     if len(set(keys)) == len(keys):
         return text
     seen: set[str] = set()
@@ -291,7 +315,7 @@ def alphanumeric_filter(
     tokenizer: a tokenizer.json, needed for tokens; the original's is EleutherAI/pythia-6.9b-deduped.
     """
     if not tokenization:
-        letters = int(chars.alnum_table()[chars.code_points(text)].sum())
+        letters = np.count_nonzero(chars.alnum_table()[chars.code_points(text)])
         return within("alphanumeric", letters / max(len(text), 1), min_ratio, max_ratio)
     if tokenizer is None:
         raise Idle("counts tokens; give tokenizer: a tokenizer.json")
@@ -334,7 +358,7 @@ def special_characters_filter(
     text: str, min_ratio: float = 0.0, max_ratio: float = 0.25
 ) -> Reject | None:
     """Share of special characters: digits, spaces and Chinese marks count, and 一, 上, 士."""
-    special = int(chars.special_table()[chars.code_points(text)].sum())
+    special = np.count_nonzero(chars.special_table()[chars.code_points(text)])
     return within("special characters", special / max(len(text), 1), min_ratio, max_ratio)
 
 
@@ -349,14 +373,14 @@ def words_num_filter(
 ) -> Reject | None:
     """Words between white space, in Chinese (lang), too, where that is the number of lines."""
     _no_pieces(tokenization)
-    return within("words", len(_words(text)), min_num, max_num)
+    return within("words", len(_words(text)[0]), min_num, max_num)
 
 
-def _words(text: str) -> np.ndarray:
-    """Hashes of the words between white space, less special characters at their ends."""
+def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends of the words between white space, less special characters at their ends."""
     codes = chars.code_points(text)
     gap = (codes == 0x20) | (codes == 0x0A) | (codes == 0x09)
-    return chars.words(codes, gap, ~chars.special_table()[codes])
+    return chars.words(gap, ~chars.special_table()[codes])
 
 
 def _length(rep_len: int) -> None:
@@ -376,9 +400,13 @@ def word_repetition_filter(
     """Share of the n-grams of words that occur more than once."""
     _no_pieces(tokenization)
     _length(rep_len)
-    hashes = np.sort(chars.ngram_hashes(_words(text.lower()), rep_len))
+    if len(text.split()) < rep_len:  # no n-gram, as in most Chinese texts
+        return within("repeated words", 0.0, min_ratio, max_ratio)
+    lower = text.lower()
+    words = chars.span_hashes(chars.code_points(lower), *_words(lower))
+    hashes = np.sort(chars.ngram_hashes(words, rep_len))
     same = np.concatenate([[False], hashes[1:] == hashes[:-1], [False]])
-    repeated = int((same[1:] | same[:-1]).sum()) if len(hashes) else 0
+    repeated = np.count_nonzero(same[1:] | same[:-1]) if len(hashes) else 0
     return within("repeated words", repeated / max(len(hashes), 1), min_ratio, max_ratio)
 
 
@@ -392,11 +420,13 @@ def character_repetition_filter(
     """
     _length(rep_len)
     hashes = np.sort(chars.ngram_hashes(chars.code_points(text), rep_len))
-    starts = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
-    sizes = np.diff(starts, append=len(hashes))
-    top = min(int(np.sqrt(len(sizes))), int((sizes > 1).sum()))
+    new = hashes[1:] != hashes[:-1]
+    if new.all():  # also where there is none
+        return within("repetition", 0.0, min_ratio, max_ratio)
+    sizes = np.diff(np.flatnonzero(new), prepend=-1, append=len(hashes) - 1)
+    top = min(int(np.sqrt(len(sizes))), np.count_nonzero(sizes > 1))
     repeated = int(np.sort(sizes)[len(sizes) - top :].sum())
-    return within("repetition", repeated / max(len(hashes), 1), min_ratio, max_ratio)
+    return within("repetition", repeated / len(hashes), min_ratio, max_ratio)
 
 
 @operator("filter")
@@ -416,9 +446,10 @@ def perplexity_filter(
     """
     if model is None:
         raise Idle("needs a language model; give model: an ARPA or binary file of KenLM")
+    scorer = _kenlm(model)
     split = _pieces(pieces)(text) if pieces else "".join(text.split())
     lines = " ".join(split).splitlines()
-    scored = sum(_kenlm(model).score(line) for line in lines)
+    scored = sum(scorer.score(line) for line in lines)
     tokens = sum(len(line.split()) + 1 for line in lines)
     perplexity = round(10.0 ** (-scored / tokens), 1) if tokens else 0.0
     return within("perplexity", perplexity, min_ppl, max_ppl)
@@ -477,13 +508,14 @@ def document_simhash_deduplicator(
             "needs 0 < hamming_distance < num_blocks <= 16, window_size from 1 to 1000"
         )
     text = text.lower() if lowercase else text
-    marks = chars.punctuation_table()
     if ignore_pattern and ignore_pattern != r"\p{P}":  # a property that `re` does not know
         text = _pattern(ignore_pattern).sub("", text)
+    if tokenization == "space" and text.count(" ") + 1 < window_size:
+        return 0
     codes = chars.code_points(text)
     if ignore_pattern == r"\p{P}":
-        codes = codes[~marks[codes]]
+        codes = codes[~chars.punctuation_table()[codes]]
     if tokenization != "character":
-        gap = codes == 0x20 if tokenization == "space" else marks[codes]
-        codes = chars.words(codes, gap, ~gap)
+        gap = codes == 0x20 if tokenization == "space" else chars.punctuation_table()[codes]
+        codes = chars.span_hashes(codes, *chars.words(gap, ~gap))
     return chars.simhash(chars.ngram_hashes(codes, window_size))
