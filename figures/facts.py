@@ -119,6 +119,16 @@ HAMMER_CHINESE_PPL = {  # hammer: tokens seen → perplexity averaged over six C
     50e9: 16.49, 100e9: 15.23, 150e9: 14.75, 200e9: 14.48, 250e9: 14.32, 300e9: 14.21, 345e9: 14.09,
     395e9: 14.00, 445e9: 13.95,
 }  # fmt: skip
+_HAMMER_COLUMNS = ("FCC", "SCC", "TCC", "bytes_per_token", "compared")
+HAMMER_TOKENIZERS = {  # hammer: coverage of the national table's levels [%], bytes per token, tokens over Llama 2's
+    name: dict(zip(_HAMMER_COLUMNS, row, strict=True))
+    for name, row in {
+        "ChatGLM": (99.97, 57.47, 2.99, 4.2911, 0.5303), "ChatGLM2": (100, 77.83, 13.89, 4.0329, 0.5642),
+        "Baichuan2": (100, 99.8, 86.48, 4.1827, 0.5440), "InternLM": (100, 65.93, 5.67, 4.3133, 0.5276),
+        "Qwen": (100, 100, 100, 4.1326, 0.5506), "Llama 2": (17.29, 0.13, 0, 2.2755, 1.0),
+        "HammerLLM": (100, 100, 100, 4.3143, 0.5274),
+    }.items()
+}  # fmt: skip
 HAMMER_THROUGHPUT = {"flash attention 2": 13_000, "flash attention 2 + compile": 16_000,
                      "the same, 32k vocabulary": 24_000}  # fmt: skip
 

@@ -9,6 +9,7 @@ drills    a run that is broken on purpose      communication   bytes between FSD
 data_rates  megabytes a core prepares and packs   data  the operators and Data-Juicer
 parity_rl  imitation, then GRPO, on the parity of bits: chapter 16
 prompt_reading  what a reward pays that reads the prompt: chapter 16
+compression  what a vocabulary of each size does to held-out text   merging  a model's vocabulary grows
 micro_batch  three presets at three sizes on a GPU   trainer_check  before any of these measures
 
 `ledger` is the JSON file that all of them write and go on from, `processes` runs what needs a process of its own.
