@@ -4,8 +4,6 @@ exit code 2, never a traceback.
 """
 
 import errno
-import json
-import math
 import os
 import sys
 from dataclasses import replace
@@ -172,89 +170,6 @@ def bench_step(
 # -- judging and using a model ---------------------------------------------------------------------
 
 
-@command("eval exam", "steel eval exam runs/laptop --folder runs/laptop/world/exam")
-def eval_exam(
-    ckpt: Model,
-    folder: Annotated[Path, Option("--folder", "-d", help="Folder of dev/ and test/ CSVs.")],
-    suite: Annotated[
-        str, Option(help="cmmlu, ceval, mmlu or world; default: by its subjects.")
-    ] = "",
-    shots: Annotated[int, Option(help="Worked examples before a question.")] = 0,
-    scoring: Annotated[
-        str, Option(help="letter, text, generate; several with commas.")
-    ] = "letter,text,generate",
-    out: Json = None,
-    limit: Annotated[int | None, Option(help="Questions per subject.")] = None,
-) -> None:
-    """Multiple-choice exam, scored in up to three ways, with standard error and trivial baselines."""
-    from .evaluation.exam import run_exam
-    from .evaluation.suites import check_suite
-    from .model.folder import open_model
-    from .runlog import atomic_write
-
-    if suite:
-        check_suite(suite)  # before the model is opened, which may take long
-    options = {"suite": suite, "scoring": scoring.split(","), "shots": shots, "limit": limit}
-    result = run_exam(*open_model(hf_folder(ckpt)), folder, **options)
-    for how, r in result["scoring"].items():
-        say(f"{how:<9} {r['accuracy']:7.2%} ± {r['se']:.2%}  (macro {r['macro']:.2%}, n {r['n']})")
-    say("baselines " + "  ".join(f"{k} {v:.2%}" for k, v in result["baselines"].items()))
-    if out:
-        atomic_write(out, json.dumps(result, ensure_ascii=False, indent=1))
-        say(f"result    {out}")
-
-
-@command("eval perplexity", "steel eval perplexity runs/laptop runs/laptop/world/heldout/*.jsonl")
-def eval_perplexity(
-    ckpt: Model,
-    files: Annotated[
-        list[Path], Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.')
-    ],
-) -> None:
-    """Bits per byte and perplexity by domain."""
-    from .evaluation.perplexity import bits_per_byte, load_domains
-    from .model.folder import open_model
-
-    found, domains = hf_folder(ckpt), load_domains(files)
-    result, bad = bits_per_byte(*open_model(found), domains), []
-    for name, r in result["domains"].items():
-        if r["bpb"] is None:
-            counts = f"{r['nan_documents']} of {r['documents']} documents are not finite"
-            bad.append(f"{name} ({counts})")
-            continue
-        numbers = f"{r['bpb']:.4f} bits/byte   perplexity {r['ppl'] or math.inf:.2f}"
-        say(f"{name:<20} {numbers}   {r['tokens']:,} tokens")
-    if bad:
-        raise UserError(f"no number, and therefore no mean, for {', '.join(bad)}")
-    say(f"{'geometric mean':<20} {result['geometric_mean']['bpb']:.4f} bits/byte")
-
-
-@command("eval contamination", "steel eval contamination docs runs/laptop/world/exam")
-def eval_contamination(
-    docs: Annotated[Path, Argument(help="Folder of documents.")],
-    exam: Annotated[Path, Argument(help="Folder of dev/ and test/ CSVs.")],
-    split: Annotated[str, Option(help="Which questions.")] = "test",
-    length: Annotated[int, Option(help="Characters from which a match is a copy.")] = 13,
-    out: Json = None,
-) -> None:
-    """Exam questions that stand in training text, by the longest match of characters."""
-    from .documents import read_documents
-    from .evaluation.contamination import contamination
-    from .evaluation.questions import load_exam
-    from .runlog import atomic_write
-
-    found = contamination(read_documents(docs), load_exam(exam, split), length)
-    for row in found["rows"][:10]:
-        say(f"{row['match']:>4} characters  {row['subject']} {row['id']}  in {row['document']}")
-    counts = "  ".join(f"{n}+: {count:,}" for n, count in found["by_length"].items())
-    say(f"by length    {counts}")
-    short = f" ({found['too_short']:,} too short to judge)" if found["too_short"] else ""
-    say(f"found        {found['found']:,} of {found['questions']:,} questions{short}")
-    if out:
-        atomic_write(out, json.dumps(found, ensure_ascii=False, indent=1))
-        say(f"result       {out}")
-
-
 @command("chat", "steel chat runs/laptop")
 def chat_with(
     ckpt: Model,
@@ -286,7 +201,7 @@ def import_original(folder: Path, out: Path) -> None:
 
 # -- entry -----------------------------------------------------------------------------------------
 
-from . import cli_align, cli_data  # noqa: E402, F401 - their commands come after these in --help
+from . import cli_align, cli_data, cli_eval  # noqa: E402, F401 - their commands come after these in --help
 
 cli_common.add_not_built()
 _STOPPED = "stopped; nothing was left half-written: the same command goes on or starts afresh"

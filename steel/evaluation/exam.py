@@ -1,10 +1,11 @@
-"""Multiple-choice exams: C-Eval, CMMLU, MMLU and the closed world, scored three ways.
+"""Multiple-choice exams: C-Eval, CMMLU, MMLU and the closed world, scored in four ways.
 
 | scoring  | the model sees         | its choice is                                              |
 |----------|------------------------|------------------------------------------------------------|
 | letter   | question and options   | the likeliest of the letters as the first token of a reply |
 | text     | the question alone     | the option likeliest in the reply "The answer is …"        |
 | generate | question and options   | what `extract_choice` reads in its greedy reply, or nothing |
+| cot      | that, and "step by step" | the same, read from a longer reply                       |
 
 The same model can differ by 17 points between them, so a score without its way of scoring says
 little; and a score without its standard error and the scores of trivial strategies beside it says
@@ -19,6 +20,7 @@ without that, short options win (`accuracy_sum` is reported beside it). The repl
 sentence has to, after the option: otherwise "13" could never lose against "130".
 """
 
+import itertools
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -26,13 +28,16 @@ from pathlib import Path
 from ..config import UserError
 from ..model.folder import stop_ids
 from .answers import extract_choice
+from .partial import Partial
 from .prompts import Prompter, has_chat_tokens
 from .questions import Question, load_exam, shuffle_options
 from .results import baselines, summarise
 from .scoring import context_length, greedy, score_continuations
 from .suites import check_suite, split_of, suite_of
 
-SCORINGS = ("letter", "text", "generate")
+SCORINGS = ("letter", "text", "generate", "cot")
+AT_ONCE = 1024
+"""Questions that are answered before their answers are written to the file of a run."""
 
 
 def run_exam(
@@ -41,7 +46,7 @@ def run_exam(
     folder: Path | str,
     *,
     suite: str = "",
-    scoring: Collection[str] = SCORINGS,
+    scoring: Collection[str] = SCORINGS[:3],
     split: str = "",
     shots: int = 0,
     subjects: Collection[str] = (),
@@ -50,6 +55,10 @@ def run_exam(
     max_new_tokens: int = 24,
     chat: bool | None = None,
     shuffle_seed: int | None = None,
+    style: str = "steel",
+    bos: bool = False,
+    cot_tokens: int = 256,
+    partial: Path | None = None,
 ) -> dict:
     """Let a model sit an exam. Returns plain data for JSON: see `results.summarise` for its keys.
 
@@ -60,14 +69,61 @@ def run_exam(
         subjects: only these. limit: questions per subject, None or 0: all.
         chat: chat turns, or a text to continue; None: turns if the tokenizer has their tokens.
         shuffle_seed: redraw the order of the options.
+        style: whose prompts: steel, official or lm-eval.
+        bos: begin with the separator of documents.
+        cot_tokens: longest reply of way cot [tokens], as max_new_tokens is of generate.
+        partial: a file for the answers so far; with it, an exam that was stopped goes on.
 
-    Raises UserError for an unknown way of scoring or subject, and for a folder that holds no exam
-    or another one than `suite`.
+    Raises UserError for an unknown way of scoring, style or subject, and for a folder that holds no
+    exam or another one than `suite`.
     """
     began = time.perf_counter()
     if not scoring or (unknown := set(scoring) - set(SCORINGS)):
         asked = ", ".join(sorted(unknown)) if scoring else "(none)"
         raise UserError(f"unknown scoring {asked}; choose from {', '.join(SCORINGS)}")
+    suite, split, questions = the_questions(folder, suite, split, subjects, limit, shuffle_seed)
+    chat = has_chat_tokens(tok) if chat is None else chat
+    prompter = Prompter(tok, chat, context_length(model), style=style, suite=suite, bos=bos)
+    for q in _first(load_exam(folder, "dev"), shots, subjects) if shots else []:
+        prompter.examples.setdefault(q.subject, []).append(q)
+    asked = {"suite": suite, "split": split, "shots": shots, "seed": shuffle_seed, "chat": chat}
+    asked |= {"style": style, "bos": bos, "n": len(questions)}
+    limits = {"generate": max_new_tokens, "cot": cot_tokens}
+    about = {"model": _fingerprint(model), "limit": limit, "subjects": sorted(subjects)}
+    kept = Partial(partial, asked | limits | about)
+    chosen: dict[str, list] = {}
+    for way, at in itertools.product(scoring, range(0, len(questions), AT_ONCE)):
+        some = questions[at : at + AT_ONCE]
+
+        def answer(way=way, some=some) -> dict:
+            options = {"batch_size": batch_size, "title": f"exam: {way}"}
+            before, room = prompter.truncated, limits.get(way)
+            if room:
+                found = _written(way, model, prompter, some, room, **options)
+            else:
+                found = _likeliest(way, model, prompter, some, **options)
+            return {"chosen": found, "truncated": prompter.truncated - before}
+
+        for name, letters in kept.part(f"{way} {at}", answer)["chosen"].items():
+            chosen.setdefault(name, []).extend(letters)
+    return {
+        **asked,
+        "baselines": baselines(questions),
+        **summarise(questions, chosen, suite),
+        "truncated": sum(part["truncated"] for part in kept.done.values()),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def the_questions(
+    folder: Path | str,
+    suite: str = "",
+    split: str = "",
+    subjects: Collection[str] = (),
+    limit: int | None = None,
+    shuffle_seed: int | None = None,
+) -> tuple[str, str, list[Question]]:
+    """(suite, split, questions); arguments and errors are those of `run_exam`."""
     split = split or split_of(suite)
     questions = load_exam(folder, split)
     there = list(dict.fromkeys(q.subject for q in questions))
@@ -80,29 +136,12 @@ def run_exam(
     questions = _first(questions, limit, subjects)
     if shuffle_seed is not None:
         questions = [shuffle_options(q, shuffle_seed) for q in questions]
-    chat = has_chat_tokens(tok) if chat is None else chat
-    prompter = Prompter(tok, chat, context_length(model))
-    for q in _first(load_exam(folder, "dev"), shots, subjects) if shots else []:
-        prompter.examples.setdefault(q.subject, []).append(q)
-    chosen: dict[str, list] = {}
-    for way in scoring:
-        options = {"batch_size": batch_size, "title": f"exam: {way}"}
-        if way == "generate":
-            chosen[way] = _written(model, prompter, questions, max_new_tokens, **options)
-        else:
-            chosen |= _likeliest(way, model, prompter, questions, **options)
-    return {
-        "suite": suite,
-        "split": split,
-        "shots": shots,
-        "seed": shuffle_seed,
-        "chat": chat,
-        "n": len(questions),
-        "baselines": baselines(questions),
-        **summarise(questions, chosen, suite),
-        "truncated": prompter.truncated,
-        "seconds": round(time.perf_counter() - began, 3),
-    }
+    return suite, split, questions
+
+
+def _fingerprint(model) -> list[float]:
+    """Numbers that another model, or the same at another step, hardly shares."""
+    return [round(p.detach().float().sum().item(), 3) for p in model.parameters()]
 
 
 def _first(
@@ -150,12 +189,17 @@ def _best(question: Question, values: Sequence[float]) -> str:
 
 
 def _written(
-    model, prompter: Prompter, questions: Sequence[Question], new_tokens: int, **options
-) -> list[str | None]:
+    way: str, model, prompter: Prompter, questions: Sequence[Question], new_tokens: int, **options
+) -> dict[str, list[str | None]]:
     """The letters that can be read in greedy replies."""
-    prompts = [prompter.prompt(q, with_options=True, room=new_tokens) for q in questions]
-    replies = greedy(model, prompts, new_tokens, stop_ids(prompter.tok), **options)
-    texts = [prompter.tok.decode(reply, skip_special_tokens=True) for reply in replies]
-    if not prompter.chat:  # a base model goes on with the next question after a blank line
+    steps, tok = way == "cot", prompter.tok
+    prompts = [prompter.prompt(q, True, room=new_tokens, steps=steps) for q in questions]
+
+    def ended(ids: list[int]) -> bool:  # a base model goes on with the next question
+        return not prompter.chat and "\n\n" in tok.decode(ids).lstrip()
+
+    replies = greedy(model, prompts, new_tokens, stop_ids(tok), ended=ended, **options)
+    texts = [tok.decode(reply, skip_special_tokens=True) for reply in replies]
+    if not prompter.chat:
         texts = [text.strip().split("\n\n")[0] for text in texts]
-    return [extract_choice(text, q.options) for text, q in zip(texts, questions)]
+    return {way: [extract_choice(text, q.options) for text, q in zip(texts, questions)]}

@@ -81,7 +81,8 @@ def bits_per_byte(
     """Score held-out documents per domain. Returns plain data, None for what is not finite:
 
     {"domains": {name: {"bpb", "nats_per_byte", "ppl", "ppl_normalised", "tokens", "bytes",
-    "documents", "tokens_per_byte", "nan_documents"}}, "nan_domains": [names],
+    "bpc": bits per character, "documents", "tokens_per_byte", "nan_documents", "by_document":
+    {"nats", "bytes"}: lists}}, "nan_domains": [names],
     "geometric_mean": {"bpb", "ppl", "ppl_normalised"}}.
 
     A document is a string or a list of chat turns. `context` [tokens] defaults to what the model
@@ -130,7 +131,8 @@ def _scored_text(document: str | list[dict]) -> str:
 def _domain(nats: list[float], tokens: int, texts: list[str], reference) -> dict:
     """The numbers of one domain from the nats and texts of its documents."""
     total = math.fsum(nats) if tokens else math.nan
-    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    sizes = [len(text.encode("utf-8", "surrogatepass")) for text in texts]
+    size = sum(sizes)
     other = sum(len(encode_text(reference, text)) for text in texts) if reference else 0
 
     def per(count: int, unit: float = 1.0) -> float | None:
@@ -142,6 +144,7 @@ def _domain(nats: list[float], tokens: int, texts: list[str], reference) -> dict
     return {
         "bpb": per(size, math.log(2)),
         "nats_per_byte": per(size),
+        "bpc": per(sum(map(len, texts)), math.log(2)),
         "ppl": exp(per(tokens)),
         "ppl_normalised": exp(per(other)),
         "tokens": tokens,
@@ -149,7 +152,38 @@ def _domain(nats: list[float], tokens: int, texts: list[str], reference) -> dict
         "documents": len(texts),
         "tokens_per_byte": tokens / size if size else None,
         "nan_documents": sum(not math.isfinite(n) for n in nats),
+        "by_document": {
+            "nats": [round(n, 4) if math.isfinite(n) else None for n in nats],
+            "bytes": sizes,
+        },
     }
+
+
+def compare(before: dict, after: dict) -> dict[str, dict]:
+    """Bits per byte of the second of two `bits_per_byte` results minus the first's, by domain.
+
+    The tokenizers may differ; the documents must not. {domain: {"difference", "se" [bits per byte],
+    "z", "documents"}}: of documents that are finite in both, se² = Σ_d (Δ_d - difference · bytes_d)²
+    / (Σ bytes)², documents being independent. Raises UserError for other documents.
+    """
+    found = {}
+    for name in before["domains"].keys() & after["domains"].keys():
+        one, two = (side["domains"][name]["by_document"] for side in (before, after))
+        if one["bytes"] != two["bytes"]:
+            raise UserError(f"the two results are on other documents of {name}")
+        rows = [
+            ((b - a) / math.log(2), size)
+            for a, b, size in zip(one["nats"], two["nats"], one["bytes"])
+            if a is not None and b is not None
+        ]
+        if total := sum(size for _, size in rows):
+            mean = math.fsum(bits for bits, _ in rows) / total
+            se = math.sqrt(math.fsum((bits - mean * size) ** 2 for bits, size in rows)) / total
+            z = mean / se if se else 0.0
+            found[name] = {"difference": mean, "se": se, "z": z, "documents": len(rows)}
+    if not found:
+        raise UserError("the two results have no domain in common")
+    return dict(sorted(found.items()))
 
 
 def _pieces(tok, document, context: int, stride: int) -> list[tuple[list[int], list[int]]]:

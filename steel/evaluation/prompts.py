@@ -1,19 +1,31 @@
 """How a question is put to a model: as chat turns, or as a text to continue."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import yaml
 from transformers import PreTrainedTokenizerBase
 
+from ..config import UserError
 from ..model.folder import stop_ids
-from ..tokenizer.bpe import IM_END, IM_START, encode_text
+from ..tokenizer.bpe import IM_END, IM_START, encode_text, end_of_text_id
 from ..tokenizer.chat import encode_chat
-from .questions import Question, has_hanzi
+from .questions import Question
+from .suites import subject_name
 
 
 def format_question(question: Question, with_options: bool = True) -> str:
     """The text of a user turn: the question and, if asked for, one line "A. …" per option."""
     options = [f"{letter}. {text}" for letter, text in zip(question.letters, question.options)]
     return "\n".join([question.question, *options]) if with_options else question.question
+
+
+@functools.cache
+def styles() -> dict[str, dict]:
+    """{style: {suite or language: its words}}, as `prompts.yaml` says."""
+    return yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text(encoding="utf-8"))
 
 
 def has_chat_tokens(tok: PreTrainedTokenizerBase) -> bool:
@@ -32,42 +44,89 @@ class Prompter:
     """Longest sequence of the model [tokens]."""
     examples: dict[str, list[Question]] = field(default_factory=dict)
     """Worked examples by subject."""
+    style: str = "steel"
+    """Whose words: a key of `styles`."""
+    suite: str = ""
+    bos: bool = False
+    """Begin with the token that stands between documents in pretraining."""
     truncated: int = 0
     """Prompts that lost examples or, if that was not enough, their beginning."""
 
-    def prompt(self, question: Question, with_options: bool, room: int) -> list[int]:
-        """Ids up to where the reply begins; with `room` more tokens they fit the context."""
+    def prompt(
+        self, question: Question, with_options: bool, room: int, steps: bool = False
+    ) -> list[int]:
+        """Ids up to where the reply begins; with `room` more tokens they fit the context.
+
+        `steps`: ask for a chain of thought.
+        """
         shots = self.examples.get(question.subject, [])
-        ids = self._ids(question, shots, with_options)
+        ids = self._ids(question, shots, with_options, steps)
         limit = len(ids) if self.max_length is None else max(1, self.max_length - room)
         self.truncated += len(ids) > limit
         while shots and len(ids) > limit:
             shots = shots[1:]
-            ids = self._ids(question, shots, with_options)
+            ids = self._ids(question, shots, with_options, steps)
         return ids[-limit:]
 
-    def _ids(self, question: Question, shots: list[Question], with_options: bool) -> list[int]:
-        asked = [format_question(q, with_options) for q in (*shots, question)]
-        replies = [shot.answer if with_options else shot.right for shot in shots] + [""]
+    def words(self, question: Question, steps: bool = False) -> dict[str, str]:
+        """{"head", "before", "marker", "gap"} of the style; `steps`: for chain of thought.
+
+        Raises UserError for a style that is unknown, or that has no words for the suite.
+        """
+        style, lang = styles().get(self.style), "zh" if question.chinese else "en"
+        if style is None:
+            raise UserError(f"style '{self.style}' is not one of {', '.join(styles())}")
+        found = style.get(self.suite) or style.get(lang)
+        if found is None or (steps and "cot_marker" not in found):
+            what = " chain of thought" if steps else ""
+            raise UserError(f"style '{self.style}' has no{what} prompt for {self.suite or 'this'}")
+        words = dict.fromkeys(("head", "before", "marker", "gap"), "") | found
+        if steps:
+            words["head"] = words.get("cot_head", words["head"])
+            words |= {"marker": words["cot_marker"], "gap": ""}
+        words["head"] = words["head"].format(subject=subject_name(question.subject, self.suite))
+        return words
+
+    def blocks(
+        self, question: Question, shots: Sequence[Question], with_options: bool, steps: bool = False
+    ) -> list[tuple[str, str]]:
+        """(what is asked, reply) of each worked example and of the question, whose reply is ""."""
+        blocks = []
+        for q in (*shots, question):
+            words = self.words(q, steps)
+            text = words["before"] + format_question(q, with_options)
+            if self.style != "steel" or not self.chat or steps:
+                text += "\n" + words["marker"]
+            reply = q.answer if with_options else q.right
+            if steps and q.explanation:
+                reply = (
+                    q.explanation + ("\n所以答案是" if q.chinese else "\nThe answer is ") + reply
+                )
+            blocks.append((text, reply))
+        head = self.words(question, steps)["head"]
+        blocks[0] = head + blocks[0][0], blocks[0][1]
+        return [*blocks[:-1], (blocks[-1][0], "")]
+
+    def _ids(self, question: Question, shots: list[Question], *how) -> list[int]:
+        blocks = self.blocks(question, shots, *how)
+        bos = [end_of_text_id(self.tok)] if self.bos else []
         if self.chat:
             messages = [
                 {"role": role, "content": text}
-                for turns in zip(asked, replies)
+                for turns in blocks
                 for role, text in zip(("user", "assistant"), turns)
             ]
-            return encode_chat(self.tok, messages[:-1], add_generation_prompt=True)[0]
-        blocks = []
-        for text, reply in zip(asked, replies):
-            marker = "答案：" if has_hanzi(text) else "Answer: " if reply else "Answer:"
-            blocks.append(f"{text}\n{marker}{reply}")
-        return encode_text(self.tok, "\n\n".join(blocks))
+            return bos + encode_chat(self.tok, messages[:-1], add_generation_prompt=True)[0]
+        gap = self.words(question, *how[1:])["gap"]
+        texts = [text + (gap + reply if reply else "") for text, reply in blocks]
+        return bos + encode_text(self.tok, "\n\n".join(texts))
 
     def reply(self, question: Question, text: str, cue: bool = False) -> list[int]:
         """Ids of a reply; with `cue` in a sentence, unless the prompt ends in a marker."""
         if cue and self.chat:
             text = ("答案是" if question.chinese else "The answer is ") + text
-        spaced = not self.chat and not question.chinese  # after "Answer:"
-        return encode_text(self.tok, " " + text if spaced else text) or encode_text(self.tok, " ")
+        gap = "" if self.chat else self.words(question)["gap"]
+        return encode_text(self.tok, gap + text) or encode_text(self.tok, " ")
 
     def closers(self) -> list[int]:
         """Tokens that end a reply or its sentence."""

@@ -20,6 +20,8 @@ class Question:
     """Texts of A, B, C, … in order."""
     answer: str
     """Letter of the right option."""
+    explanation: str = ""
+    """Why it is right, where the file says so (C-Eval's dev split does)."""
 
     @property
     def letters(self) -> str:
@@ -90,7 +92,8 @@ def _read_csv(file: Path, split: str) -> list[Question]:
             )
         name = cells.get("id") or cells.get("") or str(number)
         options = tuple(cells[letter.lower()] for letter in letters)
-        questions.append(Question(subject, name, cells["question"], options, answer))
+        why = cells.get("explanation", "")
+        questions.append(Question(subject, name, cells["question"], options, answer, why))
     return questions
 
 

@@ -2,27 +2,43 @@
 would you say next?
 
 Both are batched without ever changing an answer. Continuations are scored on right-padded rows: in
-a causal model nothing to the right can matter, and the others get the attention mask. Greedy
-decoding batches prompts of equal length, so that a batch costs one forward per new token and a
-model that mixes a whole row can be asked too.
+a causal model nothing to the right can matter, and the others get the attention mask. Rows are
+sorted by length, and what the rows of a batch begin with (worked examples) is computed once. Greedy
+decoding batches prompts of about one length, of exactly one for a model that mixes a whole row.
 
 Shapes: B rows of a batch, T padded length, K kept positions, N scored tokens, V vocabulary.
 """
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..machine import progress
-from ..model.decoding import Sampling, generate
+from ..model.decoding import CACHE, SHARED, Sampling, generate, shared_prefix
+
+SPREAD = 32
+"""Longest and shortest prompt of a batch that is decoded in lockstep differ by as much [tokens]."""
+_MANY = 8
+"""Rows with one beginning, from which on it pays to batch them apart from the others."""
 
 
 def context_length(model: torch.nn.Module) -> int | None:
     """Longest sequence the model promises to handle [tokens], None if it promises nothing."""
     return getattr(model.config, "max_position_embeddings", None)
+
+
+def in_order(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Places of rows by length; those that share a long beginning with many stand together."""
+    heads = Counter(tuple(row[:SHARED]) for row in rows if len(row) > SHARED)
+
+    def key(i: int):
+        head = tuple(rows[i][:SHARED])
+        return (head if heads[head] >= _MANY else (), len(rows[i]))
+
+    return sorted(range(len(rows)), key=key)
 
 
 @torch.no_grad()  # not inference_mode: a table that the model caches here must serve training too
@@ -45,7 +61,8 @@ def score_continuations(
         assert prefix and continuation, "an empty prefix or continuation has no probability"
         # the last token is scored by the position before it; only a closer needs its own position
         wanted[(*prefix, *(continuation if closers else continuation[:-1]))].append(i)
-    inputs, scores = sorted(wanted, key=len), [0.0] * len(pairs)
+    inputs, scores = list(wanted), [0.0] * len(pairs)
+    inputs = [inputs[i] for i in in_order(inputs)]
     was_training = model.training
     model.eval()
     try:
@@ -65,17 +82,20 @@ def score_continuations(
 def _score_rows(
     model, rows: Sequence[tuple], batch: list[tuple[int, list, list]], closers: Sequence[int]
 ) -> list[float]:
-    """Scores of a batch of (row, prefix, continuation); `rows` hold both and ascend in length."""
-    device, longest = next(model.parameters()).device, len(rows[-1])
+    """Scores of a batch of (row, prefix, continuation); `rows` hold both."""
+    device, longest = next(model.parameters()).device, max(map(len, rows))
     # Keep only the logits from the first scored position on: a small model's largest matrix.
     first = min(len(prefix) - 1 for _, prefix, _ in batch)
+    size, cache = shared_prefix(model, [row[: first + 1] for row in rows])
     mask_BT = None
-    if len(rows[0]) < longest:
+    if min(map(len, rows)) < longest:
         mask_BT = pad_sequence([torch.ones(len(ids), dtype=torch.int64) for ids in rows], True)
         mask_BT = mask_BT.to(device)
-    ids_BT = pad_sequence([torch.tensor(ids) for ids in rows], batch_first=True).to(device)
-    keep = longest - first
-    output = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, logits_to_keep=keep)
+    ids_BT = pad_sequence([torch.tensor(ids[size:]) for ids in rows], batch_first=True).to(device)
+    keep, past = longest - first, {CACHE: cache} if size else {}
+    output = model(
+        input_ids=ids_BT, attention_mask=mask_BT, use_cache=bool(size), logits_to_keep=keep, **past
+    )
     logits_BKV = output.logits[:, -keep:]
     places = [
         (row, len(prefix) - 1 - first + n, token)
@@ -102,26 +122,32 @@ def greedy(
     stop_ids: Collection[int],
     *,
     allowed: Callable[[int, list[int]], list[int] | None] | None = None,
+    ended: Callable[[list[int]], bool] | None = None,
     batch_size: int = 128,
     title: str = "answering",
 ) -> list[list[int]]:
     """Most likely next tokens of each prompt until a stop token (not returned) or the limit.
 
     `allowed` says, from a prompt's place and its new tokens so far, which may follow; None: all.
+    `ended` says from the new tokens alone that they are enough.
     """
-
-    def length(i: int) -> int:
-        return len(prompts[i])
-
+    spread = SPREAD if getattr(model, "is_causal", True) else 0
     sampling = Sampling(max_new_tokens=max_new_tokens)
     answers: list[list[int]] = [[] for _ in prompts]
+    order, at = in_order(prompts), 0
     with progress(len(prompts), title, "answers") as bar:
-        for _, alike in itertools.groupby(sorted(range(len(prompts)), key=length), key=length):
-            while some := list(itertools.islice(alike, batch_size)):
-                rule = allowed and (lambda row, new, some=some: allowed(some[row], new))
-                rows = [prompts[i] for i in some]
-                replies = generate(model, rows, stop_ids, sampling, allowed=rule)
-                for i, reply in zip(some, replies, strict=True):
-                    answers[i] = reply.ids[:-1] if reply.finished else reply.ids
-                bar.advance(len(some))
+        while at < len(order):
+            short = len(prompts[order[at]])
+
+            def alike(i: int, short=short) -> bool:
+                return 0 <= len(prompts[i]) - short <= spread
+
+            some = list(itertools.takewhile(alike, order[at : at + batch_size]))
+            at += len(some)
+            rule = allowed and (lambda row, new, some=some: allowed(some[row], new))
+            rows = [prompts[i] for i in some]
+            replies = generate(model, rows, stop_ids, sampling, allowed=rule, ended=ended)
+            for i, reply in zip(some, replies, strict=True):
+                answers[i] = reply.ids[:-1] if reply.finished else reply.ids
+            bar.advance(len(some))
     return answers

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import yaml
@@ -15,6 +15,12 @@ def _suites() -> dict[str, dict]:
     """{suite: {"split", "groups": {group: patterns of its subjects}}}."""
     path = Path(__file__).with_name("suites.yaml")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def suite_named(name: str) -> dict:
+    """What `suites.yaml` says of an exam. Raises UserError for an unknown one."""
+    check_suite(name)
+    return _suites()[name]
 
 
 def groups_of(subject: str, suite: str) -> list[str]:
@@ -30,6 +36,28 @@ def groups_of(subject: str, suite: str) -> list[str]:
 def split_of(suite: str) -> str:
     """The split whose questions have public answers: C-Eval withholds those of test."""
     return _suites().get(suite, {}).get("split", "test")
+
+
+def subject_name(subject: str, suite: str) -> str:
+    """What the official prompts call a subject."""
+    return _suites().get(suite, {}).get("names", {}).get(subject) or subject.replace("_", " ")
+
+
+def clusters_of(questions: Sequence, suite: str) -> list[int]:
+    """The number of each question's cluster: what questions share moves their answers together.
+
+    One cluster have the questions on one person of the closed world, and those of a subject that
+    begin with the same 80 characters: a passage with several questions, or a copy.
+    """
+    people = _suites().get(suite, {}).get("one_id")
+    numbers: dict[tuple, int] = {}
+
+    def key(q) -> tuple:
+        if people and re.fullmatch(people, q.subject):
+            return ("id", q.id)
+        return (q.subject, q.question[:80])
+
+    return [numbers.setdefault(key(q), len(numbers)) for q in questions]
 
 
 def suite_of(subjects: Collection[str]) -> str:

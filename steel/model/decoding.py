@@ -3,13 +3,15 @@
 Rows are not padded on the left. All start at position 0 and decode in lockstep; while a row is
 still inside its own prompt, the prompt's token is fed instead of a chosen one. So every row sees
 the positions (and a soft mixture's segments) that it sees in training, no attention mask is needed,
-and a row's tokens do not depend on its neighbours.
+and a row's tokens do not depend on its neighbours. What all prompts begin with (the worked examples
+of an exam, the prompt of a group of rollouts) is computed once.
 
 Shapes: R rows, N new tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from .build import require_causal
 
 # What transformers calls it, as an argument and in outputs; 5.24 renamed it.
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+SHARED = 32
+"""A shared beginning shorter than this is not worth a forward pass of its own [tokens]."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,24 @@ def choose(
 
 
 @torch.no_grad()
+def shared_prefix(model, rows: Sequence[Sequence[int]]) -> tuple[int, object]:
+    """(tokens with which all rows begin, a cache of them for that many rows); (0, None): too few.
+
+    At least one token is left to each row. A model that mixes a whole row shares nothing.
+    """
+    size = len(commonprefix([list(row) for row in rows])) if len(rows) > 1 else 0
+    size = min([size, *(len(row) - 1 for row in rows)])
+    if size < SHARED or not getattr(model, "is_causal", True):
+        return 0, None
+    ids_1T = torch.tensor([list(rows[0][:size])], device=next(model.parameters()).device)
+    cache = getattr(model(input_ids=ids_1T, use_cache=True, logits_to_keep=1), CACHE)
+    if not hasattr(cache, "batch_repeat_interleave"):
+        return 0, None
+    cache.batch_repeat_interleave(len(rows))
+    return size, cache
+
+
+@torch.no_grad()
 def stream(
     model,
     prompts: Sequence[Sequence[int]],
@@ -89,6 +111,7 @@ def stream(
     *,
     u_RN: torch.Tensor | None = None,
     allowed: Callable[[int, list[int]], list[int] | None] | None = None,
+    ended: Callable[[list[int]], bool] | None = None,
     all_done: Callable[[bool], bool] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) as tokens are chosen, each row's stop token included.
@@ -98,6 +121,7 @@ def stream(
         prompts: R prompts' token ids, none empty; of one length if the model mixes a whole row.
         u_RN: the uniform numbers to draw with; None takes `uniforms(R, N, sampling.seed)`.
         allowed: from a row and its new ids so far, the ids that may follow; None: all.
+        ended: says from a row's new ids that they are enough, though no stop token came.
         all_done: with a sharded model, says from this rank's flag whether all ranks are done.
     """
     assert prompts and all(len(prompt) > 0 for prompt in prompts)
@@ -112,8 +136,10 @@ def stream(
     was_training = model.training
     model.eval()
     try:
-        cache, at = None, min(lengths)  # tokens fed so far, and the position of the next one
-        feed_RT = torch.tensor([prompt[:at] for prompt in prompts], device=device)
+        at = min(lengths)  # the position of the next token
+        # Ranks that share a model feed it alike, whatever their own prompts begin with.
+        fed, cache = (0, None) if all_done else shared_prefix(model, prompts)
+        feed_RT = torch.tensor([prompt[fed:at] for prompt in prompts], device=device)
         while True:
             out = model(input_ids=feed_RT, use_cache=True, logits_to_keep=1, **{CACHE: cache})
             cache, logits_RV = getattr(out, CACHE), out.logits[:, -1]
@@ -132,6 +158,8 @@ def stream(
                     rows[r].append(token)
                     room = sampling.max_new_tokens - (len(rows[r]) - lengths[r])
                     live[r] = token not in stops and room > 0
+                    if live[r] and ended is not None:
+                        live[r] = not ended(rows[r][lengths[r] :])
                     yield r, token
             at += 1
             done = not any(live)

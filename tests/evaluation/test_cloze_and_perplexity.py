@@ -9,7 +9,7 @@ from known_models import Bigram
 
 from steel.config import UserError
 from steel.evaluation.cloze import cloze, load_cloze
-from steel.evaluation.perplexity import _pieces, bits_per_byte, load_domains
+from steel.evaluation.perplexity import _pieces, bits_per_byte, compare, load_domains
 from steel.tokenizer import bpe
 from steel.tokenizer.bpe import encode_text
 from steel.tokenizer.chat import encode_chat
@@ -222,3 +222,30 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path):
 def test_a_stride_longer_than_the_context_is_refused(model, tok):
     with pytest.raises(UserError, match="stride"):
         bits_per_byte(model, tok, ["云州"], context=8, stride=8)
+
+
+def test_two_tokenizers_are_compared_on_the_same_documents(tok):
+    """Two models that know nothing: bits per byte differ by what their tokenizers cost."""
+    texts = ["第1号人物住在云州。", "Where does person 1 live?", "云州" * 9]
+    other = bpe.train(texts, 280)
+    one, two = (
+        bits_per_byte(Bigram(torch.zeros(len(t), len(t))), t, {"all": texts}) for t in (tok, other)
+    )
+    found = compare(one, two)["all"]
+    expected = two["domains"]["all"]["bpb"] - one["domains"]["all"]["bpb"]
+    assert found["difference"] == pytest.approx(expected, abs=1e-4) and found["documents"] == 3
+    rows = []
+    for text in texts:
+        bits = [len(encode_text(t, text)) * math.log2(len(t)) for t in (tok, other)]
+        rows.append((bits[1] - bits[0], len(text.encode())))
+    size = sum(n for _, n in rows)
+    se = math.sqrt(sum((b - found["difference"] * n) ** 2 for b, n in rows)) / size
+    assert found["se"] == pytest.approx(se, rel=1e-3)
+    domain = one["domains"]["all"]
+    assert domain["bpc"] * sum(map(len, texts)) == pytest.approx(domain["bpb"] * size)
+    with pytest.raises(UserError, match="other documents"):
+        compare(
+            one, bits_per_byte(Bigram(torch.zeros(len(tok), len(tok))), tok, {"all": texts[:2]})
+        )
+    with pytest.raises(UserError, match="no domain in common"):
+        compare(one, bits_per_byte(Bigram(torch.zeros(len(tok), len(tok))), tok, {"zh": texts}))

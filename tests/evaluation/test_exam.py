@@ -259,7 +259,12 @@ def test_averages_errors_and_groups(tok, tmp_path):
     assert scores["micro"] == pytest.approx(
         sum(s["letter"] * s["n"] for s in subjects.values()) / 18
     )
-    assert scores["se"] == pytest.approx(math.sqrt(scores["micro"] * (1 - scores["micro"]) / 18))
+    sums: dict[str, float] = {}  # the n-th question of each subject is about the n-th person
+    for i, (q, said) in enumerate(zip(load_exam(tmp_path), result["answers"]["letter"])):
+        person = f"arith {i}" if q.subject == "arith_zh" else q.id
+        sums[person] = sums.get(person, 0) + (said == q.answer) - scores["micro"]
+    assert scores["se"] == pytest.approx(math.sqrt(sum(x * x for x in sums.values())) / 18)
+    assert result["clusters"] == len(sums)
     assert {g: v["n"] for g, v in result["groups"].items()} == {
         "zh": 9,
         "en": 3,
@@ -293,7 +298,7 @@ def test_paired_comparison_counts_only_what_changed():
     assert (result["better"], result["worse"], result["difference"]) == (3, 1, 0.2)
     assert result["p"] == pytest.approx(2 * (1 + 4) / 16)
     assert compare(before, before)["p"] == 1
-    with pytest.raises(ValueError, match="other questions"):
+    with pytest.raises(UserError, match="other questions"):
         compare(before, {"answers": {"key": "A", "text": "A"}})
 
 

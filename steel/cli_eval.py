@@ -1,0 +1,222 @@
+"""The `steel eval` commands."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from .cli_common import Json, Model, command, hf_folder, say
+from .config import UserError
+
+
+def write(out: Path | None, result: dict) -> None:
+    """The one JSON file of a run, if asked for."""
+    from .runlog import atomic_write
+
+    if out:
+        atomic_write(out, json.dumps(result, ensure_ascii=False, indent=1))
+        say(f"result    {out}")
+
+
+@command("eval exam", "steel eval exam runs/laptop --folder runs/laptop/world/exam")
+def eval_exam(
+    ckpt: Model,
+    folder: Annotated[Path, Option("--folder", "-d", help="Folder of dev/ and test/ CSVs.")],
+    suite: Annotated[
+        str, Option(help="cmmlu, ceval, mmlu or world; default: by its subjects.")
+    ] = "",
+    shots: Annotated[int, Option(min=0, help="Worked examples before a question.")] = 0,
+    scoring: Annotated[
+        str, Option(help="letter, text, generate, cot; several with commas.")
+    ] = "letter,text,generate",
+    out: Json = None,
+    limit: Annotated[int | None, Option(help="Questions per subject.")] = None,
+    subjects: Annotated[str, Option(help="Only these; several with commas.")] = "",
+    split: Annotated[str, Option(help="Default: the one with public answers.")] = "",
+    style: Annotated[str, Option(help="Prompts: steel, official or lm-eval.")] = "steel",
+    chat: Annotated[
+        bool | None, Option("--chat/--no-chat", help="Chat turns; default: as the model can.")
+    ] = None,
+    bos: Annotated[bool, Option("--bos", help="Begin with the document separator.")] = False,
+    shuffle: Annotated[int | None, Option(help="Seed to redraw the order of options.")] = None,
+    batch_size: Annotated[int, Option(min=1, help="Rows per forward pass.")] = 128,
+    lm_eval: Annotated[
+        Path | None, Option("--write-lm-eval", help="Write task files for lm-eval here; end.")
+    ] = None,
+) -> None:
+    """Multiple-choice exam, scored in several ways, with standard error and trivial baselines."""
+    from .evaluation.exam import run_exam, the_questions
+    from .evaluation.suites import check_suite
+    from .model.folder import open_model
+
+    if suite:
+        check_suite(suite)  # before the model is opened, which may take long
+    only = {"suite": suite, "limit": limit, "split": split, "shuffle_seed": shuffle}
+    only["subjects"] = [name for name in subjects.split(",") if name]
+    if lm_eval:
+        from .evaluation.lm_eval_files import write_lm_eval
+        from .evaluation.questions import load_exam
+
+        name, _, questions = the_questions(folder, **only)
+        tasks = write_lm_eval(lm_eval, name, questions, load_exam(folder, "dev"), style)
+        say(f"task files  {lm_eval} ({len(tasks)} tasks, group steel_{name or 'exam'})")
+        return
+    how = {"scoring": scoring.split(","), "shots": shots, "style": style, "chat": chat, "bos": bos}
+    how |= {"batch_size": batch_size, "partial": Path(f"{out}.partial") if out else None}
+    result = run_exam(*open_model(hf_folder(ckpt)), folder, **only, **how)
+    for way, r in result["scoring"].items():
+        unread = f", unreadable {r['unparsed']:.1%}" if "unparsed" in r else ""
+        means = f"(macro {r['macro']:.2%} ± {r['macro_se']:.2%}, n {r['n']}{unread})"
+        say(f"{way:<9} {r['accuracy']:7.2%} ± {r['se']:.2%}  {means}")
+    say("baselines " + "  ".join(f"{k} {v:.2%}" for k, v in result["baselines"].items()))
+    write(out, result)
+    if out:
+        how["partial"].unlink(missing_ok=True)
+
+
+@command("eval task", "steel eval task runs/laptop gsm8k --folder gsm8k --shots 4")
+def eval_task(
+    ckpt: Model,
+    suite: Annotated[str, Argument(help="gsm8k or humaneval.")],
+    folder: Annotated[Path, Option("--folder", "-d", help="Folder with test.jsonl.")],
+    shots: Annotated[int, Option(min=0, help="Worked examples, of gsm8k.")] = 0,
+    limit: Annotated[int | None, Option(help="Rows.")] = None,
+    max_new_tokens: Annotated[int, Option(min=1, help="Longest reply.")] = 512,
+    run_code: Annotated[
+        bool, Option("--run-code", help="Run programs that the model wrote, for humaneval.")
+    ] = False,
+    out: Json = None,
+) -> None:
+    """GSM8K or HumanEval: free replies, judged by their last number or by their tests."""
+    from .evaluation.free import run_free
+    from .model.folder import open_model
+
+    if run_code:
+        say("running what the model wrote, on this machine, with limits but without a sandbox")
+    how = {"shots": shots, "limit": limit, "max_new_tokens": max_new_tokens, "run_code": run_code}
+    result = run_free(*open_model(hf_folder(ckpt)), folder, suite, **how)
+    r = result["scoring"]["generate"]
+    say(
+        f"{suite}  {r['accuracy']:.2%} ± {r['se']:.2%}  (n {r['n']}, no answer {r['unparsed']:.1%})"
+    )
+    write(out, result)
+
+
+@command("eval fetch", "steel eval fetch cmmlu exams/cmmlu")
+def eval_fetch(
+    suite: Annotated[str, Argument(help="cmmlu, ceval, mmlu, gsm8k or humaneval.")],
+    out: Annotated[Path, Argument(help="Folder to write.")],
+) -> None:
+    """An exam from the Hugging Face hub, as a folder."""
+    from .evaluation.fetch import fetch
+
+    say(fetch(suite, out))
+
+
+@command("eval compare", "steel eval compare a.json b.json")
+def eval_compare(
+    before: Annotated[
+        Path, Argument(help="Result of eval exam or perplexity, or RUN/exams/*.json.")
+    ],
+    after: Annotated[Path, Argument(help="Another model's, on the same questions or documents.")],
+    out: Json = None,
+) -> None:
+    """Paired difference of two models, question by question or document by document."""
+    from .evaluation import perplexity, results
+
+    one, two = (_read(path) for path in (before, after))
+    found: dict[str, dict] = {}
+    if one["exam"] and two["exam"]:
+        ways = [way for way in one["exam"]["scoring"] if way in two["exam"]["scoring"]]
+        found["exam"] = {way: results.compare(one["exam"], two["exam"], way) for way in ways}
+    if one["perplexity"] and two["perplexity"]:
+        found["perplexity"] = perplexity.compare(one["perplexity"], two["perplexity"])
+    if not any(found.values()):
+        raise UserError(f"{before} and {after} have nothing in common to compare")
+    for way, r in found.get("exam", {}).items():
+        changed = f"{r['better']} better, {r['worse']} worse, sign test p {r['p']:.3g}"
+        say(f"{way:<12} {100 * r['difference']:+7.2f} ± {100 * r['se']:.2f} points  ({changed})")
+    for name, r in found.get("perplexity", {}).items():
+        say(f"{name:<12} {r['difference']:+.4f} ± {r['se']:.4f} bits/byte  (n {r['documents']})")
+    write(out, found)
+
+
+def _read(path: Path) -> dict:
+    """{"exam", "perplexity"} of a result file, None for what it does not hold."""
+    try:
+        page = json.loads(path.read_text(encoding="utf-8"))
+        inner = {"exam": page.get("exam"), "perplexity": page.get("perplexity")}
+    except (ValueError, AttributeError):
+        raise UserError(f"{path} is no result of steel eval") from None
+    if "answers" in page:
+        inner["exam"] = page
+    if "domains" in page:
+        inner["perplexity"] = page
+    return inner
+
+
+@command(
+    "eval perplexity",
+    "steel eval perplexity runs/laptop runs/laptop/world/heldout/*.jsonl --reference runs/other",
+)
+def eval_perplexity(
+    ckpt: Model,
+    files: Annotated[
+        list[Path], Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.')
+    ],
+    reference: Annotated[
+        Path | None, Option(help="Tokenizer folder whose count normalises the perplexity.")
+    ] = None,
+    context: Annotated[int | None, Option(help="Window [tokens]; default: the model's.")] = None,
+    stride: Annotated[int | None, Option(help="Its advance; default: half of it.")] = None,
+    out: Json = None,
+) -> None:
+    """Bits per byte and perplexity by domain."""
+    from .evaluation.perplexity import bits_per_byte, load_domains
+    from .model.folder import open_model
+    from .tokenizer import bpe
+
+    found, domains, bad = hf_folder(ckpt), load_domains(files), []
+    options = {"context": context, "stride": stride}
+    options["reference"] = bpe.load(reference) if reference else None
+    result = bits_per_byte(*open_model(found), domains, **options)
+    write(out, result)
+    for name, r in result["domains"].items():
+        if r["bpb"] is None:
+            counts = f"{r['nan_documents']} of {r['documents']} documents are not finite"
+            bad.append(f"{name} ({counts})")
+            continue
+        numbers = f"{r['bpb']:.4f} bits/byte   perplexity {r['ppl'] or math.inf:.2f}"
+        if reference:
+            numbers += f"   normalised {r['ppl_normalised'] or math.inf:.2f}"
+        say(f"{name:<20} {numbers}   {r['tokens']:,} tokens")
+    if bad:
+        raise UserError(f"no number, and therefore no mean, for {', '.join(bad)}")
+    mean = result["geometric_mean"]
+    other = f"   normalised {mean['ppl_normalised'] or math.inf:.2f}" if reference else ""
+    say(f"{'geometric mean':<20} {mean['bpb']:.4f} bits/byte{other}")
+
+
+@command("eval contamination", "steel eval contamination docs runs/laptop/world/exam")
+def eval_contamination(
+    docs: Annotated[Path, Argument(help="Folder of documents.")],
+    exam: Annotated[Path, Argument(help="Folder of dev/ and test/ CSVs.")],
+    split: Annotated[str, Option(help="Which questions.")] = "test",
+    length: Annotated[int, Option(help="Characters from which a match is a copy.")] = 13,
+    out: Json = None,
+) -> None:
+    """Exam questions that stand in training text, by the longest match of characters."""
+    from .documents import read_documents
+    from .evaluation.contamination import contamination
+    from .evaluation.questions import load_exam
+
+    found = contamination(read_documents(docs), load_exam(exam, split), length)
+    for row in found["rows"][:10]:
+        say(f"{row['match']:>4} characters  {row['subject']} {row['id']}  in {row['document']}")
+    counts = "  ".join(f"{n}+: {count:,}" for n, count in found["by_length"].items())
+    say(f"by length    {counts}")
+    short = f" ({found['too_short']:,} too short to judge)" if found["too_short"] else ""
+    say(f"found        {found['found']:,} of {found['questions']:,} questions{short}")
+    write(out, found)
