@@ -13,7 +13,8 @@ from steel.cli import app, main
 COMMANDS = """world | data list | data cards | data download | data compare | data prepare | data convert | data clean |
 data dedup | data append |
 tokenizer train | tokenizer merge | tokenizer report | tokenizer coverage | pack | pretrain | sft |
-reward | dpo | grpo | eval exam | eval perplexity | eval contamination | plan | chat | serve | export hf | export gguf |
+reward | dpo | grpo | eval exam | eval task | eval fetch | eval compare | eval perplexity | eval contamination | plan |
+chat | serve | export hf | export gguf |
 import-original | bench step | run | report"""
 
 

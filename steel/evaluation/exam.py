@@ -89,8 +89,8 @@ def run_exam(
     asked = {"suite": suite, "split": split, "shots": shots, "seed": shuffle_seed, "chat": chat}
     asked |= {"style": style, "bos": bos, "n": len(questions)}
     limits = {"generate": max_new_tokens, "cot": cot_tokens}
-    about = {"model": _fingerprint(model), "limit": limit, "subjects": sorted(subjects)}
-    kept = Partial(partial, asked | limits | about)
+    about = {"limit": limit, "subjects": sorted(subjects), "cot": cot_tokens, "new": max_new_tokens}
+    kept = Partial(partial, asked | about | {"model": _fingerprint(model) if partial else []})
     chosen: dict[str, list] = {}
     for way, at in itertools.product(scoring, range(0, len(questions), AT_ONCE)):
         some = questions[at : at + AT_ONCE]

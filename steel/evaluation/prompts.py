@@ -66,7 +66,11 @@ class Prompter:
         while shots and len(ids) > limit:
             shots = shots[1:]
             ids = self._ids(question, shots, with_options, steps)
-        return ids[-limit:]
+        return (
+            ids[: self.bos] + ids[self.bos :][-max(1, limit - self.bos) :]
+            if len(ids) > limit
+            else ids
+        )
 
     def words(self, question: Question, steps: bool = False) -> dict[str, str]:
         """{"head", "before", "marker", "gap"} of the style; `steps`: for chain of thought.

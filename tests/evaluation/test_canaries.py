@@ -46,6 +46,6 @@ def test_contamination_finds_the_planted_and_only_them():
     filler = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
     texts = [filler + c.text + filler if c.times else filler + c.controls[0] for c in asked]
     documents = [Document(str(i), text, "test") for i, text in enumerate(texts)]
-    found = contamination(documents, questions, length=18)
+    found = contamination(documents, questions, length=17)
     accused = {row["id"] for row in found["rows"] if row["found"]}
     assert accused == {str(i) for i in range(6)}

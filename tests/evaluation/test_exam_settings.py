@@ -93,7 +93,7 @@ def test_paired_errors_are_clustered_like_the_answers():
     before = {"answers": {"key": "AAAA", "clusters": clusters, "text": "BBBB"}}
     after = {"answers": {"key": "AAAA", "clusters": clusters, "text": "AABB"}}
     found = compare(before, after)
-    assert found["difference"] == 0.5 and found["se"] == pytest.approx(math.sqrt(0.5))
+    assert found["difference"] == 0.5 and found["se"] == pytest.approx(math.sqrt(2 * 0.25**2))
     with pytest.raises(UserError, match="no answers by letter"):
         compare(before, after, "letter")
 
