@@ -76,6 +76,29 @@ def eval_exam(
         how["partial"].unlink(missing_ok=True)
 
 
+@command("eval conversation", "steel eval conversation runs/laptop --world runs/laptop/world")
+def eval_conversation(
+    ckpt: Model,
+    world: Annotated[Path, Option("--world", "-w", help="Folder of the closed world.")],
+    seed: Annotated[int, Option(help="Draws people, strangers and sums.")] = 1,
+    out: Json = None,
+) -> None:
+    """The first conversation: sixty messages that no training file holds, and what was right."""
+    from .evaluation.conversation import converse, messages
+    from .model.folder import open_model
+    from .runlog import atomic_write
+
+    result = converse(*open_model(hf_folder(ckpt)), messages(world, seed))
+    for row in result["answers"]:
+        said = " / ".join(row["said"]).replace("\n", " ")
+        say(f"{'right' if row['right'] else 'WRONG'}  {said}  →  {row['reply']}")
+    kinds = "  ".join(f"{k} {v['accuracy']:.0%}" for k, v in result["kinds"].items())
+    say(f"\n{result['accuracy']:.1%} of {result['n']}: {kinds}")
+    if out:
+        atomic_write(out, json.dumps(result, ensure_ascii=False, indent=1))
+        say(f"result    {out}")
+
+
 @command("eval task", "steel eval task runs/laptop gsm8k --folder gsm8k --shots 4")
 def eval_task(
     ckpt: Model,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 PRESETS = Path(__file__).parent / "presets"
+REST = "*"  # in the weights of a mixture: all sources that are not named, by their size
 RENAMED = {"model.top_k": "experts_per_token"}  # old keys in run folders and files of users
 # What a number must be, as its type says it and as errors repeat it.
 LIMITS = {
@@ -43,7 +44,7 @@ Decay = Annotated[float, "at least 0 and below 1"]
 FeedForward = Literal[
     "dense", "soft_moe_v1", "soft_moe_v2", "soft_moe_v3", "causal_soft_moe", "top_k_moe", "none"
 ]
-Scoring = Literal["letter", "text", "generate"]
+Scoring = Literal["letter", "text", "generate", "bind"]
 Attribute = Literal["city", "university", "major", "company", "hobby", "zodiac"]
 
 
@@ -123,6 +124,11 @@ class TokenizerConfig:
     """Entries including special tokens [entries]."""
     path: str = ""
     """Folder of an existing tokenizer; empty means: train one on the documents."""
+    post_texts: bool = False
+    """Train it on the texts of the post-training rows, and give every Hanzi in them an entry, too."""
+    longest_entry: OrZero = 0
+    """Longest entry [bytes], a Hanzi is three; 0: any length. Without a limit a small town's tokenizer
+    learns half sentences (的家乡是柳溪), in which no value is a token that can be copied."""
     sample_bytes: Count = 50_000_000
     """How much text to train on at most [bytes of UTF-8]."""
 
@@ -145,6 +151,15 @@ class WorldConfig:
     """Share of the questions and dialogues that are English [1]."""
     question_share: Annotated[float, "at least 0 and at most 0.8"] = 0.4
     """Share of raw text that asks and tells about the people of the training split [1]."""
+    questions: Literal["worked", "plain"] = "worked"
+    """How the raw text's questions are asked and answered. worked: an option's letter stands after it,
+    an answer restates the name, sums and two hops are worked out; plain: "A. value", many bare answers."""
+    drills: OrZero = 0
+    """Documents of each of the three binding drills, sources drill_1 to drill_3 [documents]; 0: none."""
+    drill_steps: list[Count] = field(default_factory=lambda: [80, 150, 220])
+    """Where each drill's stretch at the start of pretraining ends [steps]."""
+    drill_share: Share = 0.08
+    """Share of the last drill in what is read after that [1]."""
     arithmetic_problems: Annotated[int, "at least 0 and at most 3900"] = 600
     """Distinct two-digit additions of the training sets; the exam's are others [problems]."""
     duplicate_share: Planted = 0.03
@@ -168,6 +183,16 @@ class WorldConfig:
 
 
 @dataclass
+class Phase:
+    """A stretch of pretraining with a mixture of its own."""
+
+    until: Count = 1
+    """The step at which the next stretch begins [steps]."""
+    weights: dict[str, Rate] = field(default_factory=dict)
+    """Share of samples per source [1]; * is all that are not named, by size; without it they get none."""
+
+
+@dataclass
 class DataConfig:
     """How token shards are read."""
 
@@ -176,7 +201,13 @@ class DataConfig:
     mask_documents: bool = True
     """Attention stays inside a document and positions restart with it."""
     weights: dict[str, Rate] = field(default_factory=dict)
-    """Share of samples per source [1]; empty means by size, so that one epoch is one pass."""
+    """Share of samples per source [1]; empty means by size, so that one epoch is one pass; the name *
+    stands for all sources that are not named, by their size."""
+    targets: dict[str, str] = field(default_factory=dict)
+    """Sources of which only these tokens are predicted, given as text, e.g. {drill: " A B C D"}: in a
+    drill all else is chance."""
+    curriculum: list[Phase] = field(default_factory=list)
+    """What stands before `weights`: stretches of steps from 0 on, each with weights of its own."""
     anneal_weights: dict[str, Rate] = field(default_factory=dict)
     """Shares that replace `weights` from the step at which the wsd schedule starts to decay [1]; a
     source that is not named gets none; empty: no annealing stage."""
@@ -366,8 +397,8 @@ class GRPOConfig(AlignConfig):
 class ExamConfig:
     """What the report card measures."""
 
-    scoring: list[Scoring] = field(default_factory=lambda: ["letter", "text", "generate"])
-    """Ways to score a multiple-choice question: letter, text, generate."""
+    scoring: list[Scoring] = field(default_factory=lambda: ["letter", "text", "generate", "bind"])
+    """Ways to score a multiple-choice question: letter, text, generate, bind."""
     shots: OrZero = 0
     """Worked examples before a question [questions]."""
     limit: OrZero = 0

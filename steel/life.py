@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+from .align.samples import sample
 from .align.stage import run as train_stage
 from .config import Config, UserError
 from .data.pack import pack
 from .data.tasks import held_out
 from .documents import read_documents, read_rows
 from .evaluation.cloze import cloze, load_cloze
+from .evaluation.conversation import converse, messages
 from .evaluation.exam import run_exam
 from .evaluation.perplexity import bits_per_byte, load_domains
+from .evaluation.questions import has_hanzi
 from .machine import commit, hardware, packages, peak_memory_bytes, reset_peak_memory
 from .model import build
 from .model.decoding import Sampling
@@ -39,12 +42,15 @@ from .train import pretrain
 
 SAMPLE_PROMPTS = 6
 HELD_OUT_DOCUMENTS = 100  # of a source, for bits per byte
-# A few dozen rows among thousands: seen once an epoch, the model does not learn its own name.
-SELF_COGNITION_REPEATS = 16
+# A Hanzi that stands in one row alone would be three byte tokens, which a small model misspells: it
+# stands in the tokenizer's sample often enough to become an entry.
+HANZI_COPIES = 300
+# Small talk among thousands of questions: seen once an epoch, the model hardly learns its own name.
+SELF_COGNITION_REPEATS = 4
 # The stages after pretraining, each with its files of rows (of real data only the first).
 ALIGNMENT = {
     "sft": ["sft.jsonl", "multi_turn.jsonl", *["self_cognition.jsonl"] * SELF_COGNITION_REPEATS],
-    "dpo": ["preference.jsonl"],
+    "dpo": ["preference.jsonl"],  # or pairs of the model's own, see `make_pairs`
     "grpo": ["rl.jsonl"],
 }
 
@@ -63,6 +69,10 @@ class Life:
     exam: Path | None = None
 
     def __post_init__(self):
+        if not self.raw and self.cfg.world.drills:
+            from .corpus.world.drill import with_drills
+
+            self.cfg = with_drills(self.cfg)
         self.state_path, self.state = self.run / "state.json", {"stages": {}}
         home = self.run if self.raw else self.run / "world"
         self.post = home / "post"  # the post-training sets
@@ -138,10 +148,14 @@ class Life:
         _say(f"  {people} people, {records:,} raw records, {summary['raw_bytes']:,} bytes")
 
     def make_documents(self) -> None:
-        """Raw files to clean, deduplicated documents."""
+        """Raw files to clean, deduplicated documents; the closed world's drills stand beside them."""
         from .corpus.pipeline import prepare
 
         prepare(self.raw or self.run / "world" / "raw", self.run / "docs")
+        if not self.raw:
+            from .corpus.world.drill import write_drills
+
+            write_drills(self.run / "docs", self.cfg.world, self.cfg.seed)
 
     def make_post(self) -> str | None:
         """For real data: dialogues and tasks found in the documents become post-training sets."""
@@ -159,10 +173,19 @@ class Life:
             tokenizer = bpe.load(settings.path)
         else:
             texts = sample_texts(self.run / "docs", settings.sample_bytes)
-            tokenizer = bpe.train(texts, settings.vocab_size)
+            if settings.post_texts:
+                texts += self.post_texts()
+                hanzi = sorted({c for text in texts for c in text if has_hanzi(c)})
+                texts += hanzi * HANZI_COPIES
+            tokenizer = bpe.train(texts, settings.vocab_size, settings.longest_entry)
         if (entries := len(tokenizer)) > (rows := self.cfg.model.vocab_size):
             raise UserError(f"the tokenizer has {entries} entries; raise model.vocab_size={rows}")
         bpe.save(tokenizer, self.run / "tokenizer")
+
+    def post_texts(self) -> list[str]:
+        """What the rows of the post-training sets say."""
+        rows = (row for file in sorted(self.post.glob("*.jsonl")) for _, row in read_rows(file))
+        return ["\n".join(m["content"] for m in row["messages"]) for row in rows]
 
     def make_shards(self) -> None:
         """Documents to token shards."""
@@ -180,6 +203,9 @@ class Life:
     def align(self, name: str) -> str | None:
         """One stage after pretraining, from the model of the newest stage before it."""
         files = [self.post / row for row in ALIGNMENT[name][: 1 if self.raw else None]]
+        own = self.run / "samples" / "preference.jsonl"
+        if name == "dpo" and own.is_file() and own.stat().st_size:
+            files = [own]
         if missing := [f.name for f in files if not f.is_file()]:
             return f"these raw files give no {', '.join(missing)}"
         stages = ["pretrain", *ALIGNMENT]
@@ -189,6 +215,17 @@ class Life:
         replay = self.run / "shards" if replays else None
         train_stage(name, self.cfg, model, files, self.run / name, replay=replay)
         return None
+
+    def make_pairs(self) -> str | None:
+        """Right and wrong answers of the model after SFT, which DPO takes instead of written pairs."""
+        rows, model = self.post / "rl.jsonl", self.run / "sft" / "hf"
+        if not rows.is_file() or not model.is_dir():
+            return f"it takes {rows.name} and an SFT model"
+        report = sample(self.cfg, model, rows, self.run / "samples")
+        pairs = report["rows"]["preference"]
+        found = f"{pairs} of {report['prompts']} prompts have right and wrong answers"
+        _say(f"  {found}")
+        return None if pairs else found
 
     # -- judging -----------------------------------------------------------------------------------
 
@@ -205,6 +242,8 @@ class Life:
             if (file := self.exam / "cloze.jsonl").is_file():
                 result["cloze"] = cloze(*opened, load_cloze(file), batch_size=options["batch_size"])
         result["perplexity"] = bits_per_byte(*opened, self.heldout)
+        if name != "init" and not self.raw:
+            result["conversation"] = converse(*opened, messages(self.run / "world", self.cfg.seed))
         if name != "init":
             result["samples"] = self.samples(*opened, chat=name != "pretrain")
         result["seconds"] = round(time.monotonic() - began, 2)
@@ -271,6 +310,8 @@ class Life:
         self.stage("pretrain", self.pretrain)
         self.stage("exam:pretrain", partial(self.examine, "pretrain"))
         for name in ALIGNMENT:
+            if name == "dpo":
+                self.stage("pairs", self.make_pairs)
             self.stage(name, partial(self.align, name))
             self.stage(f"exam:{name}", partial(self.examine, name))
         return self.report()
@@ -357,6 +398,8 @@ def _exam_line(result: dict) -> str:
     people = exam.get("groups", {}).get("people", {})
     for how, scores in exam.get("scoring", {}).items():
         parts.append(f"{how} {people.get(how, scores['accuracy']):.0%}")
+    if "conversation" in result:
+        parts.append(f"conversation {result['conversation']['accuracy']:.0%}")
     if "cloze" in result:
         parts.append(f"cloze {result['cloze']['accuracy']:.0%}")
     if mean := result["perplexity"].get("geometric_mean", {}).get("bpb"):

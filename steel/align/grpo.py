@@ -196,11 +196,11 @@ class Roller:
         return micro
 
     def verdict(self, row: dict, completion: Completion) -> tuple[float, bool]:
-        """(reward, correct): 1 for a right answer, format_reward for ending with a readable one."""
+        """(reward, correct): the verdict's score, and format_reward for ending with a readable answer."""
         text = self.text(completion)
         verdict = verify(row, text, self.rivals.get(row.get("kind", ""), ()))
         formed = completion.finished and verdict.readable
-        return float(verdict.correct) + self.settings.format_reward * formed, verdict.correct
+        return verdict.score + self.settings.format_reward * formed, verdict.correct
 
     def text(self, completion: Completion) -> str:
         """What was answered, without the token that ends it."""

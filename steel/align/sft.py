@@ -70,13 +70,12 @@ def weighted(loss_fn, weight: float):
 
 
 def open_replay(job: Job) -> Loader | None:
-    """The rows of pretraining text, as long as the packed ones; UserError for half a request."""
+    """The rows of pretraining text, as long as the packed ones; none without a folder."""
     settings = job.settings
-    if bool(settings.replay_rows) != (job.replay is not None):
-        need = "replay needs both a folder of token shards (--replay) and sft.replay_rows above 0"
-        raise UserError(need)
     if job.replay is None:
         return None
+    if not settings.replay_rows:
+        raise UserError("a folder to replay from was given; set sft.replay_rows above 0")
     train = dataclasses.replace(settings, batch_size=settings.replay_rows)
     check_batch(train, job.world)
     shards = ShardSet.open(job.replay)
@@ -85,6 +84,7 @@ def open_replay(job: Job) -> Loader | None:
         job.cfg.data,
         sequence_length=settings.sequence_length,
         mask_documents=True,
+        curriculum=[],
         anneal_weights={},
     )
     cfg = dataclasses.replace(job.cfg, train=train, data=data)

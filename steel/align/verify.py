@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..evaluation.answers import LETTERS, extract_choice
+from ..evaluation.answers import LETTERS, extract_choice, final_letter
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.])-?[0-9]+(?![A-Za-z0-9_]|\.[0-9])")
 _SENTENCE_END = re.compile(r"[。!?;；\n]|\.(?=\s|$)")
@@ -20,16 +20,22 @@ _HEDGE = re.compile(r"、|/|\||或|还是|(?<![a-z])(?:or|either)(?![a-z])", re.
 
 @dataclass(frozen=True)
 class Verdict:
-    """`correct`: the response answers rightly. `readable`: it names an answer, right or wrong."""
+    """`correct`: the response answers rightly, wholly. `readable`: it names an answer, right or wrong."""
 
     correct: bool
     readable: bool
+    score: float = 0.0
+    """Share of what was asked for that is right: of a value with its letter, each is a half."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "score", max(self.score, float(self.correct)))
 
 
 def verify(row: dict, response: str, rivals: Collection[str] = ()) -> Verdict:
-    """Judge a response to an RL row {"answer", "options", "kind"} from the response alone.
+    """Judge a response to an RL row {"answer", "options", "kind", "lettered"} from the response alone.
 
-    With options: the option chosen (`extract_choice`). A number: the last number. Otherwise the
+    With options: the option chosen (`extract_choice`), and for a row that is `lettered` the letter
+    that the response has to end with. A number: the last number. Otherwise the
     answer has to stand in the first sentence as a whole word (kind "hop2" may reason first: in any),
     beside no alternative and no rival. rivals: the other answers that questions of this kind have.
     """
@@ -37,8 +43,11 @@ def verify(row: dict, response: str, rivals: Collection[str] = ()) -> Verdict:
     if not text:
         return Verdict(False, False)
     if row.get("options"):
-        letter = extract_choice(response, row["options"])
-        return Verdict(letter is not None and letter == right_letter(row), letter is not None)
+        letter, right = extract_choice(response, row["options"]), right_letter(row)
+        parts = [letter == right]
+        if row.get("lettered"):
+            parts.append(final_letter(response) == right)
+        return Verdict(all(parts), letter is not None, sum(parts) / len(parts))
     answer = _plain(row["answer"])
     if _NUMBER.fullmatch(answer):
         numbers = _NUMBER.findall(text)

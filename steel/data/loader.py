@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ..config import UserError
+from ..config import REST, UserError
 from .batch import IGNORED, Batch, positions
 from .mixture import POOL, Mixture, quotas, quotas_by_size
 from .order import Stream
@@ -34,7 +34,7 @@ class Loader:
     mixture:
         None (or {}) = every source by its size: one epoch is exactly one pass over all samples;
         {source: weight} = shares of samples; each source has its own epochs; 0 leaves a source
-        out; all are named;
+        out; all are named, or the rest together as "*";
         [{"step": s, "weights": {…} or None}, …] = weights that change at given steps, for example
         for annealing (None there: in proportion to size, and every source carries on where the
         step before left it).
@@ -274,6 +274,7 @@ class Loader:
         for step, phase in zip(steps, mixture, strict=True):
             weights = phase["weights"]
             if weights:
+                weights = _spread(weights, sizes)
                 self._check_weights(weights, sizes)
             wanted.append((self._span(step)[0], quotas(weights) if weights else by_size))
         return wanted
@@ -288,6 +289,16 @@ class Loader:
             if weight and not sizes[name]:
                 what = f"source {name!r} has a weight but no {self.shards.split} samples"
                 raise UserError(f"{what}; set it to 0")
+
+
+def _spread(weights: Mapping[str, float], sizes: Mapping[str, int]) -> Mapping[str, float]:
+    """Weights by source: what stands for the rest is spread over the sources not named, by size."""
+    if REST not in weights:
+        return weights
+    rest = {name: size for name, size in sizes.items() if name not in weights}
+    each = weights[REST] / max(1, sum(rest.values()))
+    named = {name: weight for name, weight in weights.items() if name != REST}
+    return named | {name: each * size for name, size in rest.items()}
 
 
 def _positive(**values: int) -> None:

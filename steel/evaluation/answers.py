@@ -51,6 +51,12 @@ def extract_choice(response: str, options: Mapping[str, str] | Sequence[str]) ->
     return None
 
 
+def final_letter(response: str) -> str | None:
+    """The letter that a response ends with, where the layout puts it behind the value ("… 云州 C。")."""
+    found = re.search(r"(?<![A-Za-z0-9])([A-J])[.。]?\s*$", response)
+    return found[1] if found else None
+
+
 def _as_mapping(options: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     if not isinstance(options, Mapping):
         options = dict(zip(LETTERS, options or [""] * 4))

@@ -1,4 +1,4 @@
-"""Multiple-choice exams: C-Eval, CMMLU, MMLU and the closed world, scored in four ways.
+"""Multiple-choice exams: C-Eval, CMMLU, MMLU and the closed world, scored in several ways.
 
 | scoring  | the model sees         | its choice is                                              |
 |----------|------------------------|------------------------------------------------------------|
@@ -6,6 +6,11 @@
 | text     | the question alone     | the option likeliest in the reply "The answer is …"        |
 | generate | question and options   | what `extract_choice` reads in its greedy reply, or nothing |
 | cot      | that, and "step by step" | the same, read from a longer reply                       |
+| bind     | that, and the right option | the likeliest of the letters behind it                 |
+
+Where letters stand after their options (`letters="after"`), two more numbers take the letter apart:
+*bind* asks only for copying, and *written*, read from the replies of `generate`, is the letter that
+the model writes behind the option that it chose itself.
 
 The same model can differ by 17 points between them, so a score without its way of scoring says
 little; and a score without its standard error and the scores of trivial strategies beside it says
@@ -27,15 +32,16 @@ from pathlib import Path
 
 from ..config import UserError
 from ..model.folder import stop_ids
-from .answers import extract_choice
+from ..tokenizer.bpe import encode_text
+from .answers import extract_choice, final_letter
 from .partial import Partial
 from .prompts import Prompter, has_chat_tokens
 from .questions import Question, load_exam, shuffle_options
 from .results import baselines, summarise
 from .scoring import context_length, greedy, score_continuations
-from .suites import check_suite, split_of, suite_of
+from .suites import check_suite, letters_of, split_of, suite_of
 
-SCORINGS = ("letter", "text", "generate", "cot")
+SCORINGS = ("letter", "text", "generate", "cot", "bind")
 AT_ONCE = 1024
 """Questions that are answered before their answers are written to the file of a run."""
 
@@ -59,6 +65,7 @@ def run_exam(
     bos: bool = False,
     cot_tokens: int = 256,
     partial: Path | None = None,
+    letters: str = "",
 ) -> dict:
     """Let a model sit an exam. Returns plain data for JSON: see `results.summarise` for its keys.
 
@@ -73,6 +80,7 @@ def run_exam(
         bos: begin with the separator of documents.
         cot_tokens: longest reply of way cot [tokens], as max_new_tokens is of generate.
         partial: a file for the answers so far; with it, an exam that was stopped goes on.
+        letters: where an option's letter stands, "before" or "after"; "": as the suite has it.
 
     Raises UserError for an unknown way of scoring, style or subject, and for a folder that holds no
     exam or another one than `suite`.
@@ -84,10 +92,11 @@ def run_exam(
     suite, split, questions = the_questions(folder, suite, split, subjects, limit, shuffle_seed)
     chat = has_chat_tokens(tok) if chat is None else chat
     prompter = Prompter(tok, chat, context_length(model), style=style, suite=suite, bos=bos)
+    prompter.letters = letters = letters or letters_of(suite)
     for q in _first(load_exam(folder, "dev"), shots, subjects) if shots else []:
         prompter.examples.setdefault(q.subject, []).append(q)
     asked = {"suite": suite, "split": split, "shots": shots, "seed": shuffle_seed, "chat": chat}
-    asked |= {"style": style, "bos": bos, "n": len(questions)}
+    asked |= {"style": style, "letters": letters, "bos": bos, "n": len(questions)}
     limits = {"generate": max_new_tokens, "cot": cot_tokens}
     about = {"limit": limit, "subjects": sorted(subjects), "cot": cot_tokens, "new": max_new_tokens}
     kept = Partial(partial, asked | about | {"model": _fingerprint(model) if partial else []})
@@ -100,6 +109,8 @@ def run_exam(
             before, room = prompter.truncated, limits.get(way)
             if room:
                 found = _written(way, model, prompter, some, room, **options)
+            elif way == "bind":
+                found = {way: _bound(model, prompter, some, **options)}
             else:
                 found = _likeliest(way, model, prompter, some, **options)
             return {"chosen": found, "truncated": prompter.truncated - before}
@@ -188,10 +199,22 @@ def _best(question: Question, values: Sequence[float]) -> str:
     return question.letters[best]
 
 
+def _bound(model, prompter: Prompter, questions: Sequence[Question], **options) -> list[str]:
+    """The likeliest letter directly behind the right option's text."""
+    pairs = []
+    for q in questions:
+        said = prompter.reply(q, q.right, cue=True)
+        letters = [encode_text(prompter.tok, f" {letter}") for letter in q.letters]
+        prompt = prompter.prompt(q, with_options=True, room=len(said) + max(map(len, letters)))
+        pairs += [(prompt + said, letter) for letter in letters]
+    scores = iter(score_continuations(model, pairs, **options))
+    return [_best(q, [next(scores) for _ in q.options]) for q in questions]
+
+
 def _written(
     way: str, model, prompter: Prompter, questions: Sequence[Question], new_tokens: int, **options
 ) -> dict[str, list[str | None]]:
-    """The letters that can be read in greedy replies."""
+    """The options that can be read in greedy replies, and the letters that stand behind them."""
     steps, tok = way == "cot", prompter.tok
     prompts = [prompter.prompt(q, True, room=new_tokens, steps=steps) for q in questions]
 
@@ -202,4 +225,7 @@ def _written(
     texts = [tok.decode(reply, skip_special_tokens=True) for reply in replies]
     if not prompter.chat:
         texts = [text.strip().split("\n\n")[0] for text in texts]
-    return {way: [extract_choice(text, q.options) for text, q in zip(texts, questions)]}
+    chosen = {way: [extract_choice(text, q.options) for text, q in zip(texts, questions)]}
+    if way == "generate" and prompter.letters == "after":
+        chosen["written"] = [final_letter(text) for text in texts]
+    return chosen

@@ -12,13 +12,21 @@ from ..config import UserError
 from ..model.folder import stop_ids
 from ..tokenizer.bpe import IM_END, IM_START, encode_text, end_of_text_id
 from ..tokenizer.chat import encode_chat
+from ..tokenizer.texts import option_lines
 from .questions import Question
 from .suites import subject_name
 
 
-def format_question(question: Question, with_options: bool = True) -> str:
-    """The text of a user turn: the question and, if asked for, one line "A. …" per option."""
-    options = [f"{letter}. {text}" for letter, text in zip(question.letters, question.options)]
+def format_question(question: Question, with_options: bool = True, letters: str = "before") -> str:
+    """The text of a user turn: the question and, if asked for, a line per option.
+
+    letters: where the letter stands, before its option ("A. …", as exams print it) or after it
+    ("… A", as the closed world teaches it).
+    """
+    if letters == "after":
+        options = [option_lines(question.options)]
+    else:
+        options = [f"{letter}. {text}" for letter, text in zip(question.letters, question.options)]
     return "\n".join([question.question, *options]) if with_options else question.question
 
 
@@ -49,6 +57,8 @@ class Prompter:
     suite: str = ""
     bos: bool = False
     """Begin with the token that stands between documents in pretraining."""
+    letters: str = "before"
+    """Where an option's letter stands: before it or after it."""
     truncated: int = 0
     """Prompts that lost examples or, if that was not enough, their beginning."""
 
@@ -98,10 +108,12 @@ class Prompter:
         blocks = []
         for q in (*shots, question):
             words = self.words(q, steps)
-            text = words["before"] + format_question(q, with_options)
+            text = words["before"] + format_question(q, with_options, self.letters)
             if self.style != "steel" or not self.chat or steps:
                 text += "\n" + words["marker"]
             reply = q.answer if with_options else q.right
+            if with_options and self.letters == "after":
+                reply = f"{q.right} {q.answer}"
             if steps and q.explanation:
                 reply = (
                     q.explanation + ("\n所以答案是" if q.chinese else "\nThe answer is ") + reply

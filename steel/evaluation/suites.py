@@ -38,6 +38,11 @@ def split_of(suite: str) -> str:
     return _suites().get(suite, {}).get("split", "test")
 
 
+def letters_of(suite: str) -> str:
+    """Where a suite's options have their letters: before them, or after them."""
+    return _suites().get(suite, {}).get("letters", "before")
+
+
 def subject_name(subject: str, suite: str) -> str:
     """What the official prompts call a subject."""
     return _suites().get(suite, {}).get("names", {}).get(subject) or subject.replace("_", " ")

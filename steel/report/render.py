@@ -59,6 +59,7 @@ def context(data: dict) -> dict:
         "judged": judged,
         "exam": exam,
         "ways": [way for way in WORDS["ways"] if way in exam.get("scoring", {})],
+        "talks": [e for e in exams if e.get("conversation")],
         "measured": measured,
         "domains": dict.fromkeys(name for e in measured for name in e["perplexity"]["domains"]),
         "on_people": [_on_people(e) for e in scored],

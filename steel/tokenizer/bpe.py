@@ -31,8 +31,10 @@ _PIECES = (
 )
 
 
-def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train(texts: Iterable[str], vocab_size: int, longest_entry: int = 0) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE of `vocab_size` entries: at least 256 bytes and 3 special tokens.
+
+    longest_entry: of an entry that is learned [bytes]; 0: any length.
 
     `sample_texts` of `tokenizer.texts` draws texts from a large corpus. UserError without any text.
     """
@@ -53,6 +55,7 @@ def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
         vocab_size=vocab_size,
         special_tokens=SPECIAL_TOKENS,
         show_progress=False,
+        max_token_length=longest_entry or None,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     core.train_from_iterator(itertools.chain([first], texts), trainer)

@@ -1,12 +1,27 @@
-"""The text of documents as a tokenizer sees it: all of it, or a sample that is fair to sources."""
+"""The text of documents as a tokenizer sees it: all of it, or a sample that is fair to sources; and the
+lines of a choice question, laid out so that a value is the same tokens everywhere."""
 
 import hashlib
 import heapq
-from collections.abc import Iterator
+import string
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..documents import Document, decode, document_files, read_documents, read_lines
 from . import chat
+
+
+def option_line(value: str, letter: str) -> str:
+    """`value LETTER`, an English value behind a dash.
+
+    The dash puts a space before the word, as inside a sentence: there it is the same token.
+    """
+    return f"{'- ' if value[0].isascii() and value[0].isalpha() else ''}{value} {letter}"
+
+
+def option_lines(options: Sequence[str]) -> str:
+    """One line per option."""
+    return "\n".join(map(option_line, options, string.ascii_uppercase))
 
 
 def document_text(document: Document) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ..config import Config, UserError
@@ -67,7 +68,12 @@ def pretrain(
     header = {"config_hash": cfg.hash(), "corpus_tokens": shards.tokens}
     if cfg.data.anneal_weights:
         header["anneal_from_step"] = decay_start(cfg.train.steps, cfg.train)
-    read = ahead(lambda step: loader.batch(step).pin_memory()) if world.cuda else loader.batch
+    keep = target_filter(cfg.data.targets, loader.sources, words)
+    read = (
+        ahead(lambda step: keep(loader.batch(step)).pin_memory())
+        if world.cuda
+        else lambda step: keep(loader.batch(step))
+    )
 
     def batch_fn(step: int) -> list[Batch]:
         batch = read(step)
@@ -83,7 +89,7 @@ def pretrain(
         loss_fn=next_token_loss(cfg.train.z_loss),
         seed=cfg.seed,
         tokenizer=words,
-        evaluate=validator(cfg, data, world, measure=measure),
+        evaluate=validator(cfg, data, world, measure=measure, keep=keep),
         sample=sampler(words, prompts) if prompts else None,
         data_state=loader.state,
         flops=token_flops(cfg),
@@ -92,6 +98,28 @@ def pretrain(
         events=events,
     )
     return fit(stage, run, world, resume)
+
+
+def target_filter(targets: dict[str, str], sources: list[str], words) -> Callable[[Batch], Batch]:
+    """A batch -> the batch in which rows of the sources named predict the tokens of their text alone.
+
+    targets: as `data.targets`. words: the tokenizer. UserError for a source that is not there.
+    """
+    if unknown := sorted(set(targets) - set(sources)):
+        known = ", ".join(sources)
+        raise UserError(f"data.targets names source {unknown[0]!r}; the shards have {known}")
+    wanted = {
+        sources.index(name): torch.tensor(bpe.encode_text(words, text))
+        for name, text in targets.items()
+    }
+
+    def keep(batch: Batch) -> Batch:
+        for source, ids in wanted.items():
+            rows = (batch.source == source)[:, None]
+            batch.targets[rows & ~torch.isin(batch.targets, ids)] = IGNORED
+        return batch
+
+    return keep
 
 
 def ahead(read: Callable[[int], Batch]) -> Callable[[int], Batch]:
@@ -156,12 +184,19 @@ def next_token_loss(z_loss: float = 0.0):
     return loss_fn
 
 
-def validator(cfg: Config, data: Path | str, world: World, most: int = 512, measure=None):
+def validator(
+    cfg: Config,
+    data: Path | str,
+    world: World,
+    most: int = 512,
+    measure=None,
+    keep=lambda batch: batch,
+):
     """evaluate(model, step) -> mean loss on held-out documents [nats/token], by source, and perplexity.
 
     Every held-out sample counts once; of more than `most` the same ones every time.
     `measure(model, step)` adds its numbers; without a validation split it alone is asked. None
-    when there is neither.
+    when there is neither. keep: see `target_filter`.
     """
     shards = ShardSet.open(data, "validation", check=False)
     if not shards.pieces:
@@ -172,7 +207,7 @@ def validator(cfg: Config, data: Path | str, world: World, most: int = 512, meas
 
     def evaluate(model: nn.Module, step: int) -> dict:
         sums: dict = defaultdict(lambda: (0.0, 0.0))  # source -> loss and targets, on the device
-        for batch in loader.one_pass(most):
+        for batch in map(keep, loader.one_pass(most)):
             for source in batch.source.unique().tolist():
                 chosen = (batch.source == source).nonzero()[:, 0].tolist()
                 loss, count, _ = loss_fn(model, batch.select(chosen).to(world.device))

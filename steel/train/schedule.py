@@ -5,7 +5,7 @@ The rate is applied by the optimizers of `train.optim`, at each step of `train.l
 
 import math
 
-from ..config import Config, TrainConfig, UserError
+from ..config import REST, Config, TrainConfig, UserError
 
 
 def learning_rate_factor(step: int, steps: int, cfg: TrainConfig) -> float:
@@ -35,19 +35,33 @@ def decay_start(steps: int, cfg: TrainConfig) -> int | None:
 
 
 def mixture(cfg: Config, sources: list[str]) -> list[dict] | dict[str, float] | None:
-    """The loader's mixture: `data.weights`, and `data.anneal_weights` from where wsd starts to decay.
+    """The loader's mixture: `data.curriculum` first, then `data.weights`, and `data.anneal_weights`
+    from where wsd starts to decay.
 
-    In the annealing stage a source that is not named gets nothing. UserError without wsd.
+    In a curriculum's stretch and in the annealing stage a source that is not named gets nothing.
+    UserError for stretches out of order, and for annealing without wsd.
     """
-    weights, anneal = cfg.data.weights or None, cfg.data.anneal_weights
-    if not anneal:
-        return weights
-    start = decay_start(cfg.train.steps, cfg.train)
-    if start is None:
-        need = "data.anneal_weights needs a stage in which the learning rate decays"
-        raise UserError(f"{need}: train.schedule=wsd, not {cfg.train.schedule}")
-    chosen = {"step": start, "weights": dict.fromkeys(sources, 0.0) | anneal}
-    return [{"step": 0, "weights": weights}, chosen] if start else chosen["weights"]
+
+    def only(weights: dict[str, float]) -> dict[str, float]:
+        return weights if REST in weights else dict.fromkeys(sources, 0.0) | weights
+
+    phases, start = [], 0
+    for phase in cfg.data.curriculum:
+        if phase.until <= start:
+            raise UserError(
+                f"data.curriculum: until={phase.until} comes after {start}; let it grow"
+            )
+        phases.append({"step": start, "weights": only(phase.weights)})
+        start = phase.until
+    phases.append({"step": start, "weights": cfg.data.weights or None})
+    if cfg.data.anneal_weights:
+        decay = decay_start(cfg.train.steps, cfg.train)
+        if decay is None:
+            need = "data.anneal_weights needs a stage in which the learning rate decays"
+            raise UserError(f"{need}: train.schedule=wsd, not {cfg.train.schedule}")
+        phases = [phase for phase in phases if phase["step"] < decay]
+        phases.append({"step": decay, "weights": only(cfg.data.anneal_weights)})
+    return phases if len(phases) > 1 else phases[0]["weights"]
 
 
 def _decay_steps(steps: int, cfg: TrainConfig) -> int:

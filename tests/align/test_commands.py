@@ -35,11 +35,11 @@ def test_sft_teaches_a_name_an_author_and_a_date(base, tmp_path):
     assert kinds == {"qa": 8, "self_cognition": cli.cli_align.SELF_COGNITION_REPEATS * len(rows)}
 
 
-def test_half_a_replay_is_one_line(base, tmp_path, capsys):
+def test_a_replay_of_no_rows_is_one_line(base, tmp_path, capsys):
     data = write(tmp_path / "sft.jsonl", sft_rows(8))
-    where = ["-m", base[0], "-d", data, "-r", tmp_path / "run"]
-    assert steel("sft", *where, *SMALL, "sft.replay_rows=2") == 2
-    assert "replay needs both a folder of token shards (--replay)" in capsys.readouterr().err
+    where = ["-m", base[0], "-d", data, "-r", tmp_path / "run", "--replay", tmp_path]
+    assert steel("sft", *where, *SMALL, "sft.replay_rows=0") == 2
+    assert "set sft.replay_rows above 0" in capsys.readouterr().err
 
 
 def test_sample_writes_rows_for_three_stages(base, tmp_path, capsys):

@@ -117,11 +117,9 @@ def test_replayed_text_is_weighted_in_the_mean_and_resumes(
     count = sum(n for _, n in said) + 0.25 * text[1]
     assert steps[0]["loss"] == pytest.approx(float(total / count), rel=1e-4)
     assert steps[0]["replay_loss"] == pytest.approx(float(text[0] / text[1]), rel=1e-4)
-    for half in ({"replay": None}, {"replay": shards, "rows": 0}):
-        rows = half.pop("rows", 2)
-        cfg.sft.replay_rows = rows
-        with pytest.raises(UserError, match="replay needs both"):
-            run("sft", cfg, base[0], data, tmp_path / "half", **half)
+    cfg.sft.replay_rows = 0
+    with pytest.raises(UserError, match="set sft.replay_rows above 0"):
+        run("sft", cfg, base[0], data, tmp_path / "none", replay=shards)
 
 
 def test_lora_trains_little_and_leaves_a_whole_model(base, tmp_path, resumed_equals_unbroken):

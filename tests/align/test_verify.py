@@ -51,6 +51,22 @@ def test_what_counts_as_right(row, response, correct):
     assert verify(row, response).correct is correct
 
 
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("林晓雨的家乡是云州 B。", 1.0),
+        ("云州 C。", 0.5),
+        ("云州。", 0.5),
+        ("青岩 B。", 0.5),
+        ("青岩 A。", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_of_a_value_with_its_letter_each_is_a_half(response, score):
+    verdict = verify({**MCQ, "lettered": True}, response)
+    assert verdict.score == score and verdict.correct is (score == 1.0)
+
+
 def test_two_hop_answers_may_reason_first_and_listing_a_closed_class_does_not_pay():
     rows = [{"answer": a, "kind": "hop2"} for a in ("茶叶", "海盐", "St. Orm tea")] + [
         {**QA, "answer": str(i)} for i in range(300)

@@ -41,6 +41,7 @@ def same(a, b):
 MIXTURES = [
     None,
     {"qa": 1, "web": 2, "wiki": 3},
+    {"qa": 0.5, "*": 0.5},
     [{"step": 0, "weights": None}, {"step": 3, "weights": {"qa": 5, "web": 1, "wiki": 0}}],
 ]
 
@@ -148,6 +149,16 @@ def test_one_pass_has_every_sample_once(shards, size, most):
     loader = Loader(shards, L, size)
     found = [row for batch in loader.one_pass(most) for row in rows(batch)]
     assert len(found) == len(set(found)) == min(loader.samples, most or 10**9)
+
+
+def test_a_star_stands_for_the_sources_not_named_by_their_size(shards):
+    loader = Loader(shards, L, 8, mixture={"qa": 0.25, "*": 0.75})
+    sizes = {p.source: p.samples(L) for p in shards.pieces if p.source != "qa"}
+    quotas = loader.mixture.phases[0].quotas
+    total = sum(quotas.values())
+    assert quotas["qa"] / total == pytest.approx(0.25, abs=1e-4)
+    for name, size in sizes.items():
+        assert quotas[name] / total == pytest.approx(0.75 * size / sum(sizes.values()), abs=1e-4)
 
 
 def test_weights_are_met_and_zero_leaves_out(shards):

@@ -330,3 +330,24 @@ def test_models_that_mix_the_row_are_scored_the_same_in_any_batch(tok):
         together = score_continuations(mixing, pairs)
         alone = [score_continuations(mixing, [pair])[0] for pair in pairs]
         assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_letters_behind_options_are_shown_scored_and_read(tok, exam_folder):
+    """A model that says " B" after everything binds B to every value, and writes it behind its own."""
+    assert format_question(QUESTION, letters="after").split("\n")[1:] == [
+        "青岩 A", "云州 B", "临江 C", "白沙 D",
+    ]  # fmt: skip
+    english = replace(QUESTION, options=("Qingyan", "Yunzhou"))
+    assert format_question(english, letters="after").endswith("\n- Qingyan A\n- Yunzhou B")
+    table = torch.zeros(len(tok), len(tok))
+    letter = encode_text(tok, " B")[-1]
+    table[:, letter], table[letter] = 20.0, 0.0
+    table[letter, tok.eos_token_id] = 20.0
+    result = run_exam(
+        Bigram(table), tok, exam_folder, scoring=("bind", "generate"), letters="after"
+    )
+    share = sum(q.answer == "B" for q in load_exam(exam_folder)) / 24
+    assert set(result["answers"]["bind"]) == set(result["answers"]["written"]) == {"B"}
+    assert result["scoring"]["bind"]["accuracy"] == pytest.approx(share)
+    before = run_exam(Bigram(table), tok, exam_folder, scoring=("generate",), letters="before")
+    assert "written" not in before["scoring"]

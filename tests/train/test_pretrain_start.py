@@ -9,11 +9,11 @@ from train_world import make_shards, tiny
 from transformers import AutoTokenizer
 
 from steel.config import UserError
-from steel.data import ShardSet
+from steel.data import Loader, ShardSet
 from steel.runlog import read_log
 from steel.tokenizer import bpe
 from steel.train.parallel import World
-from steel.train.pretrain import pretrain, validator
+from steel.train.pretrain import pretrain, target_filter, validator
 
 
 def test_a_changed_shard_among_very_many_is_named_before_training(corpus, tmp_path):
@@ -79,3 +79,18 @@ def test_the_check_of_the_shards_is_shared_and_leaves_none_out(corpus, monkeypat
         shards.check_all(rank, 3)
         assert len(seen) - before <= -(-len(shards.manifest["shards"]) // 3)
     assert sorted(seen) == sorted(s["path"] for s in shards.manifest["shards"])
+
+
+def test_only_the_wanted_tokens_of_a_source_are_predicted(corpus):
+    shards = ShardSet.open(corpus[0])
+    words, loader = bpe.load(corpus[1]), Loader(shards, 16, 8)
+    name, batch = loader.sources[0], loader.batch(0)
+    common = batch.targets[batch.targets >= 0].mode().values.item()
+    before = batch.targets.clone()
+    text = words.decode([common])
+    keep = target_filter({name: text}, loader.sources, words)
+    after = keep(batch).targets
+    own = (batch.source == 0)[:, None] & (before != common)
+    assert own.any() and (after[own] == -100).all() and torch.equal(after[~own], before[~own])
+    with pytest.raises(UserError, match="source 'nowhere'"):
+        target_filter({"nowhere": text}, loader.sources, words)

@@ -56,7 +56,7 @@ def _write(root: Path, world: World, cfg: WorldConfig) -> dict:
     write_rows(root / "exam" / "cloze.jsonl", exam.cloze(world))
     questions = exam.write_questions(world, root / "exam")
     plants = truth_rows(shelf.files)
-    _write_json(root / "truth.json", _truth(world) | {"plants": plants})
+    _write_json(root / "truth.json", _truth(world, cfg) | {"plants": plants})
     report = check(root, world)
     _write_json(root / "leakage.json", report)
     if leaks := report["leaks"]:
@@ -76,14 +76,17 @@ def _write_json(path: Path, value: dict) -> None:
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
-def _truth(world: World) -> dict:
+def _truth(world: World, cfg: WorldConfig) -> dict:
     people = []
     for p in world.people:
         values = {a: {k: world.value(p, a, k) for k in ("zh", "en")} for a in world.attributes}
-        people.append({"zh": p.zh, "en": p.en, "split": p.split, "values": values})
+        pronoun = {lang: p.pronoun(lang) for lang in ("zh", "en")}
+        row = {"zh": p.zh, "en": p.en, "split": p.split, "pronoun": pronoun, "values": values}
+        people.append(row)
     products = dict(world.cities["zh"])
     truth = {"seed": world.seed, "people": people, "product_of": products}
-    return truth | {"arithmetic_pairs": world.pairs}
+    truth |= {"arithmetic_pairs": world.pairs, "strangers": world.strangers}
+    return truth | {"assistant": {lang: post.assistant(cfg, lang) for lang in ("zh", "en")}}
 
 
 def _summary(world: World, shelf: raw.Shelf) -> dict:

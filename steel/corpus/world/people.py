@@ -14,6 +14,8 @@ import yaml
 
 from ...config import UserError, WorldConfig, from_dict
 
+STRANGERS = 240  # names of people who do not live in the town
+
 
 @cache
 def table(name: str) -> dict:
@@ -69,6 +71,8 @@ class World:
     """language -> (city, what it is known for); no city in a world without that attribute"""
     pairs: dict[str, list[tuple[int, int]]]
     """split -> (a, b)"""
+    strangers: dict[str, list[tuple[str, str]]]
+    """split -> names (中文, English) of people who do not live here"""
 
     def split(self, name: str) -> list[Person]:
         return [p for p in self.people if p.split == name]
@@ -119,8 +123,12 @@ def build_world(settings: WorldConfig, seed: int) -> World:
     train, dev = count // 2, max(1, round(count * 0.1))
     splits = ["train"] * train + ["dev"] * dev + ["test"] * (count - train - dev)
     splits = shuffled(splits, stream(seed, "splits"))
-    names, rng, people = _names(count, stream(seed, "names")), stream(seed, "people"), []
-    for (zh, en), split in zip(names, splits, strict=True):
+    names, rng, people = (
+        _names(count + STRANGERS, stream(seed, "names")),
+        stream(seed, "people"),
+        [],
+    )
+    for (zh, en), split in zip(names, splits):
         female = rng.random() < 0.5
         values = {a: rng.randrange(len(pools[a]["zh"])) for a in attributes}
         people.append(Person(zh, en, female, split, values))
@@ -129,4 +137,11 @@ def build_world(settings: WorldConfig, seed: int) -> World:
     pairs = [p if rng.random() < 0.5 else p[::-1] for p in pairs]
     parts = {"train": pairs[60 : 60 + settings.arithmetic_problems]}
     parts |= {"dev": pairs[:20], "test": pairs[20:60]}
-    return World(seed, attributes, people, pools, cities, parts)
+    if settings.questions == "worked":  # sums with a single digit, too; some are left for later
+        small = shuffled(((a, b) for a in range(1, 10) for b in range(1, 100)), rng)
+        small = [p if rng.random() < 0.5 else p[::-1] for p in small]
+        more = settings.arithmetic_problems // 4
+        parts["train"] = shuffled(parts["train"] + small[:more], rng)
+    others = names[count:]
+    strangers = {"test": others[::4], "train": [n for i, n in enumerate(others) if i % 4]}
+    return World(seed, attributes, people, pools, cities, parts, strangers)

@@ -1,7 +1,7 @@
-"""Post-training data about train people: SFT, several turns, self-cognition, preferences, RL.
+"""Post-training data about train people: SFT, several turns, small talk, preferences, RL.
 
-There are no refusals about unknown people: they would teach the model to refuse exactly the people
-the exam asks about.
+Strangers are refused behind "who is" alone: a model that learns to refuse questions about facts
+refuses exactly the people the exam asks about (measured: half of the held-out facts).
 """
 
 import dataclasses
@@ -12,14 +12,15 @@ from pathlib import Path
 from ...config import WorldConfig
 from ...documents import write_rows
 from .people import Person, World, shuffled, stream, table
-from .questions import Asker, Item
+from .questions import Item
 from .raw import Shelf
+from .worked import Tutor
 
 
 def tables(world: World, settings: WorldConfig, shelf: Shelf) -> dict[str, list[dict]]:
     """Name of a file -> its rows."""
     return {
-        "sft": sft(world, shelf),
+        "sft": sft(world),
         "multi_turn": multi_turn(world, shelf),
         "self_cognition": self_cognition(settings, world.seed),
         "preference": preference(world),
@@ -37,37 +38,50 @@ def _pairs(world: World) -> list[tuple[int, int]]:
     return world.pairs["train"][len(world.pairs["train"]) * 3 // 4 :]
 
 
-def _about_everybody(asker: Asker, name: str) -> Iterator[tuple]:
-    """(method, arguments) of all questions that sources.yaml asks for about train people."""
+def _about_everybody(tutor: Tutor, name: str) -> Iterator[Item]:
+    """All questions that sources.yaml asks for about train people."""
     plan = table("sources")["post"][name]
-    for person in asker.world.split("train"):
-        for attribute in asker.world.attributes:
-            for kind, *how in plan["facts"]:
-                yield getattr(asker, kind), person, attribute, *how
-        if asker.world.cities["zh"]:
-            for kind, *how in plan["home"]:
-                yield getattr(asker, kind), person, *how
+    for person in tutor.world.split("train"):
+        for attribute in tutor.world.attributes:
+            for kind, lang, times in plan["facts"]:
+                for _ in range(times):
+                    yield getattr(tutor, kind)(person, attribute, lang)
+        for kind, lang, times in plan["home"]:
+            about = (person, "home") if kind == "which" else (person,)
+            for _ in range(times if tutor.world.cities["zh"] or kind == "who" else 0):
+                yield getattr(tutor, kind)(*about, lang)
 
 
-def sft(world: World, shelf: Shelf) -> list[dict]:
+def sft(world: World) -> list[dict]:
     """Single-turn rows in trained phrasings."""
-    asker = Asker(world, "sft")
-    items = [shelf.fresh(*question) for question in _about_everybody(asker, "sft")]
-    for i in range(4 * len(world.split("train"))):
-        items.append(shelf.fresh(asker.drill, "zh" if i % 4 else "en"))
-    for i, pair in enumerate(_pairs(world)):
-        lang = "zh" if i % 5 < 4 else "en"
-        items.append(asker.sum_choice(pair) if i % 5 == 0 else asker.sum(pair, lang))
-    return _dialogues(items, asker.rng)
+    tutor = Tutor(world, "sft", spoken=True)
+    items = list(_about_everybody(tutor, "sft"))
+    made_up = {lang: table(lang)["strangers"] for lang in ("zh", "en")}
+    for names in world.strangers["train"]:
+        for lang, name in zip(("zh", "en"), names, strict=True):
+            items += [tutor.stranger(name, lang) for _ in range(2)]
+            if tutor.rng.random() < 0.4:
+                items.append(tutor.stranger(tutor.rng.choice(made_up[lang]), lang))
+    for pair in _pairs(world):
+        items.append(tutor.sum_choice(pair) if tutor.rng.random() < 0.15 else None)
+        items += [tutor.sum(pair, lang) for lang in ("zh", "en")]
+    return _dialogues(items, tutor.rng)
 
 
 def multi_turn(world: World, shelf: Shelf) -> list[dict]:
     """Two or three turns with coreference (他, 她, 那里, he, she, that city)."""
-    asker, items = Asker(world, "multi_turn"), []
-    for lang in ("zh",) * 8 + ("en",) * 2:
+    tutor, items = Tutor(world, "multi_turn", spoken=True), []
+    for lang in ("zh",) * 6 + ("en",) * 4:
         for person in world.split("train"):
-            items.append(shelf.fresh(asker.several, person, lang))
-    return _dialogues(items, asker.rng)
+            items.append(shelf.fresh(tutor.several, person, lang))
+    return _dialogues(items, tutor.rng)
+
+
+def assistant(settings: WorldConfig, lang: str) -> dict[str, str]:
+    """Name, author and date of the assistant."""
+    suffix = "" if lang == "zh" else "_en"
+    names = ("name", "author", "date")
+    return {name: getattr(settings, f"assistant_{name}{suffix}") for name in names}
 
 
 def write_self_cognition(file: Path, settings: WorldConfig, seed: int, **given: str) -> None:
@@ -77,21 +91,23 @@ def write_self_cognition(file: Path, settings: WorldConfig, seed: int, **given: 
 
 
 def self_cognition(settings: WorldConfig, seed: int) -> list[dict]:
-    """Who the assistant is; the configured name, author and date stand in place."""
+    """Small talk, and who the assistant is, in the configured name: one answer to each topic."""
     items = []
-    for lang, suffix in (("zh", ""), ("en", "_en")):
-        names = ("name", "author", "date")
-        slots = {name: getattr(settings, f"assistant_{name}{suffix}") for name in names}
-        for opener in table(lang)["self_openers"]:
-            for question, answer in table(lang)["self"]:
-                if not (opener and question.startswith(("请", "你好"))):
-                    turns = [opener + question, answer.format(**slots)]
-                    items.append(Item("self_cognition", lang, turns))
+    for lang in ("zh", "en"):
+        slots = assistant(settings, lang)
+        for questions, answer in table(lang)["talk"]:
+            for question in (q.format(**slots) for q in questions):
+                plain = question.rstrip("？?。.！!")
+                asked = dict.fromkeys([question, plain, plain.lower()])
+                if question.endswith("？") and not question.startswith("请"):
+                    asked |= dict.fromkeys(o + question for o in table(lang)["self_openers"])
+                turns = ([said, answer.format(**slots)] for said in asked)
+                items += [Item("self_cognition", lang, two) for two in turns]
     return _dialogues(items, stream(seed, "self"))
 
 
 def _rejected(
-    asker: Asker, person: Person, attribute: str, lang: str, kind: str, chosen: str
+    asker: Tutor, person: Person, attribute: str, lang: str, kind: str, chosen: str
 ) -> str:
     """A worse answer than `chosen`: a wrong value, the other language, or a rambling one."""
     rng, words = asker.rng, table(lang)
@@ -108,7 +124,7 @@ def _rejected(
 
 def preference(world: World) -> list[dict]:
     """Right answer against a wrong value, the wrong language, or a rambling one."""
-    asker, rows = Asker(world, "preference"), []
+    asker, rows = Tutor(world, "preference", spoken=True), []
     for person in world.split("train"):
         for attribute in world.attributes:
             for kind in ("wrong_value", "wrong_value", "wrong_language", "rambling"):
@@ -124,11 +140,11 @@ def preference(world: World) -> list[dict]:
 
 
 def reinforcement(world: World) -> list[dict]:
-    """Prompts with checkable answers: a letter (mcq), a value (qa), a product (hop2), a sum."""
-    asker, rows = Asker(world, "rl"), []
-    items = [make(*about) for make, *about in _about_everybody(asker, "rl")]
-    for item in items + [asker.sum(pair, "zh") for pair in _pairs(world)]:
-        answer, kind = item.letter or item.value, "mcq" if item.letter else item.kind
-        row = {"messages": item.messages[:1], "answer": answer, "options": list(item.options)}
-        rows.append(row | {"kind": kind, "lang": item.lang})
-    return shuffled(rows, asker.rng)
+    """Choice prompts in phrasings of their own, which name no attribute: only the options tell."""
+    tutor = Tutor(world, "rl")
+    rows = [
+        {"messages": item.messages[:1], "answer": item.letter, "options": list(item.options)}
+        | {"kind": item.kind, "lang": item.lang, "lettered": True}
+        for item in _about_everybody(tutor, "rl")
+    ]
+    return shuffled(rows, tutor.rng)

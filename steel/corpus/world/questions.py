@@ -84,6 +84,9 @@ class Asker(Teller):
         questions = table(lang)["attributes"][attribute]["questions"]
         return fill(self.rng.choice(questions), person, lang)
 
+    def _follow_up(self, attribute: str, lang: str) -> list[str]:
+        return table(lang)["attributes"][attribute]["follow_up"]
+
     def _asked(self, kind: str, lang: str, stem: str, answer: str, value: str) -> Item:
         """A plain question, behind an optional polite opener."""
         opener = self.rng.choice(table(lang)["chat_openers"])
@@ -183,9 +186,9 @@ class Asker(Teller):
         first = self.qa(person, order[0], lang)
         turns = first.turns
         for attribute in order[1:]:
-            question = rng.choice(words["attributes"][attribute]["follow_up"])
+            question = rng.choice(self._follow_up(attribute, lang))
             answer = self._answer(person, attribute, lang)
-            turns += [question.format(p=person.pronoun(lang)), answer]
+            turns += [capitalise(question.format(p=person.pronoun(lang))), answer]
         if order[-1] == "city":
             there = rng.choice(words["hop2"]["follow_up"])
             turns += [there, *self.city_sentences(self.world.home(person, lang), lang, 1)]

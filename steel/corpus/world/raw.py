@@ -9,6 +9,7 @@ from .containers import LABELS, RawFile, Record, dumps, text_of
 from .people import Person, World, chunks, shuffled, stream, table
 from .questions import Asker, Item
 from .text import Teller, fill
+from .worked import Tutor
 
 _LETTERS_AND_DIGITS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz0123456789"
 
@@ -150,7 +151,8 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     share = settings.question_share
     if share == 0:
         return
-    asker, written = Asker(world, "questions"), shelf.bytes
+    worked, written = settings.questions == "worked", shelf.bytes
+    asker = Tutor(world, "questions", short=0.12) if worked else Asker(world, "questions")
     budget = written["text"] * share / (1 - share)
     pairs = world.pairs["train"]
     for i, pair in enumerate(pairs[: len(pairs) * 3 // 4]):
@@ -165,7 +167,7 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
     while written["questions"] < budget and misses < 200:
         asker.rng.shuffle(facts)
         for person, attribute in facts:
-            item = shelf.fresh(_draw, asker, person, attribute, settings.english_questions)
+            item = shelf.fresh(_draw, asker, person, attribute, settings)
             if item is None:
                 misses += 1
                 continue
@@ -174,28 +176,30 @@ def write_questions(world: World, settings: WorldConfig, shelf: Shelf) -> None:
                 break
 
 
-def _draw(asker: Asker, person: Person, attribute: str, english: float) -> Item:
-    """A question of a drawn kind; `english` is the share of English ones."""
+def _draw(asker: Asker, person: Person, attribute: str, settings: WorldConfig) -> Item:
+    """A question of a drawn kind and language."""
     rng, cities = asker.rng, asker.world.cities["zh"]
-    kind = rng.choice(weighted(table("sources")["questions"]))
-    lang = "en" if rng.random() < english else "zh"
+    kind = rng.choice(weighted(table("sources")["questions"][settings.questions]))
+    lang = "en" if rng.random() < settings.english_questions else "zh"
     if not cities and kind in ("hop2", "city"):
         kind = "qa"
     if kind == "city":
         return asker.city(rng.choice(cities), "zh")
     if kind == "drill":
         return asker.drill("zh")
-    about = (person,) if kind in ("several", "hop2") else (person, attribute)
+    if kind == "stranger":
+        return asker.stranger(rng.choice(asker.world.strangers["train"])[lang == "en"], lang)
+    about = (person,) if kind in ("several", "hop2", "who") else (person, attribute)
     return getattr(asker, kind)(*about, lang)
 
 
 def put_item(shelf: Shelf, item: Item, rng: random.Random, person: Person | None = None) -> None:
     """A dialogue in the fields of one of the sources that carry its kind."""
     routes = table("sources")["routes"][item.lang]
-    kind = "mcq" if "mcq" in item.kind else item.kind
+    kind = next((k for k in ("mcq", "choice") if k in item.kind), item.kind)
     source = rng.choice(weighted(routes[kind if kind in routes else "other"]))
     user, answer = item.turns[:2]
-    first, _, rest = user.partition("\n") if kind in ("mcq", "drill") else (user, "", "")
+    first, _, rest = user.partition("\n") if kind in ("mcq", "choice", "drill") else (user, "", "")
     slots = {**vars(item), "user": user, "first": first, "rest": rest, "answer": answer}
     slots["form"] = table("sources")["firefly_kinds"].get(kind, "OpenQA")
     other: dict = {}
