@@ -7,6 +7,7 @@ table2    the paper's table on one GPU         loader   this loader and its peer
 town      chapter 12's ladder under five seeds
 drills    a run that is broken on purpose      communication   bytes between FSDP ranks
 data_rates  megabytes a core prepares and packs   data  the operators and Data-Juicer
+convert   what two conversions keep of raw files: chapter 02
 parity_rl  imitation, then GRPO, on the parity of bits: chapter 16
 prompt_reading  what a reward pays that reads the prompt: chapter 16
 compression  what a vocabulary of each size does to held-out text   merging  a model's vocabulary grows

@@ -1,0 +1,212 @@
+"""The drawings of chapter 02: the way of a record, a card as a map, upvotes as they are read, what two conversions
+keep, and a corpus by its bytes. Each function returns a figure in house style."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from figures.style import (
+    FURNACE,
+    INK,
+    OKABE_ITO,
+    PAPER,
+    SLATE,
+    STEEL,
+    axis_units,
+    figure,
+    footer,
+    label_line,
+)
+
+SMALL = 7.5
+PALE = "#d3e1ea"
+LOG = "figures/runs/convert-compare.json: samples of ten sources as their publishers pack them"
+
+
+def _blank(ax, xlim, ylim) -> None:
+    ax.set(xlim=xlim, ylim=ylim)
+    ax.axis("off")
+
+
+def _arrow(ax, start, end, color=SLATE, bend=0.0, lw=1.1) -> None:
+    how = {"arrowstyle": "-|>", "color": color, "lw": lw, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, start, arrowprops=how | {"connectionstyle": f"arc3,rad={bend}"})
+
+
+def _box(ax, x, y, width, height, text="", *, edge=INK, size=SMALL, dashed=False) -> None:
+    shape = "round,pad=0,rounding_size=0.8"
+    style = {"fc": PAPER, "ec": edge, "lw": 1, "ls": "dashed" if dashed else "solid"}
+    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, **style))
+    middle = (x + width / 2, y + height / 2)
+    ax.text(*middle, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1.25)
+
+
+# -- the way of a record -----------------------------------------------------------------------------------------------
+
+CONTAINERS = (
+    "JSON lines",
+    "the same in .gz, .zst",
+    "one JSON array",
+    "Parquet",
+    "tar of JSON lines",
+    ".txt .html .docx .epub .pdf",
+)
+
+
+def way_of_a_record():
+    """Containers, records, the rule, documents; and below, what becomes of a record on the way."""
+    fig, ax = figure(2.9)
+    _blank(ax, (0, 100), (0, 43))
+    for x, word in ((11, "raw files"), (36.5, "records"), (61.5, "a rule"), (88.5, "documents")):
+        ax.text(x, 41, word, ha="center", fontsize=9, color=INK)
+    for k, name in enumerate(CONTAINERS):
+        y = 34 - 4.4 * k
+        ax.add_patch(Rectangle((0.5, y), 21, 3.5, fc=PALE, lw=0))
+        ax.text(11, y + 1.65, name, ha="center", va="center", fontsize=7, color="#202a34")
+        _arrow(ax, (22, y + 1.7), (28.3, 25.2 + (y - 22) * 0.35), lw=0.8)
+    record = "{title: …,\n summary: …,\n sections: […]}\n\none at a time,\nwith its number"
+    rule = "which field\nplays which role?\n\ntext, title\nquestion, answer\nturns"
+    document = "id, text, source,\nlang, meta\n\ndialogue: its turns\nstay apart, in meta"
+    _box(ax, 29, 17.5, 15, 17, record, size=7.2)
+    _arrow(ax, (44.6, 26), (52.6, 26))
+    _box(ax, 53.3, 17.5, 16.5, 17, rule, size=7.2)
+    ax.text(61.5, 36.2, "from the source's card", ha="center", fontsize=6.8, color=SLATE)
+    _arrow(ax, (70.4, 26), (78.4, 26))
+    _box(ax, 79, 17.5, 19.5, 17, document, size=7.2)
+    for x, y, word in (
+        (36.5, 7.2, "unreadable:\nhow many bytes?"),
+        (61.5, 7.2, "no document:\nfor which reason?"),
+        (88.5, 7.2, "text that nobody\nasked for: lost"),
+    ):
+        color = FURNACE
+        _arrow(ax, (x, 17), (x, 9.2), color)
+        ax.text(x, y, word, ha="center", va="top", fontsize=7.6, color=color, linespacing=1.2)
+    word = "Everything orange\nmust be counted."
+    ax.text(11, 4.6, word, ha="center", va="center", fontsize=7.6, color=INK)
+    return fig
+
+
+# -- a card as a map ---------------------------------------------------------------------------------------------------
+
+MAPS = (  # role, then (source, field) of some cards; the test of the chapter holds them to the cards
+    ("text", (("skypile", "text"), ("wanjuan", "content"), ("wikipedia_cn", "completion"))),
+    ("question", (("belle_2m", "instruction"), ("firefly", "input"), ("webinstruct", "question"))),
+    ("answer", (("belle_2m", "output"), ("firefly", "target"), ("webinstruct", "answer"))),
+    ("turns", (("belle_3_5m", "conversations"), ("moss", "conversation"), ("code_feedback", "messages"))),
+    ("chosen", (("ultrafeedback", "chosen"), ("medical_preference", "response_chosen"))),
+)  # fmt: skip
+
+
+def roles():
+    """Fields of a dozen sources on the left, roles in the middle, the two shapes of a document on the right."""
+    fig, ax = figure(3.5)
+    _blank(ax, (0, 100), (-3, 59))
+    y, ends = 57.0, {}
+    for role, fields in MAPS:
+        top = y
+        for source, name in fields:
+            ax.text(19.5, y, source, ha="right", va="center", fontsize=7.2, color=SLATE)
+            ax.text(21, y, name, ha="left", va="center", fontsize=7.8, color=INK)
+            y -= 4.0
+        middle = (top + y + 4.0) / 2
+        for k in range(len(fields)):
+            ax.plot([37.5, 47], [top - 4.0 * k, middle], color=SLATE, lw=0.7)
+        ax.text(48, middle, role, ha="left", va="center", fontsize=9, color=STEEL)
+        ends[role] = middle
+        y -= 1.6
+    _box(ax, 74, ends["text"] - 3.2, 24, 6.4, "a text", size=8.5)
+    _arrow(ax, (56, ends["text"]), (73.4, ends["text"]))
+    _box(ax, 74, 14, 24, 22, "a dialogue:\nuser, assistant,\nuser, assistant, …", size=8.5)
+    for role, at in (("question", 32), ("answer", 29), ("turns", 24), ("chosen", 18)):
+        _arrow(ax, (60, ends[role]), (73.4, at), lw=0.9)
+    word = "input, history, system, title:\nroles that may be added"
+    ax.text(86, 9.8, word, ha="center", va="center", fontsize=7, color=SLATE)
+    return fig
+
+
+# -- upvotes as they are read ------------------------------------------------------------------------------------------
+
+
+def upvotes_read(votes: list[int], in_ten_thousands: list[int], threshold: int = 100):
+    """Each answer at the number that is meant (across) and the number that the original read (up)."""
+    fig, ax = figure(2.7)
+    unit = set(in_ten_thousands)
+    plain = {round(math.log10(v), 2): v for i, v in enumerate(votes) if i not in unit and v > 0}
+    plain = list(plain.values())  # points that would cover each other are one
+    large = [votes[i] for i in in_ten_thousands]
+    ax.plot(plain, plain, "o", ms=3, color=STEEL, alpha=0.5, mew=0)
+    ax.plot(large, [0.45] * len(large), "o", ms=4.5, color=FURNACE, mew=0, clip_on=False)
+    ax.axhline(threshold, color=SLATE, lw=0.9, ls=(0, (4, 3)))
+    ax.set(xscale="log", yscale="log", xlim=(0.8, max(votes) * 1.6), ylim=(0.35, 2e4))
+    ax.set_yticks([0.45, 1, 10, 100, 1000, 10_000], ["0", "1", "10", "100", "1,000", "10,000"])
+    ax.set_xticks([1, 10, 100, 1000, 10_000], ["1", "10", "100", "1,000", "10,000"])
+    ax.minorticks_off()
+    label_line(ax, 1.2, threshold, "kept from here up", SLATE, xytext=(0, 6))
+    label_line(ax, 312, 312, "“赞同 312”", STEEL, xytext=(6, -8))
+    label_line(ax, min(large), 0.45, "“赞同 1.6 万”", FURNACE, xytext=(-6, 8), ha="right")
+    axis_units(ax, x="upvotes meant", y="upvotes read")
+    footer(fig, LOG + ", source zhihu_kol")
+    return fig
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+WHY = {
+    "baidu_baike": "empty summary: entry dropped",
+    "zhihu_kol": "“1.6 万” read as 0",
+    "baidu_qa": "description ignored",
+}
+
+
+def kept(rows: list[dict]):
+    """Share of records and of characters that the original's conversion kept of what ours keeps, by source."""
+    rows = sorted(rows, key=lambda r: r["original_without_template"] / r["steel_characters"])
+    fig, ax = figure(3.1)
+    for y, row in enumerate(rows):
+        records = 100 * row["original"] / row["steel"]
+        share = 100 * row["original_without_template"] / row["steel_characters"]
+        color = FURNACE if row["source"] in WHY else STEEL
+        ax.barh(y, share, height=0.52, color=color if color == FURNACE else PALE, lw=0)
+        ax.plot([records], [y], "|", color=INK, ms=13, mew=1.6)
+        word = f"{share:.0f} %" + (f"   {WHY[row['source']]}" if row["source"] in WHY else "")
+        ax.text(max(share, records) + 1.8, y, word, va="center", fontsize=8, color=INK)
+    ax.set_yticks(range(len(rows)), [row["source"] for row in rows])
+    ax.set(xlim=(0, 142), ylim=(-0.6, len(rows) - 0.4), xticks=[0, 25, 50, 75, 100])
+    ax.grid(False)
+    ax.tick_params(axis="y", length=0)
+    axis_units(
+        ax, x="of what recipe steel keeps (%): bar, characters without template; mark, records"
+    )
+    footer(fig, LOG)
+    return fig
+
+
+# -- a corpus by its bytes ---------------------------------------------------------------------------------------------
+
+BLUE, SKY, ORANGE = "#34668a", OKABE_ITO["sky"], OKABE_ITO["orange"]
+TINT = {"zh": BLUE, "en": SKY, "code": ORANGE}
+
+
+def budget(used: dict[str, tuple[float, str]], today: dict[str, tuple[float, str]]):
+    """Two bars of the same scale, in billions of tokens: {name: (tokens, language)}."""
+    fig, ax = figure(2.7)
+    _blank(ax, (-30, 2760), (-1.15, 2.75))
+    for y, title, parts in ((1.35, "Steel, 2024", used), (-0.35, "today, before duplicates go", today)):  # fmt: skip
+        x, shown = 0.0, 0
+        for name, (tokens, language) in parts.items():
+            ax.add_patch(Rectangle((x, y), tokens, 0.62, fc=TINT[language], ec=PAPER, lw=1))
+            if tokens > 45:
+                light = language == "zh"
+                ax.text(x + tokens / 2, y + 0.3, f"{tokens:,.0f}", ha="center", va="center", fontsize=7.5,
+                        color="#fbfaf6" if light else "#202a34")  # fmt: skip
+                low = y - 0.1 - 0.28 * (shown % 2) * (tokens < 150)
+                shown += 1
+                ax.text(x + tokens / 2, low, name, ha="center", va="top", fontsize=7.2, color=INK)
+            x += tokens
+        ax.text(0, y + 0.78, f"{title}: {x:,.0f} billion tokens", fontsize=8.5, color=INK)
+    for k, (language, word) in enumerate((("zh", "Chinese"), ("en", "English"), ("code", "code"))):
+        ax.add_patch(Rectangle((1500 + 330 * k, 2.45), 45, 0.22, fc=TINT[language], lw=0))
+        ax.text(1560 + 330 * k, 2.55, word, va="center", fontsize=8, color=INK)
+    return fig
