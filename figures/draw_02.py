@@ -144,7 +144,7 @@ def upvotes_read(votes: list[int], in_ten_thousands: list[int], threshold: int =
     ax.set_xticks([1, 10, 100, 1000, 10_000], ["1", "10", "100", "1,000", "10,000"])
     ax.minorticks_off()
     label_line(ax, 1.2, threshold, "kept from here up", SLATE, xytext=(0, 6))
-    label_line(ax, 312, 312, "“赞同 312”", STEEL, xytext=(6, -8))
+    label_line(ax, 312, 312, "“赞同 312”", STEEL, xytext=(-6, 7), ha="right")
     label_line(ax, min(large), 0.45, "“赞同 1.6 万”", FURNACE, xytext=(-6, 8), ha="right")
     axis_units(ax, x="upvotes meant", y="upvotes read")
     footer(fig, LOG + ", source zhihu_kol")
@@ -162,7 +162,7 @@ WHY = {
 
 def kept(rows: list[dict]):
     """Share of records and of characters that the original's conversion kept of what ours keeps, by source."""
-    rows = sorted(rows, key=lambda r: r["original_without_template"] / r["steel_characters"])
+    rows = sorted(rows, key=lambda r: -r["original_without_template"] / r["steel_characters"])
     fig, ax = figure(3.1)
     for y, row in enumerate(rows):
         records = 100 * row["original"] / row["steel"]

@@ -210,22 +210,22 @@ def convert(record, roles):
 # say(f"In records it looks harmless: {zhihu['original']} answers pass where {passed} should. The rule was meant to keep the best, and it threw out exactly these.")
 
 # %% [markdown]
-# **A field that nobody read.** In Baidu's questions the title is often the beginning of the description, cut off. The original asks with the title.
+# **A field that nobody read.** In Baidu's questions the title is often the beginning of the description, cut off. The original asks with the title. (“My stove won't light”, and then: “I have changed the gas, could it be the battery?” “It could.”)
 
 # %% tags=["active-ipynb"]
-# for _, record in records(RAW / "baidu_qa" / "baike_qa_train.json"):
-#     if isinstance(record, dict) and 9 < len(record.get("desc", "")) < 30:
-#         break
-# print("title:", record["title"], "\ndesc: ", record["desc"])
-# print("original asks:", original_rules.baidu_qa(record, FILE, {})
-#       .text.split("user\n")[1].partition("<|im_end|>")[0])
-# print("steel asks:   ", steel_rules.baidu_qa(record, FILE, {})
-#       .messages[0]["content"].replace("\n", " ⏎ "))
+# question = {"title": "我家的炉子总是点不着",
+#             "desc": "我家的炉子总是点不着，换过煤气了，会不会是电池没电？",
+#             "answer": "会。先换电池试试。"}
+# old = original_rules.baidu_qa(question, FILE, {}).text
+# new = steel_rules.baidu_qa(question, FILE, {}).messages
+# print("original asks:", old.split("user\n")[1].partition("<|im_end|>")[0])
+# print("steel asks:   ", new[0]["content"])
+# print("and the answer:", new[1]["content"])
 
 # %% tags=["active-ipynb", "hide-input"]
 # asked = LOG["baidu_qa"]
 # share = asked["original_without_template"] / asked["steel_characters"]
-# say(f"In the real sample the description adds something in {asked['notes']['description used']} of {asked['records']} questions; without it {1 - share:.0%} of the characters are missing, and the answers speak of things that were never asked.")
+# say(f"In the real sample the description adds something in {asked['notes']['description used']} of {asked['records']} questions; without it {1 - share:.0%} of the characters are missing, and answers speak of what was never asked.")
 
 # %% [markdown]
 # **A strip that takes a set.** To remove the mark at the end of a conversation the original calls `rstrip`, which takes a set of characters and not a suffix. And its only gate counts the template:

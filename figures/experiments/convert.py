@@ -16,13 +16,13 @@ from pathlib import Path
 from . import command
 from .ledger import Ledger
 
-ROLES = r"(?:system\nYou are a helpful assistant\.|user|assistant)"
-TEMPLATE = re.compile(rf"<\|im_(?:start\|>{ROLES}\n?|end\|>\n?)")
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+SPEAKER, END = re.compile(r"<\|im_start\|>(?:user|assistant)\n?"), re.compile(r"<\|im_end\|>\n?")
 
 
 def without_template(text: str) -> str:
-    """A rendered dialogue without the marks, roles and system prompt of the original's template."""
-    return TEMPLATE.sub("", text)
+    """A rendered dialogue as its turns, a line break between them: without the original's template."""
+    return END.sub("\n", SPEAKER.sub("", text.removeprefix(SYSTEM)))
 
 
 def changed_by_nfkc(text: str) -> int:
