@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch
 
 from figures.style import (
     FURNACE,
@@ -150,6 +150,11 @@ def growth(rows: list[dict]):
         "kept": "no merge",
         "mean": "new rows: mean of their spelling",
     }
+    places = {
+        "random": (1, {"xytext": (6, 5), "va": "bottom"}),
+        "kept": (0, {"xytext": (4, -7), "va": "top"}),
+        "mean": (1, {"xytext": (-6, -7), "va": "top", "ha": "right"}),
+    }
     for how, color in zip(names, (SLATE, INK, STEEL)):
         mine = [row for row in rows if row["begun"] == how]
         at = [b / 1000 for b in mine[0]["bytes"]]
@@ -159,21 +164,9 @@ def growth(rows: list[dict]):
             x, [min(c) for c in curves], [max(c) for c in curves], color=color, alpha=0.18, lw=0
         )
         ax.plot(x, [statistics.median(c) for c in curves], "o-", color=color)
-        label_line(
-            ax, 0, statistics.median(curves[0]), names[how], color, xytext=(8, 4), va="bottom"
-        )
+        at_point, how_far = places[how]
+        label_line(ax, at_point, statistics.median(curves[at_point]), names[how], color, **how_far)
     ax.set(xticks=list(x), xticklabels=[f"{b:,.0f}" for b in at])
     axis_units(ax, x="text read after the merge (kB)", y="held-out Chinese (bits per byte)")
     footer(fig, f"figures/runs/merging.json; median and range of {len(mine)} seeds")
-    return fig
-
-
-def strip(pieces: list[tuple[str, bool]]):
-    """Tokens of a sentence as cells: a whole character's in blue, a fragment's in orange. pieces: (label, whole)."""
-    fig, ax = figure(0.75)
-    ax.set(xlim=(0, len(pieces)), ylim=(0, 1))
-    ax.axis("off")
-    for x, (label, whole) in enumerate(pieces):
-        ax.add_patch(Rectangle((x + 0.04, 0.12), 0.92, 0.76, fc=PALE if whole else "#f0b27a", lw=0))
-        ax.text(x + 0.5, 0.5, label, ha="center", va="center", fontsize=8.5, color=ON_PALE)
     return fig
