@@ -149,7 +149,7 @@ def convert(record, roles):
 # %% [markdown]
 # What the nine have in common is structure that a mapping cannot say: sections under headings, options with letters, a number inside a string inside JSON, a transcript in a single field.
 #
-# A dialogue stays a list of turns. The original rendered it with its template at once, `<|im_start|>user` and so on, and cleaned the string afterwards; [chapter 14](../book/index.md) will need to know who said what, and an operator that deletes repeated lines would delete the template's (chapter 03 shows that it did).
+# A dialogue stays a list of turns. The original rendered it with its template at once, `<|im_start|>user` and so on, and cleaned the string afterwards; [chapter 14](../book/index.md) will need to know who said what, and an operator that deletes repeated lines would delete the template's (in the original, it did; that is the next chapter's story).
 #
 # The mapping stands on the source's *card*, with its licence, size and where it comes from:
 
@@ -278,7 +278,7 @@ def convert(record, roles):
 #
 # ## What is broken, and where
 #
-# Real files hold lines that are cut, bytes that are no characters, fields of another type. In the original an exception ended the *file*: the rest of it was not read, and the exit code was 0. A converter for terabytes needs the opposite. One bad record costs one record, and its reason and its place are written down.
+# Real files may hold lines that are cut, bytes that are no characters, fields of another type. In the original one such line ended its *file*: the rest of it was not read. (This is the one thing that `recipe: original` does not reproduce; the samples hold no such line.) A converter for terabytes needs the opposite. One bad record costs one record, and its reason and its place are written down.
 
 # %% tags=["active-ipynb"]
 # report = prepare(RAW, RUN / "docs", steps=("convert",))
@@ -394,7 +394,7 @@ def real(root):
 #
 # ```{admonition} A folder that nobody read
 # :class: failure
-# MOSS was downloaded to `firefly/moss`, and the conversion looked into `moss`. A program that finds no files and says so in one line of many ends well. **Here:** a file's source is told by its folder *or* by its records, and files that belong to none are a warning in the report.
+# MOSS was downloaded to `firefly/moss`, and the conversion looked into `moss`. Unless somebody moved it by hand, its million dialogues were not read, and nothing fails. **Here:** a file's source is told by its folder *or* by its records, and files that belong to none are a warning in the report.
 # ```
 #
 # ```{admonition} One line ends its file
