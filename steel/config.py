@@ -44,7 +44,7 @@ Decay = Annotated[float, "at least 0 and below 1"]
 FeedForward = Literal[
     "dense", "soft_moe_v1", "soft_moe_v2", "soft_moe_v3", "causal_soft_moe", "top_k_moe", "none"
 ]
-Scoring = Literal["letter", "text", "generate", "bind"]
+Scoring = Literal["letter", "text", "generate", "cot", "bind"]
 Attribute = Literal["city", "university", "major", "company", "hobby", "zodiac"]
 
 

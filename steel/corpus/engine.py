@@ -6,11 +6,11 @@ seconds once, a task 30 milliseconds, a document nothing, since whole sources fl
 steps. One way to run everything is worth that; no markers and no pool of processes are our own.
 """
 
-import _thread
 import contextlib
 import importlib.util
 import io
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -101,9 +101,11 @@ def run(job: Job, executor: str, workers: int, options: dict[str, Any]) -> bool:
 def _watched(stage, name: str, bar) -> Iterator[None]:
     """Show how many tasks of a stage are done, and end it when one of its processes was killed.
 
-    A pool of processes waits for ever for a result that died with its process.
+    A pool of processes waits for ever for a result that died with its process. A signal to the
+    main thread ends the waiting, and not SIGINT: what a shell starts in the background ignores it.
     """
-    ended, killed, known, shown = threading.Event(), threading.Event(), set(), 0
+    ended, known, shown = threading.Event(), set(), 0
+    main = threading.main_thread()
 
     def show() -> None:
         nonlocal shown
@@ -116,20 +118,20 @@ def _watched(stage, name: str, bar) -> Iterator[None]:
             show()
             known.update(multiprocess.active_children())
             if any(process.exitcode not in (None, 0, -15) for process in known):
-                killed.set()
-                _thread.interrupt_main()
+                signal.pthread_kill(main.ident, signal.SIGUSR1)
                 return
 
+    def stop(*_) -> None:
+        what = "a process was killed, probably for lack of memory"
+        raise UserError(f"{what}; the same command goes on, try fewer workers")
+
+    before = signal.signal(signal.SIGUSR1, stop)
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
-    except KeyboardInterrupt:
-        if not killed.is_set():
-            raise
-        what = "a process was killed, probably for lack of memory"
-        raise UserError(f"{what}; the same command goes on, try fewer workers") from None
     finally:
         ended.set()
         thread.join()
+        signal.signal(signal.SIGUSR1, before)
         show()
