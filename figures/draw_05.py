@@ -146,9 +146,9 @@ def growth(rows: list[dict]):
     """Bits per byte of held-out Chinese after the merge, by how new rows begin: median and range of seeds."""
     fig, ax = figure(2.6)
     names = {
-        "random": "new rows random",
+        "random": "new rows: random",
         "kept": "no merge",
-        "mean": "new rows: mean of their spelling",
+        "mean": "new rows: mean",
     }
     places = {
         "random": (1, {"xytext": (6, 5), "va": "bottom"}),

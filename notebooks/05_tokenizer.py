@@ -276,13 +276,14 @@ def trained(cut, texts, entries=2048):
 #      caption="What size buys, and what it costs. Right: only the head depends on the number of entries, and all of the work on the number of tokens.")
 # fewer = 1 - curve[-1] / reach
 # best = min((*zip(mine, sizes), (large, 151_936)))
-# answer("1.2", f"**{fewer:.0%}** fewer than ours of {sizes[-1]:,} entries: {reach:.2f} bytes per token against {curve[-1]:.2f}.", 100 * fewer, unit="%")
+# said = f"**{fewer:.0%}** fewer than" if fewer > 0 else f"None: it needs **{-fewer:.0%} more** than"
+# answer("1.2", f"{said} ours of {sizes[-1]:,} entries: {reach:.2f} bytes per token against {curve[-1]:.2f}.", 100 * fewer, unit="%")
 # answer("1.3", f"**{best[1]:,}**, with {best[0]:.2f} GFLOP a byte; Qwen's takes {large:.2f}.", best[1], unit="entries")
 # say(f"A doubling brought {curve[1] / curve[0] - 1:.0%} more bytes per token at the beginning of the curve and {curve[-1] / curve[-2] - 1:.0%} at its end. "
 #     f"On code Qwen's vocabulary needs {1 - curves['code'][-1] / per_token(qwen, kinds['code']):.0%} fewer tokens than ours of {sizes[-1]:,}, which has seen a few files of it. We trained on {real['train_bytes'] / 1e6:.1f} MB and held out {sum(real['held_out_bytes'].values()) / 1e6:.2f} MB.")
 
 # %% [markdown]
-# So the napkin's answer is no, for a model of this width, even if the comparison flatters ours: it was trained on the same sources as the held-out text, and Qwen's also serves many languages that do not occur here. The head's share falls with width and depth, so the best size grows with the model: what is ballast for Steel is right for Qwen's large ones, for which it was made. But arithmetic is only one account. A large vocabulary fits more text into a window of 2,048 tokens, writes an answer in fewer steps, and
+# So the napkin's answer is no, for a model of this width, and a fifth of Qwen's entries is enough for Chinese. The comparison flatters ours: it was trained on the same sources as the held-out text, and Qwen's also serves code and many languages that do not occur here. That is the point of a vocabulary of one's own, and its risk. The head's share falls with width and depth, so the best size grows with the model: what is ballast for Steel is right for Qwen's large ones, for which it was made. But arithmetic is only one account. A large vocabulary fits more text into a window of 2,048 tokens, writes an answer in fewer steps, and
 # fills shards with fewer tokens, of four bytes each where up to 65,536 entries need two. It also has rows that a small corpus seldom trains. Compression says nothing about how well the tokens are *predicted*.
 #
 # HammerLLM reports two figures of compression for seven vocabularies, on its own test text: bytes per token, and the number of tokens beside Llama 2's.
