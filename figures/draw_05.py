@@ -145,11 +145,7 @@ def coverage(rows: list[dict]):
 def growth(rows: list[dict]):
     """Bits per byte of held-out Chinese after the merge, by how new rows begin: median and range of seeds."""
     fig, ax = figure(2.6)
-    names = {
-        "random": "new rows: random",
-        "kept": "no merge",
-        "mean": "new rows: mean",
-    }
+    names = {"random": "new rows: random", "kept": "no merge", "mean": "new rows: mean"}
     places = {
         "random": (1, {"xytext": (6, 5), "va": "bottom"}),
         "kept": (0, {"xytext": (4, -7), "va": "top"}),
