@@ -36,9 +36,11 @@ def test_rows_are_measured_on_documents_that_were_held_out(tmp_path):
 
 
 def test_all_beginnings_read_the_same_text_and_new_rows_begin_as_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "town", lambda run: ({"zh": ZH, "other": EN}, ZH[:3]))
     monkeypatch.setattr(merging, "BEFORE", 4_000)
     monkeypatch.setattr(merging, "LOOKS", (0, 4_000))
     merging.main(tmp_path / "run", tmp_path / "log.json", seeds=1)
     rows = {r["begun"]: r for r in json.loads((tmp_path / "log.json").read_text())["rows"]}
     assert set(rows) == set(merging.BEGINNINGS)
     assert all(len(r["bits_per_byte"]) == 2 for r in rows.values())
+    assert len({r["bits_per_byte"][0] for r in rows.values()}) == 3
