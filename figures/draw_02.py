@@ -75,15 +75,15 @@ def way_of_a_record():
     ax.text(61.5, 36.2, "from the source's card", ha="center", fontsize=6.8, color=SLATE)
     _arrow(ax, (70.4, 26), (78.4, 26))
     _box(ax, 79, 17.5, 19.5, 17, document, size=7.2)
-    for x, y, word in (
-        (36.5, 7.2, "unreadable:\nhow many bytes?"),
-        (61.5, 7.2, "no document:\nfor which reason?"),
-        (88.5, 7.2, "text that nobody\nasked for: lost"),
+    for start, x, word in (
+        (36.5, 36.5, "unreadable:\nhow many bytes?"),
+        (58.5, 56.5, "no document:\nfor which reason?"),
+        (66.0, 79.0, "a field without a role:\ntext that nobody asks for"),
     ):
         color = FURNACE
-        _arrow(ax, (x, 17), (x, 9.2), color)
-        ax.text(x, y, word, ha="center", va="top", fontsize=7.6, color=color, linespacing=1.2)
-    word = "Everything orange\nmust be counted."
+        _arrow(ax, (start, 17), (x, 9.2), color)
+        ax.text(x, 7.2, word, ha="center", va="top", fontsize=7.6, color=color, linespacing=1.2)
+    word = "Two of the losses\ncan be counted."
     ax.text(11, 4.6, word, ha="center", va="center", fontsize=7.6, color=INK)
     return fig
 
@@ -121,7 +121,9 @@ def roles():
     _box(ax, 74, 14, 24, 22, "a dialogue:\nuser, assistant,\nuser, assistant, …", size=8.5)
     for role, at in (("question", 32), ("answer", 29), ("turns", 24), ("chosen", 18)):
         _arrow(ax, (60, ends[role]), (73.4, at), lw=0.9)
-    word = "input, history, system, title:\nroles that may be added"
+    word = "title may be added"
+    ax.text(86, ends["text"] - 5.2, word, ha="center", va="center", fontsize=7, color=SLATE)
+    word = "input, history, system\nmay be added"
     ax.text(86, 9.8, word, ha="center", va="center", fontsize=7, color=SLATE)
     return fig
 
@@ -145,7 +147,19 @@ def upvotes_read(votes: list[int], in_ten_thousands: list[int], threshold: int =
     ax.minorticks_off()
     label_line(ax, 1.2, threshold, "kept from here up", SLATE, xytext=(0, 6))
     label_line(ax, 312, 312, "“赞同 312”", STEEL, xytext=(-6, 7), ha="right")
-    label_line(ax, min(large), 0.45, "“赞同 1.6 万”", FURNACE, xytext=(-6, 8), ha="right")
+    label_line(ax, 16_000, 0.45, "“赞同 1.6 万”", FURNACE, xytext=(0, 8), ha="right")
+    side = ax.get_yaxis_transform()
+    ax.plot([0, 0], [0.6, 0.72], color=PAPER, lw=4, transform=side, clip_on=False, zorder=4)
+    for low in (0.6, 0.72):  # the axis is broken: a logarithm has no 0
+        ax.plot(
+            [-0.008, 0.008],
+            [low * 0.96, low * 1.04],
+            color=SLATE,
+            lw=0.9,
+            transform=side,
+            clip_on=False,
+            zorder=5,
+        )
     axis_units(ax, x="upvotes meant", y="upvotes read")
     footer(fig, LOG + ", source zhihu_kol")
     return fig
@@ -154,7 +168,7 @@ def upvotes_read(votes: list[int], in_ten_thousands: list[int], threshold: int =
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
 WHY = {
-    "baidu_baike": "empty summary: entry dropped",
+    "baidu_baike": "empty summary or short: dropped",
     "zhihu_kol": "“1.6 万” read as 0",
     "baidu_qa": "description ignored",
 }
@@ -170,14 +184,26 @@ def kept(rows: list[dict]):
         color = FURNACE if row["source"] in WHY else STEEL
         ax.barh(y, share, height=0.52, color=color if color == FURNACE else PALE, lw=0)
         ax.plot([records], [y], "|", color=INK, ms=13, mew=1.6)
-        word = f"{share:.0f} %" + (f"   {WHY[row['source']]}" if row["source"] in WHY else "")
-        ax.text(max(share, records) + 1.8, y, word, va="center", fontsize=8, color=INK)
+        inside = share < records + 1.5  # the number at the bar's end, clear of the mark
+        tint = PAPER if inside and color == FURNACE else INK
+        at = min(share, records) - 1.8 if inside else share + 1.8
+        ax.text(
+            at,
+            y,
+            f"{share:.0f} %",
+            va="center",
+            ha="right" if inside else "left",
+            fontsize=8,
+            color=tint,
+        )
+        side = max(share, records) + (1.8 if inside else 11)
+        ax.text(side, y, WHY.get(row["source"], ""), va="center", fontsize=8, color=INK)
     ax.set_yticks(range(len(rows)), [row["source"] for row in rows])
     ax.set(xlim=(0, 142), ylim=(-0.6, len(rows) - 0.4), xticks=[0, 25, 50, 75, 100])
     ax.grid(False)
     ax.tick_params(axis="y", length=0)
     axis_units(
-        ax, x="of what recipe steel keeps (%): bar, characters without template; mark, records"
+        ax, x="of what our recipe keeps (%): bar, characters without template; mark, records"
     )
     footer(fig, LOG)
     return fig
@@ -186,27 +212,34 @@ def kept(rows: list[dict]):
 # -- a corpus by its bytes ---------------------------------------------------------------------------------------------
 
 BLUE, SKY, ORANGE = "#34668a", OKABE_ITO["sky"], OKABE_ITO["orange"]
-TINT = {"zh": BLUE, "en": SKY, "code": ORANGE}
+TINT = {"Chinese": BLUE, "English": SKY, "code": ORANGE}
 
 
-def budget(used: dict[str, tuple[float, str]], today: dict[str, tuple[float, str]]):
-    """Two bars of the same scale, in billions of tokens: {name: (tokens, language)}."""
-    fig, ax = figure(2.7)
-    _blank(ax, (-30, 2760), (-1.15, 2.75))
-    for y, title, parts in ((1.35, "Steel, 2024", used), (-0.35, "today, before duplicates go", today)):  # fmt: skip
-        x, shown = 0.0, 0
-        for name, (tokens, language) in parts.items():
-            ax.add_patch(Rectangle((x, y), tokens, 0.62, fc=TINT[language], ec=PAPER, lw=1))
-            if tokens > 45:
-                light = language == "zh"
-                ax.text(x + tokens / 2, y + 0.3, f"{tokens:,.0f}", ha="center", va="center", fontsize=7.5,
-                        color="#fbfaf6" if light else "#202a34")  # fmt: skip
-                low = y - 0.1 - 0.28 * (shown % 2) * (tokens < 150)
-                shown += 1
-                ax.text(x + tokens / 2, low, name, ha="center", va="top", fontsize=7.2, color=INK)
-            x += tokens
-        ax.text(0, y + 0.78, f"{title}: {x:,.0f} billion tokens", fontsize=8.5, color=INK)
-    for k, (language, word) in enumerate((("zh", "Chinese"), ("en", "English"), ("code", "code"))):
-        ax.add_patch(Rectangle((1500 + 330 * k, 2.45), 45, 0.22, fc=TINT[language], lw=0))
-        ax.text(1560 + 330 * k, 2.55, word, va="center", fontsize=8, color=INK)
+def budget(used: dict[str, tuple[float, str, bool]], today: dict[str, tuple[float, str, bool]]):
+    """A bar for each set, billions of tokens; {name: (tokens, language, estimated)}, and estimates are hatched."""
+    fig, ax = figure(3.4)
+    y = 0.0
+    for title, parts in (("Steel, 2024", used), ("On offer today, before duplicates go", today)):
+        total = sum(tokens for tokens, *_ in parts.values())
+        ax.text(0, y, f"{title}: {total:,.0f} billion tokens", va="center", fontsize=9, color=INK)
+        for name, (tokens, language, estimated) in parts.items():
+            y -= 1
+            face = PAPER if estimated else TINT[language]
+            ax.barh(
+                y,
+                tokens,
+                height=0.62,
+                color=face,
+                ec=TINT[language],
+                lw=1,
+                hatch="////" if estimated else "",
+            )
+            ax.text(tokens + 14, y, f"{tokens:,.0f}", va="center", fontsize=8, color=INK)
+            ax.text(-14, y, name, ha="right", va="center", fontsize=8, color=INK)
+        y -= 1.5
+    for k, (language, tint) in enumerate(TINT.items()):
+        ax.barh(-1.2 - 0.9 * k, 45, left=1010, height=0.5, color=tint, lw=0)
+        ax.text(1075, -1.2 - 0.9 * k, language, va="center", fontsize=8, color=INK)
+    _blank(ax, (-480, 1420), (y + 0.7, 0.6))
+    footer(fig, LOG + "; the catalogue's cards")
     return fig

@@ -78,7 +78,8 @@ def data_compare(raw: Path, out: Json = None) -> None:
     from .corpus.convert import compare
 
     rows = compare(raw)
-    columns = "records original steel original_characters steel_characters".split()
+    columns = "records original steel original_characters original_without_template".split()
+    columns.append("steel_characters")
     table = Table("source", *(c.replace("_", " ") for c in columns), box=None)
     for name, row in rows.items():
         table.add_row(name, *(f"{row.get(column, 0):,}" for column in columns))

@@ -7,7 +7,6 @@ The first columns are those of `steel data compare RAW`. Counts only: no text of
 
 from __future__ import annotations
 
-import re
 import tempfile
 import unicodedata
 from collections import Counter
@@ -15,14 +14,6 @@ from pathlib import Path
 
 from . import command
 from .ledger import Ledger
-
-SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-SPEAKER, END = re.compile(r"<\|im_start\|>(?:user|assistant)\n?"), re.compile(r"<\|im_end\|>\n?")
-
-
-def without_template(text: str) -> str:
-    """A rendered dialogue as its turns, a line break between them: without the original's template."""
-    return END.sub("\n", SPEAKER.sub("", text.removeprefix(SYSTEM)))
 
 
 def changed_by_nfkc(text: str) -> int:
@@ -54,7 +45,6 @@ def look(name: str, files: list[Path], raw: Path) -> dict:
     return {
         "raw_bytes": bytes_of(files),
         "text_bytes": len(text.encode()),
-        "original_without_template": sum(len(without_template(doc.text)) for doc in old),
         "changed_by_nfkc": changed_by_nfkc(text),
         "original_rejected": dict(was.gone),
         "steel_rejected": dict(now.gone),

@@ -90,16 +90,23 @@ def _document(name: str, place: str, number: int, piece: Piece) -> Document:
 
 
 def compare(raw: Path) -> dict[str, dict[str, int]]:
-    """What both recipes keep of the raw files, by source: records, and documents and characters."""
+    """What both recipes keep of the raw files, by source: records, and documents and characters.
+
+    The original writes its chat template into the text: its characters are counted without it, too.
+    """
     found, _ = survey(raw)
     rows = {}
     for name, files in found.items():
         row = rows[name] = {}
         for recipe in map(load_recipe, ("original", "steel")):
-            tally, characters = Tally("rejected"), 0
+            tally, characters, bare = Tally("rejected"), 0, 0
             if name in rules_of(recipe, own_cards({name: files}, raw)):
                 made = convert_source(name, files, raw, recipe, tally)
-                characters = sum(len(document.readable()) for document, _ in made)
+                for text in (document.readable() for document, _ in made):
+                    characters += len(text)
+                    bare += len(original_rules.without_template(text))
                 row["records"] = tally.read
             row |= {recipe.rules: tally.kept, f"{recipe.rules}_characters": characters}
+            if recipe.rules == "original":
+                row["original_without_template"] = bare
     return rows

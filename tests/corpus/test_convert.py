@@ -354,4 +354,8 @@ def test_broken_rows_of_arrays_and_parquet_cost_nobody_else(tmp_path):
 def test_both_conversions_are_compared_by_what_they_keep(tmp_path):
     rows = compare(write_raw(tmp_path / "raw"))
     assert rows["zhihu_kol"]["original"] == 1 and rows["zhihu_kol"]["steel"] == 2
+    bare = rows["zhihu_kol"]["original_without_template"]
+    assert 0 < bare < rows["zhihu_kol"]["original_characters"], "a template is no text"
+    wiki = rows["wikipedia_cn"]
+    assert wiki["original_without_template"] == wiki["original_characters"]
     assert rows["chinese_poetry"]["original"] == 0 < rows["chinese_poetry"]["steel_characters"]

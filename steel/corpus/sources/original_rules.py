@@ -8,6 +8,7 @@ record ended its whole file; here it is counted and skipped.
 """
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from .rules import Piece, Rule, Skip, list_of, text_of
 
 _SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 _END = "<|im_end|>\n"
+_SPEAKER, _ENDED = (
+    re.compile(r"<\|im_start\|>(?:user|assistant)\n?"),
+    re.compile(r"<\|im_end\|>\n?"),
+)
+
+
+def without_template(text: str) -> str:
+    """A rendered dialogue as its turns, a line break between them."""
+    return _ENDED.sub("\n", _SPEAKER.sub("", text.removeprefix(_SYSTEM)))
 
 
 def _field(record: dict[str, Any], name: str) -> str:
