@@ -128,11 +128,26 @@ def life():
         style.label_line(
             right, places[-1], values[-1], name, colour, xytext=(8, -7 if lower else 0)
         )
+    talks = [exam for exam in exams if "conversation" in exam]
+    right.errorbar(
+        [STAGES.index(exam["stage"]) for exam in talks],
+        [100 * exam["conversation"]["accuracy"] for exam in talks],
+        yerr=[100 * exam["conversation"]["se"] for exam in talks],
+        fmt="s--",
+        color=style.OKABE_ITO["green"],
+        ms=4,
+        lw=1.2,
+        elinewidth=0.9,
+    )
+    last = 100 * talks[-1]["conversation"]["accuracy"]
+    style.label_line(
+        right, places[-1], last, "conversation", style.OKABE_ITO["green"], xytext=(8, -4)
+    )
     right.axhline(25, color=INK, lw=0.9)
     right.annotate("guessing", (4.3, 25), xytext=(0, 4), textcoords="offset points", fontsize=8)
     right.set(xlim=(-0.5, 5.7), ylim=(0, 102))
     right.set_xticks(range(5), ["untrained", "pretrained", "SFT", "DPO", "GRPO"])
-    style.axis_units(right, y="questions about held-out people answered (%)")
+    style.axis_units(right, y="answered right (%)")
     hardware = rows[0].get("hardware", {})
     what = f"preset laptop, seed {rows[0]['seed']}, {hardware.get('cores', 2)} cores, config {rows[0]['config_hash']}"
     style.footer(fig, f"figures/runs/laptop.jsonl: {what}")
@@ -183,6 +198,9 @@ def _exam(stage: str, found: dict) -> dict:
             for how, score in ways
         }
         row["people"] = found["exam"]["groups"].get("people")
+    if "conversation" in found:
+        talk = found["conversation"]
+        row["conversation"] = {key: talk[key] for key in ("accuracy", "se", "n")}
     return row
 
 
