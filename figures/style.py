@@ -273,7 +273,8 @@ def answer(
     in the unit in which the box asks; low, high: its range over seeds. The page shows the guess beside them
     (`book/_static/predict.js`); elsewhere the sentence stands alone.
     """
-    name = f"Question {question.partition('.')[2] or question}"
+    box, _, number = question.partition(".")
+    name = f"Question {number}" if number else f"Answer to Predict box {box}"
     if not _in_jupyter():
         print(f"{name}: {text}")
         return
