@@ -61,7 +61,7 @@ cfg = preset()  # --preset cpu, minillm-0.2b, steel-1b-dense, …
 #
 # 1. The test that everybody runs first is to overfit: take one batch, train on nothing else, see the loss go to zero. How many of the nine bugs does it find?
 # 2. A second test compares all logits on a plain row of text with those of `transformers`' Qwen2, which holds the same weights. How many does that one find?
-# 3. The small models of this book train on packed rows of 256 tokens, whose pieces of documents are 47 tokens long on average. A causal mask lets each token look at itself and at everything before it. What percentage of the pairs that it allows joins two
+# 3. The small models of this book train on packed rows of 256 tokens, whose pieces of documents are 48 tokens long on average. A causal mask lets each token look at itself and at everything before it. What percentage of the pairs that it allows joins two
 #    different documents?
 # ```
 #
