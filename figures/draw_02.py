@@ -14,7 +14,9 @@ from figures.style import (
     PAPER,
     SLATE,
     STEEL,
+    arrow,
     axis_units,
+    blank,
     figure,
     footer,
     label_line,
@@ -23,16 +25,6 @@ from figures.style import (
 SMALL = 7.5
 PALE = "#d3e1ea"
 LOG = "figures/runs/convert-compare.json: samples of ten sources as their publishers pack them"
-
-
-def _blank(ax, xlim, ylim) -> None:
-    ax.set(xlim=xlim, ylim=ylim)
-    ax.axis("off")
-
-
-def _arrow(ax, start, end, color=SLATE, bend=0.0, lw=1.1) -> None:
-    how = {"arrowstyle": "-|>", "color": color, "lw": lw, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", end, start, arrowprops=how | {"connectionstyle": f"arc3,rad={bend}"})
 
 
 def _box(ax, x, y, width, height, text="", *, edge=INK, size=SMALL, dashed=False) -> None:
@@ -58,22 +50,22 @@ CONTAINERS = (
 def way_of_a_record():
     """Containers, records, the rule, documents; and below, what becomes of a record on the way."""
     fig, ax = figure(2.9)
-    _blank(ax, (0, 100), (0, 43))
+    blank(ax, (0, 100), (0, 43))
     for x, word in ((11, "raw files"), (36.5, "records"), (61.5, "a rule"), (88.5, "documents")):
         ax.text(x, 41, word, ha="center", fontsize=9, color=INK)
     for k, name in enumerate(CONTAINERS):
         y = 34 - 4.4 * k
         ax.add_patch(Rectangle((0.5, y), 21, 3.5, fc=PALE, lw=0))
         ax.text(11, y + 1.65, name, ha="center", va="center", fontsize=7, color="#202a34")
-        _arrow(ax, (22, y + 1.7), (28.3, 25.2 + (y - 22) * 0.35), lw=0.8)
+        arrow(ax, (22, y + 1.7), (28.3, 25.2 + (y - 22) * 0.35), lw=0.8)
     record = "{title: …,\n summary: …,\n sections: […]}\n\none at a time,\nwith its number"
     rule = "which field\nplays which role?\n\ntext, title\nquestion, answer\nturns"
     document = "id, text, source,\nlang, meta\n\ndialogue: its turns\nstay apart, in meta"
     _box(ax, 29, 17.5, 15, 17, record, size=7.2)
-    _arrow(ax, (44.6, 26), (52.6, 26))
+    arrow(ax, (44.6, 26), (52.6, 26))
     _box(ax, 53.3, 17.5, 16.5, 17, rule, size=7.2)
     ax.text(61.5, 36.2, "from the source's card", ha="center", fontsize=6.8, color=SLATE)
-    _arrow(ax, (70.4, 26), (78.4, 26))
+    arrow(ax, (70.4, 26), (78.4, 26))
     _box(ax, 79, 17.5, 19.5, 17, document, size=7.2)
     for start, x, word in (
         (36.5, 36.5, "unreadable:\nhow many bytes?"),
@@ -81,7 +73,7 @@ def way_of_a_record():
         (66.0, 79.0, "a field without a role:\ntext that nobody asks for"),
     ):
         color = FURNACE
-        _arrow(ax, (start, 17), (x, 9.2), color)
+        arrow(ax, (start, 17), (x, 9.2), color)
         ax.text(x, 7.2, word, ha="center", va="top", fontsize=7.6, color=color, linespacing=1.2)
     word = "Two of the losses\ncan be counted."
     ax.text(11, 4.6, word, ha="center", va="center", fontsize=7.6, color=INK)
@@ -102,7 +94,7 @@ MAPS = (  # role, then (source, field) of some cards; the test of the chapter ho
 def roles():
     """Fields of a dozen sources on the left, roles in the middle, the two shapes of a document on the right."""
     fig, ax = figure(3.5)
-    _blank(ax, (0, 100), (-3, 59))
+    blank(ax, (0, 100), (-3, 59))
     y, ends = 57.0, {}
     for role, fields in MAPS:
         top = y
@@ -117,10 +109,10 @@ def roles():
         ends[role] = middle
         y -= 1.6
     _box(ax, 74, ends["text"] - 3.2, 24, 6.4, "a text", size=8.5)
-    _arrow(ax, (56, ends["text"]), (73.4, ends["text"]))
+    arrow(ax, (56, ends["text"]), (73.4, ends["text"]))
     _box(ax, 74, 14, 24, 22, "a dialogue:\nuser, assistant,\nuser, assistant, …", size=8.5)
     for role, at in (("question", 32), ("answer", 29), ("turns", 24), ("chosen", 18)):
-        _arrow(ax, (60, ends[role]), (73.4, at), lw=0.9)
+        arrow(ax, (60, ends[role]), (73.4, at), lw=0.9)
     word = "title may be added"
     ax.text(86, ends["text"] - 5.2, word, ha="center", va="center", fontsize=7, color=SLATE)
     word = "input, history, system\nmay be added"
@@ -240,6 +232,6 @@ def budget(used: dict[str, tuple[float, str, bool]], today: dict[str, tuple[floa
     for k, (language, tint) in enumerate(TINT.items()):
         ax.barh(-1.2 - 0.9 * k, 45, left=1010, height=0.5, color=tint, lw=0)
         ax.text(1075, -1.2 - 0.9 * k, language, va="center", fontsize=8, color=INK)
-    _blank(ax, (-480, 1420), (y + 0.7, 0.6))
+    blank(ax, (-480, 1420), (y + 0.7, 0.6))
     footer(fig, LOG + "; the catalogue's cards")
     return fig

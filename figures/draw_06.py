@@ -17,19 +17,13 @@ from figures.style import (
     SLATE,
     STEEL,
     axis_units,
+    blank,
     figure,
     label_line,
 )
 
 SMALL = 7.5
 GREEN = SEMANTIC["memory"]
-
-
-def _blank(ax, xlim, ylim) -> None:
-    ax.set(xlim=xlim, ylim=ylim, xticks=[], yticks=[])
-    ax.grid(False)
-    for side in ax.spines.values():
-        side.set_visible(False)
 
 
 # -- a block -----------------------------------------------------------------------------------------------------------
@@ -150,7 +144,7 @@ def block():
     _path(ax, (5.1, 1.0), (stream + 0.2, 1.0))
     _bug(ax, 6.62, 1.32, "h")
     ax.text(4.45, 1.2, "(B, T, D)", ha="center", **shape)
-    _blank(ax, (0.1, 12.05), (0.15, 10.75))
+    blank(ax, (0.1, 12.05), (0.15, 10.75))
     return fig
 
 
@@ -228,7 +222,7 @@ def masks(look):
         if title.startswith("packed"):
             for at in ([4.5, 4.5], [-0.6, 7.6]), ([-0.6, 7.6], [4.5, 4.5]):
                 ax.plot(*at, color=FURNACE, lw=1.3)
-        _blank(ax, (-0.7, T - 0.3), (T - 0.3, -0.7))
+        blank(ax, (-0.7, T - 0.3), (T - 0.3, -0.7))
         ax.set_aspect("equal")
         ax.set_xticks(range(T), text, fontsize=9.5)
         ax.set_yticks(range(T), text, fontsize=9.5)
@@ -302,7 +296,7 @@ def grid(verdicts: dict):
     for column, test in enumerate(tests):
         found = sum(objects[test] for objects in verdicts.values())
         ax.text(column, foot + 0.05, f"{found}", ha="center", va="center", fontsize=9.5, color=INK)
-    _blank(ax, (-0.55, len(tests) - 0.45), (foot + 0.5, -0.5))
+    blank(ax, (-0.55, len(tests) - 0.45), (foot + 0.5, -0.5))
     ax.set_yticks(range(foot + 1), [*verdicts, "bugs found"])
     ax.set_xticks(range(len(tests)), HEADINGS.values(), fontsize=7.5)
     ax.xaxis.tick_top()

@@ -16,7 +16,9 @@ from figures.style import (
     SEMANTIC,
     SLATE,
     STEEL,
+    arrow,
     axis_units,
+    blank,
     figure,
     footer,
     label_line,
@@ -31,25 +33,6 @@ COLOURS = {
     "v3 awake": OKABE_ITO["purple"],
     "causal": STEEL,
 }
-
-
-def _blank(ax, xlim, ylim) -> None:
-    ax.set(xlim=xlim, ylim=ylim, xticks=[], yticks=[])
-    ax.grid(False)
-    for side in ax.spines.values():
-        side.set_visible(False)
-
-
-def _arrow(ax, start, end, color=SLATE, lw=1.0, curve=0.0) -> None:
-    style = {
-        "arrowstyle": "-|>",
-        "color": color,
-        "lw": lw,
-        "shrinkA": 0,
-        "shrinkB": 0,
-        "mutation_scale": 8,
-    }
-    ax.annotate("", end, start, arrowprops=style | {"connectionstyle": f"arc3,rad={curve}"})
 
 
 def _box(ax, x, y, w, h, text="", color=INK, fill=False, size=8.0) -> None:
@@ -133,7 +116,7 @@ def three_tries():
         else:
             weights(x["dispatch"], row, over(n % 2), n % 2)
             weights(x["combine"], row, over(1 - n % 2), 1 - n % 2)
-            _arrow(ax, (0.6, row - 0.62), (1.2, row - 0.62))
+            arrow(ax, (0.6, row - 0.62), (1.2, row - 0.62))
             for j in range(J):
                 ax.add_patch(
                     Rectangle(
@@ -145,12 +128,10 @@ def three_tries():
                         lw=1.4,
                     )
                 )
-                _arrow(
-                    ax, (x["slots"] + 0.4, slot_y(row, j)), (x["experts"] - 0.05, slot_y(row, j))
-                )
-            _arrow(ax, (2.6, row - 0.62), (3.4, row - 0.62))
-        _arrow(ax, (x["experts"] + 0.9, row - 0.94), (x["combine"] - 0.15, row - 0.94))
-        _arrow(ax, (x["combine"] + 1.25, row - 0.62), (x["out"] - 0.1, row - 0.62))
+                arrow(ax, (x["slots"] + 0.4, slot_y(row, j)), (x["experts"] - 0.05, slot_y(row, j)))
+            arrow(ax, (2.6, row - 0.62), (3.4, row - 0.62))
+        arrow(ax, (x["experts"] + 0.9, row - 0.94), (x["combine"] - 0.15, row - 0.94))
+        arrow(ax, (x["combine"] + 1.25, row - 0.62), (x["out"] - 0.1, row - 0.62))
     top = 1.05
     for key, word in (("in", "tokens"), ("dispatch", "dispatch"), ("slots", "slots"), ("experts", "experts"),
                       ("combine", "combine"), ("out", "tokens")):  # fmt: skip
@@ -165,7 +146,7 @@ def three_tries():
         ax.text(x[key] + middle, top, word, ha="center", fontsize=8.5, color=INK)
     for n in (1, 2):
         ax.plot([-1.1, 9.0], [0.95 - n * pitch] * 2, color=SLATE, lw=0.4)
-    _blank(ax, (-1.2, 9.1), (-2 * pitch - 1.95, 1.4))
+    blank(ax, (-1.2, 9.1), (-2 * pitch - 1.95, 1.4))
     return fig
 
 
@@ -344,17 +325,17 @@ def two_clocks():
         _box(ax, left, y["n"], box, 0.5, f"$n_{s},\\ m_{s}$" + ("$= 0$" if s == 0 else ""), green)
         _box(ax, left, y["u"], box, 0.5, f"$u_{s}$", TOKENS)
         _box(ax, left, y["z"], box, 0.5, f"$z_{s} = f_j(u_{s})$", EXPERTS)
-        _arrow(ax, (middle, y["x"] - 0.05), (middle, y["N"] + 0.55), green)
-        _arrow(ax, (middle, y["n"] - 0.03), (middle, y["u"] + 0.53), SLATE)
-        _arrow(ax, (middle, y["u"] - 0.03), (middle, y["z"] + 0.53), SLATE)
-        _arrow(ax, (middle, y["z"] - 0.03), (middle, y["y"] + 0.47), EXPERTS, 1.3)
+        arrow(ax, (middle, y["x"] - 0.05), (middle, y["N"] + 0.55), green)
+        arrow(ax, (middle, y["n"] - 0.03), (middle, y["u"] + 0.53), SLATE)
+        arrow(ax, (middle, y["u"] - 0.03), (middle, y["z"] + 0.53), SLATE)
+        arrow(ax, (middle, y["z"] - 0.03), (middle, y["y"] + 0.47), EXPERTS, 1.3)
         shared = left + 3 * step + step / 2
-        _arrow(ax, (shared, y["x"] - 0.05), (shared, y["y"] + 0.47), STEEL, 1.3)
+        arrow(ax, (shared, y["x"] - 0.05), (shared, y["y"] + 0.47), STEEL, 1.3)
         ax.text(shared + 0.09, 3.3, "$f_0$", fontsize=9, color=STEEL)
         if s < 2:
             ahead = left + width + gap
-            _arrow(ax, (left + box + 0.03, y["N"] + 0.1), (ahead - 0.04, y["n"] + 0.38), green, 1.3)
-            _arrow(ax, (left + box + 0.03, y["n"] + 0.15), (ahead - 0.04, y["n"] + 0.15), SLATE)
+            arrow(ax, (left + box + 0.03, y["N"] + 0.1), (ahead - 0.04, y["n"] + 0.38), green, 1.3)
+            arrow(ax, (left + box + 0.03, y["n"] + 0.15), (ahead - 0.04, y["n"] + 0.15), SLATE)
             ax.text(
                 ahead - 0.5,
                 y["n"] - 0.02,
@@ -382,5 +363,5 @@ def two_clocks():
         color=STEEL,
         va="center",
     )
-    _blank(ax, (-2.25, 3 * width + 2 * gap + 1.35), (-0.15, 6.95))
+    blank(ax, (-2.25, 3 * width + 2 * gap + 1.35), (-0.15, 6.95))
     return fig

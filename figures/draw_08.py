@@ -16,6 +16,7 @@ from figures.style import (
     SEMANTIC,
     SLATE,
     STEEL,
+    arrow,
     axis_units,
     figure,
     footer,
@@ -53,11 +54,6 @@ def _box(ax, x, y, w, h, text="", color=INK, fill=0.0, size=8.0, style="solid") 
         ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=size, color=INK)
 
 
-def _arrow(ax, start, end, color=SLATE, lw=1.0) -> None:
-    how = {"arrowstyle": "-|>", "color": color, "lw": lw, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", end, start, arrowprops=how | {"mutation_scale": 8})
-
-
 # -- the arms ----------------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +85,7 @@ def arms():
         middle = y + high / 2
         if name == "dense":
             _box(ax, left, y, 5 * pitch + wide, high, "one layer, six times as wide", EXPERTS, 0.35)
-            _arrow(ax, (0.55, middle), (left - 0.08, middle), TOKENS, 1.4)
+            arrow(ax, (0.55, middle), (left - 0.08, middle), TOKENS, 1.4)
             continue
         for j in range(6):
             met = j == 0 if name != "top-2" else j in (1, 4)
@@ -107,16 +103,16 @@ def arms():
                 ax.add_patch(square)
         if name == "top-2":
             ax.text(1.65, middle + 0.32, "router", fontsize=SMALL, color=INK, ha="center")
-            _arrow(ax, (0.55, middle), (1.4, middle), TOKENS, 1.4)
+            arrow(ax, (0.55, middle), (1.4, middle), TOKENS, 1.4)
             ax.plot([1.55], [middle], marker="D", color=TOKENS, ms=6)
             ax.plot(
                 [1.65, 2.3, at(1) + wide / 2], [middle, y - 0.35, y - 0.35], color=TOKENS, lw=1.2
             )
             ax.plot([at(1) + wide / 2, at(4) + wide / 2], [y - 0.35] * 2, color=TOKENS, lw=1.2)
             for j in (1, 4):
-                _arrow(ax, (at(j) + wide / 2, y - 0.35), (at(j) + wide / 2, y - 0.04), TOKENS, 1.4)
+                arrow(ax, (at(j) + wide / 2, y - 0.35), (at(j) + wide / 2, y - 0.04), TOKENS, 1.4)
         else:
-            _arrow(ax, (0.55, middle), (left - 0.08, middle), TOKENS, 1.4)
+            arrow(ax, (0.55, middle), (left - 0.08, middle), TOKENS, 1.4)
         if name in ("causal", "placebo"):
             y_line = y - 0.42
             if name == "causal":
@@ -133,7 +129,7 @@ def arms():
                     )
                 ax.plot([2.5, at(5) + wide / 2], [y_line, y_line], color=TOKENS, lw=1.0, alpha=0.7)
                 for j in range(1, 6):
-                    _arrow(ax, (at(j) + wide / 2, y_line), (at(j) + wide / 2, y - 0.03), TOKENS)
+                    arrow(ax, (at(j) + wide / 2, y_line), (at(j) + wide / 2, y - 0.03), TOKENS)
                 ax.text(
                     8.55,
                     y_line - 0.12,
@@ -177,19 +173,19 @@ def gates(volume, heard: dict, slope: dict, source: str):
         ax.text(
             middle + inner / 2 + 0.15, 4.3, "width $F$", fontsize=SMALL, color=SLATE, va="center"
         )
-        _arrow(ax, (middle, 0.85), (middle, 2.1))
+        arrow(ax, (middle, 0.85), (middle, 2.1))
         ax.text(middle + 0.15, 1.45, "$2 D F$ weights", fontsize=SMALL, color=SLATE, va="center")
         for side in (-1, 1):
-            _arrow(ax, (middle + side * (inner / 2 + 0.1), 2.85), (middle + side * inner / 4, 3.93))
+            arrow(ax, (middle + side * (inner / 2 + 0.1), 2.85), (middle + side * inner / 4, 3.93))
         if twice == 1:
-            _arrow(ax, (middle, 4.65), (middle, 9.0 - 0.35))
+            arrow(ax, (middle, 4.65), (middle, 9.0 - 0.35))
             ax.text(middle + 0.15, 6.4, "$F D$ weights", fontsize=SMALL, color=SLATE, va="center")
         else:
-            _arrow(ax, (middle, 4.65), (middle, 6.1))
+            arrow(ax, (middle, 4.65), (middle, 6.1))
             ax.text(middle + 0.15, 5.3, "$2 F D$ weights", fontsize=SMALL, color=SLATE, va="center")
             for side, letter in ((-1, "$c$"), (1, "$d$")):
                 _box(ax, middle + (0.1 if side > 0 else -width - 0.1), 6.2, width, 0.6, letter)
-                _arrow(
+                arrow(
                     ax, (middle + side * (width / 2 + 0.1), 6.85), (middle + side * width / 4, 8.6)
                 )
         text = "" if twice == 1 else "silu$(c)\\,d$"

@@ -18,7 +18,9 @@ from figures.style import (
     PAPER,
     SLATE,
     STEEL,
+    arrow,
     axis_units,
+    blank,
     figure,
     label_line,
 )
@@ -33,16 +35,6 @@ PALE, DARK, ON_DARK, ON_PALE = (
 SOURCES = ("#34668a", OKABE_ITO["sky"], OKABE_ITO["orange"], OKABE_ITO["vermillion"])
 
 
-def _blank(ax, xlim, ylim) -> None:
-    ax.set(xlim=xlim, ylim=ylim)
-    ax.axis("off")
-
-
-def _arrow(ax, start, end, color=SLATE, bend=0.0, lw=1.1) -> None:
-    how = {"arrowstyle": "-|>", "color": color, "lw": lw, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", end, start, arrowprops=how | {"connectionstyle": f"arc3,rad={bend}"})
-
-
 # -- the path of a token -----------------------------------------------------------------------------------------------
 
 SHUFFLED = (5, 0, 3, 6, 2, 7, 4, 1)
@@ -51,7 +43,7 @@ SHUFFLED = (5, 0, 3, 6, 2, 7, 4, 1)
 def path_of_a_token():
     """Documents, shards, order, batch, ranks; and the three things that may happen on the way."""
     fig, ax = figure(2.75)
-    _blank(ax, (0, 100), (0, 41))
+    blank(ax, (0, 100), (0, 41))
     titles = ((8, "documents"), (29, "shards"), (53, "order"), (73.5, "batch"), (92, "ranks"))
     notes = ("of any length", "one line of tokens,\ncut into samples", "which sample\ncomes when",
              "the next four\nof the order", "one process a GPU,\neach takes its rows")  # fmt: skip
@@ -77,17 +69,17 @@ def path_of_a_token():
     for y, first in ((23.6, 0), (13.1, 4)):
         for k in range(4):
             sample(20 + 4.6 * k, y, first + k)
-        _arrow(ax, (15.5, y + 1.7), (19.4, y + 1.7))
+        arrow(ax, (15.5, y + 1.7), (19.4, y + 1.7))
     for t, number in enumerate(SHUFFLED):  # two columns of an epoch
         x, y = 48.3 + 4.8 * (t // 4), 25.4 - 3.9 * (t % 4)
         sample(x, y, number)
         side = {"x": x - 0.5, "ha": "right"} if t < 4 else {"x": x + 5.1, "ha": "left"}
         ax.text(y=y + 1.6, s=str(t), va="center", fontsize=6.5, color=SLATE, **side)
-    _arrow(ax, (39, 25.3), (45.4, 22.5))
-    _arrow(ax, (39, 14.8), (45.4, 17.6))
+    arrow(ax, (39, 25.3), (45.4, 22.5))
+    arrow(ax, (39, 14.8), (45.4, 17.6))
     for row, number in enumerate(SHUFFLED[4:]):
         sample(71.2, 25.4 - 3.9 * row, number)
-    _arrow(ax, (60.5, 20.5), (70, 20.5))
+    arrow(ax, (60.5, 20.5), (70, 20.5))
     for rank, y in ((0, 25.4), (1, 13.7)):
         shape = "round,pad=0,rounding_size=0.8"
         ax.add_patch(
@@ -96,7 +88,7 @@ def path_of_a_token():
         ax.text(92, y + 3, f"rank {rank}", ha="center", va="center", fontsize=SMALL, color=INK)
         for k, number in enumerate(SHUFFLED[4 + rank :: 2]):
             sample(86.9 + 5.4 * k, y - 2.9, number)
-        _arrow(ax, (76.6, 20.5), (84.6, y + 0.3))
+        arrow(ax, (76.6, 20.5), (84.6, y + 0.3))
     for x, y, word in (
         (8, 9.2, "new texts arrive"),
         (65, 12.2, "kill -9"),
@@ -105,7 +97,7 @@ def path_of_a_token():
         ax.text(
             x, y - 2.7, word, ha="center", va="top", fontsize=8, color=FURNACE, linespacing=1.15
         )
-        _arrow(ax, (x, y - 2.2), (x, y + (6.6 if x == 65 else 1.2)), FURNACE)
+        arrow(ax, (x, y - 2.2), (x, y + (6.6 if x == 65 else 1.2)), FURNACE)
     shape = "round,pad=0,rounding_size=0.8"
     ax.add_patch(
         FancyBboxPatch(
@@ -157,7 +149,7 @@ def grid_walk(n: int, keys: list[int], scramble: Callable):
     fig, axes = figure(1.7, ncols=5)
     ramp = [_mixed(t / (n - 1)) for t in range(n)]
     for step, (ax, (cells, title)) in enumerate(zip(axes, stages)):
-        _blank(ax, (-0.15, b + 0.15), (a + 0.35, -0.15))
+        blank(ax, (-0.15, b + 0.15), (a + 0.35, -0.15))
         ax.set_aspect("equal")
         ax.set_title(title, fontsize=8.5, loc="center", linespacing=1.1)
         _lines(ax, a, b)
@@ -263,7 +255,7 @@ def quota_walk(code: np.ndarray, share: float, quota: int, block: int):
 
 def _two_blocks(ax) -> None:
     """Slots 0 to 19 in blocks of ten, 6 : 3 : 1, and in each the number of the draw of its source."""
-    _blank(ax, (-2.6, 24.5), (-0.75, 2.1))
+    blank(ax, (-2.6, 24.5), (-0.75, 2.1))
     names, drawn = ("web", "books", "code"), [0, 0, 0]
     colours = SOURCES[:3]
     for slot, k in enumerate(int(c) for c in "01002010010102001001"):

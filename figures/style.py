@@ -117,6 +117,21 @@ def figure(height: float = 2.6, *, wide: bool = False, nrows: int = 1, ncols: in
     return fig, fig.subplots(nrows, ncols, **subplots)
 
 
+def blank(ax, xlim, ylim) -> None:
+    """An empty stage for a drawing: no ticks, no grid, no frame."""
+    ax.set(xlim=xlim, ylim=ylim, xticks=[], yticks=[])
+    ax.grid(False)
+    for side in ax.spines.values():
+        side.set_visible(False)
+
+
+def arrow(ax, start, end, color: str = SLATE, lw: float = 1.0, bend: float = 0.0) -> None:
+    """An arrow between two points; `bend` is its curvature [share of its length]."""
+    how = {"arrowstyle": "-|>", "color": color, "lw": lw, "shrinkA": 0, "shrinkB": 0}
+    how |= {"mutation_scale": 8, "connectionstyle": f"arc3,rad={bend}"}
+    ax.annotate("", end, start, arrowprops=how)
+
+
 def label_line(ax, x: float, y: float, text: str, color: str = INK, **kwargs) -> None:
     """A direct label beside a point (by default right of a line's end), in the line's colour."""
     kwargs = {"xytext": (5, 0), "va": "center", "ha": "left", "fontsize": 8.5} | kwargs

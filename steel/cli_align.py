@@ -43,6 +43,8 @@ def sft(
     cfg = _ready("sft", "sft.jsonl", preset, overrides, model, data)
     from .align.stage import run as train
 
+    if cfg.sft.replay_rows and replay is None:
+        say("no --replay SHARDS: sft.replay_rows is not used")
     asked = {"name": name, "author": author, "date": date}
     if given := {key: value for key, value in asked.items() if value}:
         from .corpus.world.post import write_self_cognition

@@ -86,7 +86,6 @@ def eval_conversation(
     """The first conversation: sixty messages that no training file holds, and what was right."""
     from .evaluation.conversation import converse, messages
     from .model.folder import open_model
-    from .runlog import atomic_write
 
     result = converse(*open_model(hf_folder(ckpt)), messages(world, seed))
     for row in result["answers"]:
@@ -94,9 +93,7 @@ def eval_conversation(
         say(f"{'right' if row['right'] else 'WRONG'}  {said}  →  {row['reply']}")
     kinds = "  ".join(f"{k} {v['accuracy']:.0%}" for k, v in result["kinds"].items())
     say(f"\n{result['accuracy']:.1%} of {result['n']}: {kinds}")
-    if out:
-        atomic_write(out, json.dumps(result, ensure_ascii=False, indent=1))
-        say(f"result    {out}")
+    write(out, result)
 
 
 @command("eval task", "steel eval task runs/laptop gsm8k --folder gsm8k --shots 4")

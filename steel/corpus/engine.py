@@ -7,7 +7,6 @@ steps. One way to run everything is worth that; no markers and no pool of proces
 """
 
 import contextlib
-import importlib.util
 import io
 import os
 import signal
@@ -51,8 +50,10 @@ def _slurm(workers: int, **settings) -> SlurmPipelineExecutor:
 
 
 def _ray(workers: int, **settings) -> RayPipelineExecutor:
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--executor ray needs Ray (pip install 'datatrove[ray]')")
+    try:  # a folder of that name here can be imported, but is not Ray
+        from ray import remote  # noqa: F401
+    except ImportError:
+        raise UserError("--executor ray needs Ray (pip install 'datatrove[ray]')") from None
     return RayPipelineExecutor(workers=min(workers, settings["tasks"]), **settings)
 
 

@@ -42,6 +42,13 @@ def test_a_replay_of_no_rows_is_one_line(base, tmp_path, capsys):
     assert "set sft.replay_rows above 0" in capsys.readouterr().err
 
 
+def test_rows_to_replay_without_shards_are_said_not_to_be_used(base, tmp_path, capsys):
+    data = write(tmp_path / "sft.jsonl", sft_rows(8))
+    where = ["-m", base[0], "-d", data, "-r", tmp_path / "run"]
+    assert steel("sft", *where, *SMALL, "sft.replay_rows=2") == 0
+    assert "sft.replay_rows is not used" in capsys.readouterr().out
+
+
 def test_sample_writes_rows_for_three_stages(base, tmp_path, capsys):
     data, out = write(tmp_path / "rl.jsonl", rl_rows(3)), tmp_path / "own"
     short = ["grpo.group_size=2", "grpo.max_new_tokens=2"]

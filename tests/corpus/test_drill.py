@@ -47,6 +47,11 @@ def test_the_drills_go_first_and_without_them_nothing_changes():
     assert with_drills(own) is own
 
 
+def test_a_step_for_each_drill_or_one_line():
+    with pytest.raises(UserError, match="needs 3 steps"):
+        with_drills(load("laptop", ["world.drill_steps=[10,20]"]))
+
+
 def test_stretches_out_of_order_are_refused():
     cfg = load(
         "cpu", ["data.curriculum=[{until: 9, weights: {a: 1}}, {until: 9, weights: {b: 1}}]"]

@@ -283,6 +283,14 @@ def test_ray_gives_the_same_bytes(prepared, tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == contents(prepared[1])
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_a_folder_called_ray_is_not_ray(prepared, tmp_path, monkeypatch):
+    (tmp_path / "here/ray").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    with pytest.raises(UserError, match="--executor ray needs Ray"):
+        prepare(prepared[0], tmp_path / "out", executor="ray")
+
+
 def test_an_output_inside_the_raw_folder_is_refused(prepared):
     with pytest.raises(UserError, match="lies inside"):
         prepare(prepared[0], prepared[0] / "docs")

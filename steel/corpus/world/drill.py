@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ...config import REST, Config, Phase, WorldConfig
+from ...config import REST, Config, Phase, UserError, WorldConfig
 from ...documents import Document, document_id, write_documents
 from ...tokenizer.texts import option_line
 from .people import World, build_world, shuffled, stream
@@ -42,9 +42,12 @@ def with_drills(cfg: Config) -> Config:
 
     First the easiest alone, then each harder one as half of what is read, each up to its step of
     `world.drill_steps`; after that the hardest as `world.drill_share`. Only letters are predicted.
+    UserError unless there is a step for each drill.
     """
     if not cfg.world.drills or cfg.data.curriculum or cfg.data.weights:
         return cfg
+    if len(cfg.world.drill_steps) != len(DRILLS):
+        raise UserError(f"world.drill_steps needs {len(DRILLS)} steps, one for each drill")
     none = dict.fromkeys(DRILLS, 0.0)
 
     def beside(drill: str, share: float) -> dict[str, float]:
