@@ -327,11 +327,19 @@ def trained(cut, texts, entries=2048):
 # %% [markdown]
 # How safe is it in our town? The exam is in Chinese, and so are the answers that fine-tuning teaches. A Hanzi can be made an entry by merging its bytes, after all other merges. We count twice: Hanzi one by one, and the fragments in running text.
 
-# %% tags=["active-ipynb"]
+# %% tags=["active-ipynb", "hide-input"]
 # rows = [line for file in sorted((RUN / "world" / "post").glob("*.jsonl"))
 #         for line in file.read_text().splitlines()]
 # hanzi = lambda texts: {c for text in texts for c in text if "\u4e00" <= c <= "\u9fff"}
 # wanted = sorted(hanzi([*texts, *rows]))
+#
+# def fragments(tokenizer):
+#     """Tokens of running text that decode to � when alone, and all tokens."""
+#     ids = [i for one in bpe.encode_texts(tokenizer, [*texts, *rows]) for i in one]
+#     half = {i for i in set(ids) if "\ufffd" in tokenizer.decode([i])}
+#     return sum(i in half for i in ids), len(ids)
+
+# %% tags=["active-ipynb"]
 # alone = bpe.encode_texts(tokenizer, wanted)
 # broken = "".join(c for c, ids in zip(wanted, alone) if len(ids) > 1)
 # safe, _ = merge(tokenizer, RUN / "safe", characters=broken)
@@ -339,13 +347,6 @@ def trained(cut, texts, entries=2048):
 # print(f"alone: {len(wanted)} Hanzi, {len(broken)} in bytes,",
 #       f"{len(hanzi(texts) & set(broken))} of those occur in the documents;",
 #       f"after the merge {sum(len(ids) > 1 for ids in again)} in bytes")
-#
-# def fragments(tokenizer):
-#     """Tokens of running text that decode to � when alone, and all tokens."""
-#     ids = [i for one in bpe.encode_texts(tokenizer, [*texts, *rows]) for i in one]
-#     half = {i for i in set(ids) if "\ufffd" in tokenizer.decode([i])}
-#     return sum(i in half for i in ids), len(ids)
-#
 # for name, vocabulary in (("before", tokenizer), ("after", safe)):
 #     part, total = fragments(vocabulary)
 #     print(f"in text, {name}: {part:,} of {total:,} tokens are fragments ({part / total:.1%})")
