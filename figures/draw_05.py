@@ -126,13 +126,12 @@ def coverage(rows: list[dict]):
     lines |= {names[level]: [row["coverage"][level] for row in rows] for level in names}
     for (name, values), color in zip(lines.items(), (FURNACE, STEEL, GREEN, SLATE)):
         ax.plot(sizes, [100 * v for v in values], "o-", color=color)
-        lower = name.startswith(("1,605", "3,000"))
-        shift = {"xytext": (5, 5 if name.startswith("3,000") else -5)} if lower else {}
-        label_line(ax, sizes[-1], 100 * values[-1], name, color, **shift)
+        shift = {"3,000 less common": (5, 7), "1,605 rare": (5, 2)}.get(name, (5, 0))
+        label_line(ax, sizes[-1], 100 * values[-1], name, color, xytext=shift)
     ax.set_xscale("log", base=2)
     ax.set(
         xlim=(900, sizes[-1] * 2.6),
-        ylim=(-3, 103),
+        ylim=(-8, 103),
         xticks=sizes,
         xticklabels=[f"{s:,}" for s in sizes],
     )
