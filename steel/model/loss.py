@@ -21,30 +21,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight = weight_VD.to(x_ND.dtype)
         wide = torch.promote_types(x_ND.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=x_ND.device)
-        grad_x = torch.empty_like(x_ND) if need_x else None
+        grad_x = torch.zeros_like(x_ND) if need_x else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
         budget = CHUNK_ELEMENTS_CPU if x_ND.device.type == "cpu" else CHUNK_ELEMENTS_GPU
-        rows = max(16, budget // weight.shape[0])
-        for start in range(0, x_ND.shape[0], rows):
-            x, targets = x_ND[start : start + rows], targets_N[start : start + rows]
+        # A token without a target costs nothing: in a chat only the answers have one.
+        for kept in (targets_N != IGNORE).nonzero()[:, 0].split(max(16, budget // len(weight))):
+            x, index = x_ND[kept], targets_N[kept, None]
             logits = (x @ weight.t()).to(wide)
-            keep = targets != IGNORE
-            index = targets.clamp_min(0)[:, None]
             target_logit = logits.gather(1, index)[:, 0]
             largest = logits.amax(dim=-1, keepdim=True)
             probability = logits.sub_(largest).exp_()
             partition = probability.sum(dim=-1, keepdim=True)
             log_z = (partition.log() + largest)[:, 0]
-            loss = log_z - target_logit + z_loss * log_z.square()
-            total += torch.where(keep, loss, 0.0).sum()
+            total += (log_z - target_logit + z_loss * log_z.square()).sum()
             if not (need_x or need_weight):
                 continue
             slope = 1.0 + 2.0 * z_loss * log_z[:, None] if z_loss else 1.0
             probability.mul_(slope / partition)
             probability.scatter_add_(1, index, torch.full_like(index, -1, dtype=wide))
-            grad_logits = probability.masked_fill_(~keep[:, None], 0.0).to(x.dtype)
+            grad_logits = probability.to(x.dtype)
             if need_x:
-                torch.mm(grad_logits, weight, out=grad_x[start : start + rows])
+                grad_x[kept] = grad_logits @ weight
             if need_weight:
                 grad_weight += grad_logits.t() @ x
         ctx.save_for_backward(grad_x, grad_weight)
