@@ -94,7 +94,7 @@ def content(path):
 
 
 @pytest.mark.parametrize(
-    ("preset", "expected"), [("smoke", "062d039e9092af3c"), ("cpu", "b0739627c661070d")]
+    ("preset", "expected"), [("smoke", "11e6f66218982cff"), ("cpu", "ce312d4525d1287b")]
 )
 def test_the_world_of_a_preset_stays_as_it_is(tmp_path, preset, expected):
     """Committed runs tell of these worlds: a change of a world is wanted, and they run again."""

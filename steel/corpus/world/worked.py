@@ -38,6 +38,9 @@ class Tutor(Asker):
     def _spoken(self, attribute: str, lang: str) -> list[str]:
         return table(lang)["attributes"][attribute].get("spoken", []) if self.spoken else []
 
+    def _who(self, lang: str) -> str:
+        return self.rng.choice(table(lang)["who"] + table(lang)["who_spoken"] * self.spoken)
+
     def _stem(self, person: Person, attribute: str, lang: str) -> str:
         questions = table(lang)["attributes"][attribute]["questions"]
         return fill(self.rng.choice(questions + self._spoken(attribute, lang)), person, lang)
@@ -108,19 +111,20 @@ class Tutor(Asker):
 
     def who(self, person: Person, lang: str) -> Item:
         """Who is that: the first fact of a person."""
-        stem = fill(self.rng.choice(table(lang)["who"]), person, lang)
+        stem = fill(self._who(lang), person, lang)
         answer = self._answer(person, self.world.attributes[0], lang)
         return Item("who", lang, [stem, answer], stem, answer)
 
     def stranger(self, name: str, lang: str) -> Item:
         """Who is somebody that does not live here."""
-        stem = self.rng.choice(table(lang)["who"]).format(n=name)
+        stem = self._who(lang).format(n=name)
         return Item("stranger", lang, [stem, table(lang)["unknown"]], stem)
 
     def sum(self, pair: tuple[int, int], lang: str) -> Item:
         """One addition by columns."""
         words = table(lang)["arithmetic"]
-        stem = self.rng.choice(words["questions"] + words["worded"]).format(a=pair[0], b=pair[1])
+        asked = words["questions"] + words["worded"] + words["spoken"] * self.spoken
+        stem = self.rng.choice(asked).format(a=pair[0], b=pair[1])
         return Item("sum", lang, [stem, column_sum(*pair, lang)], stem, str(sum(pair)))
 
     def sum_choice(self, pair: tuple[int, int]) -> Item:
