@@ -46,7 +46,7 @@ HELD_OUT_DOCUMENTS = 100  # of a source, for bits per byte
 # stands in the tokenizer's sample often enough to become an entry.
 HANZI_COPIES = 300
 # Small talk among thousands of questions: seen once an epoch, the model hardly learns its own name.
-SELF_COGNITION_REPEATS = 2
+SELF_COGNITION_REPEATS = 4
 # The stages after pretraining, each with its files of rows (of real data only the first).
 ALIGNMENT = {
     "sft": ["sft.jsonl", "multi_turn.jsonl", *["self_cognition.jsonl"] * SELF_COGNITION_REPEATS],
