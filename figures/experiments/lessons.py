@@ -232,7 +232,7 @@ def example(life: Life) -> dict:
 
 
 def main(out: Path, lives: str, seeds: int = 3, arms: str = "") -> None:
-    """Every arm under several seeds of SFT, from each life: OUT/lessons.json. A killed run goes on with the same call."""
+    """Every arm under several seeds of SFT, from each life: OUT/lessons.json; a killed run goes on."""
     same = {"steps": STEPS, "copies": COPIES, "sums": SUMS, "arms": ARMS}
     ledger = Ledger(out / "lessons.json", "lessons of fine-tuning", same)
     for folder in map(Path, lives.split(",")):
