@@ -45,15 +45,30 @@ def run_life(
         chat_with(folder)
 
 
-@command("report", "steel report runs/laptop")
-def report(run: Annotated[Path, Argument(help="RUN folder of a life.")]) -> None:
-    """Write the report card of a RUN folder again."""
-    from .report.render import write_report
+@command("report", "steel report runs/laptop", "steel report runs/one runs/two --out both.html")
+def report(
+    runs: Annotated[list[Path], Argument(help="RUN folder of a life; several are compared.")],
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Page of the comparison; default comparison.html.")
+    ] = None,
+) -> None:
+    """Write the report card of a RUN folder again, or a page that compares several."""
+    from .report.render import write_comparison, write_report
 
-    files = (path for name in ("state.json", "log.jsonl", "*/log.jsonl") for path in run.glob(name))
-    if run.is_dir() and not any(files):
-        raise UserError(f"{run} is not a RUN folder: it holds neither state.json nor a log.jsonl")
-    say(f"report card  {write_report(run)}")
+    for run in runs:
+        names = ("state.json", "log.jsonl", "*/log.jsonl")
+        if run.is_dir() and not any(path for name in names for path in run.glob(name)):
+            line = f"{run} is not a RUN folder: it holds neither state.json nor a log.jsonl"
+            raise UserError(line)
+    if len(runs) == 1:
+        if out:
+            raise UserError("--out is for a comparison; the card of one run lies in its folder")
+        say(f"report card  {write_report(runs[0])}")
+        return
+    out = out or Path("comparison.html")
+    if out.suffix != ".html":
+        raise UserError(f"--out {out}: the comparison is a page, name it .html")
+    say(f"comparison  {write_comparison(runs, out)}")
 
 
 @command("world", "steel world runs/world world.people=32")

@@ -12,7 +12,8 @@ a line under "notes". Every key of the result is optional:
                events: [{step, what, why}]}]
     exams    [{stage, exam: run_exam(…), cloze: cloze(…), perplexity: bits_per_byte(…), seconds}],
              in the order of life
-    samples  [{stage, prompt: text or turns, completion}]
+    samples  [{stage, step, kind, prompt: text or turns, completion, right}] of every stage and
+             checkpoint, as in replies.py
     data     [{source, in, kept, removed: {reason: records}}]
     cost     {seconds, cpu_seconds, device_hours, money, currency, note}
     notes    [what is missing or does not hold]
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from ..config import UserError
 from ..runlog import read_log
+from . import replies
 
 TRAINED = ("pretrain", "sft", "reward", "dpo", "grpo")
 LIFE = ("init", *TRAINED)
@@ -57,14 +59,18 @@ def collect(run_dir: Path | str) -> dict:
     }
     known = state.get("stages", {})
     logged = [name for name in TRAINED if (run_dir / name / "log.jsonl").is_file()]
-    drawn = {exam["stage"]: exam.pop("samples", None) for exam in data["exams"]}
+    drawn = {exam["stage"]: replies.examined(exam["stage"], exam) for exam in data["exams"]}
+    for exam in data["exams"]:
+        exam.pop("samples", None)
     for name in dict.fromkeys([*known, *logged]):
         stage = {"name": name, "status": "done", **known.get(name, {})}
         data["stages"].append(stage)
         said = _read_stage(stage, run_dir / name / "log.jsonl", data) if name in logged else []
-        for sample in drawn.get(name) or said:
-            words = {key: sample.get(key, "") for key in ("prompt", "completion")}
-            data["samples"].append({"stage": name, **words})
+        ended = drawn.get(name, [])
+        again = any(reply["kind"] == "text" for reply in ended)  # of the last step, by the exam
+        on_the_way = replies.logged(name, said)
+        data["samples"] += [s for s in on_the_way if not again or s["step"] != stage.get("steps")]
+        data["samples"] += ended
     notes += state.get("notes", [])
     if not data["cost"].get("seconds"):
         data["cost"]["seconds"] = sum(s.get("seconds") or 0 for s in data["stages"])
@@ -86,7 +92,7 @@ def _read_json(path: Path, notes: list[str]) -> dict:
 
 
 def _read_stage(stage: dict, log: Path, data: dict) -> list[dict]:
-    """Add what a log says to its stage, to run, model and notes; returns its last samples."""
+    """Add what a log says to its stage, to run, model and notes; returns its samples."""
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         records = read_log(log)
@@ -119,7 +125,7 @@ def _read_stage(stage: dict, log: Path, data: dict) -> list[dict]:
         stage["peak_memory_bytes"] = max(peaks)
     if not stage.get("seconds"):
         stage["seconds"] = _seconds(records)
-    return [s for s in samples if s.get("step") == samples[-1].get("step")]
+    return samples
 
 
 def _some(record: dict, *keys: str) -> dict:

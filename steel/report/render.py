@@ -1,16 +1,20 @@
 """The report card's pages: `card.html.j2` and `card.md.j2`, filled from what `collect` returns.
 
-The HTML page is one file: inline CSS, inline SVG, no script, nothing fetched, light and dark.
+An HTML page is one file: inline CSS, inline SVG, light and dark, nothing fetched. Its one small script
+only moves between texts that the page shows as tables without it.
 """
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..runlog import atomic_write, finite
 from . import words
-from .card import collect
+from .card import LIFE, collect
 from .charts import accuracies, bits_per_byte, curve
+from .comparison import compare_runs
+from .replies import scrubber
 from .words import WORDS
 
 
@@ -24,24 +28,40 @@ def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
     text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
     atomic_write(run_dir / "report.json", text + "\n")
     for suffix in ("md", "html"):
-        atomic_write(run_dir / f"report.{suffix}", _page(suffix, data))
+        atomic_write(run_dir / f"report.{suffix}", _page(f"card.{suffix}", context(data)))
     return run_dir / "report.html"
 
 
-def _page(suffix: str, data: dict) -> str:
-    """One of the templates of this folder, filled; a part that `data` lacks is left out."""
+def write_comparison(run_dirs: Sequence[Path | str], out: Path | str) -> Path:
+    """Write the page that compares RUN folders with the first of them, and its numbers beside it.
+
+    `out`: the HTML file; its numbers get the suffix .json. Returns `out`. Raises UserError for a
+    folder that does not exist.
+    """
+    out = Path(out)
+    found = [collect(folder) for folder in run_dirs]
+    data = finite(compare_runs(found, run_dirs))
+    names = [run["name"] for run in data["runs"]]
+    said = scrubber(list(zip(names, (run["samples"] for run in found))), LIFE)
+    atomic_write(out.with_suffix(".json"), json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+    atomic_write(out, _page("comparison.html", data | {"said": said}))
+    return out
+
+
+def _page(name: str, parts: dict) -> str:
+    """One of the templates of this folder, filled; a part that is missing is left out."""
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=suffix == "html",
+        autoescape=name.endswith("html"),
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters |= {name: getattr(words, name) for name in words.FILTERS}
-    return environment.get_template(f"card.{suffix}.j2").render(context(data))
+    return environment.get_template(f"{name}.j2").render(parts)
 
 
 def context(data: dict) -> dict:
@@ -59,6 +79,8 @@ def context(data: dict) -> dict:
         "judged": judged,
         "exam": exam,
         "ways": [way for way in WORDS["ways"] if way in exam.get("scoring", {})],
+        "said": scrubber([(data["run"].get("name", "run"), data["samples"])], LIFE),
+        "last_said": _last_said(data["samples"]),
         "talks": [e for e in exams if e.get("conversation")],
         "measured": measured,
         "domains": dict.fromkeys(name for e in measured for name in e["perplexity"]["domains"]),
@@ -83,6 +105,13 @@ def _on_people(entry: dict) -> dict:
         se = math.sqrt(p * (1 - p) / max(people["n"], 1))
     label = "exam on held-out people" if people else "exam, text-scored"
     return entry | {"p": p, "se": se, "label": label}
+
+
+def _last_said(samples: list[dict]) -> list[dict]:
+    """What each stage said last, without the first conversation."""
+    own = [s for s in samples if s["kind"] in ("text", "question")]
+    last = {s["stage"]: s["step"] for s in own}
+    return [s for s in own if s["step"] == last[s["stage"]]]
 
 
 def _base(exams: list[dict]) -> dict | None:
