@@ -1,7 +1,7 @@
 """What the commands share: option types, how one is added, saying things, and what is not built."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +73,19 @@ def say(text: str) -> None:
     from rich.console import Console
 
     Console(highlight=False, soft_wrap=True).print(text)
+
+
+def show_table(rows: Iterable[dict[str, str]]) -> None:
+    """Rows with the same keys, as a table under them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not (rows := list(rows)):
+        return
+    table = Table(*(name.replace("_", " ") for name in rows[0]), box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
 
 
 def hf_folder(path: Path) -> Path:

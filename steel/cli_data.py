@@ -9,9 +9,9 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from .cli_common import Json, command, say
+from .cli_common import Json, command, say, show_table
 from .config import UserError
-from .runlog import atomic_write
+from .runlog import write_json
 
 Recipe = Annotated[str, Option(help="steel, original, or a YAML file.")]
 Workers = Annotated[int, Option(help="Processes.")]
@@ -20,16 +20,9 @@ Workers = Annotated[int, Option(help="Processes.")]
 @command("data list", "steel data list")
 def data_list() -> None:
     """The sources: licence, size, language, format."""
-    from rich.console import Console
-    from rich.table import Table
-
     from .corpus.sources import SOURCES
 
-    rows = [source.table() for source in SOURCES.values()]
-    table = Table(*rows[0], box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+    show_table(source.table() for source in SOURCES.values())
 
 
 @command("data cards", "steel data cards baidu_baike")
@@ -72,20 +65,16 @@ def data_download(
 @command("data compare", "steel data compare raw --out compare.json")
 def data_compare(raw: Path, out: Json = None) -> None:
     """What the original's conversion keeps of raw files, and what ours does, source by source."""
-    from rich.console import Console
-    from rich.table import Table
-
     from .corpus.convert import compare
 
-    rows = compare(raw)
-    columns = "records original steel original_characters original_without_template".split()
-    columns.append("steel_characters")
-    table = Table("source", *(c.replace("_", " ") for c in columns), box=None)
-    for name, row in rows.items():
-        table.add_row(name, *(f"{row.get(column, 0):,}" for column in columns))
-    Console().print(table)
+    rows, columns = compare(raw), "records original steel original_characters".split()
+    columns += ["original_without_template", "steel_characters"]
+    show_table(
+        {"source": name} | {column: f"{row.get(column, 0):,}" for column in columns}
+        for name, row in rows.items()
+    )
     if out:
-        atomic_write(out, json.dumps(rows, ensure_ascii=False, indent=1))
+        write_json(out, rows)
 
 
 @command(
@@ -297,20 +286,17 @@ def tokenizer_report(
     out: Json = None,
 ) -> None:
     """Bytes per token and what else a vocabulary is worth, source by source."""
-    from rich.console import Console
-    from rich.table import Table
-
     from .tokenizer import bpe, measure
 
     other = bpe.load(reference) if reference else None
     found = measure.report(bpe.load(folder), docs, sample_bytes, other)
     columns = "bytes_per_token compared per_hanzi per_word fragments torn used".split()
-    table = Table("source", *(c.replace("_", " ") for c in columns), box=None)
-    for name, row in [*found["sources"].items(), ("all", found["all"])]:
-        table.add_row(name, *(_shown(row[column]) for column in columns))
-    Console().print(table)
+    rows = {**found["sources"], "all": found["all"]}.items()
+    show_table(
+        {"source": n} | {column: _shown(row[column]) for column in columns} for n, row in rows
+    )
     if out:
-        atomic_write(out, json.dumps(found, ensure_ascii=False, indent=1))
+        write_json(out, found)
         say(f"report     {out}")
 
 

@@ -1,6 +1,5 @@
 """The `steel eval` commands."""
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +8,13 @@ from typer import Argument, Option
 
 from .cli_common import Json, Model, command, hf_folder, say
 from .config import UserError
+from .runlog import read_json, write_json
 
 
 def write(out: Path | None, result: dict) -> None:
     """The one JSON file of a run, if asked for."""
-    from .runlog import atomic_write
-
     if out:
-        atomic_write(out, json.dumps(result, ensure_ascii=False, indent=1))
+        write_json(out, result)
         say(f"result    {out}")
 
 
@@ -166,7 +164,7 @@ def eval_compare(
 def _read(path: Path) -> dict:
     """{"exam", "perplexity"} of a result file, None for what it does not hold."""
     try:
-        page = json.loads(path.read_text(encoding="utf-8"))
+        page = read_json(path)
         inner = {"exam": page.get("exam"), "perplexity": page.get("perplexity")}
     except (ValueError, AttributeError):
         raise UserError(f"{path} is no result of steel eval") from None

@@ -17,7 +17,7 @@ import json
 import math
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
@@ -53,6 +53,16 @@ class UserError(ValueError):
 
     The CLI prints it and exits 2.
     """
+
+
+@contextlib.contextmanager
+def needs(what: str, package: str, install: str = "") -> Iterator[None]:
+    """For the import of an optional package: UserError says what needs it, and how to install it."""
+    try:
+        yield
+    except ImportError:
+        install = install or f"pip install {package}"
+        raise UserError(f"{what} needs {package} ({install})") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from json import dumps
 from pathlib import Path
 from typing import IO, Any
 
-from .config import UserError
+from .config import UserError, needs
 from .runlog import atomic_file, atomic_write
 
 try:
@@ -121,10 +121,8 @@ def decompressed(file: IO[bytes], name: str) -> Iterator[bytes]:
 
 def _zstd_frames(file: IO[bytes]) -> Iterator[bytes]:
     """One or more zstd frames. Like gzip: EOFError when the last is cut off, zlib.error for damage."""
-    try:
+    with needs("reading .zst", "zstandard"):
         import zstandard
-    except ImportError:
-        raise UserError("reading .zst needs zstandard (pip install zstandard)") from None
     frame = None
     while data := file.read(PIECE):
         while data:

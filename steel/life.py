@@ -10,7 +10,6 @@ A stage that is done is not done again: the command that started a killed life l
 """
 
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from .model import build
 from .model.decoding import Sampling
 from .model.folder import default_device, open_model
 from .report.render import write_report
-from .runlog import atomic_write
+from .runlog import atomic_write, read_json, write_json
 from .serve.generate import complete, continue_text
 from .tokenizer import bpe
 from .tokenizer.texts import document_text, sample_texts
@@ -103,7 +102,7 @@ class Life:
     def _take_up(self, asked: dict) -> None:
         """Read the state of a life that was left, if it is the one that is asked for."""
         try:
-            self.state = json.loads(self.state_path.read_text(encoding="utf-8"))
+            self.state = read_json(self.state_path)
             differing = _first_difference(self.state["asked"], asked)
         except (ValueError, KeyError):
             remedy = f"remove {self.run} or use another --run"
@@ -114,7 +113,7 @@ class Life:
 
     def save(self) -> None:
         """Write state.json."""
-        atomic_write(self.state_path, json.dumps(self.state, indent=1, ensure_ascii=False))
+        write_json(self.state_path, self.state)
 
     def stage(self, name: str, work: Callable[[], object]) -> None:
         """Do a stage unless it is done or skipped."""
@@ -247,8 +246,7 @@ class Life:
         if name != "init":
             result["samples"] = self.samples(*opened, chat=name != "pretrain")
         result["seconds"] = round(time.monotonic() - began, 2)
-        page = json.dumps(result, ensure_ascii=False, indent=1)
-        atomic_write(self.run / "exams" / f"{name}.json", page)
+        write_json(self.run / "exams" / f"{name}.json", result)
         _say("  " + _exam_line(result))
         return None
 
@@ -334,7 +332,7 @@ class Life:
         if self.exam != self.run / "world" / "exam":
             return ""  # the thresholds are on this exam
         files = (self.run / "exams" / f"{stage}.json" for stage in ("pretrain", "grpo"))
-        base, last = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+        base, last = map(read_json, files)
         cloze, people = base["cloze"]["accuracy"], last["exam"]["groups"]["people"].get("text", 0)
         bars = self.cfg.exam
         missed = []

@@ -45,6 +45,16 @@ def atomic_write(path: Path | str, data: str | bytes) -> None:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
+def write_json(path: Path | str, value) -> None:
+    """Write plain data so that people can read it too, as `atomic_write` does."""
+    atomic_write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path: Path | str):
+    """The plain data in a file. Raises OSError, and ValueError for what is no JSON."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill beside `path`; it replaces `path` whole when the block ends well.

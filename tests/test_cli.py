@@ -156,7 +156,7 @@ def test_a_full_disk_gets_one_line(tmp_path):
     program = (
         "import errno, sys; from steel import cli, runlog\n"
         "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device', 'world')\n"
-        "import steel.corpus.world as w; w.atomic_write = full\n"
+        "runlog.atomic_write = full\n"
         f"cli.main(['world', {str(tmp_path / 'w')!r}, 'world.people=16'])"
     )
     done = subprocess.run(

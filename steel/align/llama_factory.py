@@ -5,12 +5,11 @@
 Its template `chatml` writes Steel's chat template. It packs with `neat_packing`, documents masked.
 """
 
-import json
 from pathlib import Path
 
 from ..config import Config, UserError
 from ..documents import write_rows
-from ..runlog import atomic_write
+from ..runlog import atomic_write, write_json
 from .rows import read_rows
 from .stage import STAGES
 
@@ -38,7 +37,7 @@ def export(stage: str, cfg: Config, model: Path | str, data, out: Path | str) ->
     write_rows(out / "data.jsonl", map(theirs, rows))
     about = {"file_name": "data.jsonl", "formatting": "sharegpt", "columns": columns, "tags": TAGS}
     about |= {"ranking": True} if sides else {}
-    atomic_write(out / "dataset_info.json", json.dumps({"steel": about}, indent=1))
+    write_json(out / "dataset_info.json", {"steel": about})
     return _yaml(stage, cfg, Path(model).resolve(), out)
 
 

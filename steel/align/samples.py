@@ -6,7 +6,6 @@ dialogues (rejection-sampled fine-tuning, Yuan et al. 2023), and it is a prompt 
 learns: one that is always or never solved has no advantage to offer.
 """
 
-import json
 from pathlib import Path
 
 from ..config import Config
@@ -15,7 +14,7 @@ from ..machine import progress
 from ..model.build import require_causal
 from ..model.decoding import uniforms
 from ..model.folder import open_model, stop_ids
-from ..runlog import atomic_write
+from ..runlog import write_json
 from ..train.build import evaluating
 from ..train.parallel import World
 from ..train.run_folder import RunFolder
@@ -58,7 +57,7 @@ def sample(cfg: Config, model: Path | str, data, out: Path | str) -> dict:
     report["rows"] = {name: len(kept) for name, kept in found.items()}
     for name, kept in found.items():
         write_rows(Path(out) / f"{name}.jsonl", kept)
-    atomic_write(Path(out) / "report.json", json.dumps(report, indent=1))
+    write_json(Path(out) / "report.json", report)
     return report
 
 

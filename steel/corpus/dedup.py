@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config import UserError
+from ..config import UserError, needs
 from ..documents import Document
 from .operators import make
 from .operators.characters import code_points, ngram_hashes, word_table
@@ -188,12 +188,8 @@ def _fingerprint(settings: Dedup) -> Callable[[Document], tuple[int, int]]:
 
 def _signatures(codes: list[np.ndarray], near: Near) -> np.ndarray:
     """uint32 (documents, permutations). Texts are hashed in one go, less windows that span two."""
-    try:
+    with needs("near-duplicate search", "rensa", "pip install rensa, or set `near: null`"):
         from rensa import RMinHash
-    except ImportError:
-        raise UserError(
-            "near-duplicate search needs rensa (pip install rensa), or set `near: null`"
-        ) from None
     ends = np.cumsum([len(row) for row in codes])
     inside = np.ones(ends[-1], dtype=bool)
     for back in range(1, near.ngram):

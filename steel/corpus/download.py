@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..config import UserError, first_line
+from ..config import UserError, first_line, needs
 from ..documents import DocumentWriter
 from .sources import CARD, Source, find_source
 from .sources.readers import opened_records
@@ -38,10 +38,8 @@ def download(
     if not source.hub:
         about = f"licence: {source.licence}\n  from:    {source.link}\n  how:     {source.obtain}"
         return f"{source.title}\n  {about}"
-    try:
+    with needs("download", "huggingface_hub"):
         import huggingface_hub as hub
-    except ImportError:
-        raise UserError("download needs huggingface_hub (pip install huggingface_hub)") from None
     folder = out if out.name == name else out / name
     place = {"repo_id": source.hub, "repo_type": "dataset"}
     try:
@@ -92,10 +90,8 @@ def stream_dataset(
     column does not exist or the dataset cannot be read.
     """
     mapped(roles, [], "--map") if roles else None
-    try:
+    with needs("hub:", "datasets"):
         import datasets
-    except ImportError:
-        raise UserError("hub: needs datasets (pip install datasets)") from None
     name = re.sub(r"\W+", "_", "_".join(repo.strip("/").split("/")[-2:]))
     folder = Path(out) / name
     try:

@@ -15,16 +15,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import UserError, first_line
+from ..config import UserError, first_line, needs
 from ..machine import progress, without_main
 from .job import Job
 
-try:
+with needs("preparing documents", "datatrove"):
     import multiprocess  # the fork of multiprocessing that datatrove uses
     from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
     from loguru import logger
-except ImportError:
-    raise UserError("preparing documents needs datatrove (pip install datatrove)") from None
 from . import steps
 
 logger.remove()  # datatrove's log goes to files; the terminal has a progress bar
@@ -50,10 +48,8 @@ def _slurm(workers: int, **settings) -> SlurmPipelineExecutor:
 
 
 def _ray(workers: int, **settings) -> RayPipelineExecutor:
-    try:  # a folder of that name here can be imported, but is not Ray
-        from ray import remote  # noqa: F401
-    except ImportError:
-        raise UserError("--executor ray needs Ray (pip install 'datatrove[ray]')") from None
+    with needs("--executor ray", "Ray", "pip install 'datatrove[ray]'"):
+        from ray import remote  # noqa: F401 - a folder called ray can be imported, but is not Ray
     return RayPipelineExecutor(workers=min(workers, settings["tasks"]), **settings)
 
 

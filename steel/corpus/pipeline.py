@@ -20,6 +20,7 @@ from typing import Any
 
 from ..config import UserError
 from ..documents import document_files
+from ..runlog import read_json
 from .convert import own_cards, rules_of
 from .job import Job
 from .recipe import Recipe, load_recipe
@@ -71,7 +72,7 @@ def prepare(
         if not run(job, executor, workers, options or {}):
             return None
     shutil.rmtree(job.work, ignore_errors=True)
-    return json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return read_json(out / "report.json")
 
 
 def _inputs(

@@ -2,7 +2,6 @@
 sums; the documents thrown away; what the operators did to the first texts that they changed."""
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..config import UserError
 from ..documents import Document, DocumentWriter, read_documents, read_lines, read_rows, write_rows
-from ..runlog import atomic_write
+from ..runlog import read_json, write_json
 from .operators import Operator, Reject
 
 STEPS = ("convert", "clean", "dedup")
@@ -119,7 +118,7 @@ def write_report(
     report = {"recipe": recipe, "sources": parts, "totals": totals, **about}
     report["flows"] = _flows(parts)
     report["warnings"] = _warnings(report)
-    atomic_write(out / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    write_json(out / "report.json", report)
     return report
 
 
@@ -129,7 +128,7 @@ def drop_stale(out: Path, names: list[str]) -> None:
         for path in out.glob(pattern):
             path.unlink()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        before = json.loads((out / "report.json").read_text(encoding="utf-8"))["sources"]
+        before = read_json(out / "report.json")["sources"]
         for name in set(before) - set(names):
             (out / f"{name}.jsonl.zst").unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from ..documents import Document, DocumentWriter, decode, encode, read_lines, write_rows
-from ..runlog import atomic_write
+from ..runlog import atomic_write, read_json
 from . import dedup as duplicates
 from .convert import PLACES, convert_source
 from .dedup import Keys
@@ -52,7 +52,7 @@ class Step(PipelineStep):
     def counts(self, source: str) -> dict[str, Any]:
         """The sum over all tasks of what `count` left of one source."""
         files = sorted((self.job.work / "counts").glob(f"{self.name}-*.json"))
-        found = [json.loads(file.read_text()).get(source) for file in files]
+        found = [read_json(file).get(source) for file in files]
         return total([counts for counts in found if counts is not None])
 
     def part(self, rank: int, source: str, suffix: str) -> Path:
@@ -194,7 +194,7 @@ class Compare(Step):
 
     def _ids(self, wanted: set[int]) -> dict[int, str]:
         """The names of the documents at some places."""
-        parts = (json.loads(self.part(*at, ".ids.json").read_text()) for at in self.parts())
+        parts = (read_json(self.part(*at, ".ids.json")) for at in self.parts())
         places = enumerate(itertools.chain.from_iterable(parts))
         return {place: name for place, name in places if place in wanted}
 
@@ -206,7 +206,7 @@ class LeaveOut(Step):
 
     def run(self, data=None, rank: int = 0, world_size: int = 1) -> None:
         name, tally, near = list(self.job.files)[rank], Tally(), self.job.copies.near
-        firsts, named = json.loads((self.job.work / "pairs.json").read_text())
+        firsts, named = read_json(self.job.work / "pairs.json")
         copies, limits = dict(named), {"near": near and near.threshold}
         docs = self.job.work / "docs"
         parts = (self.part(*at, ".jsonl.zst") for at in self.parts() if at[1] == name)
@@ -232,7 +232,7 @@ class Report(Step):
     def run(self, data=None, rank: int = 0, world_size: int = 1) -> None:
         job = self.job
         if "dedup" in job.steps:
-            _, named = json.loads((job.work / "pairs.json").read_text())
+            _, named = read_json(job.work / "pairs.json")
             rows = (pair for _, pair in named[:LISTED])
             write_rows(job.out / "report" / "duplicates.jsonl", rows)
         counted = {step.name: step(job) for step in (Convert, Clean, LeaveOut)}

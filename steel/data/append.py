@@ -6,11 +6,11 @@ together with exactly the samples that the run has not seen in the current epoch
 which it resumes.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import UserError
+from ..runlog import read_json
 from .loader import Loader
 from .pack import SETTINGS, find_inputs, locked, write_generation
 from .shards import ShardSet, read_manifest
@@ -66,7 +66,7 @@ def find_state(run: Path | str) -> dict:
     files = list(Path(run).glob("**/step-*/state.json"))
     if not files:
         raise UserError(f"no checkpoint in {run}; give the stage's folder, such as RUN/pretrain")
-    states = [json.loads(file.read_text(encoding="utf-8")).get("data") for file in files]
+    states = [read_json(file).get("data") for file in files]
     states = [state for state in states if state]
     if not states:
         raise UserError(f"{run} holds no data state; was this run trained on token shards?")

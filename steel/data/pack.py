@@ -8,7 +8,6 @@ Records in = documents in shards + rejects, per reason: the sums close.
 """
 
 import contextlib
-import json
 import os
 import re
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 from .. import machine
 from ..config import UserError
-from ..runlog import atomic_write
+from ..runlog import read_json, write_json
 from .shard_file import EDGE, hash_file, token_dtype
 from .shards import (
     FORMAT,
@@ -169,9 +168,8 @@ def write_generation(
     except UserError:
         _withdraw(root, generation)
         raise
-    rejects = json.dumps(_rejects(root, manifest), ensure_ascii=False, indent=1)
-    atomic_write(root / "rejects.json", rejects)
-    atomic_write(root / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
+    write_json(root / "rejects.json", _rejects(root, manifest))
+    write_json(root / MANIFEST, manifest)
     return manifest
 
 
@@ -194,7 +192,7 @@ def _finished(root: Path, tasks: list[Task], generation: int) -> dict[str, dict]
     wanted = {task.record["stem"]: task.record for task in tasks}
     done = {}
     for path in sorted(root.glob(f"*/{generation:03d}-*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         stem = path.relative_to(root).as_posix().removesuffix(".json")
         expected = wanted.get(stem, {"file": ""})  # a record of an older version may lack a key
         other = [key for key in expected if record.get(key, expected[key]) != expected[key]]
@@ -280,7 +278,7 @@ def _rejects(root: Path, manifest: dict) -> dict:
     """Every rejected record by reason and input, with the first line numbers of each file and reason."""
     examples = []
     for path in sorted(root.glob("*/[0-9]*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         place = {key: record[key] for key in ("file", "generation")}
         examples += [{**place, "line": line, "reason": why} for line, why in record["examples"]]
     kept = ("file", "generation", "records", "documents", "rejected")

@@ -22,7 +22,7 @@ import numpy as np
 from ..config import UserError
 from ..documents import read_chunks, split_lines
 from ..machine import without_main
-from ..runlog import atomic_write
+from ..runlog import write_json
 from ..tokenizer import chat
 from . import litpkds
 from .shard_file import EDGE, blake2b_128, hash_file, token_dtype, write_shard
@@ -208,7 +208,7 @@ def run_task(
         "examples": examples,
         "shards": shards,
     }
-    atomic_write(root / f"{record['stem']}.json", json.dumps(record, ensure_ascii=False, indent=1))
+    write_json(root / f"{record['stem']}.json", record)
     return record
 
 

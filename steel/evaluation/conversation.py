@@ -5,7 +5,6 @@ answer is right when it says what was asked and nothing that contradicts it, in 
 message, ends by itself, and holds no half character.
 """
 
-import json
 import random
 import re
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import yaml
 from ..config import UserError
 from ..model.decoding import Sampling, generate
 from ..model.folder import stop_ids
+from ..runlog import read_json
 from ..tokenizer.chat import encode_chat
 from ..tokenizer.texts import option_lines
 from .answers import LETTERS, final_letter
@@ -61,7 +61,7 @@ def messages(world: Path | str, seed: int = 1) -> list[Message]:
     file = Path(world) / "truth.json"
     if not file.is_file():
         raise UserError(f"no closed world in {world}: it has no truth.json (see 'steel world OUT')")
-    truth = json.loads(file.read_text(encoding="utf-8"))
+    truth = read_json(file)
     rng = random.Random(f"conversation/{seed}")
     people = [p for p in truth["people"] if p["split"] == "test"]
     drawn = {name: cycle(rng.sample(found, len(found))) for name, found in {

@@ -5,7 +5,7 @@ import io
 import json
 from pathlib import Path
 
-from ..config import UserError, first_line
+from ..config import UserError, first_line, needs
 from ..runlog import atomic_write
 from .suites import suite_named
 
@@ -19,10 +19,8 @@ def fetch(suite: str, out: Path | str) -> str:
     out, about = Path(out), suite_named(suite)
     if "hub" not in about:
         raise UserError(f"no hub has {suite}; 'steel world OUT' writes OUT/exam")
-    try:
+    with needs("eval fetch", "datasets"):
         from datasets import get_dataset_config_names, load_dataset
-    except ImportError:
-        raise UserError("eval fetch needs datasets (pip install datasets)") from None
     splits, count = about.get("splits", [about.get("split", "test"), "dev"]), 0
     try:
         names = about.get("configs") or get_dataset_config_names(about["hub"])

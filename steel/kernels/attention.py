@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .examples import Sizes, check, first_line, normal, values
+from ..config import first_line
+from .examples import Sizes, check, normal, values
 
 SDPA = {"cudnn": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
 PACKAGES = {
@@ -204,7 +205,7 @@ def try_one(
         whole = [part.to(dtype) for part in inputs(sizes, sizes.batch, device)]
         trial.milliseconds = milliseconds(call, whole)
     except Exception as error:  # noqa: BLE001 - a candidate may fail in any way; the others go on
-        trial.note = first_line(error)
+        trial.note = first_line(error)[:160]
     return trial
 
 

@@ -78,11 +78,6 @@ def check(call: Callable, exact: Callable, inputs, dtype: torch.dtype, wide: tor
     return error
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, short; its type if it says nothing."""
-    return [*str(error).strip().splitlines(), type(error).__name__][0][:160]
-
-
 # Each: (device, sizes) -> (inputs, call(functions, *inputs) -> outputs).
 
 

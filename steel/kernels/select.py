@@ -23,8 +23,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from ..config import first_line
 from . import _triton, attention, elementwise, examples, experts, linear_cross_entropy, soft_moe
-from .examples import Sizes, first_line
+from .examples import Sizes
 
 # Operation -> its file, what its fast implementation is called, and the attributes of the model's
 # modules that its functions take: beside each function f stands f_reference, and `examples` has an
@@ -113,8 +114,8 @@ def choose(
             choice.errors[op] = verify(op, functions, device, dtype, known)
             choice.hooks |= functions
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the model's own code works
-            _still_alive(device, op, name, first_line(error))
-            choice.refuse(op, name, first_line(error), "reference")
+            _still_alive(device, op, name, first_line(error)[:160])
+            choice.refuse(op, name, first_line(error)[:160], "reference")
     _choose_attention(choice, names["attention"], sizes, device, dtype, compiled)
     if say is not None:
         where = f"kernels on {device.type}, {str(dtype).removeprefix('torch.')}"

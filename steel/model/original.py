@@ -5,13 +5,13 @@ All three name their tensors alike (model.layers.N.self_attn.q_proj.weight, mlp.
 `n_experts` and `slots_per_expert` to a Qwen2 configuration.
 """
 
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from ..config import ModelConfig, UserError
+from ..runlog import read_json
 from .build import steel_config
 from .configuration import SteelConfig
 from .modeling import SteelForCausalLM
@@ -35,7 +35,7 @@ def import_original(folder: str | Path, out: str | Path | None = None) -> SteelF
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no config.json; give an original Steel-LLM checkpoint's folder")
-    config = original_config(json.loads(path.read_text(encoding="utf-8")), str(path))
+    config = original_config(read_json(path), str(path))
     model = load_state(config, _read_weights(folder))
     if out is not None:
         model.save_pretrained(out)

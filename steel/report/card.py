@@ -22,14 +22,13 @@ Files read: state.json; <stage>/log.jsonl of pretrain, sft, reward, dpo, grpo; e
 docs/report.json.
 """
 
-import json
 import statistics
 import warnings
 from collections import defaultdict
 from pathlib import Path
 
 from ..config import UserError
-from ..runlog import read_log
+from ..runlog import read_json, read_log
 from . import replies
 
 TRAINED = ("pretrain", "sft", "reward", "dpo", "grpo")
@@ -82,7 +81,7 @@ def _read_json(path: Path, notes: list[str]) -> dict:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
         return value

@@ -4,12 +4,11 @@ An HTML page is one file: inline CSS, inline SVG, light and dark, nothing fetche
 only moves between texts that the page shows as tables without it.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..runlog import atomic_write, finite
+from ..runlog import atomic_write, finite, write_json
 from . import words
 from .card import LIFE, collect
 from .charts import accuracies, bits_per_byte, curve
@@ -25,8 +24,7 @@ def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
     """
     run_dir = Path(run_dir)
     data = finite(collect(run_dir) if data is None else data)
-    text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
-    atomic_write(run_dir / "report.json", text + "\n")
+    write_json(run_dir / "report.json", data)
     for suffix in ("md", "html"):
         atomic_write(run_dir / f"report.{suffix}", _page(f"card.{suffix}", context(data)))
     return run_dir / "report.html"
@@ -43,7 +41,7 @@ def write_comparison(run_dirs: Sequence[Path | str], out: Path | str) -> Path:
     data = finite(compare_runs(found, run_dirs))
     names = [run["name"] for run in data["runs"]]
     said = scrubber(list(zip(names, (run["samples"] for run in found))), LIFE)
-    atomic_write(out.with_suffix(".json"), json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+    write_json(out.with_suffix(".json"), data)
     atomic_write(out, _page("comparison.html", data | {"said": said}))
     return out
 

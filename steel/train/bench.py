@@ -8,7 +8,6 @@ only the data is drawn from a Zipf law and nothing is saved. Under torchrun ever
 """
 
 import contextlib
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ import torch.distributed as dist
 from ..config import Config, UserError
 from ..data.batch import Batch, positions
 from ..plan import GIB, MARGIN, advice, memory
-from ..runlog import atomic_write
+from ..runlog import write_json
 from .build import make_model
 from .device import available_bytes, describe, peaks
 from .loop import Stage, State, train_step
@@ -118,7 +117,7 @@ def bench_step(
     report["memory_bytes"] = held.get("peak_gpu_memory_bytes", held["peak_memory_bytes"])
     report["advice"] = _advice(cfg, world, max(rows // world.size, 1), report["memory_bytes"])
     if out is not None:
-        atomic_write(Path(out), json.dumps(report, indent=1) + "\n")
+        write_json(out, report)
     return report
 
 

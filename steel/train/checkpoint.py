@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from ..config import TrainConfig, UserError, first_line
-from ..runlog import atomic_write
+from ..runlog import atomic_write, read_json
 from .parallel import World, causes, patience
 from .schedule import decay_start
 
@@ -179,7 +179,7 @@ def complete(folder: Path) -> list[Path]:
 
 def read_state(checkpoint: Path) -> dict:
     """What `state.json` of a checkpoint says: step, counters, and under "data" the loader's state."""
-    return json.loads((checkpoint / "state.json").read_text())
+    return read_json(checkpoint / "state.json")
 
 
 def sweep(folder: Path) -> None:
@@ -203,7 +203,7 @@ def _hashes(folder: Path, part: int = 0, of: int = 1) -> dict[str, str]:
 def _verify(checkpoint: Path, world: World) -> None:
     """UserError when a file is missing, foreign or changed; each rank looks at its share."""
     manifest = checkpoint / MANIFEST
-    wanted = json.loads(manifest.read_text()) if manifest.exists() else {}
+    wanted = read_json(manifest) if manifest.exists() else {}
     there = {p.name for p in checkpoint.iterdir()} - {MANIFEST}
     odd = sorted(there ^ wanted.keys())
     found = _hashes(checkpoint, world.rank, world.size)

@@ -7,7 +7,7 @@ so that whoever opens it needs neither.
 import torch
 from torch import Tensor, nn
 
-from ..config import UserError
+from ..config import needs
 from ..model.build import decoder_layers
 
 
@@ -17,10 +17,8 @@ def add_lora(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
     B starts at zero, so the model says what it said; A is drawn from `seed`. Stacked experts are no
     `Linear` and stay as they are. Raises UserError without peft.
     """
-    try:
+    with needs("lora_rank", "peft"):
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise UserError("lora_rank needs the package peft: pip install peft") from None
     causal_lm = getattr(model, "lm", model)
     blocks = {id(m) for layer in decoder_layers(causal_lm) for m in layer.modules()}
     linear = [

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import Config, TrainConfig, UserError
+from ..config import Config, TrainConfig, UserError, needs
 from ..plan import flops_per_token, gpu
 from .device import device_name
 from .parallel import World
@@ -95,16 +94,19 @@ def curves(run: Path, cfg: TrainConfig, title: str, world: World, step: int) -> 
     shown: list[Add] = []
     with contextlib.ExitStack() as closing:
         if world.is_main and cfg.tensorboard:
-            package = _package("torch.utils.tensorboard", "tensorboard")
+            with needs("train.tensorboard", "tensorboard"):
+                from torch.utils.tensorboard import SummaryWriter
             # What a crashed attempt drew past the checkpoint is hidden, as in the log.
-            board = package.SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+            board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
             closing.callback(board.close)
             shown.append(lambda at, numbers: [board.add_scalar(*n, at) for n in numbers.items()])
         if world.is_main and cfg.wandb:
+            with needs("train.wandb", "wandb"):
+                import wandb
             same = hashlib.sha256(f"{run.absolute()} {title}".encode()).hexdigest()[:16]
             names = {"project": cfg.wandb, "name": f"{run.name}-{title}", "dir": str(run)}
             # A resumed run goes on.
-            page = _package("wandb", "wandb").init(**names, id=same, resume="allow")
+            page = wandb.init(**names, id=same, resume="allow")
             closing.callback(page.finish)
             shown.append(lambda at, numbers: page.log(numbers, step=at))
 
@@ -113,13 +115,6 @@ def curves(run: Path, cfg: TrainConfig, title: str, world: World, step: int) -> 
                 show(at, dict(_numbers(values)))
 
         yield add
-
-
-def _package(module: str, name: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(f"train.{name} needs the package {name}: pip install {name}") from None
 
 
 def _numbers(values: dict, prefix: str = "") -> Iterator[tuple[str, float]]:

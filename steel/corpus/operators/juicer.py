@@ -12,7 +12,7 @@ import unicodedata
 
 import numpy as np
 
-from ...config import UserError
+from ...config import needs
 from . import Idle, Reject, operator, within
 from . import characters as chars
 
@@ -25,10 +25,8 @@ _MODES = "t2s s2t tw2s s2tw hk2s s2hk tw2sp s2twp t2tw tw2t t2hk hk2t t2jp jp2t"
 
 @functools.cache
 def _opencc(mode: str):
-    try:
+    with needs("chinese_convert_mapper", "opencc"):
         import opencc
-    except ImportError:
-        raise UserError("chinese_convert_mapper needs opencc (pip install opencc)") from None
     return opencc.OpenCC(mode)
 
 
@@ -97,10 +95,8 @@ def clean_html_mapper(text: str) -> str:
     """The text content of what an HTML parser (selectolax) makes of it; `a<b` is a tag to it."""
     if not ("<" in text or "&" in text or "\0" in text):  # a parser alters no more than these two:
         return text.lstrip("\t\n\f\r ").replace("\r\n", "\n").replace("\r", "\n")
-    try:
+    with needs("clean_html_mapper", "selectolax"):
         from selectolax.lexbor import LexborHTMLParser
-    except ImportError:
-        raise UserError("clean_html_mapper needs selectolax (pip install selectolax)") from None
     for tag, mark in (("<li>", "\n*"), ("</li>", ""), ("<ol>", "\n*"), ("</ol>", "")):
         text = text.replace(tag, mark)
     return LexborHTMLParser(text).text()
@@ -457,10 +453,8 @@ def perplexity_filter(
 
 @functools.cache
 def _kenlm(path: str):
-    try:
+    with needs("perplexity_filter", "kenlm", 'pip install "steel-book[lm]"'):
         import kenlm
-    except ImportError:
-        raise UserError('perplexity_filter needs kenlm (pip install "steel-book[lm]")') from None
     try:
         return kenlm.Model(path)
     except OSError as error:
@@ -469,12 +463,8 @@ def _kenlm(path: str):
 
 @functools.cache
 def _pieces(path: str):
-    try:
+    with needs("perplexity_filter with pieces", "sentencepiece", 'pip install "steel-book[lm]"'):
         import sentencepiece
-    except ImportError:
-        raise UserError(
-            'perplexity_filter with pieces needs sentencepiece (pip install "steel-book[lm]")'
-        ) from None
     try:
         return sentencepiece.SentencePieceProcessor(model_file=path).encode_as_pieces
     except (OSError, RuntimeError) as error:

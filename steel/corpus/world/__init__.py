@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...config import UserError, WorldConfig
 from ...documents import write_rows
-from ...runlog import atomic_write, new_folder
+from ...runlog import new_folder, write_json
 from . import exam, post, raw
 from .containers import LABELS, text_of, write_file
 from .exam import LeakageError, check
@@ -56,9 +56,9 @@ def _write(root: Path, world: World, cfg: WorldConfig) -> dict:
     write_rows(root / "exam" / "cloze.jsonl", exam.cloze(world))
     questions = exam.write_questions(world, root / "exam")
     plants = truth_rows(shelf.files)
-    _write_json(root / "truth.json", _truth(world, cfg) | {"plants": plants})
+    write_json(root / "truth.json", _truth(world, cfg) | {"plants": plants})
     report = check(root, world)
-    _write_json(root / "leakage.json", report)
+    write_json(root / "leakage.json", report)
     if leaks := report["leaks"]:
         first = f"{leaks[0]['what']}: {leaks[0]['text'][:80]!r}"
         raise LeakageError(f"{len(leaks)} leaks; the first: {first}")
@@ -68,12 +68,8 @@ def _write(root: Path, world: World, cfg: WorldConfig) -> dict:
         "exam": questions,
         "plants": dict(sorted(Counter(p["kind"] for p in plants).items())),
     }
-    _write_json(root / "summary.json", summary)
+    write_json(root / "summary.json", summary)
     return summary
-
-
-def _write_json(path: Path, value: dict) -> None:
-    atomic_write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def _truth(world: World, cfg: WorldConfig) -> dict:
