@@ -368,8 +368,8 @@ print(f"{share:.0%} of the peak, day and night")
 
 # %% [markdown]
 # The same dataclass, the same loop, the same checkpoint format; a step holds two hundred and fifty-six times the tokens (batch times sequence).
-# `make run` goes further than this chapter: the laptop preset, then fine-tuning, preferences, reinforcement learning, an exam after each stage and a report card, in at most ten minutes on two
-# cores. For the eight-GPU version read on to chapter 11, and plan it with [chapter 01](01_cost_plan.ipynb) first: by its author's estimate Steel's base model costs 480 GPU-days of A100 (8 × 60), or half that of H800.
+# `make run` goes further than this chapter: the laptop preset, then fine-tuning, preferences, reinforcement learning, an exam after each stage and a report card, in about twenty minutes of one busy
+# core. For the eight-GPU version read on to chapter 11, and plan it with [chapter 01](01_cost_plan.ipynb) first: by its author's estimate Steel's base model costs 480 GPU-days of A100 (8 × 60), or half that of H800.
 #
 # ## Failure gallery
 #

@@ -10,7 +10,7 @@ data_rates  megabytes a core prepares and packs   data  the operators and Data-J
 convert   what two conversions keep of raw files: chapter 02
 parity_rl  imitation, then GRPO, on the parity of bits: chapter 16
 prompt_reading  what a reward pays that reads the prompt: chapter 16
-preferences  written pairs and the model's own: chapter 15
+preferences  written pairs and the model's own: chapter 15   parity_dpo  its toy, in the notebook
 life_seeds  what each stage of a life changes, over seeds   name_length  names of unequal length: chapter 14
 lessons  what fine-tuning rows do to a life, under several seeds: chapter 14
 compression  what a vocabulary of each size does to held-out text   merging  a model's vocabulary grows

@@ -37,10 +37,13 @@ class Pair(NamedTuple):
     row: dict
 
 
-def stage(job: Job) -> Stage:
-    """Train on rows {"messages": [prompt turns], "chosen", "rejected", "kind", "lang"}: `cfg.dpo`."""
+def stage(job: Job, pairs: list[Pair] | None = None) -> Stage:
+    """Train on rows {"messages": [prompt turns], "chosen", "rejected", "kind", "lang"}: `cfg.dpo`.
+
+    pairs: in place of the rows, when they are tokens already.
+    """
     device, settings = job.world.device, job.settings
-    pairs = encode_pairs(job)
+    pairs = encode_pairs(job) if pairs is None else pairs
     job.set_steps(len(pairs))
     reference_P2 = reference_logprobs(job, pairs)
     stream = Stream("dpo", job.cfg.seed, len(pairs))
