@@ -7,8 +7,9 @@ one turn at a time and can never touch what stands between turns; the others see
 a dialogue that would lose a turn is rejected as a whole.
 
 Names that end in _mapper, _filter or _deduplicator are those of Data-Juicer, which cleaned the
-original's texts: same parameters, same results (`juicer.py`), its damage included. The others are
-ours. To add an operator, write a function in `mappers.py` or `filters.py` (or a module listed below):
+original's texts: same parameters, same results, its damage included (`juicer.py` has the mappers,
+`juicer_filters.py` the others). The rest is ours. To add an operator, write a function in
+`mappers.py` or `filters.py` (or a module listed below):
 
     @operator("mapper")
     def lowercase(text: str, enabled: bool = True) -> str:
@@ -32,7 +33,7 @@ from typing import Any, Literal, NamedTuple
 from ...config import UserError
 from ...documents import Document
 
-_MODULES = ("mappers", "filters", "scores", "juicer")
+_MODULES = ("mappers", "filters", "scores", "juicer", "juicer_filters")
 _FUNCTIONS: dict[str, tuple[str, Callable]] = {}
 
 
