@@ -173,9 +173,9 @@ def masked(tok, messages):
 # %% tags=["active-ipynb"]
 # too_long = {long: answering.counts(life, "sft.sequence_length=96", f"sft.long={long}")
 #             for long in ("skip", "truncate")}
-# for long, found in too_long.items():
-#     print(f"{long:9}", found["long"], "→", found["dialogues"], "dialogues,",
-#           found["answer_tokens"], "learnt tokens")
+# for long, kept in too_long.items():
+#     print(f"{long:9}", kept["long"], "→", kept["dialogues"], "dialogues,",
+#           kept["answer_tokens"], "learnt tokens")
 
 # %% [markdown]
 # Cutting keeps more rows, and look at what it keeps: an answer comes last, so it is the answer that is cut, and with it its end. Where no answer is left the row would be read for nothing; it is left out, under a name of its own.
@@ -200,8 +200,8 @@ def masked(tok, messages):
 # assert found["answers"]["ended"] > found["no end"]["ended"] + 5
 
 # %% tags=["active-ipynb", "hide-input", "timing"]
-# at = [next(i for i, a in enumerate(found["base"]["answers"]) if a["lang"] == lang) for lang in ("en", "zh")]
-# table(["asked", *(names[k] for k in ("base", "answers", "no end"))], [[found["base"]["answers"][i]["said"][0].split("\n")[0], *(found[k]["answers"][i]["reply"].replace("\n", " ↵ ")[:70] for k in ("base", "answers", "no end"))] for i in at], "llll")
+# picked = [next(i for i, a in enumerate(found["base"]["answers"]) if a["lang"] == lang) for lang in ("en", "zh")]
+# table(["asked", *(names[k] for k in ("base", "answers", "no end"))], [[found["base"]["answers"][i]["said"][0].split("\n")[0], *(found[k]["answers"][i]["reply"].replace("\n", " ↵ ")[:70] for k in ("base", "answers", "no end"))] for i in picked], "llll")
 
 # %% [markdown]
 # The base goes on as texts go on. After forty steps the same weights speak in whole sentences of the right form, in the language of the question, and stop. And what they say is wrong: they name a home town when asked for a university, and somebody else's. The toy has read too little to know anything, and forty steps of SFT have not told it facts. *Form is what they had time for.* This is the picture to keep of the whole stage: it cannot be judged by how an answer looks.
@@ -266,8 +266,8 @@ def masked(tok, messages):
 # answer("2.2", f"by **{change:+.1f} points** (standard error {error:.1f}), about a tenth of what it did to talking. The likeliest option, which needs no form, moved by {lost:+.1f} ± {lost_error:.1f}.", change, unit="points")
 # talked = 100 * lives["pooled"]["sft"]["conversation"][0]
 # assert talked > 8 * abs(change) and abs(change) > 2 * error and lost < -2 * lost_error
-# bits = [sum(r["bits_per_byte"] for r in rows) / len(seeds) for rows in both]
-# say(f"Held-out text, with the replay that the preset prescribes: {bits[0]:.3f} bits per byte before, {bits[1]:.3f} after.")
+# whole = [sum(r["bits_per_byte"] for r in rows) / len(seeds) for rows in both]
+# say(f"Held-out text, with the replay that the preset prescribes: {whole[0]:.3f} bits per byte before, {whole[1]:.3f} after.")
 
 # %% [markdown]
 # What was said of form holds at this size, too. Greetings, a farewell, its own name: these are new. Facts and sums it mostly had, and by the score that asks for no form at all SFT has cost it a little. And a base that has read dialogues is no pure continuer any more. Corpora of today are full of them, and much of what is credited to fine-tuning was read before it.
