@@ -31,7 +31,7 @@ ON_LEARNT, ON_GIVEN = "#fbfaf6", "#202a34"
 
 def _width(text: str) -> float:
     """Room that a token's text takes, in the drawing's units."""
-    return 1.4 + sum(2.05 if ord(c) > 0x2E7F else 1.28 for c in text)
+    return 1.2 + sum(1.9 if ord(c) > 0x2E7F else 1.05 for c in text)
 
 
 def pieces(tok, ids: list[int], mask: list[int]) -> list[tuple[str, int]]:
@@ -48,7 +48,7 @@ def two_turns(pieces: list[tuple[str, int]]):
     """
     lines, line = [], []
     for text, learnt in pieces:
-        line.append((text.replace("\n", "↵") or " ", learnt))
+        line.append((text.replace("\n", "\\n") or " ", learnt))
         if "\n" in text:
             lines.append(line)
             line = []
@@ -156,7 +156,7 @@ def names(rows: list[dict]):
     """English facts answered rightly before and after SFT, for two vocabularies. rows: of name-length.json."""
     sizes = sorted({r["vocabulary"] for r in rows})
     fig, axes = figure(2.3, ncols=len(sizes), sharey=True)
-    looks = {"train": (SLATE, "asked about in SFT", 5), "test": (STEEL, "held out", -12)}
+    looks = {"train": (SLATE, "asked about in SFT", 5), "test": (STEEL, "held out", -22)}
     for ax, size in zip(axes, sizes, strict=True):
         for split, (color, label, off) in looks.items():
             own = [
@@ -167,7 +167,7 @@ def names(rows: list[dict]):
             color = FURNACE if y[0] - y[1] > 20 else color
             ax.plot([0, 1], y, "-o", color=color, lw=1.8, ms=5, mec=PAPER, mew=0.6)
             words = f"{label}: {found['sft']['tokens']:.1f} tokens a name"
-            ax.text(0.02, y[0] + off, words, color=color, fontsize=8)
+            ax.text(0.02, (max(y) if off > 0 else min(y)) + off, words, color=color, fontsize=8)
         ax.set(xlim=(-0.12, 1.12), ylim=(0, 116))
         ax.set_xticks([0, 1], ["after reading", "after SFT"])
         axis_units(ax, title=f"{size:,} entries", y="right (%)" if size == sizes[0] else "")

@@ -52,7 +52,7 @@ RUN = Path("runs/14_sft")
 # rows = [row for file in answering.files(life) for _, row in read_rows(file)]
 # shown = next(r["messages"] for r in rows if len(r["messages"]) == 4 and r["lang"] == "en")
 # show(draw_14.two_turns(draw_14.pieces(tok, *encode_chat(tok, shown))), alt="A dialogue of two questions and two answers, token by token. Markers, roles, questions and line breaks are pale; the answers and the marker that ends each are dark.",
-#      caption="Two turns as the model gets them, from left to right and line by line. ↵ is a line break.")
+#      caption="Two turns as the model gets them, from left to right and line by line.")
 
 # %% [markdown]
 # What you see is a *chat template*: `<|im_start|>` and `<|im_end|>` are single tokens, the role is a word, and the dialogue is one text. Pale tokens are given. Dark ones are learnt: each has to be predicted from everything before it. The 0s and 1s behind the two shades are the *loss mask*.
