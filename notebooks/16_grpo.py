@@ -1,0 +1,427 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 16 · Pay for what can be checked
+#
+# Until now the model has imitated. Somebody wrote a text, an answer, or a better answer, and the loss asked for more of the same. There is another way to teach: let the model answer as it likes, let a program say which answers are right, and make those likelier. Nobody has to write the answer down; somebody has to be able to check it.
+#
+# Steel's author tried this on Chinese multiple choice, with GRPO {cite:p}`grpo2024`, and on Qwen2.5-1.5B instead of his own model {cite:p}`steel2025`. What such training adds is hard to see in a large model, because nobody knows what it could do before. So we take a task that one can hold in one's head, and a model of 108,224 parameters that trains in seconds.
+#
+# The task is parity: sixteen bits, then `=`, and the answer says whether the number of ones is odd. It can be said at once, in one token. Or it can be *worked out*: sixteen tokens, each the parity of the bits so far, the last of which is the answer. Working it out is easy, one step of memory a token. Saying it at once asks for all sixteen bits together, and our model never learns it. The experiment is that of Tsilivis and colleagues {cite:p}`parityrl2025`, made small.
+
+# %% tags=["hide-input"]
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from figures.experiments import parity_rl as parity
+from figures.experiments.prompt_reading import first_letter
+from steel.align import grpo
+from steel.align.verify import verify
+from steel.cli import main as command_line
+from steel.model.folder import open_model
+
+torch.set_num_threads(1)
+RUN = Path("runs") / "16_grpo"
+bits = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 1, 0, 0, 1, 0])
+worked = "".join(str(int(b)) for b in bits.cumsum(0) % 2)
+
+
+# %% tags=["active-ipynb", "hide-input"]
+# from figures import draw_16
+# from figures.claims import log
+# from figures.style import answer, badge, say, show, table
+#
+# shutil.rmtree(RUN, ignore_errors=True)
+# said = ["0", "1", worked, "0", "1", "0", worked, "1"]
+# right = int(worked[-1])
+# paid = torch.tensor([[float(int(s[-1]) == right) for s in said]])
+# pushed = grpo.advantages(paid)[0].tolist()
+# rows = log("parity-rl")
+# show(draw_16.one_step("".join(map(str, bits.tolist())) + "=", said, paid[0].tolist(), pushed),
+#      alt="One prompt of sixteen bits leads to eight drawn answers, some of one bit and two of sixteen bits. Each gets reward 1 or 0 for its last bit; five are right. The advantage of the right ones is positive, that of the wrong ones negative; the tokens of the first become likelier, by a factor of at most 1.2, those of the second rarer.",
+#      caption="One step of GRPO on one prompt. Nobody wrote the answers: the model did. A token's probability may change until its ratio to the old one leaves 0.8 to 1.2; beyond that nothing pulls.")
+
+# %% [markdown]
+# ```{admonition} Predict
+# :class: predict
+# The model is trained by imitation on answers of both kinds; a share $p$ of them is worked out, the rest guess at once, rightly. Then GRPO: 32 prompts a step, eight answers each, 1 for a right last bit. Nothing is paid for working it out.
+#
+# 1. With $p$ = 0.1, 0.25 and 0.4, we ask the model after imitation for its likeliest answer. From which share $p$ on is that the worked one? A number.
+# 2. At $p$ = 0.25, after how many steps of GRPO are nine in ten of the likeliest answers right?
+# 3. Now answers cost: a whole chain is paid $\lambda$ less than a guess. From which $\lambda$ on does the model stop working things out?
+# 4. A base that has never seen a worked answer gets the same GRPO. What share of its answers is right at the end (%)?
+# ```
+#
+# ## Napkin: what imitation prefers
+#
+# Imitation matches frequencies. At the first token there is nothing to choose: a worked answer begins with the first running parity, which is 0 or 1; a guess is 0 or 1, too. Say that the token is 1. Where do we stand? A worked answer would have come this far with mass $p$, in those cases where the first bit is 1. A guess would have said 1 half of the time, since the model cannot compute the parity and has to spread its mass over both: $(1-p)/2$. So the second token is the end with $(1-p)/2$, and goes on with $p$. The likeliest answer goes on if
+#
+# $$ p > \frac{1-p}{2}, \qquad \text{that is} \qquad p > \tfrac{1}{3}. $$
+#
+# Below a third, a model that holds the whole ability will, asked for its best guess, guess. Drawn at temperature 1 it shows what it holds: a share $p$ of its answers is worked out. That is all that GRPO needs.
+
+# %% tags=["active-ipynb", "hide-input"]
+# first = [r["curve"][0] for r in rows if r["variant"] == "GRPO" and r["layers"] == 2 and r["share"] == 0.25]
+# enough = [r["curve"][0] for r in rows if r["variant"] == "GRPO" and r["layers"] == 2 and r["share"] == 0.4]
+# answer("1.1", f"From **one third** on. In the log, at p = 0.25 the likeliest answer is worked out in {100 * max(c['greedy_long'] for c in first):.0f} % of the cases, under each of three seeds, and {100 * min(c['greedy_accuracy'] for c in first):.0f} % are right; at p = 0.4 at least {100 * min(c['greedy_accuracy'] for c in enough):.0f} % are.", 1 / 3, unit="share")
+
+# %% [markdown]
+# ## Build: eight answers and their mean
+#
+# GRPO needs no second model that says how good a state is. It draws a group of $G$ answers to one prompt and compares each with the others:
+#
+# $$ A_i = \frac{r_i - \operatorname{mean}(r)}{\operatorname{std}(r)}. $$
+
+# %%
+def advantages(rewards):
+    mean = sum(rewards) / len(rewards)
+    squares = sum((r - mean) ** 2 for r in rewards)
+    std = math.sqrt(squares / (len(rewards) - 1))
+    return [(r - mean) / (std + 1e-4) for r in rewards]
+
+group = [1, 0, 1, 1, 0, 1, 1, 0]
+mine = torch.tensor(advantages(group))
+theirs = grpo.advantages(torch.tensor([group]).float())[0]
+assert torch.allclose(mine, theirs)
+print([f"{a:+.2f}" for a in mine.tolist()])
+print("all right:", advantages([1] * 8)[:3], "…")
+
+# %% [markdown]
+# The last line is the first thing to watch on a dashboard. A group whose rewards are all equal has no advantage to share out. It costs its samples and teaches nothing; `steel grpo` leaves it out and counts it, as `zero_variance`. Users of other programs report rewards that stay flat; a base that solves everything, or nothing, looks like that.
+#
+# Each token of an answer then gets its answer's advantage, through the ratio $\rho$ of its probability now and when it was drawn:
+
+# %%
+ratio = torch.tensor([0.5, 0.8, 1.0, 1.2, 1.5])
+for A in (1.0, -1.0):
+    now = ratio.log().requires_grad_()
+    loss, _ = grpo.policy_loss(now, torch.zeros(5),
+                               torch.tensor(A), 0.2, 0.2)
+    loss.sum().backward()
+    pull = [0.0 if g == 0 else round(-g, 1) for g in now.grad.tolist()]
+    print(f"advantage {A:+.0f}: pull on log p", pull)
+
+# %% [markdown]
+# Columns are ratios from 0.5 to 1.5. A good token that is already more than 1.2 times as likely is left alone, and so is a bad one below 0.8 times. The other corners keep pulling: a good token that has become rarer is brought back. With one update a rollout, the default, $\rho$ is 1 and nothing clips.
+#
+# ## What dividing by the deviation does
+#
+# Write $k$ for how many of the eight are right. Without the division a group pushes its right answers up by $k(1-k/8)$ in all, which is greatest when half are right. With it, the push goes like $\sqrt{k/8\,(1-k/8)}$:
+
+# %%
+print("right of 8   1     2     4     6     7")
+for name, how in (("plain", "none"), ("over std", "group")):
+    pushes = []
+    for k in (1, 2, 4, 6, 7):
+        r = torch.tensor([[1.0] * k + [0.0] * (8 - k)])
+        pushes.append(grpo.advantages(r, how)[0, :k].sum().item())
+    print(f"{name:9}", "  ".join(f"{p / pushes[2]:.2f}" for p in pushes))
+
+# %% [markdown]
+# Both are scaled so that the even group counts 1. A question that one answer in eight gets right weighs 0.44 plainly and 0.66 with the division: it favours questions that are nearly solved or nearly hopeless. *Dr. GRPO* {cite:p}`drgrpo2025` calls this the first bias and takes the division out. The second is in the length: where each answer's loss is the mean of its tokens, a wrong answer of a hundred tokens is punished a tenth as hard a token as one of ten, so wrong answers may ramble. The remedy divides by a constant. Both are settings here, `scale_rewards` and `normalise`; the default keeps the division and averages over the tokens of all answers.
+#
+# ## Imitate, then pay
+#
+# The base first. 150 steps on answers of which one in four is worked out; then 24 steps of GRPO. Model, trainer and GRPO are the package's; `parity_rl` adds the rows and the reward.
+
+# %% tags=["active-ipynb"]
+# cfg = parity.settings(1, steps=24)
+# base = parity.imitate(cfg, 0.25, RUN / "base")
+# run = parity.reinforce(cfg, base, RUN / "grpo")
+# before, after = run["curve"][0], run["curve"][-1]
+# assert before["greedy_accuracy"] < 0.6, "imitation alone guesses"
+# assert after["greedy_accuracy"] > 0.65, "paid, it works it out"
+# print("before: the likeliest answer is a guess")
+# print("after: most of them are worked out and right")
+
+# %% tags=["active-ipynb", "within-0.4", "hide-input"]
+# table(["512 fresh inputs", "before", "after"],
+#       [[name, *(f"{probe[key]:.2f}" for probe in (before, after))] for name, key in
+#        (("likeliest answers right, share", "greedy_accuracy"), ("drawn answers right, share", "drawn_accuracy"),
+#         ("length of drawn answers, tokens", "drawn_length"))])
+
+# %% [markdown]
+# Nothing was paid for length, and length is what grew: a worked answer is right nearly always, a guess half of the time, so in most groups the worked ones stand above the mean. The log has the same under three seeds and at three shares.
+
+# %% tags=["active-ipynb", "hide-input"]
+# main = [r for r in rows if r["variant"] == "GRPO" and r["layers"] == 2]
+# show(draw_16.shares(main),
+#      alt="Left: share of likeliest answers that are right over forty GRPO steps. At p = 0.4 it starts at 100 per cent and stays. At p = 0.25 it jumps from 52 to above 95 per cent within four steps, with a dip later under one seed. At p = 0.1 it climbs slowly over thirty steps, with a wide band. Right: the length of drawn answers grows smoothly from between 4 and 8 tokens to between 13 and 17.",
+#      caption="The likeliest answer flips; the drawn ones change smoothly. The flip is a threshold crossed, not an ability acquired.")
+# quarter = [r["curve"] for r in main if r["share"] == 0.25]
+# reached = [next(p["step"] for p in curve if p["greedy_accuracy"] >= 0.9) for curve in quarter]
+# answer("1.2", f"**{max(reached)}** steps, {max(reached) * 256:,} answers, under each of three seeds; we looked at every fourth step. At p = 0.25 the drawn length grows from {min(c[0]['drawn_length'] for c in quarter):.1f} to {max(c[-1]['drawn_length'] for c in quarter):.0f} tokens in forty.", max(reached), low=min(reached), high=max(reached), unit="steps")
+# dip = min(p["greedy_accuracy"] for curve in quarter for p in curve[2:])
+# tenth = [r["curve"][-1] for r in main if r["share"] == 0.1]
+# say(f"It is no monotone climb: at p = 0.25 one seed falls back to {100 * dip:.0f} % on its way. At p = 0.1 the likeliest answers end at {100 * min(c['greedy_accuracy'] for c in tenth):.0f} to {100 * max(c['greedy_accuracy'] for c in tenth):.0f} %, while of the drawn ones {100 * min(c['drawn_accuracy'] for c in tenth):.0f} to {100 * max(c['drawn_accuracy'] for c in tenth):.0f} % are right.")
+
+# %% [markdown]
+# The right panel is the honest one. The left one is a step function of a number that moves slowly: as soon as going on passes ending, every likeliest answer changes at once. Somebody who looks only at greedy accuracy sees an ability appear. It was there at step 0, in one drawn answer of four.
+#
+# One more look into the log. A probe asks whether the model, given the true running parities, says the next one right all the way. In two of the nine runs of the figure this falls to a half while all likeliest answers are right. The reward reads the last bit; the bits before it may become something else than the running parity, as long as the end comes out. A chain that is paid by its end is not sworn to be the reasoning.
+#
+# ## Without the chain
+#
+# The same GRPO from a base that has seen guesses only:
+
+# %% tags=["active-ipynb"]
+# short = parity.settings(1, steps=16)
+# short.train.steps = 60
+# guesser = parity.imitate(short, 0.0, RUN / "guesser")
+# hopeless = parity.reinforce(short, guesser, RUN / "hopeless")
+# start, end = hopeless["curve"][0], hopeless["curve"][-1]
+# assert end["drawn_long"] < 0.05 and end["greedy_accuracy"] < 0.6
+# some = [step["zero_variance"] for step in hopeless["train"][:4]]
+# assert max(some) < 0.5, "its groups do have right and wrong answers"
+# print("never long, right as often as a coin")
+
+# %% tags=["active-ipynb", "within-0.3", "hide-input"]
+# answer("1.4", f"**{100 * end['greedy_accuracy']:.0f} %**, a coin. No answer was worked out before, so none could be paid.", 100 * end["greedy_accuracy"], unit="%")
+
+# %% [markdown]
+# Mind what the dashboard showed. Its groups are mixed: right answers beside wrong ones, an advantage for each, gradients, steps. Eight tosses of a coin hold a right one in 99.6 % of the cases, so pass@8, the share of prompts of which one of eight answers is right, is as high as one could wish. *Sometimes right* is the usual filter for prompts worth training on, and here it lets luck through. What GRPO reinforces has to be a way of answering that is right more often than its neighbours.
+#
+# ## The price of length
+#
+# Chains cost time, so let them cost reward: $\lambda$ for a whole one, in proportion for a part. A worked answer has 17 tokens with the end, a guess 2; the reward takes $\lambda (L-2)/16$ off. Worked and right earns $1 - \tfrac{15}{16}\lambda$. A guess earns ½ on average. The two are level at
+#
+# $$ 1 - \tfrac{15}{16}\lambda = \tfrac12, \qquad \lambda = \tfrac{8}{15} \approx 0.53 . $$
+
+# %% tags=["active-ipynb", "hide-input"]
+# priced = [r for r in rows if r["variant"] == "penalty"]
+# free = [r for r in rows if r["variant"] == "GRPO" and r["layers"] == 2 and r["share"] == 0.25]
+# show(draw_16.price(free + priced, 8 / 15),
+#      alt="Accuracy and length after forty steps against the price of a chain. At 0 all seeds are at 100 per cent and 17 tokens; at 0.3 two seeds are at 100 per cent and one at 86, with 12 to 14 tokens; at 0.45 they lie between 52 and 86 per cent with 6 to 14 tokens; at 0.6 and 0.7 all are near 50 per cent with two tokens. A dashed line at 0.53 lies between.",
+#      caption="Napkin and log agree on the side of the line, and the run is slow near it.")
+# below = [r["curve"][-1]["drawn_length"] for r in priced if r["penalty"] == 0.3]
+# above = [r["curve"][-1]["drawn_length"] for r in priced if r["penalty"] == 0.7]
+# answer("1.3", f"From **0.53** on, as computed. At 0.3 drawn answers end at {min(below):.0f} to {max(below):.0f} tokens, at 0.7 at {max(above):.0f}: guesses, all of them.", 8 / 15, unit="λ")
+
+# %% [markdown]
+# At 0.45, just below the line, forty steps leave everything open: the two ways of answering differ by less than a tenth of a reward. On a real task nobody knows the accuracy of the short answer beforehand, and a length penalty chosen by feel is this experiment with the line hidden.
+#
+# ## Staying close to the start
+#
+# A reward says nothing of what else should stay as it was. So many programs add a price for leaving the *reference*, the model before this stage: the KL divergence, estimated from the drawn tokens. With $d = \log \pi_\text{ref} - \log \pi$ there are two common estimates, $k_1 = -d$ and $k_3 = e^d - d - 1$. Three tokens are enough to see how they differ:
+
+# %%
+logits = torch.tensor([1.2, 0.1, -0.5], dtype=torch.float64,
+                      requires_grad=True)
+p = logits.softmax(0)
+ref = torch.tensor([0.4, 0.35, 0.25], dtype=torch.float64)
+k1 = p.log() - ref.log()
+k3 = grpo.low_variance_kl(p.log(), ref.log())
+q = p.detach()
+for name, k in (("k1", k1), ("k3", k3)):
+    mean = (q * k).sum()
+    spread = (q * (k - mean) ** 2).sum().sqrt()
+    print(f"{name}: mean {mean:.3f}  spread {spread:.3f}  least {k.min():.2f}")
+
+
+# %% [markdown]
+# Same mean, the KL. A single $k_3$ is never negative and scatters less. That is its value; its *gradient* is another matter:
+
+# %%
+def gradient(value):
+    return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+def show_row(name, value):
+    print(f"{name:21}", [f"{v:+.3f}" for v in gradient(value).tolist()])
+
+show_row("KL(policy, reference)", (p * k1).sum())
+show_row("k3 in the loss", (q * k3).sum())
+show_row("KL(reference, policy)", (ref * (ref / p).log()).sum())
+show_row("ratio times k3", (q * (p / q) * k3).sum())
+
+
+# %% [markdown]
+# Put into the loss as it stands, $k_3$ pulls along the gradient of the KL *the other way round*. Weighted by the ratio it pulls along the right one. `kl_in` offers both and the third, $k_1$ in the reward. In the parity log a price of 0.1 shows which is felt:
+
+# %% tags=["active-ipynb", "hide-input"]
+# names = ("GRPO", "no std", "Dr. GRPO", "KL in the loss", "KL in the reward")
+# ends = {name: [r["curve"][-1] for r in rows if r["variant"] == name and r["layers"] == 2 and r["share"] == 0.25] for name in names}
+# table(["p = 0.25, 40 steps, three seeds", "likeliest right (%)", "drawn length (tokens)"],
+#       [[name, *(" · ".join(f"{scale * c[key]:.{digits}f}" for c in found) for key, scale, digits in (("greedy_accuracy", 100, 0), ("drawn_length", 1, 1)))]
+#        for name, found in ends.items()])
+
+# %% [markdown]
+# The first four cannot be told apart: Adam rescales whatever the division leaves, and on this task no wrong answer gains by rambling. The name "KL in the loss" there is the weighted form. The sum of $k_1$ over an answer, taken off its reward, charges a whole chain for what it differs in, and it is the only one that holds the model back. Three seeds are too few for more.
+#
+# ## The town
+#
+# Does it carry over? In a life of the preset `laptop`, GRPO comes last: 50 steps of 16 prompts, people of the fine-tuning's half, asked in new phrasings with four options; half of the reward for the right value, half for its letter, a little for ending. The exam asks about people from the other half. Three lives, seeds of world and model; changes are paired by question, errors clustered by person.
+
+# %% tags=["active-ipynb", "hide-input"]
+# import json
+#
+# from figures.claims import ROOT
+#
+# lives = json.loads((ROOT / "figures/runs/life-seeds.json").read_text(encoding="utf-8"))
+# pooled = lives["pooled"]
+# show(draw_16.town(pooled),
+#      alt="Three panels, one a stage: fine-tuning, preferences, rewards; changes in points of five measures with bars. Fine-tuning lifts the conversation by 46 points and lowers text scoring by 4. Preferences lift written options by 5. Rewards lift written options by 9 and written letters by 4; text scoring stays; the letter alone falls by about 2.",
+#      caption="What each stage changed. Grey: less than two standard errors.")
+# move = {way: [100 * v for v in pair] for way, pair in pooled["grpo"].items()}
+# say(f"GRPO lifts written answers by {move['generate'][0]:.1f} ± {move['generate'][1]:.1f} points and answers with their letter by {move['written'][0]:.1f} ± {move['written'][1]:.1f}. Text scoring moves by {move['text'][0]:+.1f} ± {move['text'][1]:.1f}.")
+
+# %% [markdown]
+# Read it as the parity taught. By text scoring, which offers the four values and asks which is likeliest, the facts had been there since pretraining, and GRPO adds none. What changes is what the model *does* when asked. The letter as first token, which is not rewarded, does not rise; it falls a little. The exam and the conversation were looked at while the settings were chosen, so this is no fresh test.
+#
+# ## At full scale
+#
+# ```text
+# steel sample --model runs/laptop/sft/hf --data rl.jsonl --run own grpo.group_size=8
+# steel grpo --model runs/laptop/sft/hf --data own/rl.jsonl --run runs/grpo
+# torchrun --nproc-per-node 8 -m steel grpo --preset steel-1b -m sft/hf -d rl.jsonl -r runs/grpo
+# ```
+#
+# The first answers each prompt eight times, judges, and keeps the prompts solved sometimes, with pass@1 and pass@8 in its report. The preset `steel-1b` holds the original's settings: 128 prompts, eight answers, 1e-6, $k_3$ in the loss at 0.001, answers of up to 1,024 tokens. We have not run it at that size. Losses and gradients are held to TRL's in the tests, and a killed run resumed is equal to the bit.
+#
+# This chapter's script is `steel grpo`: `python notebooks/16_grpo.py --preset laptop --model FOLDER --data rl.jsonl --run RUN grpo.kl_beta=0.01`, with every option of the command. Without a model it rehearses two steps on parity.
+#
+# Look, in this order, at: `reward`; `zero_variance`; `length`; `finished`; `entropy`. Then read twenty answers.
+#
+# ## Failure gallery
+#
+# ```{admonition} Paid by the question
+# :class: failure
+# The original's reward searched prompt *and* response for a letter. The prompt prints the options, so it often found "A" there, whatever was answered. Below, all orders of four towns, five constructed replies, three rewards. **Here:** the prompt is not an argument of the judge.
+# ```
+
+# %% tags=["active-ipynb", "hide-input"]
+# from itertools import permutations
+#
+# towns = ["云州", "青岩", "临江", "白沙"]  # the first is right
+# replies = {"nothing": "", "the right letter": "{r}", "答案是 and the right letter": "答案是{r}", "a wrong letter": "{w}", "all four, recited": "{all}"}
+# counts = {name: [0, 0, 0] for name in replies}
+# orders = list(permutations(towns))
+# for options in orders:
+#     r = "ABCD"[options.index("云州")]
+#     w = "ABCD"["ABCD".index(r) - 1]
+#     listed = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCD", options))
+#     prompt = f"曹泽晴的家乡是哪里？\n{listed}\n请给出答案。\n"
+#     for name, form in replies.items():
+#         reply = form.format(r=r, w=w, all=listed)
+#         row = {"answer": r, "options": list(options)}
+#         judged = (first_letter(prompt + reply) == r, options[ord(r) - 65] in reply, verify(row, reply).correct)
+#         counts[name] = [a + b for a, b in zip(counts[name], judged)]
+# table(["reply", "reads prompt and reply", "right text anywhere in it", "`verify`"], [[name, *(f"{100 * c / len(orders):.0f} %" for c in found)] for name, found in counts.items()])
+
+# %% [markdown]
+# An empty reply earns a quarter, as chance does, and a bare right letter earns no more: nothing to learn. (The cascade is rebuilt from its order of patterns, without its last resort.) The second reward is gamed by reciting the options, and GRPO would find that out: it is right every time and takes no knowledge.
+#
+# ```{admonition} The only thing left to earn
+# :class: failure
+# Our own. In a prototype, sums were never worked out rightly, nearly all groups had equal rewards, and only the bonus for ending differed. GRPO did what it was paid for: it ended early. **Here:** groups of equal reward are counted; look at the count before the reward.
+# ```
+#
+# ```{admonition} A sure thing that takes too long
+# :class: failure
+# At a price of 0.45, where working out still pays, one seed of three has guesses for its likeliest answers after forty steps. The advantage is there and small; the noise of 256 rewards is not. **Here:** compute what each way of answering earns before the run, and how far apart they are.
+# ```
+#
+# ## Exercises
+#
+# **16.1 Recall.** Which number tells a base that can do the task sometimes from one that is lucky sometimes? Why is pass@8 not it?
+#
+# ```{dropdown} Answer 16.1
+# Accuracy by way of answering: worked answers right nearly always, guesses half of the time. pass@8 is near 100 % for both, because eight tries at two answers contain the right one.
+# ```
+#
+# **16.2 Calculate.** The answer is one of ten digits instead of two, all equally likely; the first written digit of a worked answer is, too. From which share $p$ on is the likeliest answer the worked one, and what is the break-even $\lambda$ for chains of 17 tokens against guesses of 2?
+#
+# ```{dropdown} Answer 16.2
+# A guess agrees with the first digit one time in ten: $p > (1-p)/10$, so $p > 1/11$. A guess earns 0.1, so $1 - \tfrac{15}{16}\lambda = 0.1$, $\lambda = 0.96$. The more answers there are, the less a guess stands in the way.
+# ```
+
+# %% tags=["active-ipynb", "hide-cell"]
+# assert abs((1 - 1 / 11) / 10 - 1 / 11) < 1e-12
+# print(f"{(1 - 0.1) * 16 / 15:.2f}")
+
+# %% [markdown]
+# **16.3 Code.** Leave one out: instead of the group's mean, take off each reward the mean of the *other* $G-1$. Write `leave_one_out(rewards)`, a list in, a list out, without a division by the deviation.
+
+# %% tags=["active-ipynb", "hide-cell"]
+# from figures.check import check
+#
+# def leave_one_out(rewards):
+#     total, others = sum(rewards), len(rewards) - 1
+#     return [r - (total - r) / others for r in rewards]
+#
+# check("16.3", leave_one_out)
+
+# %% [markdown]
+# ```{dropdown} Answer 16.3
+# `[r - (sum(rewards) - r) / (len(rewards) - 1) for r in rewards]`. It is the plain advantage times $G/(G-1)$: one constant for all groups of a size, which the learning rate swallows.
+# ```
+#
+# **16.4 Break it.** Pay for length alone: write a reward that is the share of a whole chain that was written, right or wrong, and give it to `grpo.stage` as `parity_rl.reinforce` does with its own, from the base above. What do accuracy and the share of whole chains do? Say it first.
+#
+# ```{dropdown} Answer 16.4
+# Answers grow to the limit. Right ones come along as long as the longest way of answering is the worked chain; then the end is what costs, and the model stops ending. An answer that does not end is never right. We have not put this run into the log; look at `finished`, not at the reward.
+# ```
+#
+# **16.5 Open, an hour of one core.** At $p$ = 0.1 one answer in ten is worked out. Is a group of 8 large enough? Compare 32 prompts of 8, 16 of 16 and 8 of 32 at equal numbers of answers, five seeds each, by the drawn length at step 20. Say beforehand how often a group of 8 holds no worked answer.
+#
+# ```{dropdown} Answer 16.5
+# $0.9^8$ = 43 % of groups of 8 hold none; of 32, 3 %. But they still have right and wrong guesses in them, so they are not counted as zero variance: they push coins up and down. We have not run it.
+# ```
+#
+# ## Cards
+#
+# ```{admonition} Card
+# :class: card
+# **What does RL with a verifiable reward add?** It moves mass to ways of answering that the model already has and that are right more often. It adds no way of answering.
+# ```
+#
+# ```{admonition} Card
+# :class: card
+# **When does imitation hide an ability?** When its way of answering is rarer than the guess that begins alike; for parity, below $p = 1/3$.
+# ```
+#
+# ```{admonition} Card
+# :class: card
+# **What is an advantage in GRPO?** Reward minus the mean of the group, over its deviation; equal rewards teach nothing.
+# ```
+#
+# ```{admonition} Card
+# :class: card
+# **Which KL does $k_3$ in the loss descend?** That of the reference to the policy; times the ratio, that of the policy to the reference.
+# ```
+#
+# ```{admonition} Card
+# :class: card
+# **What may a reward read?** The response. Never the prompt, and never an answer that names them all.
+# ```
+
+# %% tags=["active-ipynb", "timing"]
+# badge()
+
+# %% tags=["hide-input"]
+def rehearse(run):
+    """Two steps of the stage that `steel grpo` runs, on parity."""
+    shutil.rmtree(run, ignore_errors=True)
+    small = parity.settings(1, steps=2, eval_every=0)
+    small.train.steps = 5
+    parity.reinforce(small, parity.imitate(small, 0.25, run / "base"), run / "grpo")
+    assert open_model(run / "grpo" / "hf")[0].config.vocab_size == 8
+    print("rehearsed: 2 steps, 512 answers, a model folder")
+
+
+# %%
+if __name__ == "__main__":
+    words = [] if "ipykernel" in sys.modules else sys.argv[1:]
+    if words in ([], ["--preset", "cpu"]):
+        rehearse(RUN / "rehearsal")
+    else:
+        command_line(["grpo", *words])
