@@ -14,6 +14,7 @@ preferences  written pairs and the model's own: chapter 15   parity_dpo  its toy
 life_seeds  what each stage of a life changes, over seeds   name_length  names of unequal length: chapter 14
 lessons  what fine-tuning rows do to a life, under several seeds: chapter 14
 compression  what a vocabulary of each size does to held-out text   merging  a model's vocabulary grows
+vocabularies  three of them by what a model makes of them: chapter 13
 micro_batch  three presets at three sizes on a GPU   trainer_check  before any of these measures
 
 `ledger` is the JSON file that all of them write and go on from, `processes` runs what needs a process of its own.
