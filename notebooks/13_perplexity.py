@@ -184,7 +184,7 @@ def costs(model, tok, text, separator=True):
 # A mean over all tokens is ruled by the largest domain, and whoever assembled the test set chose which that is. A mean over domains gives each a voice. For perplexities it should be the *geometric* mean, $e$ to the mean of the logarithms: then a gain of 10 % counts the same in a hard domain and in an easy one, and the mean of bits per byte, which are logarithms already, is the plain one. HammerLLM's printed averages are geometric, as the figure's source recomputes. One of them has a digit wrong: 92.92 for Gemma in Chinese should be 95.92.
 
 # %% tags=["active-ipynb", "hide-input"]
-# show(perplexity_by_tokens(), alt="Two panels. HammerLLM's average perplexity falls with the tokens it has seen, in Chinese to 13.95, just above Qwen-1.5's dashed line and below the other two; in English to 9.26, between MiniCPM and Qwen on top and InternLM2 below. Stars mark averages without a domain.",
+# show(perplexity_by_tokens(), alt="Two panels. HammerLLM's average perplexity falls with the tokens it has seen, in Chinese to 13.95, just above Qwen-1.5's dashed line and below the other two; in English to 9.26, just under MiniCPM's line and above those of Qwen-1.5 and InternLM2. Stars mark averages without a domain.",
 #      caption="HammerLLM's table, redrawn. A star: the average leaves out a domain whose entry is “nan”.")
 # english = published()["perplexity"]["en"]["rows"]
 # row = {r["model"] + r["tokens"]: r["values"] for r in english}
@@ -222,13 +222,15 @@ def costs(model, tok, text, separator=True):
 # BINS = {"1": (0, 1), "2–4": (1, 4), "5–8": (4, 8), "9–16": (8, 16), "17–32": (16, 32), "33–": (32, 999)}
 # every = [costs(model, tok, text)[:LENGTH].tolist() for text in held["Chinese"]]
 # places = [(label, fmean(c for doc in every for c in doc[a:b])) for label, (a, b) in BINS.items()]
-# show(draw_13.windows(SIZES, curves, places), alt="Left: bits per byte of Chinese and English prose fall as the window grows from 8 to 128 tokens, steeply at first. Right: bars of the mean cost of a token by its place in a document; the first token is the dearest.",
+# show(draw_13.windows(SIZES, curves, places), alt="Left: bits per byte of Chinese and English prose fall a little as the window grows from 8 to 16 tokens and are level from there to 128. Right: bars of the mean cost of a token by its place in a document; the first token is the dearest by far, all later ones cost about the same.",
 #      caption="Left: the same model and text, read in windows. Right: Chinese prose, cost by place.")
 # loss = 100 * (curves["Chinese"][0] / curves["Chinese"][-1] - 1)
 # answer("1.3", f"**{loss:.0f} %** more.", loss, unit="%")
 # assert curves["Chinese"][0] > curves["Chinese"][-1] and places[0][1] == max(value for _, value in places)
 
 # %% [markdown]
+# Behind the first token the bars are nearly level: after a hundred steps this model uses a handful of tokens and no more. The better a model uses its context, the more a short window costs it; so a short window not only makes all models look worse, it also hides what a better one can do.
+#
 # `steel` reads a long document in windows that overlap: each advances by `stride` tokens, by default half of it, and only tokens that no window has scored yet are counted. Every token after the first window has at least half a window before it. A smaller stride costs time, in inverse proportion, and buys a little; two models are compared at the same stride, and at the same window *in bytes* if you want to be strict, since a byte model's 128 tokens are 43 Hanzi.
 #
 # Documents as well as windows have beginnings. What stands before the first token? In training it was the separator `<|endoftext|>`, which does the office of a *beginning of sequence* token, BOS.
