@@ -8,6 +8,7 @@ town      chapter 12's ladder under five seeds
 drills    a run that is broken on purpose      communication   bytes between FSDP ranks
 data_rates  megabytes a core prepares and packs   data  the operators and Data-Juicer
 convert   what two conversions keep of raw files: chapter 02
+clean     what each operator of two recipes removes: chapter 03
 parity_rl  imitation, then GRPO, on the parity of bits: chapter 16
 prompt_reading  what a reward pays that reads the prompt: chapter 16
 preferences  written pairs and the model's own: chapter 15   parity_dpo  its toy, in the notebook
