@@ -141,14 +141,13 @@ def kept(rows: list[dict]):
         share = 100 * row["kept"] / whole
         ax.text(share - 1, y, word, ha="right", va="center", fontsize=7.5, color=PAPER)
     ax.set_yticks(range(len(rows)), [r["source"] + ("" if r["cleaned"] else " *") for r in rows])
-    ax.set(xlim=(0, 100), ylim=(-0.6, len(rows) + 0.9))
+    ax.set(xlim=(0, 116), ylim=(-0.6, len(rows) + 0.9), xticks=range(0, 101, 20))
     ax.grid(False)
     ax.tick_params(axis="y", length=0)
-    x = 0.0
-    for word, tint in [("kept", STEEL), *BLAMED.values(), ("other", SLATE)]:
+    named = [("kept", STEEL), *BLAMED.values(), ("other", SLATE)]
+    for x, (word, tint) in zip((0, 11, 36, 60, 76, 105), named, strict=True):
         ax.barh(len(rows) + 0.2, 2, left=x, height=0.5, color=tint, lw=0)
         ax.text(x + 2.8, len(rows) + 0.2, word, va="center", fontsize=7.5, color=INK)
-        x += 5 + 1.25 * len(word)
     axis_units(ax, x="of the documents (%);  * not cleaned in 2024, as if it had been")
     footer(fig, LOG + ", recipe original without deduplication")
     return fig
