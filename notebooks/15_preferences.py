@@ -205,15 +205,15 @@ for m, loss, slope in zip(margins, losses, margins.grad):
 # share = [100 * x for x in each("SFT", "written", "accuracy")]
 # fall = each("written", "written", "rejected_moved")
 # answer("1.1", f"In **{mean(share):.1f} %**. There was nothing to learn from them.", mean(share), low=min(share), high=max(share), unit="%")
-# answer("1.2", f"By **{mean(fall):.1f} nats** in the mean; the chosen one by {mean(each('written', 'written', 'chosen_moved')):+.1f}.", mean(fall), low=min(fall), high=max(fall), unit="nats")
-# answer("1.3", f"By **{mean(gain['written']):+.1f} points**. Own pairs, made by the same model and worth as many steps or fewer, bring {mean(gain['own']):+.1f}.", mean(gain["written"]), low=min(gain["written"]), high=max(gain["written"]), unit="points")
+# answer("1.2", f"By **{mean(fall):.1f} nats** in the mean. The chosen one hardly moves: {abs(mean(each('written', 'written', 'chosen_moved'))):.1f}.", mean(fall), low=min(fall), high=max(fall), unit="nats")
+# answer("1.3", f"By **{mean(gain['written']):+.1f} points**. Own pairs, made by the same model and worth fewer steps, bring {mean(gain['own']):+.1f}.", mean(gain["written"]), low=min(gain["written"]), high=max(gain["written"]), unit="points")
 # better = paired(gain["own"], gain["written"])
 # say(f"Own minus written: {better.mean:+.1f} ± {better.half:.1f} points over three lives (95 %, paired); that is {'established' if better.established else 'not established with three seeds, though all three agree in sign' if min(a - b for a, b in zip(gain['own'], gain['written'])) > 0 else 'not established'}. "
 #     f"The own pairs are the harder ones: {mean([100 * x for x in each('SFT', 'own', 'accuracy')]):.0f} % of the held-out ones are right before DPO, {mean([100 * x for x in each('own', 'own', 'accuracy')]):.0f} % after it, and on them written pairs move next to nothing.")
 # assert min(share) > 97 and max(fall) < -5 and mean(gain["own"]) > mean(gain["written"]) + 1.5
 
 # %% [markdown]
-# Half of the loss's fall, in short, is a rejected answer that nobody would have given becoming still less likely. The curve is smooth, the accuracy on pairs is 100 %, and the score stays where it was.
+# What falls with the loss, in short, is a rejected answer that nobody would have given. It becomes still less likely, the margin grows, and the score stays where it was.
 #
 # The NLL term does its duty, and the chosen answers rise by two nats and more where pairs are written. It does not repair what is missing. With own pairs it changes nothing that these three lives could show. Use it where the chosen answer falls *and* you want that very answer said.
 #
