@@ -49,15 +49,22 @@ def pair_way():
     arrow(ax, (15.8, 15), (20.6, 9.4))
     for y, sign, color in ((21, "+", STEEL), (5, "−", FURNACE)):
         arrow(ax, (39.3, y + 3.2), (44.6, y + 3.2))
-        text = "log π − log π₀"
+        text = r"log $\pi$ − log $\pi_0$"
         _box(ax, 45, y, 20, text, color)
         arrow(ax, (65.3, y + 3.2), (71.4, 16.2 + (2 if y > 10 else -2)))
         ax.text(67, y + (5.4 if y > 10 else 0.2), sign, fontsize=11, color=color, ha="center")
     _box(ax, 71.8, 12.8, 11.4, "margin m")
     arrow(ax, (83.5, 16), (86.4, 16))
     _box(ax, 86.8, 12.8, 12.8, "−log σ(βm)", INK)
-    ax.text(55, 30.2, "π learns", ha="center", fontsize=8, color=INK)
-    ax.text(55, 0.6, "π₀ stands still: it is read once, before the first step", ha="center", fontsize=8, color=SLATE)
+    ax.text(55, 30.2, r"$\pi$ learns", ha="center", fontsize=8, color=INK)
+    ax.text(
+        55,
+        0.6,
+        r"$\pi_0$ stands still: it is read once, before the first step",
+        ha="center",
+        fontsize=8,
+        color=SLATE,
+    )
     return fig
 
 
@@ -68,11 +75,22 @@ def weights(beta: float):
     fig, (a, b) = figure(1.9, ncols=2)
     a.plot(margin, np.log1p(np.exp(-beta * margin)), color=STEEL)
     b.plot(margin, left, color=STEEL)
-    for ax, y, word in ((a, "loss (nats)", ""), (b, "weight of a pair", "half before the first step")):
+    for ax, y, word in (
+        (a, "loss (nats)", ""),
+        (b, "weight of a pair", "half before the first step"),
+    ):
         ax.axvline(0, color=SLATE, lw=0.8, ls=":")
         axis_units(ax, x="margin (nats)", y=y)
         if word:
-            ax.annotate(word, (0, 0.5), (5, 0), textcoords="offset points", fontsize=8, color=SLATE, va="center")
+            ax.annotate(
+                word,
+                (0, 0.5),
+                (5, 0),
+                textcoords="offset points",
+                fontsize=8,
+                color=SLATE,
+                va="center",
+            )
     return fig
 
 
@@ -86,13 +104,19 @@ def _dots(ax, y: float, values: list[float], color: str, label: str = "") -> Non
 
 
 def moved_and_gained(
-    rows: list[tuple[str, list, list, list]], gain: str, source: str, limits=None, zero: bool = False
+    rows: list[tuple[str, list, list, list]],
+    gain: str,
+    source: str,
+    limits=None,
+    zero: bool = False,
 ):
     """What pairs move: log-probabilities on the left, what one wants on the right; small marks are seeds.
 
-    rows: (name, chosen moved [nats], rejected moved [nats], gain), each a list over seeds. gain: the right axis's words.
+    rows: (name, chosen moved [nats], rejected moved [nats], gain), lists over seeds. gain: the right axis's words.
     """
-    fig, (left, right) = figure(0.85 + 0.42 * len(rows), ncols=2, width_ratios=(1.25, 1), sharey=True)
+    fig, (left, right) = figure(
+        0.85 + 0.42 * len(rows), ncols=2, width_ratios=(1.25, 1), sharey=True
+    )
     for y, (_, chosen, rejected, gained) in enumerate(rows):
         first = y == 0
         _dots(left, y - 0.13, chosen, STEEL, "chosen" if first else "")

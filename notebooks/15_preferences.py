@@ -166,7 +166,7 @@ for m, loss, slope in zip(margins, losses, margins.grad):
 # assert all(spread[k] > 0.05 > spread["own"] for k in parity_dpo.SPOILT)
 
 # %% [markdown]
-# Written pairs did change the task. In one seed they solved it, in another they left it alone: the branch lies near its threshold, weights are shared, and whatever pushes at the end of an answer also jogs its beginning. The same pushing broke chains that had been whole. Nothing in the margin, the accuracy on pairs or the loss tells these seeds apart.
+# Written pairs did change the task. Some solved it, some left it alone, and which did what differed from seed to seed: the branch lies near its threshold, weights are shared, and whatever pushes at the end of an answer also jogs its beginning. The same pushing broke chains that had been whole. Nothing in the margin, the accuracy on pairs or the loss tells these seeds apart.
 #
 # And mind the two lines of the own pairs. *Both* answers became less likely, the rejected one more so. People file this as a bug now and then. It is what the loss asks for: a difference. Where the rest of the mass goes, it does not say.
 #

@@ -25,7 +25,11 @@ def exercise_3(dpo_loss):
     assert math.isclose(given, math.log(2)), "before the first step the loss of any pair is ln 2"
     far = torch.full((2,), 20_000.0, dtype=torch.float64)
     given = float(dpo_loss(-far, zero, zero, zero, 0.1, 0.0))
-    assert math.isfinite(given) and given > 1000, "a margin of -20,000 nats: take log sigmoid, not the log of a sigmoid"
+    assert math.isfinite(given) and given > 1000, (
+        "a margin of -20,000 nats: take log sigmoid, not the log of a sigmoid"
+    )
     leaf = a.clone().requires_grad_()
     torch.as_tensor(dpo_loss(leaf, b, c, d, 0.1, 0.0)).backward()
-    assert leaf.grad is not None and bool((leaf.grad < 0).all()), "more likely chosen answers must lower the loss"
+    assert leaf.grad is not None and bool((leaf.grad < 0).all()), (
+        "more likely chosen answers must lower the loss"
+    )
