@@ -466,13 +466,7 @@ def real(root):
 # ```
 #
 # **04.2 Calculate.** 20 bands of 6 rows. With what probability is a pair of similarity 0.8 looked at, and one of 0.5? You halve the rows to 3 and keep 120 minima: how many bands, and what happens to the pair at 0.5?
-
-# %% tags=["active-ipynb", "hide-cell"]
-# values = s_curve(0.8, 20, 6), s_curve(0.5, 20, 6), s_curve(0.5, 40, 3)
-# print([round(v, 3) for v in values])
-# assert [round(100 * v, 1) for v in values] == [99.8, 27.0, 99.5]
-
-# %% [markdown]
+#
 # ```{dropdown} Answer 04.2
 # 0.8⁶ is 0.262; not in any of 20 bands: 0.0023. So 99.8 %. 0.5⁶ is 0.0156: 27.0 %. With 3 rows there are 40 bands, and 0.5³ is an eighth: 99.5 %. Nearly every pair at 0.5 becomes a candidate that has to be compared and let go: nothing is found that was not, and the work grows.
 # ```
