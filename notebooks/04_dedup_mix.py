@@ -151,7 +151,7 @@ def signature(grams, orders=128):
 # show(draw_04.s_curves(curves, Near().threshold), alt="Three S-shaped curves of the share of pairs that agree in a band, against the pair's similarity. 42 bands of 3 rise at 0.3, 25 bands of 5 at 0.5, 8 bands of 16 at 0.85. Measured points lie on all three. A dotted line marks the recipe's threshold of 0.75, where the middle curve is at 0.99.",
 #      caption="Lines: the formula. Points: measured on the town's texts with characters replaced. Left of the threshold a candidate is compared and let go.")
 # miss = float(np.mean(sum(misses.values(), [])))
-# say(f"Over {len(sum(misses.values(), []))} points formula and measurement differ by {miss:.3f} on average, which is chance: a point is a few hundred pairs made from the same texts. The recipe wants pairs above {Near().threshold}; `bands` picks the longest rows that still find 99 % of the pairs at the threshold: {bands(Near().threshold, 128)[0]} bands of {bands(Near().threshold, 128)[1]}. What agrees by luck is then compared in all 128 minima, so the bands decide what is *looked at*, the threshold what *goes*.")
+# say(f"Over {len(sum(misses.values(), []))} points formula and measurement differ by {miss:.3f} on average; a point is a few hundred pairs made from the same texts. The recipe wants pairs above {Near().threshold}; `bands` picks the longest rows that still find 99 % of the pairs at the threshold: {bands(Near().threshold, 128)[0]} bands of {bands(Near().threshold, 128)[1]}. What agrees by luck is then compared in all 128 minima, so the bands decide what is *looked at*, the threshold what *goes*.")
 # assert miss < 0.03
 
 # %% [markdown]
@@ -234,12 +234,12 @@ def signature(grams, orders=128):
 # The original's recipe calls it with `tokenization: space` and windows of six words. A Chinese page has few blanks, often none: no window, no vote, fingerprint 0. And all zeros are equal.
 
 # %% tags=["active-ipynb"]
-# pages = ("钢城的春天来得很晚。三月里河面还结着冰，渡船停在岸边。",
-#          "红烧肉要用五花肉。先焯水，再下锅炒糖色，小火炖一小时。")
+# different = ("钢城的春天来得很晚。三月里河面还结着冰，渡船停在岸边。",
+#              "红烧肉要用五花肉。先焯水，再下锅炒糖色，小火炖一小时。")
 # for words in ("space", "character"):
 #     own, _ = by_simhash(tokenization=words, window_size=6, hamming_distance=4)
 #     how = Dedup(False, None, {"x": {"tokenization": words, "window_size": 6}})
-#     two = keys([Document(str(i), p, "x") for i, p in enumerate(pages)], how)
+#     two = keys([Document(str(i), p, "x") for i, p in enumerate(different)], how)
 #     print(f"{words:10}", [f"{v:016x}" for v in two.simhash_N.tolist()],
 #           "->", len(find(two, how)), "removed")
 
@@ -362,15 +362,15 @@ def signature(grams, orders=128):
 #     return {name: run * slots[name] / BLOCK / tokens[name] for name in slots}
 #
 # run = 2 * sum(tokens.values())           # two passes, as the original's
-# lines = {}
+# curve_of = {}
 # for power in (1.0, 0.7, 0.3):
 #     weights = {name: count ** power for name, count in tokens.items()}
 #     found = passes(weights, tokens, run)
-#     lines[f"α = {power}"] = [found[name] for name in order]
+#     curve_of[f"α = {power}"] = [found[name] for name in order]
 #     print(power, "most:", max(found, key=found.get), f"{max(found.values()):.1f}")
 
 # %% tags=["active-ipynb", "hide-input"]
-# show(draw_04.passes(order, lines, 4), alt="Passes over thirteen sources, from the largest to the smallest, on a logarithmic axis. With α 1 all are read twice. With α 0.7 the largest less than twice, the smallest about four times. With α 0.3 the smallest more than ten times. A dotted line stands at four passes.",
+# show(draw_04.passes(order, curve_of, 4), alt="Passes over thirteen sources, from the largest to the smallest, on a logarithmic axis. With α 1 all are read twice. With α 0.7 the largest less than twice, the smallest about four times. With α 0.3 the smallest more than ten times. A dotted line stands at four passes.",
 #      caption="A power below 1 lifts small sources. It is paid in repetition.")
 
 # %% [markdown]
