@@ -12,6 +12,17 @@ CHUNK_ELEMENTS_CPU = 1 << 20
 CHUNK_ELEMENTS_GPU = 1 << 29
 
 
+def _chunks(targets_N, length):
+    """Indices of tokens, `length` at a time: on a CPU of those with a target, elsewhere of all.
+
+    In a chat only the answers have a target, and a CPU need not multiply for the rest. To learn
+    from a GPU which they are, the host would wait for it; there they are computed and count zero.
+    """
+    if targets_N.device.type == "cpu":
+        return (targets_N != IGNORE).nonzero()[:, 0].split(length)
+    return [slice(first, first + length) for first in range(0, len(targets_N), length)]
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """`linear_cross_entropy`; gradients are made in the forward pass, per chunk."""
 
@@ -24,24 +35,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_x = torch.zeros_like(x_ND) if need_x else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
         budget = CHUNK_ELEMENTS_CPU if x_ND.device.type == "cpu" else CHUNK_ELEMENTS_GPU
-        # A token without a target costs nothing: in a chat only the answers have one.
-        for kept in (targets_N != IGNORE).nonzero()[:, 0].split(max(16, budget // len(weight))):
-            x, index = x_ND[kept], targets_N[kept, None]
+        for chunk in _chunks(targets_N, max(16, budget // len(weight))):
+            counts = targets_N[chunk] != IGNORE
+            x = x_ND[chunk].masked_fill(~counts[:, None], 0)  # what nobody reads may be infinite
+            index = targets_N[chunk].clamp(min=0)[:, None]
             logits = (x @ weight.t()).to(wide)
             target_logit = logits.gather(1, index)[:, 0]
             largest = logits.amax(dim=-1, keepdim=True)
             probability = logits.sub_(largest).exp_()
             partition = probability.sum(dim=-1, keepdim=True)
             log_z = (partition.log() + largest)[:, 0]
-            total += (log_z - target_logit + z_loss * log_z.square()).sum()
+            total += ((log_z - target_logit + z_loss * log_z.square()) * counts).sum()
             if not (need_x or need_weight):
                 continue
-            slope = 1.0 + 2.0 * z_loss * log_z[:, None] if z_loss else 1.0
-            probability.mul_(slope / partition)
-            probability.scatter_add_(1, index, torch.full_like(index, -1, dtype=wide))
+            slope = (1.0 + 2.0 * z_loss * log_z) * counts
+            probability.mul_(slope[:, None] / partition)
+            probability.scatter_add_(1, index, -counts[:, None].to(wide))
             grad_logits = probability.to(x.dtype)
             if need_x:
-                grad_x[kept] = grad_logits @ weight
+                grad_x[chunk] = grad_logits @ weight
             if need_weight:
                 grad_weight += grad_logits.t() @ x
         ctx.save_for_backward(grad_x, grad_weight)

@@ -10,15 +10,26 @@ from steel.model import SteelConfig, SteelForCausalLM, decoder_layers, initializ
 from steel.model.causal_soft_moe import plan_segments
 
 
+def chunks_of(device: str):
+    """Which tokens the head computes together on a device: a CPU, or one that is not asked."""
+    ours, where = loss._chunks, {"cpu": "cpu", "cuda": "meta"}[device]
+    return lambda targets_N, length: ours(targets_N.to(where), length)
+
+
 def shifted(tokens: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(tokens, (0, 1), value=-100)[:, 1:]
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 @pytest.mark.parametrize("elements", [1, 5 * 31, 1 << 20])
-def test_chunked_cross_entropy_equals_the_plain_one(elements, z_loss, monkeypatch):
-    """Value and both gradients in fp64, whatever the chunk, ignored targets included."""
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_chunked_cross_entropy_equals_the_plain_one(elements, device, z_loss, monkeypatch):
+    """Value and both gradients in fp64, whatever the chunk, ignored targets included.
+
+    A CPU leaves tokens without a target out, a GPU counts them as zero: both ways, run here.
+    """
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS_CPU", elements)
+    monkeypatch.setattr(loss, "_chunks", chunks_of(device))
     torch.manual_seed(0)
     x = torch.randn(50, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(31, 8, dtype=torch.float64, requires_grad=True)
@@ -34,7 +45,9 @@ def test_chunked_cross_entropy_equals_the_plain_one(elements, z_loss, monkeypatc
         torch.testing.assert_close(ours, theirs)
 
 
-def test_overflow_in_a_padded_row_reaches_no_gradient():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_overflow_in_a_padded_row_reaches_no_gradient(device, monkeypatch):
+    monkeypatch.setattr(loss, "_chunks", chunks_of(device))
     x, weight = torch.randn(4, 8), torch.full((31, 8), 10.0, requires_grad=True)
     x[0] = 3e38  # finite, its logits are not
     value = loss.linear_cross_entropy(x, weight, torch.tensor([-100, 1, 2, 3]))
