@@ -151,6 +151,9 @@ def eval_compare(
         found["exam"] = {way: results.compare(one["exam"], two["exam"], way) for way in ways}
     if one["perplexity"] and two["perplexity"]:
         found["perplexity"] = perplexity.compare(one["perplexity"], two["perplexity"])
+        windows = [side["perplexity"].get("window") for side in (one, two)]
+        if windows[0] != windows[1]:
+            say(f"not through the same window: {windows[0]} and {windows[1]}")
     if not any(found.values()):
         raise UserError(f"{before} and {after} have nothing in common to compare")
     for way, r in found.get("exam", {}).items():

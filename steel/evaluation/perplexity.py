@@ -9,10 +9,11 @@ That is the number to compare. Perplexity is given beside it, and `ppl_normalise
 exp(-Σ log p / N_ref), where N_ref is the number of tokens that one fixed reference tokenizer needs
 (HammerLLM's tables use Skywork's).
 
-Every token of a document is scored once. The first one has only the document separator before it.
+Every token of a document is scored once. A document stands behind the separator, as in training.
 Documents longer than the context are read in windows that advance by `stride`, so that every later
 token still sees context - stride tokens or more. Dialogues are scored on what the assistant says,
-given everything before it; control tokens have no bytes and are not counted.
+given everything before it and, as in fine-tuning, no separator; control tokens have no bytes and
+are not counted.
 
 A domain whose loss is not finite is reported as such and named in `nan_domains`; it then spoils the
 mean on purpose.
@@ -25,12 +26,12 @@ from statistics import fmean, geometric_mean
 
 from ..config import UserError
 from ..documents import read_rows
-from ..tokenizer.bpe import IM_END, encode_text, end_of_text_id
+from ..tokenizer.bpe import END_OF_TEXT, IM_END, encode_text
 from ..tokenizer.chat import encode_chat
 from .scoring import context_length, score_continuations
 
 _LOGITS_AT_ONCE = 2**27
-"""Most logits in one forward pass [entries]; bounds the memory, 512 MiB in fp32."""
+"""Logits to aim at in one forward pass [entries]: 512 MiB in fp32; one row may have more."""
 
 
 def load_domains(source: Path | str | Sequence[Path]) -> dict[str, list]:
@@ -83,7 +84,7 @@ def bits_per_byte(
     {"domains": {name: {"bpb", "nats_per_byte", "ppl", "ppl_normalised", "tokens", "bytes",
     "bpc": bits per character, "documents", "tokens_per_byte", "nan_documents", "by_document":
     {"nats", "bytes"}: lists}}, "nan_domains": [names],
-    "geometric_mean": {"bpb", "ppl", "ppl_normalised"}}.
+    "geometric_mean": {"bpb", "ppl", "ppl_normalised"}, "window": {"context", "stride"}}.
 
     A document is a string or a list of chat turns. `context` [tokens] defaults to what the model
     promises, `stride` to half of it. `reference` is a tokenizer; without it `ppl_normalised` is
@@ -98,13 +99,14 @@ def bits_per_byte(
         raise UserError(
             f"stride is {stride}; it must lie between 1 and the context of {context} tokens"
         )
-    batch_size = max(1, min(batch_size, _LOGITS_AT_ONCE // (context * model.config.vocab_size)))
     results: dict[str, dict] = {}
     for name, documents in domains.items():
         pieces = [_pieces(tok, document, context, stride) for document in documents]
         pairs = [pair for document in pieces for pair in document]
         title = f"bits per byte, {name}"
-        scores = iter(score_continuations(model, pairs, batch_size=batch_size, title=title))
+        longest = max((len(before) + len(after) for before, after in pairs), default=1)
+        rows = min(batch_size, _LOGITS_AT_ONCE // (longest * model.config.vocab_size))
+        scores = iter(score_continuations(model, pairs, batch_size=max(1, rows), title=title))
         nats = [-math.fsum(next(scores) for _ in document) for document in pieces]
         tokens = sum(len(continuation) for _, continuation in pairs)
         results[name] = _domain(nats, tokens, list(map(_scored_text, documents)), reference)
@@ -118,6 +120,7 @@ def bits_per_byte(
         "domains": results,
         "nan_domains": [name for name, r in results.items() if r["bpb"] is None],
         "geometric_mean": {"bpb": mean("bpb", fmean), **means},
+        "window": {"context": context, "stride": stride},
     }
 
 
@@ -163,19 +166,19 @@ def compare(before: dict, after: dict) -> dict[str, dict]:
     """Bits per byte of the second of two `bits_per_byte` results minus the first's, by domain.
 
     The tokenizers may differ; the documents must not. {domain: {"difference", "se" [bits per byte],
-    "z", "documents"}}: of documents that are finite in both, se² = Σ_d (Δ_d - difference · bytes_d)²
-    / (Σ bytes)², documents being independent. Raises UserError for other documents.
+    "z", "documents"}}; se² = Σ_d (Δ_d - difference · bytes_d)² / (Σ bytes)², documents being
+    independent. Domains of one side alone are left out. Raises UserError for other documents, and
+    for documents whose loss is not finite: without them it would be a difference of something else.
     """
     found = {}
     for name in before["domains"].keys() & after["domains"].keys():
         one, two = (side["domains"][name]["by_document"] for side in (before, after))
         if one["bytes"] != two["bytes"]:
             raise UserError(f"the two results are on other documents of {name}")
-        rows = [
-            ((b - a) / math.log(2), size)
-            for a, b, size in zip(one["nats"], two["nats"], one["bytes"])
-            if a is not None and b is not None
-        ]
+        if None in one["nats"] + two["nats"]:
+            raise UserError(f"{name} has documents without a finite loss; there is no difference")
+        nats = zip(one["nats"], two["nats"], one["bytes"])
+        rows = [((b - a) / math.log(2), size) for a, b, size in nats]
         if total := sum(size for _, size in rows):
             mean = math.fsum(bits for bits, _ in rows) / total
             se = math.sqrt(math.fsum((bits - mean * size) ** 2 for bits, size in rows)) / total
@@ -186,14 +189,21 @@ def compare(before: dict, after: dict) -> dict[str, dict]:
     return dict(sorted(found.items()))
 
 
+def _separator(tok) -> int:
+    """What stands before a document: <|endoftext|>, or in others' vocabularies BOS, or else EOS."""
+    known = tok.get_vocab()
+    names = (name for name in (END_OF_TEXT, tok.bos_token, tok.eos_token) if name in known)
+    if (name := next(names, None)) is None:
+        raise UserError("the tokenizer has no token to stand before a document")
+    return known[name]
+
+
 def _pieces(tok, document, context: int, stride: int) -> list[tuple[list[int], list[int]]]:
     """Cut a document into (tokens before, scored tokens), each scored token in one piece."""
     pieces, at = [], 0
     if isinstance(document, str):
-        ids = encode_text(tok, document)
-        scored = [True] * len(ids)
-        if ids:
-            pieces, at = [([end_of_text_id(tok)], ids[:1])], 1
+        ids = [_separator(tok), *encode_text(tok, document)]
+        scored = [False] + [True] * (len(ids) - 1)
     else:
         ids, mask = encode_chat(tok, document)
         end = tok.convert_tokens_to_ids(IM_END)

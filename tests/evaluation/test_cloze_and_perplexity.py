@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 from known_models import Bigram
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from steel.config import UserError
 from steel.evaluation.cloze import cloze, load_cloze
 from steel.evaluation.perplexity import _pieces, bits_per_byte, compare, load_domains
 from steel.tokenizer import bpe
-from steel.tokenizer.bpe import encode_text
+from steel.tokenizer.bpe import encode_text, end_of_text_id
 from steel.tokenizer.chat import encode_chat
 
 
@@ -165,15 +167,30 @@ def test_a_nan_domain_is_named_and_never_dropped(tok):
 @pytest.mark.parametrize(("context", "stride"), [(8, 4), (8, 7), (16, 1), (64, 32), (9, 5)])
 def test_every_token_is_scored_once_with_enough_before_it(tok, context, stride):
     document = "第1号人物住在哪里？Where does person 2 live? 青岩云州临江白沙" * 2
-    ids = encode_text(tok, document)
+    ids = [end_of_text_id(tok), *encode_text(tok, document)]
     pieces = _pieces(tok, document, context, stride)
-    assert [t for p in pieces for t in p[1]] == ids
+    assert [t for p in pieces for t in p[1]] == ids[1:]
     at = 1
-    for piece in pieces[1:]:
+    for piece in pieces:
         assert piece[0] == ids[at - len(piece[0]) : at] and piece[0]
         assert len(piece[0]) + len(piece[1]) <= context
         assert len(piece[0]) >= min(at, context - stride)
         at += len(piece[1])
+
+
+@pytest.mark.parametrize("kept", ["bos_token", "eos_token", None])
+def test_others_vocabularies_have_a_separator_of_their_own(tok, kept, tmp_path):
+    """Llama's and Gemma's have no <|endoftext|>: BOS, else EOS, else one clear line."""
+    words = {"<unk>": 0, "<s>": 1, "云": 2, "州": 3}
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", behavior="isolated")
+    other = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    if kept is None:
+        with pytest.raises(UserError, match="no token to stand before a document"):
+            _pieces(other, "云州", 8, 4)
+        return
+    setattr(other, kept, "<s>")
+    assert _pieces(other, "云州", 8, 4) == [([1], [2, 3])]
 
 
 def test_dialogues_are_scored_on_what_the_assistant_says(tok):
@@ -247,5 +264,10 @@ def test_two_tokenizers_are_compared_on_the_same_documents(tok):
         compare(
             one, bits_per_byte(Bigram(torch.zeros(len(tok), len(tok))), tok, {"all": texts[:2]})
         )
+    broken = json.loads(json.dumps(one))
+    broken["domains"]["all"]["by_document"]["nats"][1] = None
+    for pair in ((one, broken), (broken, one)):
+        with pytest.raises(UserError, match="all has documents without a finite loss"):
+            compare(*pair)
     with pytest.raises(UserError, match="no domain in common"):
         compare(one, bits_per_byte(Bigram(torch.zeros(len(tok), len(tok))), tok, {"zh": texts}))
