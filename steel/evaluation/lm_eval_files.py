@@ -13,6 +13,7 @@ import yaml
 from ..runlog import atomic_write
 from .prompts import Prompter
 from .questions import Question
+from .suites import letters_of
 
 
 def write_lm_eval(
@@ -25,6 +26,7 @@ def write_lm_eval(
     """
     out, group = Path(out).resolve(), f"steel_{suite or 'exam'}"
     prompter, tasks = Prompter(None, False, style=style, suite=suite), []
+    prompter.letters = letters_of(suite)
     for subject in dict.fromkeys(q.subject for q in questions):
         task = f"{group}_{subject}"
         splits, files = {"test": questions, "dev": dev}, {}

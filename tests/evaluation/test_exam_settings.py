@@ -164,14 +164,17 @@ def test_decoding_stops_where_the_answer_ends(tok, exam_folder):
     assert model.tokens < 6 * 300
 
 
-def test_lm_eval_chooses_the_same(model, tok, exam_folder, tmp_path):
-    """Question by question, 0-shot and with worked examples, on CMMLU where it is there."""
+@pytest.mark.parametrize("which", ["world", "cmmlu"])
+def test_lm_eval_chooses_the_same(which, model, tok, exam_folder, tmp_path):
+    """Question by question, 0-shot and with worked examples; letters stand where the suite has them."""
     lm_eval = pytest.importorskip("lm_eval", reason="pip install lm-eval: the post extra")
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     folder, only, limit = exam_folder, ["city_zh", "city_en"], 6
-    if os.environ.get("STEEL_REAL_DATA"):
+    if which == "cmmlu":
+        if not os.environ.get("STEEL_REAL_DATA"):
+            pytest.skip("STEEL_REAL_DATA is not set")
         folder, only = Path(os.environ["STEEL_REAL_DATA"]) / "cmmlu", ["arts", "virology"]
     options = {"subjects": only, "limit": limit}
     suite, _, questions = exam.the_questions(folder, **options)
