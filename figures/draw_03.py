@@ -70,7 +70,7 @@ KINDS = {
     "symbols": "only symbols",
     "mojibake": "read in the wrong encoding",
     "repetition": "a piece over and over",
-    "too_short": "a text of a word or none",
+    "too_short": "a field of a word or none",
     "html": "wrapped in HTML",
 }
 
@@ -79,7 +79,7 @@ def fates(counts: Counter):
     """Bands from each kind of damage to what became of it; counts: (kind, fate) -> documents."""
     fig, ax = figure(3.3)
     ends = [e for e in dict.fromkeys(e for _, e in counts) if e.startswith("removed")]
-    ends += ["mended, with a rest", "kept as it was"]
+    ends += ["mended in part", "kept as it was"]
     heights = {e: sum(n for (_, end), n in counts.items() if end == e) for e in ends}
     total, gap = sum(counts.values()), 3.0
     right, y = {}, 0.0
