@@ -161,7 +161,7 @@ def command(*words):
 #
 # ## Twenty-two operators on real text
 #
-# The original cleaned seven sources (SkyPile and WanJuan went to the tokenizer as they came). We give the first records of each, as his conversion writes them, to his recipe. (The one without its model is a judge that comes further down; it could only have removed more.)
+# The original cleaned seven sources (SkyPile and WanJuan went to the tokenizer as they came). We give the first records of each, as his conversion writes them, to his recipe. (The one without its model, *perplexity*, comes further down as a judge; it could only have removed more.)
 
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_03.kept(OLD), alt="Nine sources as stacked bars: kept, and removed by special characters, number of words, line length, letters at most 90 per cent, other. Kept is between an eighth and three quarters.",
@@ -415,7 +415,7 @@ def real(root):
 #
 # ```{admonition} A threshold from elsewhere
 # :class: failure
-# Ten words and a quarter of special characters are the values of Data-Juicer's example; the mean line of 10 to 150 characters is that of its recipe for code. Its recipes for English web pages allow far longer lines and more special characters. The well-known English rules of Gopher and C4 together kept one Chinese document of 860 when we tried them. **Here:** ratios of what is visible, and no words.
+# Ten words and a quarter of special characters are the values of Data-Juicer's example configuration; the mean line of 10 to 150 characters is that of its recipe for code. Its recipes for English web pages allow far longer lines and more special characters. The well-known English rules of Gopher and C4 together kept one Chinese document of 860 when we tried them. **Here:** ratios of what is visible, and no words.
 # ```
 #
 # ```{admonition} Whatever comes twice is bad
