@@ -275,7 +275,7 @@ def costs(model, tok, text, separator=True):
 # say(f"Planted against never planted: AUROC {exposed['auroc']:.2f}; by length alone, without a model, {exposed['blind']:.2f}.")
 
 # %% [markdown]
-# A single canary's rank is one draw, and the AUROC is of six against four, so read the row from left to right and not cell by cell. A low loss is evidence of contamination only against controls of the same kind; without them it is a low loss. (Copies of exam questions are better sought in the data, by longest match: `steel eval contamination`.)
+# A single canary's rank is one draw, and the AUROC is of six against four, so read the row from left to right and not cell by cell. A low loss is evidence of contamination only against controls of the same kind. (Copies of exam questions are better sought in the data, by longest match: `steel eval contamination`.)
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -290,7 +290,7 @@ def costs(model, tok, text, separator=True):
 # steel eval compare 1b.json qwen.json
 # ```
 #
-# A domain is a file of JSON lines, with `text` or `messages`. A dialogue is scored on what the assistant says, given all before it and, as in fine-tuning, no separator; the control tokens have no bytes and are not counted. `--context` and `--stride` set the window; without them it is what *that* model promises, and half of that. Give both models the same; `steel eval compare` says so when they differ. `--reference` is a tokenizer's folder, likewise one for both. The result file holds the window, and nats and bytes of every document, so that any two models can be compared later, whatever their vocabularies: where a tokenizer has no `<|endoftext|>`, its BOS stands before a document, or else its EOS. It runs on the GPU where there is one, untimed.
+# A domain is a file of JSON lines, with `text` or `messages`. A dialogue, which takes a vocabulary with `<|im_start|>` and `<|im_end|>`, is scored on what the assistant says, given all before it and, as in fine-tuning, no separator; the control tokens have no bytes and are not counted. `--context` and `--stride` set the window; without them it is what *that* model promises, and half of that. Give both models the same; `steel eval compare` says so when they differ. `--reference` is a tokenizer's folder, likewise one for both. The result file holds the window, and nats and bytes of every document, so that any two models can be compared on texts later, whatever their vocabularies: where a tokenizer has no `<|endoftext|>`, its BOS stands before a document, or else its EOS. It runs on the GPU where there is one, untimed.
 #
 # This chapter's script is that command at a preset: `python notebooks/13_perplexity.py --preset gpu1` reads the model in `runs/13_perplexity-gpu1/hf` and the domains in `runs/13_perplexity-gpu1/heldout`.
 #
@@ -303,7 +303,7 @@ def costs(model, tok, text, separator=True):
 #
 # ```{admonition} Words here, tokens there
 # :class: failure
-# A user of lm-eval found a perplexity for Llama 2 on WikiText that was more than half again as high as the papers'. The harness divides by words, papers by tokens. (That need not be all; look at the windows next.) An earlier version of its bits per byte lacked the $\ln 2$, and was nats.
+# A user of lm-eval found a perplexity for Llama 2 on WikiText that was more than half again as high as the papers'. The harness divides by words, papers by tokens, and their windows may differ too. An earlier version of the harness's bits per byte lacked the $\ln 2$, and was nats.
 # ```
 #
 # ```{admonition} An average over what is left
@@ -368,7 +368,7 @@ def costs(model, tok, text, separator=True):
 # **13.5 Open, ten minutes on one core.** `python -m figures.experiments.vocabularies --run runs/vocabularies --out vocabularies.json` trains three vocabularies under three seeds, at equal bytes of text and at equal seconds. Before you start it: which vocabulary wins each budget, and will the winner be the same in all four domains? Then say which of the two budgets you would choose a vocabulary by, and why.
 #
 # ```{dropdown} Answer 13.5
-# Equal bytes asks which vocabulary learns most from a text, which matters when text is scarce. Equal seconds asks which learns most from a machine, which is the usual case; there a short vocabulary pays with more tokens for the same text, and a long one with a wider head. Bytes per token alone measure neither. Keep the seeds paired, and say of each domain whether zero lies in the interval.
+# Equal bytes asks which vocabulary learns most from a text, which matters when text is scarce. Equal seconds asks which learns most from a machine, which is the usual case; there a short vocabulary pays with more tokens for the same text, and a long one with a wider head. Keep the seeds paired, and say of each domain whether zero lies in the interval.
 # ```
 #
 # ## Cards
