@@ -88,8 +88,8 @@ def two_rulers(results: dict[str, dict]):
 
 
 def windows(sizes: list[int], curves: dict[str, list[float]], places: list[tuple[str, float]]):
-    """Left: bits per byte over the window in which the same documents are read, by domain. Right: the share of the text
-    at each distance from a document's beginning, and its cost. places: (label, bits per byte)."""
+    """Left: bits per byte over the window in which the same documents are read, by domain. Right: the mean cost of a
+    token by its place in a document. places: (label, nats per token)."""
     fig, (one, two) = figure(2.6, ncols=2, width_ratios=(1.25, 1))
     for color, (name, values) in zip(COLORS, curves.items()):
         one.plot(sizes, values, "o-", color=color)

@@ -49,6 +49,7 @@ def perplexity_by_tokens():
                 y = average(row["values"])
                 ax.axhline(y, color=peers[row["model"]], lw=0.9, ls="--")
                 partial = "*" if any(math.isnan(v) for v in row["values"]) else ""
-                label_line(ax, tokens[-1], y, row["model"].split("(")[0] + partial, SLATE)
+                name = row["model"].split("(")[0].replace("InterLM2", "InternLM2")
+                label_line(ax, tokens[-1], y, name + partial, SLATE, xytext=(9, 0))
         axis_units(ax, x="tokens seen (billions)", y="perplexity, normalised", title=title)
     return fig
