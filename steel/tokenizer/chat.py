@@ -10,6 +10,8 @@ the assistant has to produce: the answer and the `<|im_end|>` that ends it, not 
 the line break after it.
 """
 
+from ..config import UserError
+
 ROLES = ("system", "user", "assistant")
 
 # The {% generation %} markers let other trainers (TRL) find the same mask.
@@ -44,10 +46,13 @@ def encode_chat(
 ) -> tuple[list[int], list[int]]:
     """Token ids and loss mask (same length, 1 on assistant content and its `<|im_end|>`).
 
-    Turns are encoded apart, so a user who types "<|im_end|>" cannot close their own turn.
+    Turns are encoded apart, so a user who types "<|im_end|>" cannot close their own turn. Raises
+    UserError for a tokenizer without the tokens of a turn.
     """
     check(messages)
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    start, end = marks = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    if {None, tokenizer.unk_token_id} & set(marks):
+        raise UserError("this tokenizer has no <|im_start|> and <|im_end|>: no turns to encode")
 
     def plain(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

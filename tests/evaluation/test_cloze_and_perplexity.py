@@ -191,6 +191,8 @@ def test_others_vocabularies_have_a_separator_of_their_own(tok, kept, tmp_path):
         return
     setattr(other, kept, "<s>")
     assert _pieces(other, "云州", 8, 4) == [([1], [2, 3])]
+    with pytest.raises(UserError, match="no turns to encode"):
+        _pieces(other, [{"role": "user", "content": "云"}], 8, 4)
 
 
 def test_dialogues_are_scored_on_what_the_assistant_says(tok):
