@@ -11,7 +11,7 @@
 #
 # A base model has read, and reading has taught it one thing: how a text goes on. Ask it where somebody comes from, and it goes on. It may write a second question, a line of code, the rest of an encyclopedia's page. It is not refusing to answer. Nothing that it read has told it whose turn it is.
 #
-# Supervised fine-tuning, SFT, shows it dialogues, and lets it learn what one of the two speakers says {cite:p}`ouyang2022`. Every chat model begins so. The stage is short, its program looks like a small pretraining, and much of what goes wrong in it goes wrong silently: a mask is lost, a row is dropped, what was read is forgotten, and the loss curve is smooth. So this chapter is about what to count.
+# Supervised fine-tuning, SFT, shows it dialogues, and lets it learn what one of the two speakers says {cite:p}`ouyang2022`. Most chat models begin so. The stage is short, its program looks like a small pretraining, and much of what goes wrong in it goes wrong silently: a mask is lost, a row is dropped, what was read is forgotten, and the loss curve is smooth. So this chapter is about what to count.
 
 # %% tags=["hide-input"]
 import contextlib
@@ -42,7 +42,7 @@ RUN = Path("runs/14_sft")
 #
 # from figures import draw_14
 # from figures.claims import ROOT, log
-# from figures.facts import TABLE_3
+# from figures.facts import EXAM_QUESTIONS, TABLE_3
 # from figures.style import answer, badge, say, show, table
 #
 # shutil.rmtree(RUN, ignore_errors=True)
@@ -142,7 +142,7 @@ def masked(tok, messages):
 #      caption="Six of the packed rows. Dark: learnt. Orange: a border that attention does not cross.")
 
 # %% [markdown]
-# Now strangers share a row. What keeps them apart is the document mask of [chapter 10](10_loader.ipynb): attention ends at the border, and positions begin anew. With it a packed row is bookkeeping, and its loss has to be the sum of what its dialogues have alone. That is a test, and one that many trainers have failed for a while: packing that needs a kernel which is not installed and goes on without one, or a mask that is dropped together with it.
+# Now strangers share a row. What keeps them apart is the document mask of [chapter 10](10_loader.ipynb): attention ends at the border, and positions begin anew. With it a packed row is bookkeeping, and its loss has to be the sum of what its dialogues have alone. That is a test, and trainers have failed it: by packing that needs a kernel and goes on without one.
 
 # %% tags=["active-ipynb"]
 # model, _ = open_model(RUN / "pretrain" / "hf", device="cpu")
@@ -178,7 +178,7 @@ def masked(tok, messages):
 #           kept["answer_tokens"], "learnt tokens")
 
 # %% [markdown]
-# Cutting keeps more rows, and look at what it keeps: an answer comes last, so it is the answer that is cut, and with it its end. Where no answer is left the row would be read for nothing; it is left out, under a name of its own.
+# Cutting keeps more rows; but an answer comes last, so it is the answer that is cut, and its end. Where none is left the row is left out, under a name of its own.
 #
 # ## Three masks
 #
@@ -197,16 +197,22 @@ def masked(tok, messages):
 # names = {"base": "before", "answers": "loss on answers", "everything": "loss on everything", "no end": "answers, without the end", "replay": "loss on answers, text beside them"}
 # table(["", "held-out answers (bits per byte)", f"of {answering.ASKED} answers end by themselves"], [[names[k], f"{f['bits']['dialogue']:.2f}", f["ended"]] for k, f in found.items()])
 # answer("1.2", f"**{found['no end']['ended']}** of {answering.ASKED}; with the marker in the mask {found['answers']['ended']}.", found["no end"]["ended"], unit="answers")
-# assert found["answers"]["ended"] > found["no end"]["ended"] + 5
+# assert found["answers"]["ended"] > found["no end"]["ended"] + 5 and abs(found["no end"]["ended"] - answering.ASKED / 2) < 6
+# assert found["no end"]["bits"]["dialogue"] < min(f["bits"]["dialogue"] for name, f in found.items() if name != "no end")
 
 # %% tags=["active-ipynb", "hide-input", "timing"]
 # picked = [next(i for i, a in enumerate(found["base"]["answers"]) if a["lang"] == lang) for lang in ("en", "zh")]
 # table(["asked", *(names[k] for k in ("base", "answers", "no end"))], [[found["base"]["answers"][i]["said"][0].split("\n")[0], *(found[k]["answers"][i]["reply"].replace("\n", " ↵ ")[:70] for k in ("base", "answers", "no end"))] for i in picked], "llll")
+# said, people = found["answers"]["answers"], json.loads((RUN / "world" / "truth.json").read_text())["people"]
+# town = sum("家乡" in a["reply"] or "hometown" in a["reply"] for a in said)
+# own = sum(any(p[a["lang"]] in a["said"][0] and p[a["lang"]] in a["reply"] for p in people) for a in said)
+# say(f"With the loss on answers {town} of {len(said)} replies speak of a home town, {own} of the person who was asked about.")
+# assert town > len(said) / 2 > 2 * own
 
 # %% [markdown]
-# The base goes on as texts go on. After forty steps the same weights speak in whole sentences of the right form, in the language of the question, and stop. And what they say is wrong: they name a home town when asked for a university, and somebody else's. The toy has read too little to know anything, and forty steps of SFT have not told it facts. *Form is what they had time for.* This is the picture to keep of the whole stage: it cannot be judged by how an answer looks.
+# The base goes on as texts go on. After forty steps the same weights speak in whole sentences of the right form, in the language of the question, and stop. And what they say is wrong: whatever is asked, they name a home town, and mostly somebody else's. The toy has read too little to know anything, and forty steps of SFT have not told it facts. *Form is what they had time for.* Keep this of the whole stage: it cannot be judged by how an answer looks.
 #
-# The mask without the end is subtle, since it *looks* complete. Every word of every answer is learnt. Only the stop is not, and a model that never had to predict it goes on to the next sentence. Readers of small projects know the result under the name 复读机, the repeater. And a loss on everything spends most of its gradient on questions and on headers: on what a user says, which the model will never have to say. In nanochat a rewrite had dropped the mask without anybody noticing; putting it back took its mean of chat scores from .315 to .355. Our comparison has one seed and forty steps; count on its sign in the table, not on its size.
+# The mask without the end is subtle, since it *looks* complete. Every word of every answer is learnt. Only the stop is not, and half of its answers run on until the limit. (The mark that ends a document counts as an end, too.) By its words alone it looks the best of all: its answers have the fewest bits. And a loss on everything has most of its terms on questions and on headers, which the model will never have to say. In nanochat a rewrite had dropped the mask; putting it back took its mean of chat scores from .315 to .355, one run each. Our comparison has one seed and forty steps.
 #
 # ## What is forgotten
 #
@@ -214,17 +220,18 @@ def masked(tok, messages):
 
 # %% tags=["active-ipynb", "hide-input", "within-0.5"]
 # bits = {"base": found["base"]["bits"], "no text": found["answers"]["bits"], "four rows": found["replay"]["bits"]}
-# show(draw_14.forgetting(bits), alt="For Chinese, English and code: bits per byte before fine-tuning, far higher after dialogues alone, and close to the first value where text was mixed in.",
+# show(draw_14.forgetting(bits), alt="For Chinese, English and code: bits per byte before fine-tuning, far higher after dialogues alone, and, where text was mixed in, below the first value for English and code and near it for Chinese.",
 #      caption="What forty steps of dialogues do to text. Lower is better; one seed.")
 # rise = {k: 100 * (bits[k]["zh"] / bits["base"]["zh"] - 1) for k in ("no text", "four rows")}
-# answer("1.3", f"by **{rise['no text']:.0f} %**. With four rows of text in each step: {rise['four rows']:+.0f} %.", rise["no text"], unit="%")
-# assert rise["no text"] > 10 > rise["four rows"] + 4
+# english, code = (100 * (bits["no text"][k] / bits["base"][k] - 1) for k in ("en", "code"))
+# answer("1.3", f"by **{rise['no text']:.0f} %**; English by {english:.0f} %, code by {code:.0f} %. With four rows of text in each step Chinese moves by {rise['four rows']:+.0f} %.", rise["no text"], unit="%")
+# assert rise["no text"] > 10 > rise["four rows"] + 4 and all(bits["four rows"][k] < bits["base"][k] for k in ("en", "code"))
 # assert all(bits["no text"][k] > max(bits["base"][k], bits["four rows"][k]) for k in ("zh", "en", "code"))
 
 # %% [markdown]
-# Nobody asked the model to forget. Forty steps on another distribution moved weights that the old one needed, and no dialogue ever complained. The cure is as old as the observation: read some of the old text meanwhile. `sft.replay_rows` sets how many rows of each step come from the pretraining shards, `sft.replay_weight` what one of their tokens counts beside an answer's. In them everything is learnt, as before.
+# Nobody asked the model to forget. Forty steps on another distribution moved weights that the old one needed, and no dialogue ever complained. The cure is as old as the observation: read some of the old text meanwhile. `sft.replay_rows` sets how many rows of each step come from the pretraining shards, `sft.replay_weight` what one of their tokens counts beside an answer's. In them everything is learnt, as before: here four rows outweigh the answers of eight more than two to one, and English and code end below where they began.
 #
-# A sharper rate forgets more, and ours is sharp (the toy has forty steps). The order of things does not depend on it: what an SFT run costs is invisible in its own loss. Measure it on text.
+# Ours is one rate, and a sharp one. But what an SFT run costs is invisible in its own loss, whatever the rate. Measure it on text.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -233,11 +240,11 @@ def masked(tok, messages):
 #
 # ## A life, before and after
 #
-# The toy is for showing. A life of preset `laptop` has read more than ten times as many tokens, questions among its documents, and a base that knows its people. Its report card sends every stage sixty messages that a stranger might send: greetings, who are you, facts about people of whom SFT has never spoken, follow-ups with “she”, sums, names that nobody has.
+# A life of preset `laptop` has read more than ten times as many tokens, questions among its documents, and a base that knows its people. Its report card sends every stage sixty messages that a stranger might send: greetings, who are you, facts about people of whom SFT has never spoken, follow-ups with “she”, sums, names that nobody has.
 #
 # ```{admonition} Predict
 # :class: predict
-# Two guesses about that life, in numbers.
+# About that life, in numbers:
 #
 # 1. How many of the sixty messages does it answer rightly after SFT?
 # 2. Its exam asks multiple-choice questions about held-out people, and is scored by the letter that the model writes behind the option that it chose. By how many points (of 100) does SFT change that score?
@@ -260,51 +267,54 @@ def masked(tok, messages):
 # show(draw_14.before_after(lines, f"figures/runs/life-seeds.json, {len(seeds)} seeds"), alt="Arrows from before to after fine-tuning: " + "; ".join(f"{k} {a:.0f} to {b:.0f} %" for k, a, b in lines) + ".",
 #      caption="Three lives after reading and after fine-tuning. Above: the kinds of messages, 4 to 14 of each in a life. Below: the exam about held-out people.")
 # right = [[60 * r["conversation"] for r in rows] for rows in both]
-# change, error = (100 * v for v in lives["pooled"]["sft"]["written"])
+# talked, change, lost = (100 * lives["pooled"]["sft"][way][0] for way in ("conversation", "written", "text"))
+# each = {way: [100 * at[seed, "sft"]["changes"][way][0] for seed in seeds] for way in ("written", "text")}
+# in_lives = {way: ", ".join(f"{v:+.1f}" for v in values) for way, values in each.items()}
 # answer("2.1", f"**{sum(right[1]) / 3:.0f}** of 60 in the mean of three lives ({min(right[1]):.0f} to {max(right[1]):.0f}), after {sum(right[0]) / 3:.0f} before: these bases have read questions and answers among their documents, and answer in their form.", sum(right[1]) / 3, low=min(right[1]), high=max(right[1]), unit="messages")
-# lost, lost_error = (100 * v for v in lives["pooled"]["sft"]["text"])
-# answer("2.2", f"by **{change:+.1f} points** (standard error {error:.1f}), about a tenth of what it did to talking. The likeliest option, which needs no form, moved by {lost:+.1f} ± {lost_error:.1f}.", change, unit="points")
-# talked = 100 * lives["pooled"]["sft"]["conversation"][0]
-# assert talked > 8 * abs(change) and abs(change) > 2 * error and lost < -2 * lost_error
+# answer("2.2", f"by **{change:+.1f} points** ({in_lives['written']} in the three lives), about a tenth of what it did to talking. The likeliest option, which needs no form, moved by {lost:+.1f} ({in_lives['text']}).", change, low=min(each["written"]), high=max(each["written"]), unit="points")
+# assert talked > 8 * abs(change) and min(each["written"]) > 0 > max(each["text"])
 # whole = [sum(r["bits_per_byte"] for r in rows) / len(seeds) for rows in both]
 # say(f"Held-out text, with the replay that the preset prescribes: {whole[0]:.3f} bits per byte before, {whole[1]:.3f} after.")
 
 # %% [markdown]
-# What was said of form holds at this size, too. Greetings, a farewell, its own name: these are new. Facts and sums it mostly had, and by the score that asks for no form at all SFT has cost it a little. And a base that has read dialogues is no pure continuer any more. Corpora of today are full of them, and much of what is credited to fine-tuning was read before it.
+# What was said of form holds at this size, too. Greetings, a farewell, its own name are new, and so, mostly, are follow-ups. Facts and sums it mostly had, and by the score that asks for no form at all SFT has cost each of the three lives a little. And a base that has read dialogues is no pure continuer any more. Steel's corpus held some as well, with the loss on everything {cite:p}`steelblog2024`.
 #
 # ## What rows decide
 #
-# The program is the same for everybody; the rows are not. Steel's paper has the table that taught its authors most {cite:p}`steel2025`, accuracies in per cent after SFT on five mixtures:
+# The program is the same for everybody; the rows are not. Steel's paper has a table of it {cite:p}`steel2025`, accuracies in per cent after SFT on five mixtures:
 
 # %% tags=["active-ipynb", "hide-input"]
 # table(["rows", "C-Eval", "CMMLU", "MMLU"], [[name, *(f"{v:.2f}" for v in values)] for name, *values in TABLE_3])
-# questions, p = 1346, TABLE_3[-1][1] / 100
-# noise = 100 * (p * (1 - p) / questions) ** 0.5
-# say(f"Read with care: C-Eval's public part has {questions:,} questions, so one score has a standard error of about {noise:.1f} points. The step from the first row to the second, {TABLE_3[1][1] - TABLE_3[0][1]:+.1f}, is far outside of it; the one from the third to the fourth, {TABLE_3[3][1] - TABLE_3[2][1]:+.1f}, is not.")
+# asked = {"C-Eval": (1, EXAM_QUESTIONS["C-Eval"]), "CMMLU": (2, EXAM_QUESTIONS["CMMLU"])}
+# noise = {exam: 100 * (2 * (p := TABLE_3[-1][i] / 100) * (1 - p) / n) ** 0.5 for exam, (i, n) in asked.items()}
+# step = {exam: TABLE_3[3][i] - TABLE_3[2][i] for exam, (i, _) in asked.items()}
+# first = TABLE_3[1][1] - TABLE_3[0][1]
+# assert first > 3 * noise["C-Eval"] > 3 * step["C-Eval"] and step["CMMLU"] > 4 * noise["CMMLU"]
+# say(f"Read with care: C-Eval's validation split has {asked['C-Eval'][1]:,} questions, so the difference of two scores has a standard error of up to {noise['C-Eval']:.1f} points. The step from the first row to the second, {first:+.1f}, is far outside of it; the one from the third to the fourth, {step['C-Eval']:+.1f}, is not. On CMMLU's {asked['CMMLU'][1]:,} questions the same step, {step['CMMLU']:+.1f}, stands outside: there the error is {noise['CMMLU']:.1f}.")
 
 # %% [markdown]
-# A model that had read mostly Chinese was fine-tuned on seven million rows, nine tenths of them English. A tenth of the rows in the right language did better. English multiple choice then brought four points of MMLU: practice in the *form* of the exam, which is a caution as well. One run a row, several things change between rows, and the base is one. But the direction is what this chapter's mechanism says: rows set the form, and a form in another language displaces the one that was there. `sft.languages={zh: 0.8, en: 0.2}` takes the most rows that stand in these shares.
+# A model that had read mostly Chinese was fine-tuned on seven million rows, nine tenths of them English, beside Chinese multiple choice. With a tenth of the seven million, the Chinese ones, both Chinese exams rose and MMLU fell. English multiple choice then brought four points of MMLU, perhaps by practice in the *form* of the exam. One run a row, one base, and in the first step two things change at once: the multiple choice stayed while the rest shrank to a tenth, so its share rose together with that of Chinese. Which of the two raised two exams of Chinese multiple choice the table cannot say. `sft.languages={zh: 0.8, en: 0.2}` takes the most rows that stand in these shares.
 #
 # ## At full scale
 #
 # This chapter's script is `steel sft`, with the same words; without a model it makes the toy of this page and gives it a name.
 #
 # ```text
-# steel sft --preset steel-1b-dense --model base/hf --data zh.jsonl --data en.jsonl -r runs/chat sft.epochs=4 sft.batch_size=256
-# steel sft -m base/hf -d rows.jsonl -r runs/chat --replay shards sft.replay_rows=16 "sft.languages={zh: 0.8, en: 0.2}"
-# steel sft -m base/hf -d rows.jsonl -r runs/chat --name 小明 --author 李华 --date 2026年11月
-# steel sft -m base/hf -d rows.jsonl -r runs/chat sft.lora_rank=16 sft.long=truncate
-# steel export llama-factory sft -m base/hf -d rows.jsonl -r out sft.lora_rank=16
+# steel sft -p steel-1b-dense -m base/hf -d zh.jsonl -d en.jsonl -r runs/chat sft.epochs=4
+# steel sft -p steel-1b-dense -m base/hf -d rows.jsonl -r runs/shares --replay shards sft.replay_rows=16 "sft.languages={zh: 0.8, en: 0.2}"
+# steel sft -p steel-1b-dense -m base/hf -d rows.jsonl -r runs/named --name 小明 --author 李华 --date 2026-11
+# steel sft -p steel-1b-dense -m base/hf -d rows.jsonl -r runs/lora sft.lora_rank=16 sft.long=truncate
+# steel export llama-factory sft -p steel-1b-dense -m base/hf -d rows.jsonl -r out sft.lora_rank=16
 # ```
 #
-# `--name`, `--author` and `--date` write *self-cognition*: some hundred ways to ask who it is, each with one answer, which are then repeated sixteen times beside the rows. Few and often beats many and varied where one sentence is to be said. `sft.lora_rank` trains low-rank updates of the blocks alone and merges them at the end {cite:p}`lora2021`; the folder that comes out is as large as the one that went in. Every option of pretraining is there as well: sharding over ranks, exact resume, kernels, logs. A run folder that was begun on other rows is refused.
+# `--name`, `--author` and `--date` write *self-cognition*: 665 small questions in Chinese and English with 12 answers, repeated sixteen times beside the rows. Give all three: each stands in both languages, and what is left out is the preset's. `sft.lora_rank` trains low-rank updates of the blocks alone and merges them at the end {cite:p}`lora2021`; the folder that comes out is as large as the one that went in. Every option of pretraining is there as well: sharding over ranks, exact resume, kernels, logs. A run folder that was begun on other rows is refused.
 #
-# For those who train elsewhere, the last line writes rows and settings for LLaMA-Factory, template and masks included:
+# For those who train elsewhere, the last line writes rows and settings for LLaMA-Factory. The text is the same; the mask has one token more, the line break after each answer. Replay, language shares and Muon stay behind, and long rows are cut:
 
 # %% tags=["active-ipynb"]
 # from steel.align.llama_factory import export
 #
-# cfg = load("steel-1b-dense", ["sft.lora_rank=16", "sft.batch_size=256"])
+# cfg = load("steel-1b-dense", ["sft.lora_rank=16"])
 # page = export("sft", cfg, RUN / "pretrain" / "hf", answering.files(life), RUN / "factory")
 # wanted = ("stage", "finetuning_type", "lora_", "template", "cutoff", "packing",
 #           "neat_packing", "gradient_acc", "learning_rate")
@@ -312,40 +322,41 @@ def masked(tok, messages):
 #         if line.startswith(wanted)), sep="\n")
 
 # %% [markdown]
-# What it costs is soon said: four passes over the napkin's million dialogues are 1.2 billion tokens, at Steel's speed hours where pretraining was a month ([chapter 01](01_cost_plan.ipynb)). Spend the rest of the day on the rows.
+# What it costs is soon said: four passes over the napkin's million dialogues are 1.2 billion tokens, at Steel's speed 46 minutes where pretraining was 30 days ([chapter 01](01_cost_plan.ipynb)). Spend the rest of the day on the rows.
 #
 # ## Failure gallery
 #
 # ```{admonition} Known by the length of a name
 # :class: failure
-# Our own, found while this chapter was written. A life's vocabulary is trained on documents *and* on the texts of fine-tuning, which speak of train people only; with too few entries their English names were cut into fewer tokens than those of held-out people. SFT learnt to tell the two apart by that, and to answer “I don't know this person.” to the longer names, whose facts the base had known.
-# **Now:** the preset has entries enough for every name to be as long as every other. Look at what your split changes besides what it should.
+# Our own, found while this chapter was written. A life's vocabulary is trained on documents *and* on the texts of fine-tuning, which speak of train people only; with too few entries their English names were cut into fewer tokens than those of held-out people. The base, which had read refusals, had begun to tell the two apart by that; after SFT it answered “I don't know this person.” to the longer names, whose facts the base had mostly known.
+# **Now:** the preset has entries enough for everybody in town to have a name of the same length. The names of strangers are still longer, so a refusal can still go by length. Look at what your split changes besides what it should.
 # ```
 
 # %% tags=["active-ipynb", "hide-input"]
 # measured = json.loads((ROOT / "figures" / "runs" / "name-length.json").read_text())["rows"]
-# show(draw_14.names(measured), alt="Two panels, 2,816 and 3,072 entries. People asked about in fine-tuning stay at 100 per cent. Held-out people, whose names are longer in the first panel, fall far after fine-tuning there, and little in the second, where all names have two tokens.",
+# show(draw_14.names(measured), alt="Two panels, 2,816 and 3,072 entries. People asked about in fine-tuning stay at 100 per cent. Held-out people, whose names are longer in the first panel, fall far after fine-tuning there, and little in the second, where their names have two tokens as well.",
 #      caption="English questions about people whom fine-tuning had asked about, and about others, before and after it. One seed of each vocabulary.")
 # held = {(r["vocabulary"], r["stage"]): r for r in measured if r["split"] == "test" and r["lang"] == "en"}
 # short, even = (held[v, "sft"] for v in (2816, 3072))
-# say(f"With 2,816 entries {100 * held[2816, 'pretrain']['right']:.0f} % of the answers were right after reading and {100 * short['right']:.0f} % after SFT; {100 * short['refused']:.0f} % were the refusal, and to “who is …” {100 * short['who_refused']:.0f} %. "
-#     f"With 3,072 it is {100 * held[3072, 'pretrain']['right']:.0f} and {100 * even['right']:.0f} %, and {100 * even['refused']:.0f} % refusals. In Chinese, where every name is one token, both vocabularies stay above {100 * min(r['right'] for r in measured if r['lang'] == 'zh' and 'right' in r) - 0.5:.0f} %. Something is left in the second English row, so length was the largest of the marks, not the only one.")
+# say(f"With 2,816 entries {100 * held[2816, 'pretrain']['right']:.0f} % of the answers were right after reading and {100 * short['right']:.0f} % after SFT; {100 * short['refused']:.0f} % were the refusal (after reading {100 * held[2816, 'pretrain']['refused']:.0f} %), and to “who is …” {100 * short['who_refused']:.0f} % ({100 * held[2816, 'pretrain']['who_refused']:.0f} %). "
+#     f"With 3,072 it is {100 * held[3072, 'pretrain']['right']:.0f} and {100 * even['right']:.0f} %, and {100 * even['refused']:.0f} % refusals. In Chinese, where every name of the town is one token, both vocabularies stay above {100 * min(r['right'] for r in measured if r['lang'] == 'zh' and 'right' in r) - 0.5:.0f} %. What is lost in the second English row is not refusals, and so another matter.")
+# assert even["refused"] < held[3072, "pretrain"]["refused"] + 0.02
 # assert even["right"] > short["right"] + 0.3 and even["tokens"] < short["tokens"] and even["right"] < held[3072, "pretrain"]["right"]
 
 # %% [markdown]
 # ```{admonition} A mask that was not there
 # :class: failure
-# In libraries of high standing: the option for assistant-only loss ignored when packing was on; a mask of ones for a template without generation marks; the first token of each answer lost to a shift; the attention mask handed over as targets. None of them raised an error, and all had a falling loss. **Here:** the test above, packed against separate, and a figure of one row in colour before every run.
+# In libraries of high standing: the option for assistant-only loss ignored when packing was on; a mask of ones for a template without generation marks; the first token of each answer lost to a shift; the attention mask handed over as targets. None of them raised an error. **Here:** the test above, packed against separate, and one dialogue in colour at the head of this page.
 # ```
 #
 # ```{admonition} Tests among the rows
 # :class: failure
-# The original's mixture held the test splits of three English exams, and 289 rows of a fourth repeated the question before them. Its authors also tried the reverse on purpose: rows of CMMLU's own questions moved CMMLU by three points and C-Eval hardly. **Here:** every row is checked for its roles and its last turn, counted, and named by a hash; what an exam may not share with its rows is chapter 17's.
+# The original's mixture held the test splits of three English exams, and 289 rows of one of them repeated the question before them. Its authors also tried the reverse on purpose: rows of CMMLU's own questions moved CMMLU by three points and C-Eval hardly. **Here:** every row is checked for its roles and its last turn, counted, and named by a hash; what an exam may not share with its rows is chapter 17's.
 # ```
 #
 # ```{admonition} She, herself
 # :class: failure
-# In our own rows, and nobody had read them: templates put a pronoun where a name belongs, and a follow-up asks for “the home of she”. A small model learns that, too. Read fifty rows before you train on fifty thousand.
+# In our own rows, and nobody had read them: templates put a pronoun where a name belongs, and a follow-up asks for “the home of she”. They are still there. Read fifty rows before you train on fifty thousand.
 # ```
 #
 # ## Exercises
@@ -410,7 +421,7 @@ print(f"{3 * 41} of {length}, {3 * 41 / length:.0%}; the last answer alone: 41, 
 # **14.5 Open, 4 GPU hours.** How much replay is enough? Fine-tune a base of preset `gpu1` with 0, 1, 4 and 16 rows of text beside each 16 of dialogues, at two learning rates, under three seeds. Plot answers against bits per byte of text: is there a rate at which no replay is needed, and what does it cost in answers? Say first what you expect.
 #
 # ```{dropdown} Answer 14.5
-# We have not run it. Forgetting grows with the distance that the weights travel, so a low rate and few steps should do much of what replay does, and learn less of the form. Where both curves meet depends on how far dialogues are from what was read; a corpus with dialogues in it moves that point, as this chapter's life does.
+# We have not run it. If forgetting grows with the distance that the weights travel, a low rate and few steps do much of what replay does, and learn less of the form. Where both curves meet should depend on how far dialogues are from what was read.
 # ```
 #
 # ## Cards
@@ -444,12 +455,12 @@ print(f"{3 * 41} of {length}, {3 * 41 / length:.0%}; the last answer alone: 41, 
 # badge()
 
 # %% [markdown]
-# The program's last cell: `steel sft` with the words of its command line; without `--model` it makes the toy first.
+# The program's last cell is `steel sft`.
 
 # %% tags=["timing"]
 if __name__ == "__main__":
     words = [] if "ipykernel" in sys.modules else sys.argv[1:]
-    if not {"--model", "-m", "--help"} & set(words):
+    if not {"--model", "-m", "--help"} & {word.split("=")[0] for word in words}:
         base = RUN / "pretrain" / "hf"
         toy = base.parents[1] if base.is_dir() else answering.base(RUN).run
         words = ["--preset", "cpu", "-m", str(base), "-d", str(toy / "facts.jsonl"), "-r", str(RUN / "own"),

@@ -9,11 +9,11 @@
 # %% [markdown]
 # # 16 · Pay for what can be checked
 #
-# Until now the model has imitated. Somebody wrote a text, an answer, or a better answer, and the loss asked for more of the same. There is another way to teach: let the model answer as it likes, let a program say which answers are right, and make those likelier. Nobody has to write the answer down; somebody has to be able to check it.
+# Until now the model has imitated. Somebody wrote a text, an answer, or a better answer, and the loss asked for more of the same. There is another way to teach: let the model answer as it likes, let a program say which answers are right, and make those likelier. Nobody writes the answer; a program checks it.
 #
-# Steel's author tried this on Chinese multiple choice, with GRPO {cite:p}`grpo2024`, and on Qwen2.5-1.5B instead of his own model {cite:p}`steel2025`. What such training adds is hard to see in a large model, because nobody knows what it could do before. So we take a task that one can hold in one's head, and a model of 108,224 parameters that trains in seconds.
+# Steel's author tried this on Chinese multiple choice, with GRPO {cite:p}`grpo2024`, and on Qwen2.5-1.5B instead of his own model {cite:p}`steel2025`. What such training adds is hard to see in a large model. So we take a task that one can hold in one's head, and a model of 108,224 parameters that trains in seconds.
 #
-# The task is parity: sixteen bits, then `=`, and the answer says whether the number of ones is odd. It can be said at once, in one token. Or it can be *worked out*: sixteen tokens, each the parity of the bits so far, the last of which is the answer. Working it out is easy, one step of memory a token. Saying it at once asks for all sixteen bits together, and our model never learns it. The experiment is that of Tsilivis and colleagues {cite:p}`parityrl2025`, made small.
+# The task is parity: sixteen bits, then `=`, and the answer says whether the number of ones is odd. It can be said at once, in one token, or *worked out*: sixteen tokens, each the parity of the bits so far, the last of which is the answer. Working it out is easy, one step of memory a token. Saying it at once asks for all sixteen bits together, and in 150 steps our model did not learn it. The experiment is that of Tsilivis and colleagues {cite:p}`parityrl2025`, made small.
 
 # %% tags=["hide-input"]
 import math
@@ -48,32 +48,35 @@ worked = "".join(str(int(b)) for b in bits.cumsum(0) % 2)
 # pushed = grpo.advantages(paid)[0].tolist()
 # rows = log("parity-rl")
 # show(draw_16.one_step("".join(map(str, bits.tolist())) + "=", said, paid[0].tolist(), pushed),
-#      alt="One prompt of sixteen bits leads to eight drawn answers, some of one bit and two of sixteen bits. Each gets reward 1 or 0 for its last bit; five are right. The advantage of the right ones is positive, that of the wrong ones negative; the tokens of the first become likelier, by a factor of at most 1.2, those of the second rarer.",
-#      caption="One step of GRPO on one prompt. Nobody wrote the answers: the model did. A token's probability may change until its ratio to the old one leaves 0.8 to 1.2; beyond that nothing pulls.")
+#      alt="One prompt of sixteen bits leads to eight drawn answers, some of one bit and two of sixteen bits. Each gets reward 1 or 0 for its last bit; five are right. The advantage of the right ones is positive, that of the wrong ones negative; the tokens of the first become likelier, those of the second rarer.",
+#      caption="One step of GRPO on one prompt. Here the group is constructed; in a run the model draws it.")
 
 # %% [markdown]
 # ```{admonition} Predict
 # :class: predict
-# The model is trained by imitation on answers of both kinds; a share $p$ of them is worked out, the rest guess at once, rightly. Then GRPO: 32 prompts a step, eight answers each, 1 for a right last bit. Nothing is paid for working it out.
+# The model is trained by imitation on answers of both kinds; a share $p$ of them is worked out, the rest say the right bit at once, which to the model is a guess. Then GRPO: 32 prompts a step, eight answers each, 1 for a right last bit. Nothing is paid for working it out.
 #
 # 1. With $p$ = 0.1, 0.25 and 0.4, we ask the model after imitation for its likeliest answer. From which share $p$ on is that the worked one? A number.
 # 2. At $p$ = 0.25, after how many steps of GRPO are nine in ten of the likeliest answers right?
-# 3. Now answers cost: a whole chain is paid $\lambda$ less than a guess. From which $\lambda$ on does the model stop working things out?
-# 4. A base that has never seen a worked answer gets the same GRPO. What share of its answers is right at the end (%)?
+# 3. Now answers cost: every token beyond a guess's two takes $\lambda/16$ off the reward. From which $\lambda$ on does the model stop working things out?
+# 4. A base that has never seen a worked answer gets GRPO, too. What share of its answers is right at the end (%)?
 # ```
 #
 # ## Napkin: what imitation prefers
 #
-# Imitation matches frequencies. At the first token there is nothing to choose: a worked answer begins with the first running parity, which is 0 or 1; a guess is 0 or 1, too. Say that the token is 1. Where do we stand? A worked answer would have come this far with mass $p$, in those cases where the first bit is 1. A guess would have said 1 half of the time, since the model cannot compute the parity and has to spread its mass over both: $(1-p)/2$. So the second token is the end with $(1-p)/2$, and goes on with $p$. The likeliest answer goes on if
+# Imitation matches frequencies. At the first token there is nothing to choose: a worked answer begins with the first running parity, which is 0 or 1; a guess is 0 or 1, too. Say that the first bit is 1, and so is the token. A worked answer has come this far with mass $p$. A guess says 1 half of the time, since the model cannot compute the parity: $(1-p)/2$. After that it ends. The likeliest answer goes on if
 #
 # $$ p > \frac{1-p}{2}, \qquad \text{that is} \qquad p > \tfrac{1}{3}. $$
 #
-# Below a third, a model that holds the whole ability will, asked for its best guess, guess. Drawn at temperature 1 it shows what it holds: a share $p$ of its answers is worked out. That is all that GRPO needs.
+# Below a third (the paper, too, reports a threshold near it) a model that holds the whole ability will, asked for its best guess, guess. Drawn at temperature 1 it shows what it holds: a share $p$ of its answers is worked out.
 
 # %% tags=["active-ipynb", "hide-input"]
 # first = [r["curve"][0] for r in rows if r["variant"] == "GRPO" and r["layers"] == 2 and r["share"] == 0.25]
 # enough = [r["curve"][0] for r in rows if r["variant"] == "GRPO" and r["layers"] == 2 and r["share"] == 0.4]
-# answer("1.1", f"From **one third** on. In the log, at p = 0.25 the likeliest answer is worked out in {100 * max(c['greedy_long'] for c in first):.0f} % of the cases, under each of three seeds, and {100 * min(c['greedy_accuracy'] for c in first):.0f} % are right; at p = 0.4 at least {100 * min(c['greedy_accuracy'] for c in enough):.0f} % are.", 1 / 3, unit="share")
+# show(draw_16.napkin((0.1, 0.25, 0.4)),
+#      alt="A tree. After sixteen bits and the sign the first token is the first bit, with mass p plus (1 - p)/2, or the other one, with (1 - p)/2. After the first bit the answer ends with (1 - p)/2 or goes on with p. For p = 0.1 and 0.25 the end has more, for p = 0.4 going on has.",
+#      caption="What a perfect imitation holds after its first token. The likeliest answer takes the larger mass.")
+# answer("1.1", f"From **one third** on, by the napkin; the log has it between 0.25 and 0.4. At p = 0.25 the likeliest answer is worked out in {100 * max(c['greedy_long'] for c in first):.0f} % of the cases, under each of three seeds, and {100 * min(c['greedy_accuracy'] for c in first):.0f} % are right; at p = 0.4 {100 * min(c['greedy_accuracy'] for c in enough):.0f} % are.", 1 / 3, unit="share")
 
 # %% [markdown]
 # ## Build: eight answers and their mean
@@ -97,7 +100,7 @@ print([f"{a:+.2f}" for a in mine.tolist()])
 print("all right:", advantages([1] * 8)[:3], "…")
 
 # %% [markdown]
-# The last line is the first thing to watch on a dashboard. A group whose rewards are all equal has no advantage to share out. It costs its samples and teaches nothing; `steel grpo` leaves it out and counts it, as `zero_variance`. Users of other programs report rewards that stay flat; a base that solves everything, or nothing, looks like that.
+# The last line is the first thing to watch on a dashboard. A group whose rewards are all equal has no advantage to share out. It costs its samples and teaches nothing; `steel grpo` leaves it out and counts it, as `zero_variance`. A base that solves everything, or nothing, has only such groups.
 #
 # Each token of an answer then gets its answer's advantage, through the ratio $\rho$ of its probability now and when it was drawn:
 
@@ -112,7 +115,7 @@ for A in (1.0, -1.0):
     print(f"advantage {A:+.0f}: pull on log p", pull)
 
 # %% [markdown]
-# Columns are ratios from 0.5 to 1.5. A good token that is already more than 1.2 times as likely is left alone, and so is a bad one below 0.8 times. The other corners keep pulling: a good token that has become rarer is brought back. With one update a rollout, the default, $\rho$ is 1 and nothing clips.
+# Columns are ratios from 0.5 to 1.5. A good token that is already more than 1.2 times as likely is left alone, and so is a bad one below 0.8 times. In the other direction the pull stays: a good token that has become rarer is brought back. With one update a rollout, the default and the setting of every run here, $\rho$ is 1 and nothing clips.
 #
 # ## What dividing by the deviation does
 #
@@ -128,7 +131,7 @@ for name, how in (("plain", "none"), ("over std", "group")):
     print(f"{name:9}", "  ".join(f"{p / pushes[2]:.2f}" for p in pushes))
 
 # %% [markdown]
-# Both are scaled so that the even group counts 1. A question that one answer in eight gets right weighs 0.44 plainly and 0.66 with the division: it favours questions that are nearly solved or nearly hopeless. *Dr. GRPO* {cite:p}`drgrpo2025` calls this the first bias and takes the division out. The second is in the length: where each answer's loss is the mean of its tokens, a wrong answer of a hundred tokens is punished a tenth as hard a token as one of ten, so wrong answers may ramble. The remedy divides by a constant. Both are settings here, `scale_rewards` and `normalise`; the default keeps the division and averages over the tokens of all answers.
+# Both are scaled so that the even group counts 1. A question that one answer in eight gets right weighs 0.44 plainly and 0.66 with the division: nearly solved and nearly hopeless questions count for more than they did. *Dr. GRPO* {cite:p}`drgrpo2025` calls this a bias and takes the division out. It finds another in the length: where each answer's loss is the mean of its tokens, a wrong answer of a hundred tokens is punished a tenth as hard a token as one of ten, so wrong answers may ramble. The remedy divides by a constant. Both are settings here, `scale_rewards` and `normalise`; the default keeps the division and averages over the tokens of all answers.
 #
 # ## Imitate, then pay
 #
@@ -140,60 +143,63 @@ for name, how in (("plain", "none"), ("over std", "group")):
 # run = parity.reinforce(cfg, base, RUN / "grpo")
 # before, after = run["curve"][0], run["curve"][-1]
 # assert before["greedy_accuracy"] < 0.6, "imitation alone guesses"
-# assert after["greedy_accuracy"] > 0.65, "paid, it works it out"
-# print("before: the likeliest answer is a guess")
-# print("after: most of them are worked out and right")
+# assert after["greedy_accuracy"] > 0.65, "paid, it is right"
+# assert after["greedy_long"] > 0.5, "and works it out"
 
 # %% tags=["active-ipynb", "within-0.4", "hide-input"]
-# table(["512 fresh inputs", "before", "after"],
+# table([f"{parity.PROBES} inputs", "before", "after"],
 #       [[name, *(f"{probe[key]:.2f}" for probe in (before, after))] for name, key in
 #        (("likeliest answers right, share", "greedy_accuracy"), ("drawn answers right, share", "drawn_accuracy"),
 #         ("length of drawn answers, tokens", "drawn_length"))])
 
 # %% [markdown]
-# Nothing was paid for length, and length is what grew: a worked answer is right nearly always, a guess half of the time, so in most groups the worked ones stand above the mean. The log has the same under three seeds and at three shares.
+# Nothing was paid for length, and length is what grew: at the start a worked answer is right nearly always, a guess half of the time, so in most groups the worked ones stand above the mean. In the log length grows under three seeds and at three shares.
 
 # %% tags=["active-ipynb", "hide-input"]
 # main = [r for r in rows if r["variant"] == "GRPO" and r["layers"] == 2]
 # show(draw_16.shares(main),
-#      alt="Left: share of likeliest answers that are right over forty GRPO steps. At p = 0.4 it starts at 100 per cent and stays. At p = 0.25 it jumps from 52 to above 95 per cent within four steps, with a dip later under one seed. At p = 0.1 it climbs slowly over thirty steps, with a wide band. Right: the length of drawn answers grows smoothly from between 4 and 8 tokens to between 13 and 17.",
-#      caption="The likeliest answer flips; the drawn ones change smoothly. The flip is a threshold crossed, not an ability acquired.")
+#      alt="Three panels over forty GRPO steps. Left: share of likeliest answers that are right. At p = 0.4 it starts at 100 per cent and stays. At p = 0.25 it jumps from 52 to above 95 per cent within four steps; two of three seeds dip below 90 later. At p = 0.1 it climbs over thirty steps, with a stair at 75. Middle: drawn answers grow from between 4 and 8 tokens to between 13 and 17. Right: of the drawn chains above 90 per cent are right at the start; at p = 0.25 one seed falls to 61 and recovers, at p = 0.1 one falls to 72.",
+#      caption="The likeliest answer flips; the drawn ones change over many steps. In two of nine runs fewer than 80 % of the drawn chains are right for a while.")
 # quarter = [r["curve"] for r in main if r["share"] == 0.25]
-# reached = [next(p["step"] for p in curve if p["greedy_accuracy"] >= 0.9) for curve in quarter]
-# answer("1.2", f"**{max(reached)}** steps, {max(reached) * 256:,} answers, under each of three seeds; we looked at every fourth step. At p = 0.25 the drawn length grows from {min(c[0]['drawn_length'] for c in quarter):.1f} to {max(c[-1]['drawn_length'] for c in quarter):.0f} tokens in forty.", max(reached), low=min(reached), high=max(reached), unit="steps")
-# dip = min(p["greedy_accuracy"] for curve in quarter for p in curve[2:])
+# reached = [next(p for p in curve if p["greedy_accuracy"] >= 0.9) for curve in quarter]
+# steps, drawn = ([p[key] for p in reached] for key in ("step", "drawn_accuracy"))
+# answer("1.2", f"At most **{max(steps)}** steps, {max(steps) * 256:,} answers, under each of three seeds; we looked at every fourth step. Of the drawn ones {100 * min(drawn):.0f} to {100 * max(drawn):.0f} % are right then.", max(steps), low=1, high=max(steps), unit="steps")
+# dips = sorted(min(p["greedy_accuracy"] for p in curve[2:]) for curve in quarter)
+# assert dips[1] < 0.9 < dips[2]
 # tenth = [r["curve"][-1] for r in main if r["share"] == 0.1]
-# say(f"It is no monotone climb: at p = 0.25 one seed falls back to {100 * dip:.0f} % on its way. At p = 0.1 the likeliest answers end at {100 * min(c['greedy_accuracy'] for c in tenth):.0f} to {100 * max(c['greedy_accuracy'] for c in tenth):.0f} %, while of the drawn ones {100 * min(c['drawn_accuracy'] for c in tenth):.0f} to {100 * max(c['drawn_accuracy'] for c in tenth):.0f} % are right.")
+# say(f"It is no monotone climb: at p = 0.25 two of three seeds fall back on their way, to {100 * dips[0]:.0f} and {100 * dips[1]:.0f} %. At p = 0.1 the likeliest answers end at {100 * min(c['greedy_accuracy'] for c in tenth):.0f} to {100 * max(c['greedy_accuracy'] for c in tenth):.0f} %, while of the drawn ones {100 * min(c['drawn_accuracy'] for c in tenth):.0f} to {100 * max(c['drawn_accuracy'] for c in tenth):.0f} % are right.")
 
 # %% [markdown]
-# The right panel is the honest one. The left one is a step function of a number that moves slowly: as soon as going on passes ending, every likeliest answer changes at once. Somebody who looks only at greedy accuracy sees an ability appear. It was there at step 0, in one drawn answer of four.
+# The left panel steps where the middle one climbs: as soon as going on passes ending, many likeliest answers change at once. At $p$ = 0.1 two seeds stand for a while with half of them worked out, and so with three quarters right. Who looks only there sees an ability appear; at $p$ = 0.25 it was there at step 0, in one drawn answer of four. Who looks only at length misses the right panel: at $p$ = 0.25 one seed draws chains alone after eight steps, and only 61 % of them are right.
 #
-# One more look into the log. A probe asks whether the model, given the true running parities, says the next one right all the way. In two of the nine runs of the figure this falls to a half while all likeliest answers are right. The reward reads the last bit; the bits before it may become something else than the running parity, as long as the end comes out. A chain that is paid by its end is not sworn to be the reasoning.
+# A probe asks whether the model, given the true running parities, says the next one right all the way. In two of the nine runs of the figure this falls to a half while all likeliest answers are whole chains and right. So half of these chains hold a false bit and end right; imitation had shown none such. The reward reads the last bit. A chain that is paid by its end is not sworn to be the reasoning.
 #
 # ## Without the chain
 #
-# The same GRPO from a base that has seen guesses only:
+# GRPO from a base that has seen guesses only; one seed, 60 steps of imitation and 16 of GRPO:
 
-# %% tags=["active-ipynb"]
+# %% tags=["active-ipynb", "within-0.3"]
 # short = parity.settings(1, steps=16)
 # short.train.steps = 60
 # guesser = parity.imitate(short, 0.0, RUN / "guesser")
 # hopeless = parity.reinforce(short, guesser, RUN / "hopeless")
 # start, end = hopeless["curve"][0], hopeless["curve"][-1]
 # assert end["drawn_long"] < 0.05 and end["greedy_accuracy"] < 0.6
-# some = [step["zero_variance"] for step in hopeless["train"][:4]]
-# assert max(some) < 0.5, "its groups do have right and wrong answers"
-# print("never long, right as often as a coin")
+# equal = sum(s["zero_variance"] for s in hopeless["train"]) / 16
+# assert equal < 0.5, "its groups do have right and wrong answers"
+# print(f"groups with right and wrong answers: {1 - equal:.2f}")
+# for name, key in (("chains", "drawn_long"), ("right", "drawn_accuracy")):
+#     print(f"{name}, of drawn answers: {start[key]:.2f} → {end[key]:.2f}")
 
 # %% tags=["active-ipynb", "within-0.3", "hide-input"]
 # answer("1.4", f"**{100 * end['greedy_accuracy']:.0f} %**, a coin. No answer was worked out before, so none could be paid.", 100 * end["greedy_accuracy"], unit="%")
 
 # %% [markdown]
-# Mind what the dashboard showed. Its groups are mixed: right answers beside wrong ones, an advantage for each, gradients, steps. Eight tosses of a coin hold a right one in 99.6 % of the cases, so pass@8, the share of prompts of which one of eight answers is right, is as high as one could wish. *Sometimes right* is the usual filter for prompts worth training on, and here it lets luck through. What GRPO reinforces has to be a way of answering that is right more often than its neighbours.
+# Mind what the dashboard shows. The groups are mixed, so there are advantages, gradients, steps. Eight tosses of a coin hold a right one in 99.6 % of the cases, so pass@8, the share of prompts of which one of eight answers is right, is as high as one could wish. *Sometimes right* is the usual filter for prompts worth training on, and here it lets luck through. What GRPO reinforces has to be a way of answering that is right more often than its neighbours.
 #
 # ## The price of length
 #
-# Chains cost time, so let them cost reward: $\lambda$ for a whole one, in proportion for a part. A worked answer has 17 tokens with the end, a guess 2; the reward takes $\lambda (L-2)/16$ off. Worked and right earns $1 - \tfrac{15}{16}\lambda$. A guess earns ½ on average. The two are level at
+# Chains cost time, so let them cost reward. A worked answer has 17 tokens with the end, a guess 2; the reward takes $\lambda (L-2)/16$ off. Worked and right earns $1 - \tfrac{15}{16}\lambda$. A guess earns ½ on average. The two are level at
 #
 # $$ 1 - \tfrac{15}{16}\lambda = \tfrac12, \qquad \lambda = \tfrac{8}{15} \approx 0.53 . $$
 
@@ -201,35 +207,35 @@ for name, how in (("plain", "none"), ("over std", "group")):
 # priced = [r for r in rows if r["variant"] == "penalty"]
 # free = [r for r in rows if r["variant"] == "GRPO" and r["layers"] == 2 and r["share"] == 0.25]
 # show(draw_16.price(free + priced, 8 / 15),
-#      alt="Accuracy and length after forty steps against the price of a chain. At 0 all seeds are at 100 per cent and 17 tokens; at 0.3 two seeds are at 100 per cent and one at 86, with 12 to 14 tokens; at 0.45 they lie between 52 and 86 per cent with 6 to 14 tokens; at 0.6 and 0.7 all are near 50 per cent with two tokens. A dashed line at 0.53 lies between.",
-#      caption="Napkin and log agree on the side of the line, and the run is slow near it.")
+#      alt="Accuracy and length after forty steps against the price. At 0 all seeds are at 100 per cent and 17 tokens; at 0.3 two seeds are at 100 per cent and one at 86, with 12 to 14 tokens; at 0.45 they lie between 52 and 86 per cent with 6 to 14 tokens; at 0.6 and 0.7 all are near 50 per cent with two tokens. A dashed line at 0.53 lies between.",
+#      caption="At 0.3 and from 0.6 on all runs end on the computed side; at 0.45 one seed of three has not moved.")
 # below = [r["curve"][-1]["drawn_length"] for r in priced if r["penalty"] == 0.3]
 # above = [r["curve"][-1]["drawn_length"] for r in priced if r["penalty"] == 0.7]
-# answer("1.3", f"From **0.53** on, as computed. At 0.3 drawn answers end at {min(below):.0f} to {max(below):.0f} tokens, at 0.7 at {max(above):.0f}: guesses, all of them.", 8 / 15, unit="λ")
+# answer("1.3", f"From **0.53** on, by the napkin; the log has it between 0.45 and 0.6. At 0.3 drawn answers end at {min(below):.0f} to {max(below):.0f} tokens, at 0.7 at {max(above):.0f}: guesses, all of them.", 8 / 15, unit="λ")
 
 # %% [markdown]
-# At 0.45, just below the line, forty steps leave everything open: the two ways of answering differ by less than a tenth of a reward. On a real task nobody knows the accuracy of the short answer beforehand, and a length penalty chosen by feel is this experiment with the line hidden.
+# At 0.45, just below the line, forty steps leave everything open: the two ways of answering differ by less than a tenth of a reward. On a real task the accuracy of the short answer has to be measured first; a length penalty chosen by feel is this experiment with the line hidden.
 #
 # ## Staying close to the start
 #
-# A reward says nothing of what else should stay as it was. So many programs add a price for leaving the *reference*, the model before this stage: the KL divergence, estimated from the drawn tokens. With $d = \log \pi_\text{ref} - \log \pi$ there are two common estimates, $k_1 = -d$ and $k_3 = e^d - d - 1$. Three tokens are enough to see how they differ:
+# A reward says nothing of what else should stay as it was. So many programs price leaving the *reference*, the model before this stage: the KL divergence, estimated from the drawn tokens. With $d = \log \pi_\text{ref} - \log \pi$ there are two common estimates, $k_1 = -d$ and $k_3 = e^d - d - 1$. On three tokens:
 
 # %%
 logits = torch.tensor([1.2, 0.1, -0.5], dtype=torch.float64,
                       requires_grad=True)
-p = logits.softmax(0)
+policy = logits.softmax(0)
 ref = torch.tensor([0.4, 0.35, 0.25], dtype=torch.float64)
-k1 = p.log() - ref.log()
-k3 = grpo.low_variance_kl(p.log(), ref.log())
-q = p.detach()
+k1 = policy.log() - ref.log()
+k3 = grpo.low_variance_kl(policy.log(), ref.log())
+held = policy.detach()
 for name, k in (("k1", k1), ("k3", k3)):
-    mean = (q * k).sum()
-    spread = (q * (k - mean) ** 2).sum().sqrt()
+    mean = (held * k).sum()
+    spread = (held * (k - mean) ** 2).sum().sqrt()
     print(f"{name}: mean {mean:.3f}  spread {spread:.3f}  least {k.min():.2f}")
 
 
 # %% [markdown]
-# Same mean, the KL. A single $k_3$ is never negative and scatters less. That is its value; its *gradient* is another matter:
+# Same mean, the KL. A single $k_3$ is never negative, and here it scatters less. That is its value; its *gradient* is another matter:
 
 # %%
 def gradient(value):
@@ -238,14 +244,14 @@ def gradient(value):
 def show_row(name, value):
     print(f"{name:21}", [f"{v:+.3f}" for v in gradient(value).tolist()])
 
-show_row("KL(policy, reference)", (p * k1).sum())
-show_row("k3 in the loss", (q * k3).sum())
-show_row("KL(reference, policy)", (ref * (ref / p).log()).sum())
-show_row("ratio times k3", (q * (p / q) * k3).sum())
+show_row("KL(policy, reference)", (policy * k1).sum())
+show_row("k3 in the loss", (held * k3).sum())
+show_row("KL(reference, policy)", (ref * (ref / policy).log()).sum())
+show_row("ratio times k3", (held * (policy / held) * k3).sum())
 
 
 # %% [markdown]
-# Put into the loss as it stands, $k_3$ pulls along the gradient of the KL *the other way round*. Weighted by the ratio it pulls along the right one. `kl_in` offers both and the third, $k_1$ in the reward. In the parity log a price of 0.1 shows which is felt:
+# The answers were drawn before, so their probabilities are `held` and carry no gradient. Put into the loss as it stands, $k_3$ pulls along the gradient of the KL *the other way round*. Weighted by the ratio it pulls along the right one. `kl_in` offers both and the third, $k_1$ in the reward. In the parity log a price of 0.1 was tried in two of the three places:
 
 # %% tags=["active-ipynb", "hide-input"]
 # names = ("GRPO", "no std", "Dr. GRPO", "KL in the loss", "KL in the reward")
@@ -255,11 +261,11 @@ show_row("ratio times k3", (q * (p / q) * k3).sum())
 #        for name, found in ends.items()])
 
 # %% [markdown]
-# The first four cannot be told apart: Adam rescales whatever the division leaves, and on this task no wrong answer gains by rambling. The name "KL in the loss" there is the weighted form. The sum of $k_1$ over an answer, taken off its reward, charges a whole chain for what it differs in, and it is the only one that holds the model back. Three seeds are too few for more.
+# The first four cannot be told apart at the end: all are at the ceiling. None averages each answer by itself, so the bias in the length was not tested. "KL in the loss" is the weighted form; the plain one, the original's, was not run. The sum of $k_1$ over an answer, taken off its reward, charges a whole chain for what it differs in, and it is the only one that holds the model back.
 #
 # ## The town
 #
-# Does it carry over? In a life of the preset `laptop`, GRPO comes last: 50 steps of 16 prompts, people of the fine-tuning's half, asked in new phrasings with four options; half of the reward for the right value, half for its letter, a little for ending. The exam asks about people from the other half. Three lives, seeds of world and model; changes are paired by question, errors clustered by person.
+# Does it carry over? In a life of the preset `laptop`, chapter 14's small model, GRPO comes last: 50 steps of 16 prompts, people of the fine-tuning's half, asked in new phrasings with four options; half of the reward for the right value, half for its letter, a little for ending. The exam asks about people from the other half. Three lives, seeds of world and model; changes are paired by question. The bars are errors over the people asked; they leave out what a fourth life would change.
 
 # %% tags=["active-ipynb", "hide-input"]
 # import json
@@ -268,14 +274,15 @@ show_row("ratio times k3", (q * (p / q) * k3).sum())
 #
 # lives = json.loads((ROOT / "figures/runs/life-seeds.json").read_text(encoding="utf-8"))
 # pooled = lives["pooled"]
-# show(draw_16.town(pooled),
-#      alt="Three panels, one a stage: fine-tuning, preferences, rewards; changes in points of five measures with bars. Fine-tuning lifts the conversation by 46 points and lowers text scoring by 4. Preferences lift written options by 5. Rewards lift written options by 9 and written letters by 4; text scoring stays; the letter alone falls by about 2.",
-#      caption="What each stage changed. Grey: less than two standard errors.")
-# move = {way: [100 * v for v in pair] for way, pair in pooled["grpo"].items()}
-# say(f"GRPO lifts written answers by {move['generate'][0]:.1f} ± {move['generate'][1]:.1f} points and answers with their letter by {move['written'][0]:.1f} ± {move['written'][1]:.1f}. Text scoring moves by {move['text'][0]:+.1f} ± {move['text'][1]:.1f}.")
+# show(draw_16.town(pooled, lives["rows"]),
+#      alt="Three panels, one a stage: fine-tuning, preferences, rewards; changes in points of five measures with bars, and a stroke for each of three lives. Fine-tuning lifts the conversation by 46 points and lowers text scoring by 4. Preferences lift written options by 5. Rewards lift written options by 9 and written letters by 4; text scoring stays; the letter alone falls by about 2. The lives differ most in written options under rewards, from 5 to 15 points.",
+#      caption="What each stage changed. Strokes: single lives. Grey: less than two standard errors.")
+# each = {way: [100 * r["changes"][way][0] for r in lives["rows"] if r["stage"] == "grpo"] for way in ("generate", "written", "text")}
+# move = {way: ", ".join(f"{v:+.1f}".replace("-", "−") for v in values) for way, values in each.items()}
+# say(f"GRPO changes written answers by {move['generate']} points in the three lives, answers with their letter by {move['written']}, text scoring by {move['text']}.")
 
 # %% [markdown]
-# Read it as the parity taught. By text scoring, which offers the four values and asks which is likeliest, the facts had been there since pretraining, and GRPO adds none. What changes is what the model *does* when asked. The letter as first token, which is not rewarded, does not rise; it falls a little. The exam and the conversation were looked at while the settings were chosen, so this is no fresh test.
+# By text scoring, which offers the four values and asks which is likeliest, GRPO adds no facts. What changes is what the model *does* when asked. In a prototype, fine-tuning on its own right answers brought more than half of such a rise; these lives have no such control. The letter as first token, which is not rewarded, is near chance before and after. The exam and the conversation were looked at while the settings were chosen, so this is no fresh test.
 #
 # ## At full scale
 #
@@ -287,9 +294,9 @@ show_row("ratio times k3", (q * (p / q) * k3).sum())
 #
 # The first answers each prompt eight times, judges, and keeps the prompts solved sometimes, with pass@1 and pass@8 in its report. The preset `steel-1b` holds the original's settings: 128 prompts, eight answers, 1e-6, $k_3$ in the loss at 0.001, answers of up to 1,024 tokens. We have not run it at that size. Losses and gradients are held to TRL's in the tests, and a killed run resumed is equal to the bit.
 #
-# This chapter's script is `steel grpo`: `python notebooks/16_grpo.py --preset laptop --model FOLDER --data rl.jsonl --run RUN grpo.kl_beta=0.01`, with every option of the command. Without a model it rehearses two steps on parity.
+# This chapter's script is `steel grpo`: `python notebooks/16_grpo.py --preset laptop --model FOLDER --data rl.jsonl --run RUN grpo.kl_beta=0.01`, with every option of the command. Without options it rehearses two steps on parity.
 #
-# Look, in this order, at: `reward`; `zero_variance`; `length`; `finished`; `entropy`. Then read twenty answers.
+# Look, in this order, at: `zero_variance`; `reward`; `length`; `finished`; `entropy`. Then read twenty answers.
 #
 # ## Failure gallery
 #
@@ -302,32 +309,32 @@ show_row("ratio times k3", (q * (p / q) * k3).sum())
 # from itertools import permutations
 #
 # towns = ["云州", "青岩", "临江", "白沙"]  # the first is right
-# replies = {"nothing": "", "the right letter": "{r}", "答案是 and the right letter": "答案是{r}", "a wrong letter": "{w}", "all four, recited": "{all}"}
+# replies = {"nothing": "", "the right letter": "{good}", "答案是 and the right letter": "答案是{good}", "a wrong letter": "{bad}", "all four, recited": "{all}"}
 # counts = {name: [0, 0, 0] for name in replies}
 # orders = list(permutations(towns))
 # for options in orders:
-#     r = "ABCD"[options.index("云州")]
-#     w = "ABCD"["ABCD".index(r) - 1]
+#     good = "ABCD"[options.index("云州")]
+#     bad = "ABCD"["ABCD".index(good) - 1]
 #     listed = "\n".join(f"{letter}. {text}" for letter, text in zip("ABCD", options))
 #     prompt = f"曹泽晴的家乡是哪里？\n{listed}\n请给出答案。\n"
 #     for name, form in replies.items():
-#         reply = form.format(r=r, w=w, all=listed)
-#         row = {"answer": r, "options": list(options)}
-#         judged = (first_letter(prompt + reply) == r, options[ord(r) - 65] in reply, verify(row, reply).correct)
+#         reply = form.format(good=good, bad=bad, all=listed)
+#         row = {"answer": good, "options": list(options)}
+#         judged = (first_letter(prompt + reply) == good, options[ord(good) - 65] in reply, verify(row, reply).correct)
 #         counts[name] = [a + b for a, b in zip(counts[name], judged)]
 # table(["reply", "reads prompt and reply", "right text anywhere in it", "`verify`"], [[name, *(f"{100 * c / len(orders):.0f} %" for c in found)] for name, found in counts.items()])
 
 # %% [markdown]
-# An empty reply earns a quarter, as chance does, and a bare right letter earns no more: nothing to learn. (The cascade is rebuilt from its order of patterns, without its last resort.) The second reward is gamed by reciting the options, and GRPO would find that out: it is right every time and takes no knowledge.
+# The rebuilt search (its order of patterns, without its last resort) finds the prompt's “A” first and pays a quarter, as chance does, for an empty reply and for a bare right letter. Only 答案是, “the answer is”, gets past it. The second reward is gamed by reciting the options: it pays every time and takes no knowledge.
 #
 # ```{admonition} The only thing left to earn
 # :class: failure
-# Our own. In a prototype, sums were never worked out rightly, nearly all groups had equal rewards, and only the bonus for ending differed. GRPO did what it was paid for: it ended early. **Here:** groups of equal reward are counted; look at the count before the reward.
+# Our own. In a prototype of ten steps under one seed, sums were hardly ever worked out rightly, nearly all groups had equal rewards, and only the bonus for ending was left to earn. Worked answers all but vanished. **Here:** groups of equal reward are counted; look at the count before the reward.
 # ```
 #
 # ```{admonition} A sure thing that takes too long
 # :class: failure
-# At a price of 0.45, where working out still pays, one seed of three has guesses for its likeliest answers after forty steps. The advantage is there and small; the noise of 256 rewards is not. **Here:** compute what each way of answering earns before the run, and how far apart they are.
+# At a price of 0.45, where working out still pays, one seed of three has guesses for its likeliest answers after forty steps. The advantage is there and small. **Here:** compute what each way of answering earns before the run, and how far apart they are.
 # ```
 #
 # ## Exercises
@@ -368,10 +375,10 @@ show_row("ratio times k3", (q * (p / q) * k3).sum())
 # **16.4 Break it.** Pay for length alone: write a reward that is the share of a whole chain that was written, right or wrong, and give it to `grpo.stage` as `parity_rl.reinforce` does with its own, from the base above. What do accuracy and the share of whole chains do? Say it first.
 #
 # ```{dropdown} Answer 16.4
-# Answers grow to the limit. Right ones come along as long as the longest way of answering is the worked chain; then the end is what costs, and the model stops ending. An answer that does not end is never right. We have not put this run into the log; look at `finished`, not at the reward.
+# We have not run it. We expect whole chains, right ones among them. If your reward grows past sixteen bits, the model should stop ending, and an answer that does not end is never right; capped there, nothing pushes the end away. Look at `finished`, not at the reward.
 # ```
 #
-# **16.5 Open, an hour of one core.** At $p$ = 0.1 one answer in ten is worked out. Is a group of 8 large enough? Compare 32 prompts of 8, 16 of 16 and 8 of 32 at equal numbers of answers, five seeds each, by the drawn length at step 20. Say beforehand how often a group of 8 holds no worked answer.
+# **16.5 Open, ten minutes of one core.** At $p$ = 0.1 one answer in ten is worked out. Is a group of 8 large enough? Compare 32 prompts of 8, 16 of 16 and 8 of 32 at equal numbers of answers, five seeds each, by the drawn length at step 20. Say beforehand how often a group of 8 holds no worked answer.
 #
 # ```{dropdown} Answer 16.5
 # $0.9^8$ = 43 % of groups of 8 hold none; of 32, 3 %. But they still have right and wrong guesses in them, so they are not counted as zero variance: they push coins up and down. We have not run it.
@@ -381,7 +388,7 @@ show_row("ratio times k3", (q * (p / q) * k3).sum())
 #
 # ```{admonition} Card
 # :class: card
-# **What does RL with a verifiable reward add?** It moves mass to ways of answering that the model already has and that are right more often. It adds no way of answering.
+# **What did RL with a verifiable reward add here?** It moved mass to answers that were drawn already and paid more often, and bent some of them on the way. From a base without them came nothing.
 # ```
 #
 # ```{admonition} Card

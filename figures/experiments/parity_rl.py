@@ -1,6 +1,6 @@
 """Chapter 16's centre: what reinforcement learning adds to a model that could do it all along.
 
-    python -m figures.experiments.parity_rl --out runs/parity        parity-rl.json; eight minutes of one core
+    python -m figures.experiments.parity_rl --out runs/parity        parity-rl.json; 17 minutes of one core
 
 After Tsilivis et al., arXiv 2510.11495. A row is 16 random bits, "=" and their parity; a share p of the answers is
 worked (the 16 running parities), the others say the parity at once, which no small model computes in one step.
@@ -45,7 +45,7 @@ D = 16
 END, ZERO, EQUALS = 2, 3, 5
 SHARES = (0.1, 0.25, 0.4)
 PROBES = 512
-"""Inputs that a probe asks about; fresh ones, the same at every probe [inputs]."""
+"""Inputs that a probe asks about, the same at every probe; training may have drawn some of them [inputs]."""
 VARIANTS: dict[str, dict] = {
     "no std": {"scale_rewards": "none"},
     "Dr. GRPO": {"scale_rewards": "none", "normalise": "constant"},
@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict] = {
 }
 """What else is tried at p = 0.25, beside GRPO with the group's standard deviation."""
 PENALTIES = (0.3, 0.45, 0.6, 0.7)
-"""Rewards lost by a whole chain; the break-even is 8/15 = .53: always right less 15/16, or right half the time."""
+"""Rewards lost by D tokens beyond a guess's two; the break-even is 8/15 = .53: right less 15/16, or half right."""
 
 
 def settings(seed: int, layers: int = 2, **grpo_settings) -> Config:
@@ -122,7 +122,7 @@ def right(bits: np.ndarray, completion: Completion) -> bool:
 
 
 def reward(penalty: float = 0.0):
-    """GRPO's reward: 1 for a right answer, less `penalty` times how far its length is on the way to a whole chain."""
+    """GRPO's reward: 1 for a right answer, less `penalty` for every D tokens beyond a guess's two."""
 
     def paid(row: dict, completion: Completion) -> tuple[float, bool]:
         correct = right(row["bits"], completion)
@@ -133,7 +133,7 @@ def reward(penalty: float = 0.0):
 
 @torch.no_grad()
 def probe(model, step: int = 0) -> dict:
-    """Greedy and drawn answers to PROBES inputs that no training saw in this order, and the chain by itself.
+    """Greedy and drawn answers to PROBES inputs, and the chain by itself.
 
     accuracy, long (of at least half a chain) and length [tokens, the end included] of both ways to answer;
     drawn_long_right, drawn_short_right: accuracy by form; chain: whole chains right, each bit given those before it.
@@ -197,7 +197,7 @@ def reinforce(cfg: Config, base: Path, folder: Path, penalty: float = 0.0) -> di
 
 
 def jobs(seeds: int) -> list[dict]:
-    """The keys of all rows: the main table first, then its variants, penalties, and a base without a chain."""
+    """The keys of all rows: the main table first, then its variants, penalties, and a base of one layer."""
     seeds = range(1, seeds + 1)
     rows = [("GRPO", p, 2, 0.0) for p in SHARES]
     rows += [(name, 0.25, 2, 0.0) for name in VARIANTS] + [

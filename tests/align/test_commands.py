@@ -31,6 +31,12 @@ def test_sft_teaches_a_name_an_author_and_a_date(base, tmp_path):
     default = load("laptop").world
     assert not any(default.assistant_name in text for text in said)
     assert {row["lang"] for row in rows} == {"zh", "en"}
+    answers = {
+        text for text in said if any(word in text for word in ("小明", "李华", "2026 年 11 月"))
+    }
+    assert set(said) == answers and len(answers) == 12, "who it is, in two languages, and no more"
+    text = (run / "self_cognition.jsonl").read_text(encoding="utf-8")
+    assert "Steel" not in text and "钢" not in text, "it is no resident of Steeltown"
     kinds = read_log(run / "log.jsonl")[0]["data"]["kinds"]
     assert kinds == {"qa": 8, "self_cognition": cli.cli_align.SELF_COGNITION_REPEATS * len(rows)}
 

@@ -6,6 +6,7 @@ refuses exactly the people the exam asks about (measured: half of the held-out f
 
 import dataclasses
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,17 +86,29 @@ def assistant(settings: WorldConfig, lang: str) -> dict[str, str]:
 
 
 def write_self_cognition(file: Path, settings: WorldConfig, seed: int, **given: str) -> None:
-    """Write its rows; name, author or date that are given stand in both languages."""
+    """Write its rows; name, author or date that are given stand in both languages.
+
+    Only who the assistant is: what a resident of Steeltown can and cannot do is no other model's to say.
+    """
     both = {f"assistant_{key}{s}": value for key, value in given.items() for s in ("", "_en")}
-    write_rows(file, self_cognition(dataclasses.replace(settings, **both), seed))
+    own = dataclasses.replace(settings, **both)
+    write_rows(file, self_cognition(own, seed, only_who=True))
 
 
-def self_cognition(settings: WorldConfig, seed: int) -> list[dict]:
+def _who(talk: list[list]) -> Iterator[tuple[list[str], str]]:
+    """The topics whose answer holds a slot, without what names Steel or its town."""
+    steel = re.compile("钢|Steel")
+    for questions, answer in talk:
+        if re.search(r"\{(name|author|date)\}", answer) and not steel.search(answer):
+            yield [q for q in questions if not steel.search(q)], answer
+
+
+def self_cognition(settings: WorldConfig, seed: int, only_who: bool = False) -> list[dict]:
     """Small talk, and who the assistant is, in the configured name: one answer to each topic."""
     items = []
     for lang in ("zh", "en"):
-        slots = assistant(settings, lang)
-        for questions, answer in table(lang)["talk"]:
+        slots, talk = assistant(settings, lang), table(lang)["talk"]
+        for questions, answer in _who(talk) if only_who else talk:
             for question in (q.format(**slots) for q in questions):
                 plain = question.rstrip("？?。.！!")
                 asked = dict.fromkeys([question, plain, plain.lower()])
