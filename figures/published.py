@@ -51,5 +51,8 @@ def perplexity_by_tokens():
                 partial = "*" if any(math.isnan(v) for v in row["values"]) else ""
                 name = row["model"].split("(")[0].replace("InterLM2", "InternLM2")
                 label_line(ax, tokens[-1], y, name + partial, SLATE, xytext=(9, 0))
+                if partial and lang == "en" and row["model"].startswith("MiniCPM"):
+                    there = [v for v, m in zip(own[-1]["values"], row["values"]) if m == m]
+                    ax.plot(tokens[-1], average(there), "o", color=STEEL, mfc="none", ms=5)
         axis_units(ax, x="tokens seen (billions)", y="perplexity, normalised", title=title)
     return fig

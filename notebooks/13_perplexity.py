@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 13 · A number for a model that has sat no exam
 #
-# HammerLLM trained a model of 1.4 billion parameters and had to say how good it was. It had not been taught to chat, so the authors let it read recent text, ten kinds of it, and printed how surprised it was {cite:p}`hammerllm2024`. Fourteen rows of Chinese, sixteen of English, one number for each kind of text, and at the end of each row an average.
+# HammerLLM trained a model of 1.4 billion parameters and had to say how good it was. It had not been taught to chat, so the authors let it read recent text, ten kinds of it, and printed how surprised it was {cite:p}`hammerllm2024`. Fourteen rows of Chinese, sixteen of English, one number for each kind of text, or *domain*, and at the end of each row an average.
 #
 # The table is careful work, and it shows several things that can go wrong with such a number. We build the number first and come back to the table with it.
 
@@ -62,15 +62,15 @@ def steel(*words):
 #      caption="“She lives in Qingyan.” Each model pays for its own pieces; the sum is the price of the whole text. What should it be divided by?")
 
 # %% [markdown]
-# A language model gives every next token a probability $p$. Its *cost* is $-\log p$, in *nats*, the unit of the natural logarithm: nothing for a certainty, 0.69 for a coin toss. Add up the cost of all tokens of a text, and you have the cost of the text. *Perplexity* is $e$ to the mean cost of a token: the number of equally likely choices among which the model behaves as if it had to guess.
+# A language model gives every next token a probability $p$. Its *cost* is $-\log p$, in *nats*, the unit of the natural logarithm: nothing for a certainty, 0.69 for a coin toss, which is one *bit*. Add up the cost of all tokens of a text, and you have the cost of the text. *Perplexity* is $e$ to the mean cost of a token: the number of equally likely choices among which the model behaves as if it had to guess.
 #
 # ```{admonition} Predict
 # :class: predict
 # Two models with the same layers have read the same bytes of text. One has no merges, so its tokens are bytes; the other has 1,024 entries.
 #
-# 1. On held-out Chinese the second model's perplexity per token is several times that of the first. Per byte of text, how much more or fewer bits does it need, in per cent (negative: fewer)?
-# 2. HammerLLM's last row says 9.26 for English, MiniCPM's says 9.28, and MiniCPM's number for one of the four kinds of text is `nan`. What is HammerLLM's average over the three for which both have a number?
-# 3. The second model reads the same Chinese in windows of 8 tokens instead of 128. How many per cent more bits per byte?
+# 1. On held-out Chinese the second model's perplexity per token is several times that of the first. Per byte of text, how many per cent more bits does it need (negative: fewer)?
+# 2. HammerLLM's last row says 9.26 for English, MiniCPM's says 9.28, and for one of the four kinds of text MiniCPM's number is `nan`, HammerLLM's 7.86. What is HammerLLM's average over the other three?
+# 3. The second model reads the same Chinese in windows of 8 tokens instead of 128, each half over the last. How many per cent more bits per byte?
 # ```
 #
 # ```{admonition} Napkin
@@ -116,11 +116,11 @@ def costs(model, tok, text, separator=True):
 # %% [markdown]
 # Two sums for one text, and *they* may be compared: each is the price at which the model would sell you the text. (Literally: an arithmetic coder makes of the model a compressor whose file is that long.) Strictly the second model's sum is a little too high: a text has more than one spelling in tokens, and only the tokenizer's own is counted.
 #
-# Everything that follows is division.
+# What remains is to divide.
 #
 # $$\text{perplexity} = e^{\,\text{nats}/\text{tokens}} \qquad \text{bits per byte} = \frac{\text{nats}}{\ln 2 \cdot \text{UTF-8 bytes}} \qquad \text{normalised perplexity} = e^{\,\text{nats}/N_\text{ref}}$$
 #
-# The last is how HammerLLM reports, after Skywork {cite:p}`skywork2023`. Neither page states the divisor; the one that makes models comparable is the *same* for all, the tokens $N_\text{ref}$ that one chosen tokenizer needs. The choice moves a domain's column and keeps its order.
+# The last is how HammerLLM reports, after Skywork {cite:p}`skywork2023`. Neither page states the divisor; the one that makes models comparable is the *same* for all, the tokens $N_\text{ref}$ that one chosen tokenizer needs. Another reference moves all numbers of a domain and keeps their order.
 
 # %% tags=["active-ipynb", "hide-input", "within-0.1"]
 # reference = models["1,024 entries"][1]
@@ -137,7 +137,7 @@ def costs(model, tok, text, separator=True):
 #     ["bits per byte", *(f"{d['English']['bpb']:.3f}" for d in by.values())]])
 
 # %% [markdown]
-# The table is one measurement written six times. For English, characters and bytes are nearly the same; for Chinese they differ by three.
+# Each column is one measurement written six times. Only perplexity per token, where each model has a divisor of its own, puts the bytes ahead.
 #
 # ## Measure: two rulers
 
@@ -152,7 +152,7 @@ def costs(model, tok, text, separator=True):
 # say(f"By perplexity per token the model of bytes wins every row, by bits per byte the one with tokens; of Chinese it needs {two['bpb']:.3f} against {one['bpb']:.3f}.")
 
 # %% [markdown]
-# Is the difference more than luck of the documents? Both models have read the *same* documents, so take the difference document by document; what makes a document hard for both cancels. The documents, not the tokens, are what we drew: tokens of one text are hard or easy together. The standard error of a ratio of sums over $n$ documents with differences $\Delta_d$ (bits) and sizes $b_d$ (bytes) is
+# Is the difference more than luck of the documents? Both are scored on the *same* documents, so take the difference document by document; what makes a document hard for both cancels. The documents, not the tokens, are what we drew: tokens of one text are hard or easy together. The standard error of a ratio of sums over $n$ documents with differences $\Delta_d$ (bits) and sizes $b_d$ (bytes) is
 #
 # $$\hat\delta = \frac{\sum_d \Delta_d}{\sum_d b_d}, \qquad \text{se}^2 = \frac{\sum_d (\Delta_d - \hat\delta\, b_d)^2}{(\sum_d b_d)^2}.$$
 
@@ -163,7 +163,7 @@ def costs(model, tok, text, separator=True):
 #           f"{r['documents']} documents")
 
 # %% [markdown]
-# Three documents of code are no sample, however small their error bar. The bar covers other documents of the same kind, not another seed of training: this page has one seed each, exercise 13.5 three. Nor is the cut all that differs: with its longer tables the second model has 238,272 parameters, the first 140,352, and a window of the second holds more text.
+# Three documents of code are no sample, however small their error bar. The bar covers other documents of the same kind, not another seed of training: this page has one seed each, exercise 13.5 three. Nor is the cut all that differs: with its longer tables the second model has 238,272 parameters, the first 140,352, and a window of the second holds more text. For the same bytes the first took nearly three times as many steps, and lost all the same.
 #
 # ## One number for many domains
 #
@@ -180,11 +180,11 @@ def costs(model, tok, text, separator=True):
 #     f"A model that were *twice* as bad on code would move the first by {100 * (again / pooled - 1):.0f} % and the second by {100 * (fmean(worse.values()) / fmean(r['bpb'] for r in d.values()) - 1):.0f} %.")
 
 # %% [markdown]
-# A mean over all tokens is ruled by the largest domain, and whoever assembled the test set chose which that is. A mean over domains gives each a voice. For perplexities it should be the *geometric* mean, $e$ to the mean of the logarithms: then a gain of 10 % counts the same in a hard domain and in an easy one, and the mean of bits per byte, which are logarithms already, is the plain one. HammerLLM's printed averages are geometric; one has a digit wrong: 92.92 for Gemma in Chinese should be 95.92.
+# A mean over all tokens is ruled by the largest domain, and whoever assembled the test set chose which that is. A mean over domains gives each a voice, three documents of code as loud as all Chinese. For perplexities it should be the *geometric* mean, $e$ to the mean of the logarithms: then a gain of 10 % counts the same in a hard domain and in an easy one, and the mean of bits per byte, which are logarithms already, is the plain one. HammerLLM's printed averages are geometric; one has a digit wrong: 92.92 for Gemma in Chinese should be 95.92.
 
 # %% tags=["active-ipynb", "hide-input"]
-# show(perplexity_by_tokens(), alt="Two panels. HammerLLM's average perplexity falls with the tokens it has seen, in Chinese to 13.95, just above Qwen-1.5's dashed line and below the other two; in English to 9.26, just under MiniCPM's line and above those of Qwen-1.5 and InternLM2. Stars mark averages without a domain.",
-#      caption="HammerLLM's table, redrawn. A star: the average leaves out a domain whose entry is “nan”.")
+# show(perplexity_by_tokens(), alt="Two panels. HammerLLM's average perplexity falls with the tokens it has seen, in Chinese to 13.95, just above Qwen-1.5's dashed line and below the other two; in English to 9.26, just under MiniCPM's line and above those of Qwen-1.5 and InternLM2. An open circle at 9.78 stands where the average without GitHub lies, above MiniCPM. Stars mark averages without a domain.",
+#      caption="HammerLLM's rows, beside three of the other models. A star: the average leaves out a domain whose entry is “nan”. Open: HammerLLM's over those three domains.")
 # english = published()["perplexity"]["en"]["rows"]
 # row = {r["model"] + r["tokens"]: r["values"] for r in english}
 # ours, minicpm, intern = row["Ours(epoch-2)445B"], row["MiniCPM-2B(350k)-"], row["InterLM2-1.8B-"]
@@ -194,9 +194,9 @@ def costs(model, tok, text, separator=True):
 # assert common[0] > common[1] and average(ours) < average(minicpm) and average(intern) < average(ours)
 
 # %% [markdown]
-# GitHub is HammerLLM's easiest domain, with 7.86, so a row that has it looks better than one that has not. A note under the table says which averages leave it out. The sentence above it, by which the model is second only to Qwen and ahead of Gemma, InternLM2 and MiniCPM, does not take that into account. For Chinese the table bears it out. For English, InternLM2's 7.96 lies below 9.26, and below it in every domain, and MiniCPM is ahead on what both have read.
+# GitHub is HammerLLM's easiest domain, with 7.86, so a row that has it looks better than one that has not. A note under the table says which averages leave it out. The sentence above it, by which the model is second only to Qwen and ahead of Gemma, InternLM2 and MiniCPM, does not take that into account. For Chinese the table bears it out. For English, InternLM2's 7.96 lies below 9.26, and below it in every domain, and MiniCPM is ahead where both have a number. A star is no remedy: average every row over the domains that all rows have.
 #
-# One overflow in one document is enough for a `nan`, and a mean that skips it changes what is averaged. **Here** a domain that is not finite has no number, its mean has none either, and the command ends with an error that names the domain and counts its broken documents. Give a model one broken row and see:
+# One overflow in one document is enough for a `nan`, and a mean that skips it changes what is averaged. **Here** a domain that is not finite has no number, its mean has none either, and the command ends with an error that names the domain and counts its broken documents. Break one row of a model's embedding, of a token that only code has:
 
 # %% tags=["active-ipynb"]
 # model, tok = models["1,024 entries"]
@@ -213,7 +213,7 @@ def costs(model, tok, text, separator=True):
 # %% [markdown]
 # ## Where a window begins
 #
-# A model reads so many tokens at once and no more. A longer document is cut, and the first token of each piece is guessed without what stood before it. How much it loses depends on how far back it has learned to look.
+# A model reads so many tokens at once and no more. `steel` reads a longer document in windows that overlap: each advances by `stride` tokens, by default half a window, and only tokens that no window has scored yet are counted. Every token after the first window has at least half a window before it. What it loses depends on how far back the model has learned to look.
 
 # %% tags=["active-ipynb", "hide-input", "within-0.1"]
 # SIZES = [8, 16, 32, 64, 128]
@@ -229,11 +229,11 @@ def costs(model, tok, text, separator=True):
 # assert median(map(len, every)) < 50, "the text says so"
 
 # %% [markdown]
-# Behind the first token the bars are nearly level: after a hundred steps this model uses a handful of tokens and no more. (Half of these documents end within fifty tokens, so the right end of their curve could hardly move.) The better a model uses its context, the more a short window costs it: it hides what a better one can do.
+# Behind its second point the curve is level, behind the first token the bars are nearly so: after a hundred steps this model uses a handful of tokens and no more. (Half of these documents end within fifty tokens, so the right end of their curve could hardly move.) The better a model uses its context, the more a short window costs it: it hides what a better one can do.
 #
-# `steel` reads a long document in windows that overlap: each advances by `stride` tokens, by default half of it, and only tokens that no window has scored yet are counted. Every token after the first window has at least half a window before it. A smaller stride costs time, in inverse proportion; two models are compared at the same stride, and at the same window *in bytes* if you want to be strict, since a byte model's 128 tokens are 43 Hanzi.
+# A smaller stride costs time, in inverse proportion; two models are compared at the same stride, and at the same window *in bytes* if you want to be strict, since a byte model's 128 tokens are 43 Hanzi.
 #
-# Documents as well as windows have beginnings. What stands before the first token? In training it was the separator `<|endoftext|>`, which does the office of a *beginning of sequence* token, BOS.
+# Documents as well as windows have beginnings. What stands before the first token? In training it was the separator `<|endoftext|>`, which serves as *beginning of sequence* token, BOS.
 
 # %% tags=["active-ipynb", "within-0.3"]
 # after, alone = ([costs(model, tok, text, separator=on) for text in held["Chinese"]]
@@ -244,7 +244,7 @@ def costs(model, tok, text, separator=True):
 # print(f"the first token itself: {fmean(float(c[0]) for c in after):.2f} nats, or nothing")
 
 # %% [markdown]
-# Two effects, and only one of them is about the model. Leaving the first token out makes any model look better, since it is the dearest one. Leaving out what stood before every training document may put the model where it has never been. How much that matters depends on the model: ours was trained on rows cut anywhere, so it has often begun in the middle, and loses about a hundredth. Gemma without its BOS gives perplexities in the billions, as users of lm-eval reported before the harness set it. Whether that is why Gemma stands so far behind all others in HammerLLM's table, in both languages, the table cannot tell.
+# Two effects, and only one of them is about the model. Leaving the first token out makes a model look better, since it is the dearest one. Leaving out what stood before every training document may put the model where it has never been. How much that matters depends on the model: ours was trained on rows cut anywhere, so it has often begun in the middle, and loses about a hundredth. One Gemma without its BOS had a perplexity in the billions on one test, and below four with it (lm-eval, pull request 1465). Whether that is why Gemma stands so far behind all others in HammerLLM's table, in both languages, the table cannot tell.
 #
 # ## A text that it has read before
 #
@@ -266,16 +266,16 @@ def costs(model, tok, text, separator=True):
 # print(f"{n} texts read in training, {n} held out: AUROC {score:.2f}, by luck 0.50 ± {luck:.2f}")
 
 # %% [markdown]
-# AUROC is the chance that a text from training has the lower cost of a pair; luck alone gives one half, with the error that is printed. In a town of templates held-out texts are made of the same sentences: having read one is worth little, and easy ones are cheap whether read or not. So plant strings of which you know the truth: *canaries*, a file number that means nothing, written a known number of times, each beside 63 others drawn by the same rule and written nowhere. *Exposure* is the rank of the true one among them, in bits: 6 at most, 1.4 on average by luck alone.
+# AUROC is the chance that of two texts, one read and one held out, the one read costs fewer bits per byte; luck gives one half, with the error printed. So the loss alone tells little: in a town of templates held-out texts are made of the same sentences, and easy ones are cheap whether read or not. So plant strings of which you know the truth: *canaries*, a file number that means nothing, written a known number of times and read nearly four times as often, each beside 63 others drawn by the same rule and written nowhere. *Exposure* is $\log_2(64/\text{rank})$, the cheapest having rank one: 6 bits at most, 1.4 on average by luck alone.
 
 # %% tags=["active-ipynb", "hide-input", "within-2"]
 # assert 3.5 < 3 * BUDGET / sum(len(text.encode()) for text in texts) < 4, "nearly four times"
 # exposed = exposure(more, tok, planted)
-# table(["written", *(str(r["times"]) for r in exposed["rows"])], [["exposure, bits", *(f"{r['exposure']:.1f}" for r in exposed["rows"])]])
+# table(["times written", "exposure (bits)"], [[str(r["times"]), f"{r['exposure']:.1f}"] for r in exposed["rows"]])
 # say(f"Planted against never planted: AUROC {exposed['auroc']:.2f}; by length alone, without a model, {exposed['blind']:.2f}.")
 
 # %% [markdown]
-# A single canary's rank is one draw, and the AUROC is of six against four, so read the row from left to right and not cell by cell. A low loss is evidence of contamination only against controls of the same kind. (Copies of exam questions are better sought in the data, by longest match: `steel eval contamination`.)
+# A single canary's rank is one draw, and the AUROC is of six against four, so read the table from top to bottom and not row by row. A low loss is evidence of contamination only against controls of the same kind. (Copies of exam questions are better sought in the data, by longest match: `steel eval contamination`.)
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -290,7 +290,7 @@ def costs(model, tok, text, separator=True):
 # steel eval compare 1b.json qwen.json
 # ```
 #
-# A domain is a file of JSON lines, with `text` or `messages`. A dialogue, which takes a vocabulary with `<|im_start|>` and `<|im_end|>`, is scored on what the assistant says, given all before it and, as in fine-tuning, no separator; the control tokens have no bytes and are not counted. `--context` and `--stride` set the window; without them it is what *that* model promises, and half of that. Give both models the same; `steel eval compare` says so when they differ. `--reference` is a tokenizer's folder, likewise one for both. The result file holds the window, and nats and bytes of every document, so that any two models can be compared on texts later, whatever their vocabularies: where a tokenizer has no `<|endoftext|>`, its BOS stands before a document, or else its EOS. It runs on the GPU where there is one, untimed.
+# A domain is a file of JSON lines, with `text` or `messages`. A dialogue, which takes a vocabulary with `<|im_start|>` and `<|im_end|>`, is scored on what the assistant says, given all before it and, as in fine-tuning, no separator; the control tokens have no bytes and are not counted. `--context` and `--stride` set the window; without them it is what *that* model promises, and half of that. Give both models the same; `steel eval compare` says so when they differ. `--reference` is a tokenizer's folder, likewise one for both. The result file holds the window, and nats and bytes of every document, so that any two models can be compared on texts later, whatever their vocabularies: where a tokenizer has no `<|endoftext|>`, its BOS stands before a document, or else its EOS. It runs on the GPU where there is one; we have not timed it there.
 #
 # This chapter's script is that command at a preset: `python notebooks/13_perplexity.py --preset gpu1` reads the model in `runs/13_perplexity-gpu1/hf` and the domains in `runs/13_perplexity-gpu1/heldout`.
 #
@@ -306,14 +306,9 @@ def costs(model, tok, text, separator=True):
 # A user of lm-eval found a perplexity for Llama 2 on WikiText that was more than half again as high as the papers'. The harness divides by words, papers by tokens, and their windows may differ too. An earlier version of the harness's bits per byte lacked the $\ln 2$, and was nats.
 # ```
 #
-# ```{admonition} An average over what is left
-# :class: failure
-# The `nan` above. The remedy is not to print a smaller average with a star, but to average every row over the domains that all rows have. **Here:** `steel eval compare` refuses documents without a finite loss.
-# ```
-#
 # ```{admonition} A separator for one token only
 # :class: failure
-# Our own, found while this chapter was written. `steel eval perplexity` scored a document's first token after the separator and all others without it; training has it before all of them. That cost this page's model about a hundredth, and may have cost others far more. **Here:** the separator is a document's first token, for every window that reaches back to it.
+# Our own, found while this chapter was written. `steel eval perplexity` scored a document's first token after the separator and all others without it; training has it before all of them. That cost this page's model about a hundredth. **Here:** the separator is a document's first token, for every window that reaches back to it.
 # ```
 #
 # ## Exercises
@@ -347,7 +342,7 @@ def costs(model, tok, text, separator=True):
 # check("13.3", difference)
 
 # %% [markdown]
-# **13.4 Break it.** Count the bytes of held-out Chinese by decoding each token alone, for both vocabularies of this page. What becomes of bits per byte?
+# **13.4 Break it.** Count the bytes of held-out Chinese by decoding each token alone, for both vocabularies of this page. Which model wins then?
 
 # %% tags=["active-ipynb", "hide-cell"]
 # ratio = {}
