@@ -48,7 +48,7 @@ def two_turns(pieces: list[tuple[str, int]]):
     """
     lines, line = [], []
     for text, learnt in pieces:
-        line.append((text.replace("\n", "\\n") or " ", learnt))
+        line.append((text.replace("\n", "\\n") if text.strip(" ") else "␣", learnt))
         if "\n" in text:
             lines.append(line)
             line = []
