@@ -68,7 +68,7 @@ def command(*words):
 #
 # ```{admonition} Napkin
 # :class: napkin
-# A billion documents make 5 · 10¹⁷ pairs. At ten million comparisons a second that is 1,600 years. So nobody compares pairs. What can be done is to give each document a few hundred bytes, computed alone, such that copies agree in some of them, and to sort. At 512 bytes a document the billion is half a terabyte, before the tables by which it is sorted.
+# A billion documents make 5 · 10¹⁷ pairs. At ten million comparisons a second that is 1,600 years. So nobody compares pairs. Give each document a few hundred bytes, computed alone, such that copies agree in some of them, and sort. At 512 bytes a document the billion is half a terabyte, before the tables by which it is sorted.
 # ```
 #
 # ## What equal means
@@ -263,7 +263,7 @@ def signature(grams, orders=128):
 # say("By language, of the documents with fingerprint 0: " + ", ".join(f"{n:,} {name}" for name, n in names.most_common()) + f". Short English texts have fewer than six words, too.")
 
 # %% [markdown]
-# A page on the river's ice and a recipe for braised pork are one document to it. Nothing fails and the report looks like success: so many duplicates found. What it cost the original nobody can say: SkyPile and WanJuan, the bulk, skipped it, and the one log in the repository, of a run that broke off, warns that it is left out, for its library is not installed. Others fell in, too: datatrove's MinHash ignored its language setting for a while, and LongMemory, whose tokens were ASCII only, took different Chinese notes for one. Two unrelated pages must not be copies: a test of two lines.
+# A page on the river's ice and a recipe for braised pork are one document to it. Nothing fails and the report looks like success: so many duplicates found. What it cost the original nobody can say: SkyPile and WanJuan, the bulk, skipped it, and the one log in the repository, of a run that broke off, warns that it is left out, for its library is not installed. datatrove's MinHash, too, ignored its language setting for a while, and LongMemory, whose tokens were ASCII only, took different Chinese notes for one.
 #
 # ## Crowds and chains
 #
@@ -293,7 +293,7 @@ def signature(grams, orders=128):
 # answer("1.2", f"**{stay}**. Every page that is kept takes the next one or two with it. By the exact similarity {len(near_ones)} would be left: two pages on it is {jaccard(shingled[0], shingled[2]):.2f}, just too little, and the estimate is sometimes over.", stay, unit="pages")
 
 # %% [markdown]
-# Joining pairs to clusters (*union-find*) suits many machines, since pairs can be found in any order. It chains: of our thirty, the last goes for a copy of a first one with which it shares nothing. Ours goes through the documents in order and compares with those kept so far: nothing goes for resembling what is itself gone. The price is one process for all signatures.
+# Joining pairs to clusters (*union-find*) suits many machines, since pairs can be found in any order. It chains: of our thirty, the last goes for a copy of a first one with which it shares nothing. Ours goes through the documents in order and compares with those kept so far: nothing goes for resembling what is itself gone.
 #
 # Where to look, finally: within each source, or across all? The original put its smaller Chinese sources into one run and the code into another, and its author regrets that the corpus was never cleaned as a whole {cite:p}`steelblog2024`. What only the second finds:
 
@@ -390,7 +390,7 @@ def signature(grams, orders=128):
 #      caption="A power below 1 lifts small sources. It is paid in repetition.")
 
 # %% [markdown]
-# What does repetition cost? Muennighoff and colleagues trained hundreds of models on repeated text: up to four passes it was nearly as good as new text, and the value of a further pass then decays {cite:p}`datalimits2023`. Their fit: $U$ unique tokens read $1 + R$ times are worth $U + U R^* (1 - e^{-R / R^*})$ of new ones, with $R^*$ about 15. That is for whole corpora read again. For a *part* that is read far more often than the rest there is a warning from Anthropic: a tenth of a per cent of the data repeated a hundred times, 90 % of the tokens unique, and a model of 800 million parameters did no better than one of 400 {cite:p}`hernandez2022`. They suspect that it spends its capacity on learning the copies by heart. This is the reason for the first half of this chapter, too: a page that stands in a corpus three hundred times is read three hundred times a pass. Lee and colleagues found one sentence of 61 words over 60,000 times in C4; without the copies their models recited training text ten times less often {cite:p}`lee2022`.
+# What does repetition cost? Muennighoff and colleagues trained hundreds of models on repeated text: up to four passes it was nearly as good as new text, and the value of a further pass then decays {cite:p}`datalimits2023`. Their fit: $U$ unique tokens read $1 + R$ times are worth $U + U R^* (1 - e^{-R / R^*})$ of new ones, with $R^*$ about 15. That is for whole corpora read again. For a *part* that is read far more often than the rest there is a warning from Anthropic: a tenth of a per cent of the data repeated a hundred times, 90 % of the tokens unique, and a model of 800 million parameters did no better than one of 400 {cite:p}`hernandez2022`. They suspect that it spends its capacity on learning the copies by heart. Hence the first half of this chapter: a page that stands in a corpus three hundred times is read three hundred times a pass. Lee and colleagues found one sentence of 61 words over 60,000 times in C4; without the copies their models recited training text ten times less often {cite:p}`lee2022`.
 #
 # ```{admonition} Predict
 # :class: predict
@@ -427,7 +427,7 @@ for n in (2, 4, 8, 16, 40):
 # %% [markdown]
 # The preset `cpu` reads the whole town five times, so most sources are warned of; but one of them stands out: code, a quarter by plan, is read 24 times. [Chapter 11](11_pretrain.ipynb) explains level and decay.
 #
-# Which mixture is *best* takes runs at several sizes, and nobody on this project has made them. What the arithmetic gives is the set of those that are possible.
+# Which mixture is *best* takes runs at several sizes, and nobody on this project has made them. The arithmetic gives those that are possible.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -465,7 +465,7 @@ def real(root):
 #
 # ```{admonition} The bucket that was full
 # :class: failure
-# To bound the work, a document meets only the last 64 of its bucket. Suppose removed ones stood there, too: copy 65 finds only what is gone. **Here:** a removed document enters no bucket. A crowd of 300 is in the tests for this reason.
+# To bound the work, a document meets only the last 64 of its bucket. Suppose removed ones stood there, too: copy 65 finds only what is gone. **Here:** a removed document enters no bucket, and a crowd of 300 is in the tests.
 # ```
 #
 # ```{admonition} Passes before copies
