@@ -71,7 +71,7 @@ def stations():
 def s_curves(curves, floor: float):
     """curves: [(bands, rows, predicted (x, y), measured (x, y))]. floor: the recipe's threshold."""
     fig, ax = figure(2.9)
-    places = ((0.30, 0.86), (0.47, 0.66), (0.84, 0.45))
+    places = ((0.30, 0.86), (0.47, 0.66), (1.0, 0.45))
     for (count, rows, line, points), color, at in zip(
         curves, (SLATE, STEEL, PURPLE), places, strict=True
     ):
@@ -79,7 +79,7 @@ def s_curves(curves, floor: float):
         ax.plot(*points, "o", color=color, markersize=4.5)
         ax.text(*at, f"{count} bands of {rows}", color=color, fontsize=8.5, ha="right")
     ax.axvline(floor, color=FURNACE, lw=1, ls="dotted")
-    ax.text(floor + 0.008, 0.04, "threshold\nof the recipe", color=FURNACE, fontsize=7.5)
+    ax.text(floor - 0.01, 0.3, "threshold\nof the recipe", color=FURNACE, fontsize=7.5, ha="right")
     ax.set(xlim=(0.1, 1.01), ylim=(-0.03, 1.05))
     axis_units(
         ax, x="Jaccard similarity of the pair", y="share of pairs that agree in a whole band"
@@ -93,15 +93,18 @@ def found_and_spoiled(rows):
     for (name, points), color in zip(rows.items(), (STEEL, FURNACE), strict=True):
         settings, recall, precision = zip(*points, strict=True)
         ax.plot(recall, precision, "o-", color=color, lw=1.2)
-        ends = (0, len(points) - 1) if color == FURNACE else (0, len(points) // 2, len(points) - 1)
+        ends = (0, 1, 3, 4) if color == FURNACE else (0, len(points) // 2, len(points) - 1)
         for k in ends:
+            right = recall[k] > 99.9
             ax.annotate(
                 settings[k],
                 (recall[k], precision[k]),
-                xytext=(-6, -3),
+                xytext=(6, 0 if color == STEEL else -3)
+                if right
+                else (0, 6 if color == STEEL else -6),
                 textcoords="offset points",
-                ha="right",
-                va="top",
+                ha="left" if right else "center",
+                va="center" if right else "bottom" if color == STEEL else "top",
                 fontsize=7.5,
                 color=color,
             )
@@ -109,13 +112,13 @@ def found_and_spoiled(rows):
         ax.annotate(
             name,
             (recall[middle], precision[middle]),
-            xytext=(-8, -16) if color == FURNACE else (-8, 9),
+            xytext=(-8, -16) if color == FURNACE else (-8, 7),
             textcoords="offset points",
             ha="right",
             fontsize=8.5,
             color=color,
         )
-    ax.set(xlim=(50, 102), ylim=(40, 103))
+    ax.set(xlim=(92, 100.6), ylim=(55, 104), xticks=range(92, 101, 2))
     axis_units(ax, x="copies that are removed (%)", y="removed documents that are copies (%)")
     return fig
 

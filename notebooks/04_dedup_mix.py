@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 04 · The same page, again
 #
-# The web copies itself. A report appears in a newspaper and on forty sites that live on newspapers, each with its own last line; a joke is older than every page it stands on; an encyclopedia is mirrored with other punctuation. A corpus made of six collections holds the same page up to six times, and one of its pages may be tomorrow's exam.
+# The web copies itself. A report appears in a newspaper and on forty sites that live on newspapers, each with its own last line; a joke is older than every page it stands on; an encyclopedia is mirrored with other punctuation. A corpus made of six collections holds the same page six times or sixty, and one of its pages may be tomorrow's exam.
 #
 # Two questions stand between clean documents and training: which of them are *the same*, and how often is each of the rest to be read? The original answered the first with a deduplicator that somebody else had written, and the second by reading everything twice {cite:p}`steel2025`. On the second its author is frank: he made no study of the mixture, and counts that among his regrets {cite:p}`steelblog2024`.
 
@@ -27,8 +27,9 @@ import numpy as np
 
 from steel.cli import app
 from steel.config import UserError, preset
-from steel.corpus.dedup import Dedup, Near, bands, find, keys, letters, normalise, s_curve
+from steel.corpus.dedup import Dedup, Near, Pair, bands, find, keys, letters, normalise, s_curve
 from steel.corpus.pipeline import prepare
+from steel.corpus.recipe import load_recipe
 from steel.corpus.world import write_world
 from steel.data.mixture import BLOCK, quotas
 from steel.data.shards import ShardSet
@@ -60,14 +61,14 @@ def command(*words):
 # %% [markdown]
 # ```{admonition} Predict
 # :class: predict
-# 1. The original's deduplicator gives each page a fingerprint of the runs of six *words* in it, words being what stands between blanks, and removes pages whose fingerprints nearly agree. SteelTown has 1,861 clean documents, most of them Chinese, and about a hundred planted copies. What per cent of the documents does it remove?
-# 2. Thirty pages, each made from the one before by changing a few sentences. Neighbours are near copies, the first and the last share nothing. A program joins all pairs of near copies to clusters and keeps one page of each. How many of the thirty are left?
-# 3. The usual rule says that a question is in the training text if the two share a run of 13 units. Take letters as units. The town's exam has 30 English questions, and none of them stands in its documents. How many does the rule accuse?
+# 1. The original's deduplicator gives each page a fingerprint of the runs of six *words* in it, words being what stands between blanks, and removes pages whose fingerprints nearly agree. SteelTown has 1,861 clean documents, most of them Chinese, and about a hundred planted copies. Given all of them at once, what per cent does it remove?
+# 2. Thirty pages of forty sentences, each made from the one before by changing three. Joining neighbours to clusters would leave one page. A program compares each page with those that it has *kept*, and calls it a copy if they share three quarters of their runs of characters. How many are left?
+# 3. The usual rule says that a question is in the training text if the two share a run of 13 words. Put letters for words, as one must where nobody writes blanks. The town's exam has 30 English questions, and none of them stands in its documents. How many does the rule accuse?
 # ```
 #
 # ```{admonition} Napkin
 # :class: napkin
-# A billion documents make 5 · 10¹⁷ pairs. At ten million comparisons a second that is 1,600 years. So nobody compares pairs. What can be done is to give each document a few hundred bytes, computed alone, such that copies agree in some of them, and to sort. At 512 bytes a document the billion is half a terabyte: a large machine, one night.
+# A billion documents make 5 · 10¹⁷ pairs. At ten million comparisons a second that is 1,600 years. So nobody compares pairs. Give each document a few hundred bytes, computed alone, such that copies agree in some of them, and sort. At 512 bytes a document the billion is half a terabyte, before the tables by which it is sorted.
 # ```
 #
 # ## What equal means
@@ -86,7 +87,7 @@ def command(*words):
 #
 # ## Nearly equal
 #
-# Cut a text into all its runs of five characters, its *shingles*, letters only. Two texts are as similar as their sets of shingles overlap: shared ones over all, the *Jaccard similarity*. Broder's trick makes this a matter of a few hundred bytes {cite:p}`broder1997`. Take a random order of all possible shingles. Which shingle of a document comes first in it? Two documents have the same first one with a probability that *is* their similarity: the first of the union is equally likely to be any member, and it is shared if it lies in the overlap. Repeat with 128 orders, and the share of agreements estimates the similarity. A random order is a keyed hash; the first is the minimum.
+# Cut a text into all its runs of five characters, its *shingles*, letters only. Two texts are as similar as their sets of shingles overlap: shared ones over all, the *Jaccard similarity*. Broder's trick makes this a matter of a few hundred bytes {cite:p}`broder1997`. Take a random order of all possible shingles. Which shingle of a document comes first in it? Two documents have the same first one with a probability that *is* their similarity: the first of the union is equally likely to be any member, and it is shared if it lies in the overlap. Repeat with 128 orders, and the share of agreements estimates the similarity. A random order is a keyed hash; the first is the minimum, hence the name *MinHash*.
 
 # %%
 def shingles(text, n=5):
@@ -116,7 +117,9 @@ def signature(grams, orders=128):
 #       f"{(jaccard(*sets) * (1 - jaccard(*sets)) / 128) ** 0.5:.3f}")
 
 # %% [markdown]
-# Why characters and not words? Chinese writes no blanks, and a word segmenter would put a model with a dictionary of its own between the page and its hash. Five characters are about three words. Why letters only? Because copies differ in punctuation first.
+# The two lie just under the recipe's 0.75, and both estimates just over: the estimate decides.
+#
+# Why characters and not words? Chinese writes no blanks, and a word segmenter would put a model with a dictionary of its own between the page and its hash. Five characters are about three words. Why letters only? Because copies often differ in punctuation; the town's near copies do so by construction.
 #
 # ## From pairs to a sort
 #
@@ -124,7 +127,7 @@ def signature(grams, orders=128):
 #
 # $$P(s) = 1 - (1 - s^r)^b$$
 #
-# an S, flat at both ends {cite:p}`leskovec2020`. More rows move the step to the right, more bands to the left. datatrove's readers found that two programs with “the same” settings removed different amounts: bands and rows were not the same. Draw the curve before you believe a setting. Here each point is a few hundred pairs, a town's text and the same text with some characters replaced:
+# an S, flat at both ends {cite:p}`leskovec2020`. More rows move the step to the right, more bands to the left. Draw the curve before you believe a setting. Here it is, with the town's texts against themselves, some characters replaced:
 
 # %% tags=["active-ipynb", "hide-input"]
 # rng, base, changed = Random(4), [], []
@@ -157,7 +160,7 @@ def signature(grams, orders=128):
 # %% [markdown]
 # ## Against the truth
 #
-# “We removed 31 % duplicates” is a sentence that nobody can check. SteelTown knows its copies: it planted exact ones, near ones (one mark changed, perhaps a tail such as “（完）”), some across sources, and junk made of a real page, and wrote down where. So two numbers can be had. *Recall*: of the copies that should go, how many went? *Precision*: of what went, how much was a copy of what stayed?
+# “We removed 31 % duplicates” is a sentence that nobody can check. SteelTown knows its copies: it planted exact ones, near ones (one mark changed, perhaps a tail such as “（完）”), some across sources, and junk made of a real page, and wrote down where. *Recall*: of the copies that should go, how many went? *Precision*: of what went, how much was a copy of what stayed?
 
 # %% tags=["active-ipynb", "hide-input"]
 # truth = json.loads((RUN / "world" / "truth.json").read_text(encoding="utf-8"))["plants"]
@@ -175,6 +178,9 @@ def signature(grams, orders=128):
 #     if key in copies or key in {origin[c] for c in copies}:
 #         groups[root[i]].append(i)
 # wanted = sum(len(group) - 1 for group in groups.values())
+# plain = ["".join(map(chr, letters(normalise(d.readable())))) for d in docs]
+# first = {}
+# equal = [Pair(i, first[t], "exact", 1.0) for i, t in enumerate(plain) if first.setdefault(t, i) != i]
 
 # %% tags=["active-ipynb"]
 # def judge(pairs):
@@ -186,14 +192,14 @@ def signature(grams, orders=128):
 #     return 100 - 100 * left / wanted, 100 * right / len(pairs)
 #
 # made = keys(docs, Dedup())
-# for name, how in (("exact", Dedup(near=None)), ("exact and near", Dedup())):
-#     pairs = find(made, how)
+# for name, pairs in (("exact", find(made, Dedup(near=None))),
+#                     ("letters, exact", equal), ("exact and near", find(made, Dedup()))):
 #     recall, precision = judge(pairs)
 #     print(f"{name:15} {len(pairs):4} of {len(docs):,} go; recall"
 #           f" {recall:.0f} %, precision {precision:.0f} %")
 
 # %% [markdown]
-# More is removed than was planted as copies, for junk that was repaired in cleaning has become a copy: a page wrapped in HTML is, unwrapped, the same page. That both numbers are whole is the town's kindness: its near copies differ in a mark and a tail. So loosen the threshold, and read what goes wrongly:
+# More is removed than was planted as copies, for junk that was repaired in cleaning has become a copy: a page wrapped in HTML is, unwrapped, the same page. That the last line is full is the town's kindness: most of its near copies differ in marks only, and comparing the letters, exactly, finds nearly all of them. So loosen the threshold, and read what goes wrongly:
 
 # %% tags=["active-ipynb"]
 # loose = find(made, Dedup(near=Near(threshold=0.6)))
@@ -205,13 +211,13 @@ def signature(grams, orders=128):
 #     print("   removed:", repr(docs[pair.removed].readable()[:96]))
 
 # %% [markdown]
-# The same fields in another order; the same sentence and one more. Whether that is a copy is a matter of taste. Nearly all are English: five characters of Chinese are about three words, five letters of English are one, and a long name fills many shingles. One length of shingle is not one strictness. `steel data rejects docs --operator "near copy"` shows first the pairs closest to the threshold.
+# The same fields in another order; the same sentence and one more. Whether that is a copy is a matter of taste. Nearly all are English: five characters of Chinese are about three words, five letters of English are one, and a long name fills many shingles. One length of shingle is not one strictness.
 #
-# Not everything can be compared. A text of fewer than 30 letters has too few shingles to be called similar, and is only compared exactly:
+# A text of fewer than 30 letters has too few shingles to be called similar, and is only compared exactly:
 
 # %% tags=["active-ipynb", "hide-input"]
 # short = int((~made.long_N).sum())
-# scores = {"MinHash, by threshold": [(f"{t:.2f}", *judge(find(made, Dedup(near=Near(threshold=t))))) for t in (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)]}
+# scores = {"exact and MinHash, by threshold": [(f"{t:.2f}", *judge(find(made, Dedup(near=Near(threshold=t))))) for t in (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)]}
 #
 # def by_simhash(**parameters):
 #     parameters = {"num_blocks": parameters["hamming_distance"] + 2, "lowercase": True} | parameters
@@ -219,25 +225,26 @@ def signature(grams, orders=128):
 #     own = keys(docs, how)
 #     return own, find(own, how)
 #
-# scores["SimHash on characters, by bits"] = [(str(bits), *judge(by_simhash(tokenization="character", window_size=5, hamming_distance=bits)[1])) for bits in (2, 4, 6, 8, 10)]
-# show(draw_04.found_and_spoiled(scores), alt="Precision against recall for two methods. MinHash keeps precision above 80 per cent at every threshold while recall goes from 94 to 100; SimHash on characters loses precision as more bits may differ, and stays below MinHash in recall.",
-#      caption=f"Each point is a setting; right and up is better. {wanted} planted copies in {len(docs):,} documents, one town: the order of the two lines is safe here, their distance is not a law.")
-# minhash, simhash = scores["MinHash, by threshold"], scores["SimHash on characters, by bits"]
+# simhash = {bits: judge(by_simhash(tokenization="character", window_size=5, hamming_distance=bits, ignore_pattern=r"\p{P}")[1]) for bits in (2, 4, 6, 8, 10)}
+# scores["SimHash on letters, by bits"] = [(str(bits), *pair) for bits, pair in simhash.items()]
+# with_marks = judge(by_simhash(tokenization="character", window_size=5, hamming_distance=4)[1])
+# show(draw_04.found_and_spoiled(scores), alt="Precision against recall for two methods that see letters only. Exact search and MinHash have settings at 100 per cent of both; SimHash finds 93 to 99 per cent at a precision of 98 to 88, and all only at 81 per cent or less.",
+#      caption=f"Each point is a setting; right and up is better. {wanted} planted copies in {len(docs):,} documents, one town.")
+# minhash = scores["exact and MinHash, by threshold"]
 # say(f"{short} of the {len(docs):,} documents are that short. Among the rest, lowering the threshold from {minhash[3][0]} to {minhash[0][0]} takes precision from {minhash[3][2]:.0f} to {minhash[0][2]:.0f} %; raising it to {minhash[-1][0]} takes recall from {minhash[3][1]:.0f} to {minhash[-1][1]:.0f} %. "
-#     f"SimHash with the original's {simhash[1][0]} bits, on characters, finds {simhash[1][1]:.0f} %, and with {simhash[-1][0]} bits {simhash[-1][1]:.0f} % at a precision of {simhash[-1][2]:.0f} %.")
+#     f"SimHash with the original's 4 bits, on the same runs of five letters, finds {simhash[4][0]:.0f} % at a precision of {simhash[4][1]:.0f} %, and with 8 bits {simhash[8][0]:.0f} % at {simhash[8][1]:.0f} %. With the marks left in, the 4 bits find {with_marks[0]:.0f} %: one changed mark is five changed shingles.")
 
 # %% [markdown]
-# *SimHash* is the older fingerprint, and the original's {cite:p}`charikar2002,manku2007`. All shingles of a page vote on each of 64 bits; near copies differ in few bits. It costs 8 bytes instead of 512. But 64 votes are a coarse measure, and the fewer shingles a page has, the more a single changed sentence turns: Manku and colleagues meant it for long web pages, and our pages are short.
+# *SimHash* is the younger fingerprint, and the original's {cite:p}`charikar2002,manku2007`. All shingles of a page vote on each of 64 bits; near copies differ in few bits. It costs 8 bytes instead of 512. Given letters alone, as MinHash has them, it is nearly as good on these copies; with the marks left in, it loses a quarter of them. (The original's recipe for code leaves them out, the one for text does not.) What 8 bytes cost shows when the last copies are wanted: then it takes pages that are none.
 #
 # ## Chinese without blanks
 #
-# The original's recipe calls it with `tokenization: space` and windows of six words. A Chinese page has few blanks, often none: no window, no vote, fingerprint 0. And all zeros are equal.
+# The original's recipe calls it with `tokenization: space` and windows of six words, as Data-Juicer's own recipe for the English web pages of C4 does. (Its recipe for Chinese instructions says `character`.) A Chinese page has few blanks, often none: no window, no vote, fingerprint 0. And all zeros are equal.
 
 # %% tags=["active-ipynb"]
 # different = ("钢城的春天来得很晚。三月里河面还结着冰，渡船停在岸边。",
 #              "红烧肉要用五花肉。先焯水，再下锅炒糖色，小火炖一小时。")
 # for words in ("space", "character"):
-#     own, _ = by_simhash(tokenization=words, window_size=6, hamming_distance=4)
 #     how = Dedup(False, None, {"x": {"tokenization": words, "window_size": 6}})
 #     two = keys([Document(str(i), p, "x") for i, p in enumerate(different)], how)
 #     print(f"{words:10}", [f"{v:016x}" for v in two.simhash_N.tolist()],
@@ -246,16 +253,21 @@ def signature(grams, orders=128):
 # %% tags=["active-ipynb", "hide-input"]
 # own, pairs = by_simhash(tokenization="space", window_size=6, hamming_distance=4)
 # zeros = [i for i, value in enumerate(own.simhash_N.tolist()) if value == 0]
-# answer("1.1", f"**{100 * len(pairs) / len(docs):.0f} %**: {len(pairs):,} of {len(docs):,}. Fingerprint 0 have {len(zeros):,} documents, of which one survives. And {judge(pairs)[1]:.0f} % of what it removed were copies of what stayed.", 100 * len(pairs) / len(docs), unit="%")
+# aside, how = ("skypile", "wanjuan", "wanjuan_exam"), load_recipe("original").dedup
+# his, rest = find(keys(docs, how), how), [d for d in docs if d.source not in aside]
+# assert not any(docs[p.removed].source in aside for p in his)
+# whole = prepare(RUN / "world" / "raw", RUN / "original", recipe="original")["sources"]
+# arrived = [part["steps"]["dedup"] for name, part in whole.items() if name not in aside]
+# answer("1.1", f"**{100 * len(pairs) / len(docs):.0f} %**: {len(pairs):,} of {len(docs):,}. {len(zeros):,} documents have fingerprint 0, and one of them survives; {judge(pairs)[1]:.0f} % of what was removed were copies of what stayed. The original's recipe leaves SkyPile and WanJuan out of this step: of the other {len(rest):,} documents it removes {len(his):,}. Run whole, behind its own filters, few of them arrive: {sum(sum(a['removed'].values()) for a in arrived)} of {sum(a['in'] for a in arrived)} go.", 100 * len(pairs) / len(docs), unit="%")
 # names = Counter(docs[i].lang for i in zeros)
 # say("By language, of the documents with fingerprint 0: " + ", ".join(f"{n:,} {name}" for name, n in names.most_common()) + f". Short English texts have fewer than six words, too.")
 
 # %% [markdown]
-# A page on the river's ice and a recipe for braised pork are one document to it. Nothing fails and the report looks like success: so many duplicates found. SkyPile and WanJuan, the bulk, skipped this step. He is in good company: datatrove's MinHash ignored its language setting, and a memory service for agents, whose tokens were ASCII only, took all Chinese notes for one. Two unrelated pages must not be copies: a test of two lines.
+# A page on the river's ice and a recipe for braised pork are one document to it. Nothing fails and the report looks like success: so many duplicates found. What it cost the original nobody can say: SkyPile and WanJuan, the bulk, skipped it, and the one log in the repository, of a run that broke off, warns that it is left out, for its library is not installed. datatrove's MinHash, too, ignored its language setting for a while, and LongMemory, whose tokens were ASCII only, took different Chinese notes for one.
 #
 # ## Crowds and chains
 #
-# Copies come in crowds. A licence text stands in a million repositories; three hundred copies must leave one. The danger is in the middle of an implementation: a bucket that holds only so many, a list of pairs that grows with the square. And then the chains. A resembles B, B resembles C, and A does not resemble C.
+# Copies come in crowds. A licence text stands in countless repositories; of three hundred copies one must be left. The danger is inside an implementation: a bucket (those that agree in a band) that holds only so many, a list of pairs that grows with the square. And then the chains. A resembles B, B resembles C, and A does not resemble C.
 
 # %% tags=["active-ipynb"]
 # rng = Random(7)
@@ -266,20 +278,24 @@ def signature(grams, orders=128):
 #                                   for _ in range(3)])
 # pages = [Document(str(i), "".join(p), "x") for i, p in enumerate(chain)]
 # crowd = [Document(str(i), pages[0].text + f"（{i}）", "x") for i in range(300)]
-# sets = [shingles(page.text) for page in pages]
-# linked = sum(jaccard(a, b) >= 0.75 for a, b in zip(sets, sets[1:]))
-# print("neighbours above 0.75:", linked, "of 29; first and last:", jaccard(sets[0], sets[-1]))
+# shingled = [shingles(page.text) for page in pages]
+# linked = sum(jaccard(a, b) >= 0.75 for a, b in zip(shingled, shingled[1:]))
+# print("neighbours above 0.75:", linked, "of 29; first and last:", jaccard(shingled[0], shingled[-1]))
 # for name, some in (("chain", pages), ("crowd", crowd)):
 #     print(name, "of", len(some), "->", len(some) - len(find(keys(some, near), near)), "kept")
 
 # %% tags=["active-ipynb", "hide-input"]
 # stay = len(pages) - len(find(keys(pages, near), near))
-# answer("1.2", f"**{30 - linked}**. Each neighbour is joined to the next, so all thirty are one cluster, and the last page goes for a copy of a first one with which it shares nothing. Comparing each page only with those that are *kept* leaves {stay}.", 30 - linked, unit="pages")
+# near_ones = []
+# for i, grams in enumerate(shingled):
+#     if all(jaccard(grams, shingled[j]) < 0.75 for j in near_ones):
+#         near_ones.append(i)
+# answer("1.2", f"**{stay}**. Every page that is kept takes the next one or two with it. By the exact similarity {len(near_ones)} would be left: two pages on it is {jaccard(shingled[0], shingled[2]):.2f}, just too little, and the estimate is sometimes over.", stay, unit="pages")
 
 # %% [markdown]
-# Joining pairs to clusters (*union-find*) is what most large programs do, since pairs can be found in any order on many machines. It chains. Ours goes through the documents in order and compares with those kept so far: the first stays, and nothing goes for resembling what is itself gone. The price is one pass in one process over the signatures. The simple rule for a crowd and the right one for a chain is the same line.
+# Joining pairs to clusters (*union-find*) suits many machines, since pairs can be found in any order. It chains: of our thirty, the last goes for a copy of a first one with which it shares nothing. Ours goes through the documents in order and compares with those kept so far: nothing goes for resembling what is itself gone.
 #
-# Where to look, finally: within each source, as the original did, or across all? What only the second finds are the planted ones that moved from SkyPile to WanJuan, and whatever two crawlers both saw:
+# Where to look, finally: within each source, or across all? The original put its smaller Chinese sources into one run and the code into another, and its author regrets that the corpus was never cleaned as a whole {cite:p}`steelblog2024`. What only the second finds:
 
 # %% tags=["active-ipynb"]
 # inside = 0
@@ -291,11 +307,11 @@ def signature(grams, orders=128):
 # print(Counter(f"{docs[p.removed].source} <- {docs[p.kept].source}" for p in across))
 
 # %% [markdown]
-# Which of the two stays depends on the order of the sources, so put the one first that you trust most.
+# Which of the two stays depends on the order of the sources, here that of our catalogue; it ought to be the order of your trust.
 #
 # ## Is the exam in it?
 #
-# A question that the model has read, answer and all, measures memory. The common test looks for a shared run of 13 words {cite:p}`gpt32020`. Words, again. Letters and digits can be counted in any language, so ours does that and reports the *longest* run, for it says more than a yes {cite:p}`singh2024`. Which length is a copy, though? Plant some: of half the town's exam questions, copy the first half of the characters into a page, and see whom each threshold accuses.
+# A question that the model has read, answer and all, measures memory. The common test looks for a shared run of 13 words {cite:p}`gpt32020`. Ours counts letters and digits, in any language, and reports the *longest* run, for it says more than a yes {cite:p}`singh2024`. Which length is a copy, though? Plant some: of half the town's exam questions, copy the first half of the characters into a page, and see whom each threshold accuses.
 
 # %% tags=["active-ipynb"]
 # exam = load_exam(RUN / "world" / "exam")
@@ -303,7 +319,7 @@ def signature(grams, orders=128):
 #
 # def cut(q):
 #     plain = "".join(map(chr, letters(normalise(q.question + q.right))))
-#     return plain[:max(8, len(plain) // 2)]
+#     return plain[:len(plain) // 2]
 #
 # canaries = [Document(f"canary-{i}", f"昨天有人问：「{cut(q)}」……", "personal")
 #             for i, q in enumerate(half)]
@@ -319,17 +335,17 @@ def signature(grams, orders=128):
 #     parts = [[longest.get(i, 0) for i in ids if (i in marked) is wanted_] for wanted_ in (False, True)]
 #     planted[language] = (len(parts[1]), len(parts[0]))
 #     lines[language] = (lengths, *([100 * sum(m >= n for m in part) / len(part) for n in lengths] for part in parts))
-# show(draw_04.by_length(lines, planted), alt="Two panels: per cent of questions accused against the number of characters that count as a copy. Chinese: no question that was never planted is accused at any length, and half copies are found below 10 characters only. English: nearly all innocent questions are accused at 13 characters, and both lines fall between 13 and 29 characters.",
-#      caption="One town, whose English names are long and whose questions are made from templates. A threshold of 13 is right for neither language.")
+# show(draw_04.by_length(lines, planted), alt="Two panels: per cent of questions accused against the number of characters that count as a copy. Chinese: no question that was never planted is accused at any length, and of the planted halves fewer than half are found, below 10 characters only. English: all innocent questions are accused at 13 characters, and both lines fall between 13 and 29 characters.",
+#      caption="One town, whose English names are long and whose questions are made from templates. A threshold of 13 is right for neither language; runs shorter than 8 are not looked for.")
 # english = [q for q in exam if not q.chinese]
 # blind = contamination(docs, english, 13)
 # top = blind["rows"][0]
-# answer("1.3", f"**{blind['found']} of {len(english)}**. The longest run is `{top['text']}`, {top['match']} letters, of a biography that says where the person comes from. The question is what that town is famous for. An English name and a few small words make 13 letters.", blind["found"], unit="questions")
+# answer("1.3", f"**{blind['found']} of {len(english)}**. The longest run is `{top['text']}`, {top['match']} letters, of a newspaper page that says where somebody comes from. The question is what that town is famous for. An English name and a few small words make 13 letters.", blind["found"], unit="questions")
 # chance = contamination(docs, [q for q in exam if q.chinese], 8)
-# say(f"Of the {chance['questions']} Chinese ones not a single one shares even 8 characters with the documents: {sum(r['match'] >= 8 for r in chance['rows'])}. And at 13 the test misses {100 - lines['Chinese questions'][2][13 - 8]:.0f} % of the Chinese halves that we planted.")
+# say(f"Of the {chance['questions']} Chinese ones not a single one shares even 8 characters with the documents: {sum(r['match'] >= 8 for r in chance['rows'])}. Of the Chinese halves that we planted 8 finds {lines['Chinese questions'][2][0]:.0f} %, 10 {lines['Chinese questions'][2][2]:.0f} % and 13 {lines['Chinese questions'][2][5]:.0f} %.")
 
 # %% [markdown]
-# A Chinese name has three characters, an English one eleven letters or so, and the town's Chinese questions, answer included, are hardly longer than the threshold. So 13 is too strict a rule there, nobody who copies half a question is found, and too lax in English. For short Chinese questions we use 8. In English here *no* length parts the two lines: the questions are made from the same templates as the biographies. Then one has to read, and `steel eval contamination docs exam --length 8` prints the matches. The rest of the decision is yours: to drop the page, or to report scores with and without the questions found. [Chapter 17](../book/index.md) does the latter.
+# A Chinese name has three characters, an English one seven to eleven letters, and half of a Chinese question of the town, answer included, has six to nine. So 13 finds no half there, and in English accuses nearly every innocent question. For short Chinese questions we use 8, the shortest run that is looked for, and still miss the halves of the shortest. In English here *no* length parts the two lines: the questions are made from the same templates as the biographies. Then one has to read, and `steel eval contamination docs exam --length 8` prints the ten longest matches. Then drop the page, or report scores with and without the questions found; chapter 17, still to be written, is to do the latter.
 #
 # ## How often is each source read
 #
@@ -350,10 +366,10 @@ def signature(grams, orders=128):
 # order = [name for name, _ in tokens.most_common()]
 # rows = [[f"`{n}`", *(f"{100 * c[n] / sum(c.values()):.1f} %" for c in (number, size, tokens))] for n in order if n in ("wanjuan", "skypile", "belle_3_5m", "wanjuan_exam", "starcoder", "zhihu_kol")]
 # table(["share of the town, by", "documents", "bytes", "tokens"], rows)
-# say(f"`starcoder` is {100 * number['starcoder'] / sum(number.values()):.1f} % of the documents and {tokens['starcoder'] / sum(tokens.values()) / (number['starcoder'] / sum(number.values())):.0f} times that by tokens. A model pays for tokens, so a share is a share of tokens here: of every {BLOCK:,} samples a source gets a whole number, by largest remainder ([chapter 10](10_loader.ipynb) shows how they are ordered).")
+# say(f"`starcoder` is {100 * number['starcoder'] / sum(number.values()):.1f} % of the documents and {tokens['starcoder'] / sum(tokens.values()) / (number['starcoder'] / sum(number.values())):.0f} times that by tokens. A model pays for tokens, so a share is a share of tokens here: of every {BLOCK:,} samples a source gets a whole number, rounded so that they add up ([chapter 10](10_loader.ipynb) shows how they are ordered).")
 
 # %% [markdown]
-# From shares follow passes: tokens of the run, times the share, over the tokens that there are. It is one division, and the one that is most often forgotten. Weights may be proportional to size to a power α: 1 reads every source equally often, 0 gives every source the same share.
+# From shares follow passes: tokens of the run, times the share, over the tokens that there are. Weights may be proportional to size to a power α: 1 reads every source equally often, 0 gives every source the same share.
 
 # %% tags=["active-ipynb"]
 # def passes(weights, tokens, run):
@@ -374,7 +390,7 @@ def signature(grams, orders=128):
 #      caption="A power below 1 lifts small sources. It is paid in repetition.")
 
 # %% [markdown]
-# What does repetition cost? Muennighoff and colleagues trained hundreds of models on repeated text: up to four passes it was nearly as good as new text, and the value of a further pass then decays {cite:p}`datalimits2023`. Their fit: $U$ unique tokens read $1 + R$ times are worth $U + U R^* (1 - e^{-R / R^*})$ of new ones, with $R^*$ about 15. That is for whole corpora read again. For a *part* that is read far more often than the rest there is a warning from Anthropic: a tenth of a per cent of the data repeated a hundred times, 90 % of the tokens unique, and a model of 800 million parameters did no better than one of 400 {cite:p}`hernandez2022`. It spends its memory on the copies. This is the reason for the first half of this chapter, too: a page that stands in a corpus three hundred times is read three hundred times a pass. Lee and colleagues found one sentence of 61 words over 60,000 times in C4; without the copies their models recited training text ten times less often {cite:p}`lee2022`.
+# What does repetition cost? Muennighoff and colleagues trained hundreds of models on repeated text: up to four passes it was nearly as good as new text, and the value of a further pass then decays {cite:p}`datalimits2023`. Their fit: $U$ unique tokens read $1 + R$ times are worth $U + U R^* (1 - e^{-R / R^*})$ of new ones, with $R^*$ about 15. That is for whole corpora read again. For a *part* that is read far more often than the rest there is a warning from Anthropic: a tenth of a per cent of the data repeated a hundred times, 90 % of the tokens unique, and a model of 800 million parameters did no better than one of 400 {cite:p}`hernandez2022`. They suspect that it spends its capacity on learning the copies by heart. Hence the first half of this chapter: a page that stands in a corpus three hundred times is read three hundred times a pass. Lee and colleagues found one sentence of 61 words over 60,000 times in C4; without the copies their models recited training text ten times less often {cite:p}`lee2022`.
 #
 # ```{admonition} Predict
 # :class: predict
@@ -395,10 +411,10 @@ for n in (2, 4, 8, 16, 40):
 # there = STEEL_CORPUS_GB["code"] * 1e9 / rate
 # read = STEEL["steps"] * 2**20
 # often = 0.25 * read / there
-# answer("2", f"**{often:.1f} times**. A quarter of {read / 1e12:.2f} trillion is {0.25 * read / 1e9:.0f} billion tokens; at {rate:.1f} bytes a token there are {there / 1e9:.0f} billion. By the fit these passes are worth {worth(often):.1f} of new code. The remedy was on the author's own list: StarCoder has 783 GB, of which he took three languages.", often, unit="passes")
+# answer("2", f"**{often:.1f} times**. A quarter of {read / 1e12:.2f} trillion is {0.25 * read / 1e9:.0f} billion tokens; at {rate:.1f} bytes a token there are {there / 1e9:.0f} billion. Were the fit true of a part, they would be worth {worth(often):.1f} of new code. The remedy was on the author's own list: StarCoder has 783 GB, of which he took three languages.", often, unit="passes")
 
 # %% [markdown]
-# That is what a dry run is for. A mixture that cannot be is noticed before a GPU is rented:
+# A dry run notices a mixture that cannot be before a GPU is rented:
 
 # %% tags=["active-ipynb"]
 # page = io.StringIO()
@@ -409,9 +425,9 @@ for n in (2, 4, 8, 16, 40):
 # print(plan[plan.index("Data   "):])
 
 # %% [markdown]
-# The preset `cpu` reads the whole town a few times, so most sources are warned of; but one of them stands out. Whether the level stretch or the decay reads it is told apart, because what is read last is remembered best: [chapter 11](11_pretrain.ipynb) has the schedule.
+# The preset `cpu` reads the whole town five times, so most sources are warned of; but one of them stands out: code, a quarter by plan, is read 24 times. [Chapter 11](11_pretrain.ipynb) explains level and decay.
 #
-# Which mixture is *best* is not answered here. It takes runs at several sizes, and nobody on this project has made them. What the arithmetic gives is the set of those that are possible.
+# Which mixture is *best* takes runs at several sizes, and nobody on this project has made them. The arithmetic gives those that are possible.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -422,12 +438,12 @@ for n in (2, 4, 8, 16, 40):
 #
 # ```text
 # steel data prepare RAW docs                                   convert, clean, deduplicate across all sources
-# steel data rejects docs --operator "near copy" --limit 20     read what was taken for a copy, the doubtful first
-# steel eval contamination docs EXAM --length 10                before training, not after
+# steel data rejects docs --operator near --limit 20            read what was taken for a copy, the doubtful first
+# steel eval contamination docs EXAM --length 8                 before training, not after
 # steel pretrain --preset steel-1b-causal --dry-run --data shards 'data.weights={starcoder: 0.2, "*": 0.8}'
 # ```
 #
-# This chapter's script runs the first, and the third if there is an exam: `python notebooks/04_dedup_mix.py --preset steel-1b` on what lies in `runs/04_dedup_mix-steel-1b/raw`. In memory stay 539 bytes a document. For a few hundred million documents on one machine that holds; beyond it datatrove's MinHash, which sorts on disk and joins to clusters, is the tool, with a segmenter or characters set for Chinese.
+# This chapter's script runs the first, and the third if there is an exam: `python notebooks/04_dedup_mix.py --preset steel-1b` on what lies in `runs/04_dedup_mix-steel-1b/raw`. While it compares it holds about 1.7 KB a document, so a hundred million want 170 GB; beyond that datatrove's MinHash, which sorts on disk and joins to clusters, is the tool, with a segmenter or characters set for Chinese.
 
 # %% tags=["hide-input"]
 def real(root):
@@ -436,7 +452,7 @@ def real(root):
         raise UserError(f"no raw files at {root / 'raw'}; begin with 'steel data download wikipedia_cn {root / 'raw' / 'wikipedia_cn'} --sample 1000'")
     command("data", "prepare", root / "raw", root / "docs")
     if (root / "exam").is_dir():
-        command("eval", "contamination", root / "docs", root / "exam", "--length", 10)
+        command("eval", "contamination", root / "docs", root / "exam", "--length", 8, "--out", root / "contamination.json")
 
 
 # %% [markdown]
@@ -444,12 +460,12 @@ def real(root):
 #
 # ```{admonition} All zeros are equal
 # :class: failure
-# The original's SimHash split at blanks. On samples of its sources the step took 2,999 documents to 1,748, and found not one pair of near copies: what it removed had fingerprint 0. **Here:** characters, and a test that different texts stay.
+# Run by us in Data-Juicer 1.6.1, on samples of its sources with SkyPile and WanJuan added, the original's step took 2,999 documents to 1,748 and listed not one pair of near copies. **Here:** characters, and a test that different texts stay.
 # ```
 #
 # ```{admonition} The bucket that was full
 # :class: failure
-# To bound the work, a bucket of equal bands keeps only its last 64 documents. Suppose removed ones stayed in it: after 64 copies the first is pushed out, and copy 65 finds only what is gone. **Here:** a removed document leaves its bucket. A crowd of 300 is in the tests for this reason.
+# To bound the work, a document meets only the last 64 of its bucket. Suppose removed ones stood there, too: copy 65 finds only what is gone. **Here:** a removed document enters no bucket, and a crowd of 300 is in the tests.
 # ```
 #
 # ```{admonition} Passes before copies
@@ -468,7 +484,7 @@ def real(root):
 # **04.2 Calculate.** 20 bands of 6 rows. With what probability is a pair of similarity 0.8 looked at, and one of 0.5? You halve the rows to 3 and keep 120 minima: how many bands, and what happens to the pair at 0.5?
 #
 # ```{dropdown} Answer 04.2
-# 0.8⁶ is 0.262; not in any of 20 bands: 0.0023. So 99.8 %. 0.5⁶ is 0.0156: 27.0 %. With 3 rows there are 40 bands, and 0.5³ is an eighth: 99.5 %. Nearly every pair at 0.5 becomes a candidate that has to be compared and let go: nothing is found that was not, and the work grows.
+# 0.8⁶ is 0.262; not in any of 20 bands: 0.0023. So 99.8 %. 0.5⁶ is 0.0156: 27.0 %. With 3 rows there are 40 bands, and 0.5³ is an eighth: 99.5 %. Nearly every pair at 0.5 becomes a candidate that has to be compared and let go: hardly a copy more is found, and the work grows.
 # ```
 #
 # **04.3 Code.** Write `keep(texts, threshold)`: `texts` is a list of sets of shingles; return the indices of those that stay, in order. The first of similar ones stays, similar means Jaccard at or above the threshold, and nothing goes for resembling what is itself gone. Then `from figures.check import check` and `check("04.3", keep)`.
@@ -500,7 +516,7 @@ def real(root):
 
 # %% [markdown]
 # ```{dropdown} Answer 04.4
-# With single characters two pages on the same kind of thing are the same set: far too much goes, and precision falls. With 20 one changed mark spoils twenty shingles, and on short pages the copies fall below the threshold: recall falls. Five is a compromise for Chinese; for English, whose letters say less, nine or ten letters, or five words, are usual.
+# With single characters two pages on the same kind of thing are the same set: far too much goes, and precision falls. With 20 one changed letter spoils twenty shingles, and of the short pages some copies fall below the threshold: recall falls a little. Five is a compromise for Chinese; English, whose letters say less, would want more.
 # ```
 #
 # **04.5 Open, an evening.** Take a folder of your own texts, `steel data prepare` it, and read all the near copies it found. For each, which of the two would *you* have kept? What does “the first stays” cost you, and which order of the files would cost less?

@@ -235,7 +235,8 @@ def eval_contamination(
 
     found = contamination(read_documents(docs), load_exam(exam, split), length)
     for row in found["rows"][:10]:
-        say(f"{row['match']:>4} characters  {row['subject']} {row['id']}  in {row['document']}")
+        where = f"{row['subject']} {row['id']}  in {row['document']}"
+        say(f"{row['match']:>4} characters  {where}  {row['text'][:60]}")
     counts = "  ".join(f"{n}+: {count:,}" for n, count in found["by_length"].items())
     say(f"by length    {counts}")
     short = f" ({found['too_short']:,} too short to judge)" if found["too_short"] else ""

@@ -12,6 +12,7 @@ def exercise_3(keep):
         ([{"a", "b"}] * 300, 0.75, [0], "a crowd of 300 copies"),
         ([{"a"}, {"b"}, {"a"}], 0.5, [0, 1], "a copy that is not its neighbour's"),
         ([{"a", "b"}, {"b", "c"}], 1 / 3, [0], "a pair exactly at the threshold"),
+        ([{str(i)} for i in range(100)] + [{"0"}], 0.5, list(range(100)), "a copy from long ago"),
         ([], 0.5, [], "nothing"),
     )
     for texts, threshold, right, what in cases:

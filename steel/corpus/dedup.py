@@ -48,19 +48,20 @@ class Near:
 @dataclass(frozen=True)
 class Dedup:
     """Which copies go: exact ones, near ones, those of a fingerprint. simhash: by kind or source,
-    the parameters of the deduplicator; documents with equal parameters are compared."""
+    the parameters of the deduplicator, None where there is none (a source's own entry wins over its
+    kind's); documents with equal parameters are compared."""
 
     exact: bool = True
     near: Near | None = Near()
-    simhash: dict[str, dict[str, Any]] = field(default_factory=dict)
+    simhash: dict[str, dict[str, Any] | None] = field(default_factory=dict)
 
     def groups(self) -> list[dict[str, Any]]:
         """The different parameters in `simhash`."""
-        values = list(self.simhash.values())
+        values = [value for value in self.simhash.values() if value is not None]
         return [value for place, value in enumerate(values) if value not in values[:place]]
 
     @classmethod
-    def of(cls, settings: dict[str, Any], simhash: dict[str, dict] | None = None) -> Dedup:
+    def of(cls, settings: dict[str, Any], simhash: dict[str, dict | None] | None = None) -> Dedup:
         """From a recipe's `dedup` part; an empty mapping means no deduplication."""
         try:
             near = Near(**settings["near"]) if settings.get("near") else None
@@ -131,7 +132,7 @@ def bands(threshold: float, permutations: int) -> tuple[int, int]:
 
 
 def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
-    """Hashes and signatures of documents, in order; 27 + 4 P bytes each stay in memory."""
+    """Hashes and signatures of documents, in order: 27 + 4 P bytes each; `find` takes about twice that."""
     near, exact, long = settings.near, [], []
     simhashes, groups, fingerprint = [], [], _fingerprint(settings)
     signatures: list[np.ndarray] = []
@@ -273,7 +274,7 @@ def _near(signature_MP: np.ndarray, near: Near) -> Iterator[tuple[int, int, floa
     """(later, earlier, estimated similarity) of every near copy, in one pass in document order.
 
     A document is compared with those kept before it that share a band, in each band with the last
-    `_WINDOW`; a removed one leaves the bucket, so a crowd of copies never hides its first.
+    `_WINDOW`; a removed one enters no bucket, so a crowd of copies never hides its first.
     """
     buckets_MB = _buckets(signature_MP, near)
     kept: dict[tuple[int, int], list[int]] = defaultdict(list)

@@ -28,7 +28,7 @@ from .report import STEPS
 from .sources import SOURCES, inside, survey
 
 # Raise when a recipe gives other bytes: intermediate files of old runs are then not used.
-VERSION = 5
+VERSION = 6
 MOST_TASKS = 64  # unless told; a task costs 30 ms in datatrove, and is what a killed run repeats
 
 

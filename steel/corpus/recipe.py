@@ -71,7 +71,10 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
         made = [make(entry) for entry in entries or []]
         if any(op.kind == "deduplicator" for op in made[:-1]):
             raise UserError(f"{path}: in {name}, a deduplicator must be the last operator")
-        if made and made[-1].kind == "deduplicator":
-            simhash[name] = made[-1].function.keywords
+        last = made[-1] if made else None
+        found = last is not None and last.kind == "deduplicator"
+        simhash[name] = last.function.keywords if found else None  # its kind's is not asked for
+    if not any(simhash.values()):
+        simhash = {}
     dedup = Dedup.of(part(top, "dedup", "exact", "near"), simhash)
     return Recipe(str(top.get("name", path.stem)), rules, options, clean, dedup)

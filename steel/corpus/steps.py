@@ -183,6 +183,7 @@ class Compare(Step):
                 place += int(keys["documents"])
                 loaded.append([keys[field] for field in Keys._fields])
         keys = Keys(*map(np.concatenate, zip(*loaded, strict=True)))
+        del loaded  # as large as the keys
         pairs = duplicates.find(keys, self.job.copies)
         self.stat_update("copies", value=len(pairs))
         ids = self._ids({place for pair in pairs for place in (pair.removed, pair.kept)})

@@ -100,7 +100,7 @@ def render_passes(found: dict[str, tuple[float, float]], border: int | None) -> 
         shown = (first, second, first + second)[-len(phases) :]
         rows.append(f"  {source:<14}" + "".join(f"{value:10.2f}" for value in shown))
     if often := [s for s, (first, second) in found.items() if first + second > MOST_PASSES]:
-        why = f"past {MOST_PASSES:.0f} passes repeated text teaches little"
+        why = f"past {MOST_PASSES:.0f} passes repeated text is worth less with each"
         line = f"{', '.join(often)}: {why}; lower the weight, or add data"
         rows.append(f"WARNING           {line}")
     return "\n".join(rows)

@@ -1,10 +1,11 @@
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from steel.config import UserError
-from steel.corpus.dedup import Dedup, Near, bands, find, keys, letters, normalise
+from steel.corpus.dedup import Dedup, Keys, Near, bands, find, keys, letters, normalise
 from steel.documents import Document
 
 SETTINGS = Dedup(True, Near(threshold=0.75, ngram=5, permutations=128, min_chars=30))
@@ -114,3 +115,25 @@ def test_switches_and_wrong_settings():
 
 def test_no_documents_is_no_error():
     assert find(keys([], SETTINGS), SETTINGS) == []
+
+
+def test_the_search_takes_about_twice_the_memory_of_the_keys():
+    rng, size = np.random.default_rng(0), 20_000
+    signature_MP = rng.integers(0, 2**32, (size, 128), dtype=np.uint32)
+    signature_MP[19::20] = signature_MP[18::20]  # one in twenty is a copy
+    number_N = np.arange(size, dtype=np.uint64)
+    found = Keys(
+        np.stack([number_N, number_N], axis=1),
+        np.ones(size, bool),
+        signature_MP,
+        np.zeros(size, np.uint64),
+        np.full(size, -1, np.int16),
+    )
+    assert sum(part.nbytes for part in found) == size * (27 + 4 * 128)
+    tracemalloc.start()
+    try:
+        assert len(find(found, Dedup())) == size // 20
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 1000 < peak / size < 1250

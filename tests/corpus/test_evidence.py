@@ -206,6 +206,17 @@ def test_a_deduplicator_stands_last(tmp_path):
     assert recipe.dedup.simhash == {"text": {"tokenization": "character"}}
 
 
+def test_a_source_whose_own_list_has_no_deduplicator_is_not_compared_by_its_kinds():
+    """The original cleaned neither SkyPile nor WanJuan: their lists are empty."""
+    settings = load_recipe("original").dedup
+    sources = ("wikipedia_cn", "skypile", "wanjuan", "wanjuan_exam", "starcoder", "mine")
+    documents = [Document(source, page(i), source) for i, source in enumerate(sources)]
+    found = keys(documents, settings)
+    assert found.group_N.tolist() == [0, -1, -1, -1, 1, 0]
+    assert [pair.removed for pair in find(found, settings)] == [5]
+    assert load_recipe("steel").dedup.groups() == []
+
+
 def test_scores_tell_prose_from_a_menu():
     prose = (
         "早上的电车慢慢地开过桥，学生们在站台上等着；面包房的灯亮了，他们都说今天会是一个好天气。"

@@ -72,6 +72,8 @@ def test_the_command_finds_what_was_planted_in_a_folder(exam_folder, tmp_path, c
     out = tmp_path / "found.json"
     with pytest.raises(SystemExit) as stop:
         main(["eval", "contamination", str(tmp_path), str(exam_folder), "-o", str(out)])
-    assert stop.value.code == 0 and "leak" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0 and "leak" in printed
     found = json.loads(out.read_text())
+    assert found["rows"][0]["text"][:60] in printed, "what matched can be read"
     assert found["found"] >= 1 and found["rows"][0]["id"] == victim.id
