@@ -13,6 +13,7 @@ parity_rl  imitation, then GRPO, on the parity of bits: chapter 16
 prompt_reading  what a reward pays that reads the prompt: chapter 16
 preferences  written pairs and the model's own: chapter 15   parity_dpo  its toy, in the notebook
 life_seeds  what each stage of a life changes, over seeds   name_length  names of unequal length: chapter 14
+letters  one exam asked in four ways: chapter 17        harness  what the form of an exam is worth: chapter 17
 lessons  what fine-tuning rows do to a life, under several seeds: chapter 14
 compression  what a vocabulary of each size does to held-out text   merging  a model's vocabulary grows
 vocabularies  three of them by what a model makes of them: chapter 13

@@ -1,0 +1,123 @@
+"""The drawings of chapter 17: four ways to ask one question, what they find in a toy and in three towns, and what a
+town's letters do from stage to stage. Each function returns a figure in house style."""
+
+from __future__ import annotations
+
+from matplotlib.patches import FancyBboxPatch
+
+from figures.style import FURNACE, INK, OKABE_ITO, SLATE, STEEL, axis_units, blank, figure, footer
+
+SMALL = 7.5
+PALE, MIDDLE, ON_PALE = "#d3e1ea", "#a9c6d8", "#202a34"  # the same in light and dark pages
+WAYS = {
+    "text": ("text", STEEL),
+    "bind": ("letter behind the right place", OKABE_ITO["green"]),
+    "written": ("letter behind its own place", OKABE_ITO["purple"]),
+    "letter": ("letter at once", FURNACE),
+}
+TOWN = WAYS | {"generate": ("place, written", OKABE_ITO["orange"])}
+
+
+def ways():
+    """One question with its options, and what each way of asking shows and reads."""
+    fig, ax = figure(2.9)
+    blank(ax, (0, 100), (0, 44))
+    asked, stem, said = (
+        "曹泽晴的家乡是哪里？  云州 A  临江 B  白沙 C  青岩 D",
+        "曹泽晴的家乡是",
+        "青岩",
+    )
+    rows = (("text", "", stem, "which of the four places is the likeliest here?"),
+            ("letter behind the right place", asked, f"{stem}{said}", "which of the four letters?"),
+            ("letter behind its own place", asked, "", "it writes a place and a letter: is the letter right?"),
+            ("letter at once", asked, "", "which of the four letters?"))  # fmt: skip
+    colours = [WAYS[way][1] for way in WAYS]
+    box = {"boxstyle": "round,pad=0,rounding_size=0.7", "ec": "none"}
+    for i, ((name, prompt, begun, counted), colour) in enumerate(zip(rows, colours, strict=True)):
+        y = 33 - 10.5 * i
+        ax.text(0, y + 6.6, name, fontsize=8.5, color=colour)
+        at = 0
+        for text, fill, wide in ((prompt, PALE, 50), (begun, MIDDLE, 15 if not prompt else 20)):
+            if text:
+                ax.add_patch(FancyBboxPatch((at, y), wide, 4.4, fc=fill, **box))
+                ax.text(at + 1.2, y + 2.1, text, va="center", fontsize=7.2, color=ON_PALE)
+                at += wide + 0.8
+        ax.add_patch(
+            FancyBboxPatch((at, y), 4, 4.4, fc="none", boxstyle=box["boxstyle"], ec=colour, lw=1.1)
+        )
+        ax.text(at + 5.5, y + 2.1, counted, va="center", fontsize=SMALL, color=INK)
+    return fig
+
+
+def _dots(ax, names: list[str], found, ways: dict, offset: float = 0.17) -> None:
+    """A row a name, a dot a run, a colour a way. found(name, way): shares [1]."""
+    for row, name in enumerate(reversed(names)):
+        for k, (way, (_, colour)) in enumerate(ways.items()):
+            values = [100 * v for v in found(name, way)]
+            y = row + offset * ((len(ways) - 1) / 2 - k)
+            ax.plot(values, [y] * len(values), "o", color=colour, ms=4.2, alpha=0.8, clip_on=False)
+    ax.axvline(25, color=SLATE, lw=0.8, ls=":")
+    ax.set(yticks=range(len(names)), yticklabels=list(reversed(names)), xlim=(0, 100))
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.grid(False, axis="y")
+
+
+def _key(ax, ways: dict, top: float) -> None:
+    """The ways' names in their colours, above the axes."""
+    at = 0.0
+    for word, colour in ways.values():
+        ax.text(
+            at, top, f"● {word}", transform=ax.transAxes, fontsize=SMALL, color=colour, va="bottom"
+        )
+        at += 0.035 + 0.0165 * len(word)
+
+
+def toy(rows: list[dict]):
+    """Each arm of the toy by four ways of asking, a dot a seed."""
+    fig, ax = figure(3.4)
+    arms = list(dict.fromkeys(r["arm"] for r in rows))
+    _dots(ax, arms, lambda arm, way: [r[way] for r in rows if r["arm"] == arm and way in r], WAYS)
+    _key(ax, WAYS, 1.02)
+    axis_units(
+        ax, x="questions about people of whom no question has spoken, right (%); dotted: chance"
+    )
+    footer(fig, "figures/runs/letters.json, three seeds; a reply without a letter is wrong")
+    return fig
+
+
+def harness(rows: list[dict]):
+    """Three models, one exam, each way of putting the question; a dot a model."""
+    fig, ax = figure(3.6)
+    arms = list(dict.fromkeys(r["arm"] for r in rows))
+    shown = {way: TOWN[way] for way in ("text", "generate", "bind", "letter")}
+    _dots(ax, arms, lambda arm, way: [r[way] for r in rows if r["arm"] == arm and way in r], shown)
+    _key(ax, shown, 1.02)
+    axis_units(ax, x="questions about held-out people, right (%); dotted: chance")
+    footer(fig, "figures/runs/harness.json: three lives after fine-tuning, 380 questions each")
+    return fig
+
+
+SUBJECTS = {
+    "city": "home town",
+    "company": "employer",
+    "major": "subject",
+    "university": "university",
+    "hop2": "product of the home town",
+}
+LANGUAGES = {"zh": "Chinese", "en": "English"}
+
+
+def subjects(rows: list[dict]):
+    """Letters of three lives by what is asked and in which language; a dot a life."""
+    fig, ax = figure(3.9)
+    names = {
+        f"{word}, {lang}": f"{key}_{end}"
+        for key, word in SUBJECTS.items()
+        for end, lang in LANGUAGES.items()
+    }
+    shown = {way: WAYS[way] for way in ("bind", "written", "letter")}
+    _dots(ax, list(names), lambda name, way: [r["subjects"][names[name]][way] for r in rows], shown)
+    _key(ax, shown, 1.01)
+    axis_units(ax, x="letters right (%); dotted: chance")
+    footer(fig, "figures/runs/harness.json: three lives after fine-tuning, 38 questions a dot")
+    return fig
