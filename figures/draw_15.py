@@ -1,4 +1,4 @@
-"""The drawings of chapter 15: the way of a pair, the weight of a pair, and what pairs move. Each function returns a
+"""The drawings of chapter 15: the way of a pair, where pairs part, and what they move. Each function returns a
 figure in house style."""
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from figures.style import (
     FURNACE,
+    GRID,
     INK,
     PAPER,
     SLATE,
@@ -68,30 +69,38 @@ def pair_way():
     return fig
 
 
-def weights(beta: float):
-    """The loss of a pair and the share of its gradient that is left, over its margin."""
-    margin = np.linspace(-40, 60, 201)
-    left = 1 / (1 + np.exp(beta * margin))
-    fig, (a, b) = figure(1.9, ncols=2)
-    a.plot(margin, np.log1p(np.exp(-beta * margin)), color=STEEL)
-    b.plot(margin, left, color=STEEL)
-    for ax, y, word in (
-        (a, "loss (nats)", ""),
-        (b, "weight of a pair", "half before the first step"),
-    ):
-        ax.axvline(0, color=SLATE, lw=0.8, ls=":")
-        axis_units(ax, x="margin (nats)", y=y)
-        if word:
-            ax.annotate(
-                word,
-                (0, 0.5),
-                (5, 0),
-                textcoords="offset points",
-                fontsize=8,
-                color=SLATE,
-                va="center",
-            )
+def parting(rows: list[tuple[str, str, str, float, float]]):
+    """Where pairs part: what both answers share in grey, then the chosen one above and the rejected one below.
+
+    rows: (name, chosen, rejected, probability of each one's first token that differs).
+    """
+    fig, ax = figure(2.7)
+    step, left = 3.45, 22.5
+    blank(ax, (0, 101), (-2.6 * len(rows) + 1.4, 1.1))
+    for r, (name, chosen, rejected, *chances) in enumerate(rows):
+        y = -2.6 * r
+        ax.text(0, y, name, va="center", fontsize=8.5, color=INK, linespacing=1.2)
+        fork = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
+        for i in range(fork):
+            _token(ax, left + step * i, y, chosen[i], PAPER, GRID, SLATE)
+        sides = ((chosen, 0.5, STEEL, "chosen"), (rejected, -0.5, FURNACE, "rejected"))
+        for (said, up, color, side), chance in zip(sides, chances, strict=True):
+            for i in range(fork, len(said)):
+                fill, ink = (color, PAPER) if i == fork else (PAPER, color)
+                _token(ax, left + step * i + 0.9, y + up, said[i], fill, color, ink)
+            x = left + step * len(said) + 1.4
+            words = f"{chance:.2f}  {'' if r else side}"
+            ax.text(x, y + up, words, va="center", fontsize=8, color=color)
     return fig
+
+
+def _token(ax, x: float, y: float, text: str, fill: str, edge: str, ink: str) -> None:
+    """A small box with one token; x is its left side, y its middle."""
+    shape = "round,pad=0,rounding_size=0.15"
+    ax.add_patch(
+        FancyBboxPatch((x, y - 0.41), 3.05, 0.82, boxstyle=shape, fc=fill, ec=edge, lw=0.9)
+    )
+    ax.text(x + 1.52, y, text, ha="center", va="center_baseline", fontsize=7.5, color=ink)
 
 
 def _dots(ax, y: float, values: list[float], color: str, label: str = "") -> None:

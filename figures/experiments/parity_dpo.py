@@ -4,7 +4,7 @@ The base of chapter 16 has read answers to sixteen bits of which a quarter are w
 Written pairs show a worked answer beside a copy of it that is spoilt, in one of three ways. Its own pairs are a right
 and a wrong answer that it gave itself. All are learnt by the project's own DPO.
 
-    python -m figures.experiments.parity_dpo --out runs/parity-dpo        parity-dpo.json; two minutes of one core
+    python -m figures.experiments.parity_dpo --out runs/parity-dpo        parity-dpo.json; four minutes of one core
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def config(seed: int, **given) -> Config:
     values = {
         "batch_size": 32,
         "micro_batch_size": 32,
-        "learning_rate": 5e-4,
+        "learning_rate": 2e-4,
         "schedule": "constant",
     }
     values |= {
@@ -128,7 +128,7 @@ def judged(model, held: list[Pair], before: torch.Tensor | None = None) -> dict:
     return found | probe(model)
 
 
-def main(out: Path, seeds: int = 3) -> None:
+def main(out: Path, seeds: int = 5) -> None:
     """Each kind of pairs under several seeds: OUT/parity-dpo.json. A killed run goes on with the same call."""
     ledger = Ledger(out / "parity-dpo.json", "parity dpo", {"share": SHARE, "pairs": PAIRS})
     for seed in range(1, seeds + 1):

@@ -54,9 +54,8 @@ def stage(job: Job, pairs: list[Pair] | None = None) -> Stage:
             for some in job.take(stream, step)
         ]
 
-    return job.stage(
-        batch_fn, partial(loss, settings), settings.sequence_length, {"pairs": len(pairs)}
-    )
+    counts = {"pairs": len(pairs), "right_before": right_before(reference_P2)}
+    return job.stage(batch_fn, partial(loss, settings), settings.sequence_length, counts)
 
 
 def encode_pairs(job: Job) -> list[Pair]:
@@ -109,6 +108,15 @@ def reference_logprobs(job: Job, pairs: Sequence[Pair]) -> torch.Tensor:
         if world.is_main:
             atomic_write(cache, save({"logprobs": result_P2.cpu()}, metadata={"key": key}))
     return result_P2
+
+
+def right_before(reference_P2: torch.Tensor) -> float:
+    """Share of pairs whose chosen answer is the likelier one under the reference, summed over its tokens.
+
+    The log's first `accuracy` cannot tell it: there every margin is 0, up to rounding.
+    """
+    chosen_P, rejected_P = reference_P2.unbind(-1)
+    return round((chosen_P > rejected_P).float().mean().item(), 4)
 
 
 def _key(job: Job) -> str:

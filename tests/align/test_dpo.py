@@ -96,6 +96,27 @@ def test_reference_is_computed_once_and_again_when_its_key_changes(base, tmp_pat
     assert len(calls) == 3
 
 
+def test_the_header_says_how_many_pairs_the_reference_has_right(base, tmp_path):
+    """Counted here one by one, some of the rows turned round as well."""
+    rows = preference_rows(9)
+    turned = [{**r, "chosen": r["rejected"], "rejected": r["chosen"]} for r in rows[:4]]
+    rows += turned
+    cfg = config(dpo={"steps": 1, "batch_size": 2, "micro_batch_size": 2})
+    run("dpo", cfg, base[0], write(tmp_path / "p.jsonl", rows), tmp_path / "run")
+    _, model, tokenizer = base
+    right = 0
+    for row in rows:
+        answers = [
+            encode_answer(tokenizer, row["messages"], row[k]) for k in ("chosen", "rejected")
+        ]
+        chosen, rejected = (score_answers(model, pad_rows([a])).logprob.sum() for a in answers)
+        right += bool(chosen > rejected)
+    (header,) = read_log(tmp_path / "run" / "log.jsonl", "header")
+    assert 0 < right < len(rows)
+    counted = {k: header["data"][k] for k in ("pairs", "right_before")}
+    assert counted == {"pairs": 13, "right_before": round(right / 13, 4)}
+
+
 def test_dpo_learns_to_prefer(base, tmp_path):
     data = write(tmp_path / "p.jsonl", preference_rows(48))
     cfg = config(
