@@ -185,8 +185,8 @@ print(f"{share:.0%} of the peak, day and night")
 #
 # Steel was not alone. In the same months **build_MiniLLM_from_scratch** {cite:p}`minillm2024` set out to walk all four stages
 # (pretraining, fine-tuning, reward model, reinforcement learning) at a cost that one person can carry, and **HammerLLM**
-# {cite:p}`hammerllm2024` merged a tokenizer of its own and measured something worth copying: perplexity by domain, on text newer than
-# the model.
+# {cite:p}`hammerllm2024` merged a tokenizer of its own and measured something worth copying: perplexity by domain, on recent
+# text.
 
 # %% tags=["active-ipynb", "hide-input"]
 # table(["project", "parameters (B)", "tokens (B)", "tokens per parameter", "GPUs", "stages"],

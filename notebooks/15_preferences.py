@@ -242,6 +242,8 @@ for m, loss, slope in zip(margins, losses, margins.grad):
 # assert min(share) > 97 and max(fall) < -5 and mean(gain["own"]) > mean(gain["written"]) + 1.5
 
 # %% [markdown]
+# Then the same three seeds were raised once more, on another machine, where sums round a little differently. These are other lives, and in them DPO on own pairs moves the exam by +0.0, +0.8 and −0.5 points. What the first three establish holds for them; whether own pairs help a fourth, six lives do not say.
+#
 # What falls with the loss of written pairs is an answer that the model would hardly have given. The margin grows, and the score rises by one to four questions of 380.
 #
 # The NLL term does its duty, and the chosen answers rise by 1.9 to 3.2 nats where pairs are written. The exam moves by +5.5, +2.1 and −1.8 points with it: three lives cannot say whether that helps, nor whether own pairs are better than it. With own pairs it changes nothing that they could show.
