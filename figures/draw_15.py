@@ -131,7 +131,7 @@ def moved_and_gained(
         _dots(left, y - 0.13, chosen, STEEL, "chosen" if first else "")
         _dots(left, y + 0.13, rejected, FURNACE, "rejected" if first else "")
         _dots(right, y, gained, STEEL)
-    left.axvline(0, color=SLATE, lw=0.8)
+    left.plot([0, 0], [-0.15, len(rows) - 0.5], color=SLATE, lw=0.8, zorder=0)  # under the label
     if zero:
         right.axvline(0, color=SLATE, lw=0.8)
     left.set_yticks(range(len(rows)), [name for name, *_ in rows])

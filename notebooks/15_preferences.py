@@ -138,7 +138,7 @@ for m, loss, slope in zip(margins, losses, margins.grad):
 # wrong_bit, mine = found["a wrong bit"], found["own"]
 # answer("2.1", f"**{wrong_bit['before']['pairs']:.0%}**.", 100 * wrong_bit["before"]["pairs"], unit="%")
 # low, high = (100 * f(seeds("own", "before", "pairs")) for f in (min, max))
-# answer("2.2", f"**{mine['before']['pairs']:.0%}**. A right answer is often a worked one, and a worked answer is less likely than a guess.", 100 * mine["before"]["pairs"], low=low, high=high, unit="%")
+# answer("2.2", f"**{mine['before']['pairs']:.0%}**. A worked answer is less likely than a guess, and between two guesses it is a coin.", 100 * mine["before"]["pairs"], low=low, high=high, unit="%")
 # low, high = (100 * f(seeds("own", "after", "greedy_accuracy")) for f in (min, max))
 # answer("2.3", f"**{mine['after']['greedy_accuracy']:.0%}**, after {before['greedy_accuracy']:.0%}. Drawn at random, {mine['after']['drawn_accuracy']:.0%} are right, after {before['drawn_accuracy']:.0%}.", 100 * mine["after"]["greedy_accuracy"], low=low, high=high, unit="%")
 # assert wrong_bit["before"]["pairs"] > 0.98 and mine["before"]["pairs"] < 0.5 and mine["after"]["greedy_accuracy"] > 0.85
