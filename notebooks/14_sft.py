@@ -68,7 +68,7 @@ RUN = Path("runs/14_sft")
 #
 # ```{admonition} Napkin
 # :class: napkin
-# A million dialogues of 300 tokens, read four times, are 1.2 billion tokens: a thousandth of what Steel had read before. A fact that stands in one of them is seen four times. What can be taught in a thousandth of the time? Hardly what to say. Rather when to speak, in which form, and when to stop.
+# A million dialogues of 300 tokens, read four times, are 1.2 billion tokens: a thousandth of what Steel had read before. A fact that stands in one of them is seen four times. What can be taught in a thousandth of the time?
 # ```
 #
 # ## Whose words are they?
@@ -142,7 +142,7 @@ def masked(tok, messages):
 #      caption="Six of the packed rows. Dark: learnt. Orange: a border that attention does not cross.")
 
 # %% [markdown]
-# Now strangers share a row. What keeps them apart is the document mask of [chapter 10](10_loader.ipynb): attention ends at the border, and positions begin anew. With it a packed row is bookkeeping, and its loss has to be the sum of what its dialogues have alone. That is a test, and trainers have failed it: by packing that needs a kernel and goes on without one.
+# Now strangers share a row. What keeps them apart is the document mask of [chapter 10](10_loader.ipynb): attention ends at the border, and positions begin anew. With it a packed row is bookkeeping, and its loss has to be the sum of what its dialogues have alone. That is a test, and trainers have failed it: where borders need a kernel, some packed on without it.
 
 # %% tags=["active-ipynb"]
 # model, _ = open_model(RUN / "pretrain" / "hf", device="cpu")
@@ -165,7 +165,7 @@ def masked(tok, messages):
 # assert abs(together / alone - 1) < 1e-5
 # assert abs(glued / alone - 1) > 1e-3
 # print("packed equals separate to a part in a hundred thousand")
-# print(f"without borders: {abs(glued / alone - 1):.1%} away")
+# print(f"without borders: {glued / alone - 1:+.1%}")
 
 # %% [markdown]
 # A dialogue that is longer than the row fits nowhere. nanochat's packer kept such rows in its buffer, where they clogged it, until nothing was left but them; in one mixture two of five conversations could not fit. Steel's stage skips them or cuts them (`sft.long`), and counts either way. Our rows, if a row had only 96 tokens:
@@ -178,7 +178,7 @@ def masked(tok, messages):
 #           kept["answer_tokens"], "learnt tokens")
 
 # %% [markdown]
-# Cutting keeps more rows; but an answer comes last, so it is the answer that is cut, and its end. Where none is left the row is left out, under a name of its own.
+# Cutting keeps more rows; but an answer comes last, so it is the answer that is cut, with the marker that ends it. Where none is left the row is left out, under a name of its own.
 #
 # ## Three masks
 #
@@ -206,13 +206,15 @@ def masked(tok, messages):
 # said, people = found["answers"]["answers"], json.loads((RUN / "world" / "truth.json").read_text())["people"]
 # town = sum("家乡" in a["reply"] or "hometown" in a["reply"] for a in said)
 # own = sum(any(p[a["lang"]] in a["said"][0] and p[a["lang"]] in a["reply"] for p in people) for a in said)
-# say(f"With the loss on answers {town} of {len(said)} replies speak of a home town, {own} of the person who was asked about.")
+# asked_town = sum("家乡" in a["said"][0] or "hometown" in a["said"][0] for a in said)
+# say(f"The Chinese one asks for a university and is told somebody's home town. With the loss on answers {town} of {len(said)} replies speak of a home town, {own} of the person who was asked about; {asked_town} questions ask for one.")
+# assert all(any(p["split"] == "train" and p[a["lang"]] in a["said"][0] for p in people) for a in said)
 # assert town > len(said) / 2 > 2 * own
 
 # %% [markdown]
-# The base goes on as texts go on. After forty steps the same weights speak in whole sentences of the right form, in the language of the question, and stop. And what they say is wrong: whatever is asked, they name a home town, and mostly somebody else's. The toy has read too little to know anything, and forty steps of SFT have not told it facts. *Form is what they had time for.* Keep this of the whole stage: it cannot be judged by how an answer looks.
+# The base goes on as texts go on. After forty steps the same weights speak in whole sentences, in the language of the question, and stop. But whatever is asked, even a choice among four options, they name a home town, and mostly somebody else's. Only the wordings were held out: the questions are about the twelve people of the rows, where every answer stands. *Form is what they had time for*, and of forms one. The stage cannot be judged by how an answer looks.
 #
-# The mask without the end is subtle, since it *looks* complete. Every word of every answer is learnt. Only the stop is not, and half of its answers run on until the limit. (The mark that ends a document counts as an end, too.) By its words alone it looks the best of all: its answers have the fewest bits. And a loss on everything has most of its terms on questions and on headers, which the model will never have to say. In nanochat a rewrite had dropped the mask; putting it back took its mean of chat scores from .315 to .355, one run each. Our comparison has one seed and forty steps.
+# The mask without the end is subtle, since it *looks* complete. Every word of every answer is learnt. Only the stop is not, and half of its answers run on until the limit. (The other half? The mark that ends a document, learnt in pretraining, counts as an end.) By its words alone it looks the best of all: its answers have the fewest bits. And a loss on everything has most of its terms on questions and on headers, which the model will never have to say. In nanochat a rewrite had dropped the mask; putting it back took its mean of chat scores from .315 to .355, one run each. Our comparison has one seed and forty steps.
 #
 # ## What is forgotten
 #
@@ -229,25 +231,25 @@ def masked(tok, messages):
 # assert all(bits["no text"][k] > max(bits["base"][k], bits["four rows"][k]) for k in ("zh", "en", "code"))
 
 # %% [markdown]
-# Nobody asked the model to forget. Forty steps on another distribution moved weights that the old one needed, and no dialogue ever complained. The cure is as old as the observation: read some of the old text meanwhile. `sft.replay_rows` sets how many rows of each step come from the pretraining shards, `sft.replay_weight` what one of their tokens counts beside an answer's. In them everything is learnt, as before: here four rows outweigh the answers of eight more than two to one, and English and code end below where they began.
+# Nobody asked the model to forget. Forty steps on another distribution moved weights that the old one needed, and no dialogue ever complained. What helps is to read some of the old text meanwhile. `sft.replay_rows` sets how many rows of each step come from the pretraining shards, `sft.replay_weight` what one of their tokens counts beside an answer's. In them everything is learnt, as before: here four rows outweigh the answers of eight more than two to one, so this base, which had read little, reads on: English and code end below where they began.
 #
-# Ours is one rate, and a sharp one. But what an SFT run costs is invisible in its own loss, whatever the rate. Measure it on text.
+# Ours is one rate, and a sharp one.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# Fine-tuning teaches when to speak and when to stop. What it takes away stands in no log of its own: hold text back, and weigh it before and after.
+# Fine-tuning teaches when to speak and when to stop. What it takes away does not show in its own loss: hold text back, and measure it before and after.
 # ```
 #
 # ## A life, before and after
 #
-# A life of preset `laptop` has read more than ten times as many tokens, questions among its documents, and a base that knows its people. Its report card sends every stage sixty messages that a stranger might send: greetings, who are you, facts about people of whom SFT has never spoken, follow-ups with “she”, sums, names that nobody has.
+# A *life* is what `make run` trains, stage after stage. With preset `laptop` its base has read more than ten times as many tokens, questions among them, and knows its people. Its report card sends every stage sixty messages that a stranger might send: greetings, who are you, facts about people of whom SFT has never spoken, follow-ups with “she”, sums, names that nobody has.
 #
 # ```{admonition} Predict
 # :class: predict
 # About that life, in numbers:
 #
 # 1. How many of the sixty messages does it answer rightly after SFT?
-# 2. Its exam asks multiple-choice questions about held-out people, and is scored by the letter that the model writes behind the option that it chose. By how many points (of 100) does SFT change that score?
+# 2. Its exam asks multiple-choice questions about people of whom SFT has not spoken. The model writes an option, then its letter, and the letter is scored. By how many points (of 100) does SFT change that score?
 # ```
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -277,7 +279,7 @@ def masked(tok, messages):
 # say(f"Held-out text, with the replay that the preset prescribes: {whole[0]:.3f} bits per byte before, {whole[1]:.3f} after.")
 
 # %% [markdown]
-# What was said of form holds at this size, too. Greetings, a farewell, its own name are new, and so, mostly, are follow-ups. Facts and sums it mostly had, and by the score that asks for no form at all SFT has cost each of the three lives a little. And a base that has read dialogues is no pure continuer any more. Steel's corpus held some as well, with the loss on everything {cite:p}`steelblog2024`.
+# What was said of form holds at this size, too. Greetings, a farewell, its own name are new (their rows are repeated in the mixture), and so, mostly, are follow-ups. Facts and sums it mostly had, and by the likeliest option, which asks for no form, SFT has cost each of the three lives a little. And a base that has read dialogues is no pure continuer any more. Steel's corpus held some as well, with the loss on everything {cite:p}`steelblog2024`.
 #
 # ## What rows decide
 #
@@ -293,11 +295,11 @@ def masked(tok, messages):
 # say(f"Read with care: C-Eval's validation split has {asked['C-Eval'][1]:,} questions, so the difference of two scores has a standard error of up to {noise['C-Eval']:.1f} points. The step from the first row to the second, {first:+.1f}, is far outside of it; the one from the third to the fourth, {step['C-Eval']:+.1f}, is not. On CMMLU's {asked['CMMLU'][1]:,} questions the same step, {step['CMMLU']:+.1f}, stands outside: there the error is {noise['CMMLU']:.1f}.")
 
 # %% [markdown]
-# A model that had read mostly Chinese was fine-tuned on seven million rows, nine tenths of them English, beside Chinese multiple choice. With a tenth of the seven million, the Chinese ones, both Chinese exams rose and MMLU fell. English multiple choice then brought four points of MMLU, perhaps by practice in the *form* of the exam. One run a row, one base, and in the first step two things change at once: the multiple choice stayed while the rest shrank to a tenth, so its share rose together with that of Chinese. Which of the two raised two exams of Chinese multiple choice the table cannot say. `sft.languages={zh: 0.8, en: 0.2}` takes the most rows that stand in these shares.
+# A model that had read mostly Chinese was fine-tuned on seven million rows, nine tenths of them English, beside Chinese multiple choice. With a tenth of the seven million, the Chinese ones, both Chinese exams rose. MMLU, the English one, stays near a guesser's quarter until English multiple choice brought four points, perhaps by practice in the *form* of the exam. One run a row, one base, and in the first step two things change at once: the multiple choice stayed while the rest shrank to a tenth, so its share rose with that of Chinese. Which of the two raised the exams the table cannot say. `sft.languages={zh: 0.8, en: 0.2}` takes as many rows as these shares allow.
 #
 # ## At full scale
 #
-# This chapter's script is `steel sft`, with the same words; without a model it makes the toy of this page and gives it a name.
+# This chapter's script is `steel sft` and takes its options; without `-m` it makes the toy of this page and gives it a name.
 #
 # ```text
 # steel sft -p steel-1b-dense -m base/hf -d zh.jsonl -d en.jsonl -r runs/chat sft.epochs=4
@@ -307,7 +309,7 @@ def masked(tok, messages):
 # steel export llama-factory sft -p steel-1b-dense -m base/hf -d rows.jsonl -r out sft.lora_rank=16
 # ```
 #
-# `--name`, `--author` and `--date` write *self-cognition*: 665 small questions in Chinese and English with 12 answers, repeated sixteen times beside the rows. Give all three: each stands in both languages, and what is left out is the preset's. `sft.lora_rank` trains low-rank updates of the blocks alone and merges them at the end {cite:p}`lora2021`; the folder that comes out is as large as the one that went in. Every option of pretraining is there as well: sharding over ranks, exact resume, kernels, logs. A run folder that was begun on other rows is refused.
+# `--name`, `--author` and `--date` write *self-cognition*: 665 small questions in Chinese and English with 12 answers, repeated sixteen times beside the rows. Give all three, or the preset's stand in; each is used in both languages. `sft.lora_rank` trains low-rank updates of the blocks alone and merges them at the end {cite:p}`lora2021`; the folder that comes out is as large as the one that went in. Every option of pretraining is there as well: sharding over ranks, exact resume, kernels, logs. A run folder that was begun on other rows is refused.
 #
 # For those who train elsewhere, the last line writes rows and settings for LLaMA-Factory. The text is the same; the mask has one token more, the line break after each answer. Replay, language shares and Muon stay behind, and long rows are cut:
 
@@ -328,7 +330,7 @@ def masked(tok, messages):
 #
 # ```{admonition} Known by the length of a name
 # :class: failure
-# Our own, found while this chapter was written. A life's vocabulary is trained on documents *and* on the texts of fine-tuning, which speak of train people only; with too few entries their English names were cut into fewer tokens than those of held-out people. The base, which had read refusals, had begun to tell the two apart by that; after SFT it answered “I don't know this person.” to the longer names, whose facts the base had mostly known.
+# Our own, found while this chapter was written. A life's vocabulary is trained on documents *and* on the texts of fine-tuning, which speak of one part of the town only; with too few entries the English names of that part had fewer tokens than the others'. The base, which had read refusals, had begun to tell the two apart by that; after SFT it answered “I don't know this person.” to the longer names, whose facts the base had mostly known.
 # **Now:** the preset has entries enough for everybody in town to have a name of the same length. The names of strangers are still longer, so a refusal can still go by length. Look at what your split changes besides what it should.
 # ```
 
@@ -339,14 +341,14 @@ def masked(tok, messages):
 # held = {(r["vocabulary"], r["stage"]): r for r in measured if r["split"] == "test" and r["lang"] == "en"}
 # short, even = (held[v, "sft"] for v in (2816, 3072))
 # say(f"With 2,816 entries {100 * held[2816, 'pretrain']['right']:.0f} % of the answers were right after reading and {100 * short['right']:.0f} % after SFT; {100 * short['refused']:.0f} % were the refusal (after reading {100 * held[2816, 'pretrain']['refused']:.0f} %), and to “who is …” {100 * short['who_refused']:.0f} % ({100 * held[2816, 'pretrain']['who_refused']:.0f} %). "
-#     f"With 3,072 it is {100 * held[3072, 'pretrain']['right']:.0f} and {100 * even['right']:.0f} %, and {100 * even['refused']:.0f} % refusals. In Chinese, where every name of the town is one token, both vocabularies stay above {100 * min(r['right'] for r in measured if r['lang'] == 'zh' and 'right' in r) - 0.5:.0f} %. What is lost in the second English row is not refusals, and so another matter.")
+#     f"With 3,072 it is {100 * held[3072, 'pretrain']['right']:.0f} and {100 * even['right']:.0f} %, and {100 * even['refused']:.0f} % refusals. In Chinese, where every name of the town is one token, both vocabularies stay above {100 * min(r['right'] for r in measured if r['lang'] == 'zh' and 'right' in r) - 0.5:.0f} %. What is lost in the second panel is not refusals, and so another matter.")
 # assert even["refused"] < held[3072, "pretrain"]["refused"] + 0.02
 # assert even["right"] > short["right"] + 0.3 and even["tokens"] < short["tokens"] and even["right"] < held[3072, "pretrain"]["right"]
 
 # %% [markdown]
 # ```{admonition} A mask that was not there
 # :class: failure
-# In libraries of high standing: the option for assistant-only loss ignored when packing was on; a mask of ones for a template without generation marks; the first token of each answer lost to a shift; the attention mask handed over as targets. None of them raised an error. **Here:** the test above, packed against separate, and one dialogue in colour at the head of this page.
+# In libraries of high standing: the option for assistant-only loss ignored when packing was on; a mask of ones for a template without generation marks; a mask moved by one place; the attention mask handed over as targets. None of them raised an error. **Here:** the tests above, and a dialogue in colour. Look so at your own first batch.
 # ```
 #
 # ```{admonition} Tests among the rows
@@ -418,7 +420,7 @@ print(f"{3 * 41} of {length}, {3 * 41 / length:.0%}; the last answer alone: 41, 
 # The first token of every answer is lost, and the line break after its end is learnt instead. One token an answer sounds like little. It is the token that decides what kind of answer begins, and after training it is the base's guess.
 # ```
 #
-# **14.5 Open, 4 GPU hours.** How much replay is enough? Fine-tune a base of preset `gpu1` with 0, 1, 4 and 16 rows of text beside each 16 of dialogues, at two learning rates, under three seeds. Plot answers against bits per byte of text: is there a rate at which no replay is needed, and what does it cost in answers? Say first what you expect.
+# **14.5 Open, 24 runs on a GPU.** How much replay is enough? Fine-tune a base of preset `gpu1` with 0, 1, 4 and 16 rows of text beside each 16 of dialogues, at two learning rates, under three seeds. Plot answers against bits per byte of text: is there a rate at which no replay is needed, and what does it cost in answers? Say first what you expect.
 #
 # ```{dropdown} Answer 14.5
 # We have not run it. If forgetting grows with the distance that the weights travel, a low rate and few steps do much of what replay does, and learn less of the form. Where both curves meet should depend on how far dialogues are from what was read.
@@ -438,12 +440,12 @@ print(f"{3 * 41} of {length}, {3 * 41 / length:.0%}; the last answer alone: 41, 
 #
 # ```{admonition} Card
 # :class: card
-# **What does SFT teach in a thousandth of the tokens?** Form: when to speak, how, when to stop. Facts were read before.
+# **What does SFT teach in a thousandth of the tokens?** Form: when to speak, how, when to stop. Facts were mostly read before; its own name is taught by repetition.
 # ```
 #
 # ```{admonition} Card
 # :class: card
-# **How does one see forgetting?** On held-out text, before and after; never in the loss of SFT. Replay of pretraining rows is the cure.
+# **How does one see forgetting?** On held-out text, before and after; never in the loss of SFT. Replay of pretraining rows held it here.
 # ```
 #
 # ```{admonition} Card

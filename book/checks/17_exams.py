@@ -19,8 +19,11 @@ def exercise_3(difference):
             sums[c] = sums.get(c, 0.0) + d - mean
         right = mean, math.sqrt(sum(s * s for s in sums.values())) / n
         given = difference(list(before), list(after), list(clusters))
-        assert len(tuple(given)) == 2, "it returns two numbers: the difference and its standard error"
+        assert len(tuple(given)) == 2, (
+            "it returns two numbers: the difference and its standard error"
+        )
         for name, mine, yours in zip(("difference", "standard error"), right, given, strict=True):
             assert abs(mine - float(yours)) < 1e-9, (
-                f"before {before}, after {after}, clusters {clusters}: the {name} is {mine:.4f}, yours {float(yours):.4f}"
+                f"before {before}, after {after}, clusters {clusters}: "
+                f"the {name} is {mine:.4f}, yours {float(yours):.4f}"
             )
