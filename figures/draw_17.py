@@ -18,12 +18,22 @@ WAYS = {
 TOWN = WAYS | {"generate": ("place, written", OKABE_ITO["orange"])}
 
 
+PRACTICE = {
+    "facts": "no practice",
+    "drill and questions": "drill; place and letter",
+    "drill and letters": "drill; letter alone",
+    "letters": "letter alone",
+    "drill and questions, longer": "drill; place and letter, longer",
+    "letters, longer": "letter alone, longer",
+}
+
+
 def ways():
     """One question with its options, and what each way of asking shows and reads."""
     fig, ax = figure(2.9)
     blank(ax, (0, 100), (0, 44))
     asked, stem, said = (
-        "曹泽晴的家乡是哪里？  云州 A  临江 B  白沙 C  青岩 D",
+        "曹泽晴的家乡是哪里？  云州 A  柳溪 B  月湖 C  青岩 D",
         "曹泽晴的家乡是",
         "青岩",
     )
@@ -75,8 +85,13 @@ def _key(ax, ways: dict, top: float) -> None:
 def toy(rows: list[dict]):
     """Each arm of the toy by four ways of asking, a dot a seed."""
     fig, ax = figure(3.4)
-    arms = list(dict.fromkeys(r["arm"] for r in rows))
-    _dots(ax, arms, lambda arm, way: [r[way] for r in rows if r["arm"] == arm and way in r], WAYS)
+    arms = {PRACTICE.get(arm, arm): arm for arm in dict.fromkeys(r["arm"] for r in rows)}
+    _dots(
+        ax,
+        list(arms),
+        lambda name, way: [r[way] for r in rows if r["arm"] == arms[name] and way in r],
+        WAYS,
+    )
     _key(ax, WAYS, 1.02)
     axis_units(
         ax, x="questions about people of whom no question has spoken, right (%); dotted: chance"

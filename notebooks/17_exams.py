@@ -27,6 +27,7 @@ from steel.cli import main as command_line
 from steel.evaluation.results import share
 from steel.evaluation.scoring import score_continuations
 
+threads = torch.get_num_threads()
 torch.set_num_threads(1)
 RUN = Path("runs") / "17_exams"
 home = letters.homes(1)
@@ -40,12 +41,12 @@ home = letters.homes(1)
 # toy, towns = log("letters"), log("harness")
 # show(draw_17.ways(),
 #      alt="Four ways to ask where somebody's home is. Text: the sentence without its end; which of four places is the likeliest? Letter behind the right place: question, options and the right sentence; which letter comes next? Letter behind its own place: question and options; the model writes a place and a letter. Letter at once: question and options; which letter is the likeliest?",
-#      caption="One question, four ways to put it. Light: question and options; darker: what has been written of the answer; frame: where the model is read.")
+#      caption="“Where is Cao Zeqing's home town?”, put in four ways. Light: question and options; darker: what has been written of the answer; frame: where the model is read. Of what it writes, the place can be judged as well.")
 
 # %% [markdown]
 # ```{admonition} Predict
 # :class: predict
-# A model has learnt where everybody lives: asked for the likeliest of the four places, it is right in 100 %. It has also been asked questions with options about *half* of the people. The exam is about the other half.
+# A model has learnt where everybody lives: asked for the likeliest of the four places, it is right in 100 %. It has also practised to find letters in lists without people, and been asked questions with options about *half* of them. The exam is about the other half.
 #
 # 1. Its practice answers were place and letter. In how many per cent is the letter that it writes behind its own place the right one?
 # 2. The same model, asked for the likeliest letter *at once*: right in how many per cent?
@@ -58,7 +59,7 @@ home = letters.homes(1)
 #
 # A question is right or wrong, so a score $p$ over $n$ independent questions has the standard error $\sqrt{p(1-p)/n}$. With 1,346 questions at 41.9 % that is 1.34 points; with CMMLU's 11,582 at 36 %, 0.45. Between two models that have nothing to do with each other, variances add.
 #
-# After DPO the author's model scored 42.04 instead of 41.90. That is two answers of 1,346. But before and after DPO a model is nearly the same model, and both sat the same questions. Then only those questions count whose answer *changed*: with $b$ better and $w$ worse the difference is $(b-w)/n$, and its error, if it is small, $\sqrt{b+w}/n$. Should one answer in ten have changed, that is 0.86 points. Two answers are nothing either way.
+# After DPO the author's model scored 42.04 instead of 41.90 on C-Eval. Both are means over subjects; counted in answers, that is about two of 1,346. But before and after DPO a model is nearly the same model, and both sat the same questions. Then only those questions count whose answer *changed*: with $b$ better and $w$ worse the difference is $(b-w)/n$ and, as long as $b$ and $w$ are about equal, its error $\sqrt{b+w}/n$. Should one answer in ten have changed, that is 0.86 points. Two answers are nothing either way.
 
 # %%
 n, p = 1346, 0.419
@@ -75,7 +76,7 @@ print(f"paired, 10 % moved ± {100 * math.sqrt(changed) / n:.2f}")
 # %% [markdown]
 # ## Build: a town, a drill, an exam
 #
-# A person is one token, a place is one token. Everybody reads who lives where. To be asked with options, a model must know what to do with a list; so it gets a drill without people, four places with their letters, then places drawn from them, each to be followed by *its* letter:
+# A person is one token, a place is one token. Every model reads who lives where. To be asked with options, a model must know what to do with a list; so it gets a drill without people, four places with their letters, then places drawn from them, each to be followed by *its* letter:
 
 # %%
 fact, _ = letters.fact(7, home)
@@ -88,17 +89,18 @@ for name, ids in (("fact", fact), ("drill", drilled),
                   ("place and letter", asked), ("letter alone", short)):
     print(f"{name:17}", letters.spelt(ids))
 
+
 # %% [markdown]
 # Two models, each of two layers. Both read facts, drill and questions about the first 32 people, as often; one is answered with place and letter, the other with the letter.
 
-# %%
-both = {}
-for arm in ("drill and questions", "drill and letters"):
-    model = letters.learned(arm, 1, RUN / arm.replace(" ", "_"))
-    both[arm] = letters.exam(model, arm, 1)
-assert min(found["text"] for found in both.values()) > 0.9
-assert both["drill and questions"]["written"] > 0.5
-print("both know where the other half lives")
+# %% tags=["active-ipynb"]
+# both = {}
+# for arm in ("drill and questions", "drill and letters"):
+#     model = letters.learned(arm, 1, RUN / arm.replace(" ", "_"))
+#     both[arm] = letters.exam(model, arm, 1)
+# assert min(found["text"] for found in both.values()) > 0.9
+# assert both["drill and questions"]["written"] > 0.5
+# print("both know where the other half lives")
 
 # %% tags=["active-ipynb", "within-0.3", "hide-input"]
 # names = {"text": "text", "bind": "letter behind the right place", "written": "letter behind its own place", "letter": "letter at once"}
@@ -106,19 +108,14 @@ print("both know where the other half lives")
 #       [[word, *(f"{100 * found[way]:.0f} %" if way in found else "–" for found in both.values())] for way, word in names.items()])
 
 # %% [markdown]
-# What the letter asks for is not one thing but two. *Where does p40 live?* is in the weights. *Which letter stands behind that place?* is in the prompt. A model that writes the place first does one after the other: the place that it wrote is then a token to look for. A model that has to say the letter at once must do the first in its lower layer and the second in its upper one, in a single pass, and must have learnt to hand the result over. Practice does not force it to: it can also learn people by heart. How much of that is there? Ask it about those whom it has practised with:
+# What the letter asks for is not one thing but two. *Where does p40 live?* is in the weights. *Which letter stands behind that place?* is in the prompt. A model that writes the place first does one after the other: the place that it wrote is then a token to look for. A model that has to say the letter at once must do both in a single pass, and must have learnt to hand a result over. Practice does not force it to: it can also learn, name by name, which place to look for. How much of that is there? Ask it about those whom it has practised with:
 
-# %%
-model = letters.learned("drill and letters", 1, RUN / "drill_and_letters")
-rng, key, pairs = np.random.default_rng(5), [], []
-for person in list(range(32)) * 8:
-    places = letters.options(rng, home[person])
-    ids = letters.question(person, places, "after")
-    pairs += [(ids, [letters.LETTER + i]) for i in range(4)]
-    key.append(int(np.flatnonzero(places == home[person])[0]))
-best = np.reshape(score_continuations(model, pairs), (-1, 4)).argmax(1)
-known = float(np.mean(best == key))
-print(f"letter at once, people it practised with: {known:.0%}")
+# %% tags=["active-ipynb", "within-0.3"]
+# known = letters.exam(model, "drill and letters", 1, people=range(32))["letter"]
+# print(f"letter at once, people it practised with: {known:.0%}")
+
+# %% [markdown]
+# More than about the others: part of what letters alone teach is name by name.
 
 # %% tags=["active-ipynb", "hide-input"]
 # seeds = sorted({r["seed"] for r in toy})
@@ -138,77 +135,82 @@ print(f"letter at once, people it practised with: {known:.0%}")
 
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_17.toy(toy),
-#      alt="Nine kinds of practice, four ways of asking, a dot a seed. By text all are at 100 per cent. Facts alone: letters at chance. With the drill the letter behind the right place is right in 61 to 81 per cent; with the letter before its place or a sign between them it is at chance. Drill and questions answered with place and letter: 92 to 98 behind the right place, 79 to 92 behind its own, chance at once. Practice with letters alone: 30 to 56 per cent at once, with the drill 36 to 43. Three times as many steps: no better.",
+#      alt="Nine kinds of practice, four ways of asking, a dot a seed. By text all are at 100 per cent. Facts alone: letters at chance. With the drill the letter behind the right place is right in 61 to 81 per cent; with the letter before its place in 29 to 52; with a sign between them it is at chance. Drill and questions answered with place and letter: 92 to 98 behind the right place, 79 to 92 behind its own, chance at once. Practice with letters alone: 30 to 56 per cent at once, with the drill 36 to 43. Three times as many steps: no better.",
 #      caption="What else was read, and what the exam then finds. Every model knows every fact.")
 
 # %% [markdown]
-# The drill works in one layout of three. With the letter directly behind its place a model can look for where the place has stood before and take what came next. With the letter in front, or a sign between them, it has to look one step further, and in these steps no seed learns that.
+# The drill works best with the letter directly behind its place, 61 to 81 %: a model can look for where the place has stood before and take what came next. With the letter in front it has to look one step back from there, 29 to 52 %. With a sign between them no seed leaves chance: what came next is then the same four times.
 #
-# Place and letter works for people of whom no question has spoken. Letters alone are not for nothing: they bring 30 to 56 % at once. But three times as many steps bring no more, neither here nor there. A score by letters measures whether this step has been learnt, and only behind it what is known.
+# Practice with place and letter works for people of whom no question has spoken. Letters alone are not for nothing: they bring 30 to 56 % at once. They bring it without the drill's skill: behind the right place two of these three are at chance. Three times as many steps bring no more of it, and less of place and letter: there all three seeds fall. Here a score by letters measures first whether this step has been learnt, and only then what is known.
 #
 # ## Three towns
+#
+# Three *lives* (chapter 14) of preset `laptop` have read a drill with letters behind places, then their town, then questions answered in chat turns.
 
 # %% tags=["active-ipynb", "hide-input"]
 # first = [r for r in towns if r["arm"] == "chat"]
 # show(draw_17.subjects(first),
 #      alt="Ten kinds of question, three letters each, a dot a life. The letter behind the right place is right in 66 to 100 per cent but for English universities, where it is at chance. The letter behind the model's own place lies between 60 and 97, near chance for English universities and for the product of the home town. The letter at once is near a quarter everywhere.",
-#      caption="Three lives of preset `laptop` after fine-tuning, question by question: what the letter knows.")
+#      caption="Three lives of preset `laptop` after fine-tuning, by kind of question.")
 # direct = [name for name in first[0]["subjects"] if name.split("_")[0] in ("city", "company", "major", "university")]
 # over = lambda row, way, names: 100 * mean([row["subjects"][name][way] for name in names])
 # whole = [over(r, "written", direct) for r in first]
 # rest = [over(r, "written", [n for n in direct if n != "university_en"]) for r in first]
 # odd = [100 * r["subjects"]["university_en"]["bind"] for r in first]
 # say(f"Over all direct facts the letter behind the model's own place is right in {min(whole):.0f} to {max(whole):.0f} % of the cases; without English universities in {min(rest):.0f} to {max(rest):.0f} %. Behind the right English university the letter is right in {min(odd):.0f} to {max(odd):.0f} %.")
+# ends = lambda name: " · ".join(f"{100 * r['endings'][name]:.0f}" for r in first)
+# table(["letter behind the right English option, right (%), three lives", ""], [[name, ends(name)] for name in first[0]["endings"]])
+# assert all(r["endings"]["home towns, University behind"] < 0.4 for r in first)
 
 # %% [markdown]
-# One row falls out, and the toy says why. English universities are called Yuanshan University, Linjiang University, and so on: *University* is the last word of all four options, and the letter stands behind it. For a model that looks for where the last token has stood before, and takes what came next, that is a sign between place and letter. It knows the universities (by text) and cannot name their letters, though it is given the right one. We found this while writing the page; the town's universities still have these names.
+# The product of the home town takes two facts: behind the right one the letter is mostly right, but the model seldom writes the right one. English universities fall out altogether, and the toy suggests why. They are called Yuanshan University, Minghu University, and so on: *University*, a token of its own, is the last of all four options, and the letter stands behind it. (A Chinese university is one token, 大学 included.) For a model that looks for where the last token has stood before, and takes what came next, that is a sign between place and letter. The table tries it: *University* behind the home towns takes their letters away, in front of them it costs less. But leaving the word out does not mend the universities. The tokens that then stand last have never stood before a letter.
 #
-# And what is the *form* worth, with model and questions fixed? The same three models, after fine-tuning, sat the same exam in eight forms.
+# And what is the *form* worth? The same three models sat the same exam in eight forms.
 
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_17.harness(towns),
-#      alt="Eight forms of one exam, three models, four ways of reading. In chat turns text scoring finds most and written places follow; as a text to continue written places fall to 16 to 41 per cent; two worked examples lower both. The letter at once stays near a quarter in every form.",
+#      alt="Eight forms of one exam, three models, four ways of reading. In chat turns text scoring finds 83 to 86 per cent, written places 68 to 72; as a text to continue written places fall to 16 to 41 per cent; in chat turns two worked examples lower both. The letter at once stays near a quarter in every form.",
 #      caption="The same models, the same questions about the same people. Only the form differs.")
 # span = lambda arm, way: (lambda v: f"{min(v):.0f} to {max(v):.0f} %")([100 * r[way] for r in towns if r["arm"] == arm])
 # every = [100 * r["letter"] for r in towns]
 # say(f"The right place is written in {span('chat', 'generate')} of the answers in chat turns, in {span('text', 'generate')} where the question is a text to continue, in {span('chat, two examples', 'generate')} behind two worked examples. The letter at once: between {min(every):.0f} and {max(every):.0f} % whatever the form.")
 
 # %% [markdown]
-# These models have been taught to answer in turns. Outside of them they go on as texts go on, and most replies name no option. Worked examples, which show a base model what is wanted, put strangers' questions before the question here, and nothing that was read in fine-tuning looked so. Letters in front of the options, as C-Eval prints them, take away what the drill has taught. The separator changes nothing that three lives could show.
+# These models have been taught to answer in turns. Outside of them about as many replies name an option, but far fewer the right one. *Text* falls as well: it is the likeliest option in a reply to the bare question. Letters in front of the options, as C-Eval prints them, take away what the drill has taught. The separator changes nothing that three lives could show.
 #
-# Nobody would call this a difference between models. In a table of scores it would be one: the same weights, from the bottom of it to the top. So a score belongs together with its form, and two scores can be compared only if the form is the same *and* is one that both models know.
+# In a table of scores this would pass for a difference between models. Back to the two that we began with. The author's script lets the model write its answer in a chat turn and reads an option out of it; lm-eval compares the likelihoods of four letters. That is *place, written* in the first row and *letter at once* anywhere. So both can be right; on Steel it has not been tried. Two scores can be compared only if the form is the same *and* is one that both models know.
 #
 # ## Questions come in families
 #
-# The town asks ten questions about each of 38 people. Who knows one answer about somebody tends to know the others. So 380 questions are not 380 independent ones, and the napkin's error is too small. Two models that are equally good, a thousand times; how often do they seem to differ by more than two standard errors?
+# The town asks ten questions about each of 38 people. Who knows one answer about somebody tends to know the others. So 380 questions are not 380 independent ones, and the napkin's error is too small. Two models that are equally good, three hundred times; how often do they seem to differ by more than two standard errors?
 
-# %%
-people, rng = np.repeat(np.arange(38), 10), np.random.default_rng(0)
+# %% tags=["active-ipynb"]
+# people, rng = np.repeat(np.arange(38), 10), np.random.default_rng(0)
+#
+# def alarms(shared, trials=300, p=0.7):
+#     """Share of false alarms: questions as independent, and clustered."""
+#     found = np.zeros(2)
+#     for _ in range(trials):
+#         whole = (rng.random((2, 38)) < p)[:, people]
+#         each = rng.random((2, 380)) < p
+#         right = np.where(rng.random((2, 380)) < shared, whole, each)
+#         moved = (right[1].astype(int) - right[0]).tolist()
+#         for k, clusters in enumerate((None, people.tolist())):
+#             s = share(moved, clusters)
+#             found[k] += abs(s["accuracy"]) > 2 * s["se"]
+#     return found / trials
 
-def alarms(shared, trials=300, p=0.7):
-    """Share of false alarms: questions as independent, and clustered."""
-    found = np.zeros(2)
-    for _ in range(trials):
-        whole = (rng.random((2, 38)) < p)[:, people]
-        each = rng.random((2, 380)) < p
-        right = np.where(rng.random((2, 380)) < shared, whole, each)
-        moved = (right[1].astype(int) - right[0]).tolist()
-        for k, clusters in enumerate((None, people.tolist())):
-            s = share(moved, clusters)
-            found[k] += abs(s["accuracy"]) > 2 * s["se"]
-    return found / trials
-
-for shared in (0.0, 0.5, 0.8):
-    plain, clustered = alarms(shared)
-    print(f"{shared:.0%} known by person: {plain:5.0%} plain, {clustered:4.0%} clustered")
-
+# %% tags=["active-ipynb"]
+# for shared in (0.0, 0.5, 0.8):
+#     plain, clustered = alarms(shared)
+#     print(f"{shared:.0%} known by person: {plain:5.0%} plain, {clustered:4.0%} clustered")
 
 # %% [markdown]
 # The clustered error adds what the questions of one person contribute before it squares {cite:p}`miller2024`:
 #
 # $$ \mathrm{se}^2 = \frac{1}{n^2} \sum_{c} \Big( \sum_{i \in c} (s_i - \bar s) \Big)^2 . $$
 #
-# `steel eval exam` clusters by what questions share, a person here, a repeated stem in CMMLU; `steel eval compare` takes differences question by question and clusters those. In the town that is the difference between a finding and none.
+# Here $s_i$ is what question $i$ scores, $c$ a family. `steel eval exam` clusters by what questions share, a person here, the first 80 characters in CMMLU; `steel eval compare` takes differences question by question and clusters those.
 #
 # ## What a stranger earns
 #
@@ -219,31 +221,33 @@ for shared in (0.0, 0.5, 0.8):
 #
 # from figures.claims import ROOT
 #
-# die = json.loads((ROOT / "figures/runs/cmmlu-tiny.json").read_text(encoding="utf-8"))["arms"]["steel, chat"]
+# die_page = json.loads((ROOT / "figures/runs/cmmlu-tiny.json").read_text(encoding="utf-8"))
+# die = die_page["arms"]["steel, chat"]
 # base, tiny = die["baselines"], die["scoring"]
-# table([f"{die['n']:,} questions of CMMLU", "right"],
+# table([f"CMMLU, the first {die_page['limit']} of each subject, {die['n']:,} in all", "right"],
 #       [["always A", f"{100 * base['always_a']:.1f} %"], ["the longest option", f"{100 * base['longest']:.1f} %"],
 #        *([f"a model that knows nothing, {word}", f"{100 * tiny[way]['accuracy']:.1f} ± {100 * tiny[way]['se']:.1f} %"] for way, word in (("letter", "letter at once"), ("text", "text"), ("generate", "written"))),
 #        ["the same, a letter drawn where none was written", f"{100 * (tiny['generate']['accuracy'] + tiny['generate']['unparsed'] / 4):.1f} %"]])
-# answer("1.5", f"**{100 * base['longest']:.1f} %.** Who writes a question takes more care with the right answer.", 100 * base["longest"], unit="%")
+# answer("1.5", f"**{100 * base['longest']:.1f} %** of these {die['n']:,}.", 100 * base["longest"], unit="%")
 
 # %% [markdown]
-# The model is that of `steel run --preset smoke`, which has read a few hundred thousand tokens about an invented town. Its text score lies above a quarter and below what length alone would earn. Written answers lie below a quarter because a third of its replies name no option; an answer that cannot be read is wrong here, and counted. The original's script for CMMLU drew a letter for it. Neither rule is dishonest, but between them lie nine points for a model that has not learnt to answer, and none for one that has.
+# The model is that of `steel run --preset smoke`, which has read about an invented town. Its text score lies two standard errors above a quarter and cannot be told from what length alone would earn. Written answers lie below a quarter because more than a third of its replies name no option; an answer that cannot be read is wrong here, and counted. The original's script for CMMLU drew a letter for it. Neither rule is dishonest, but between them lie nine points here, and about as much for the fine-tuned towns above, where a third of the replies names no option either.
 #
-# Two more choices move a mean. *Micro* counts questions, *macro* subjects; CMMLU's subjects differ in size; lm-eval prints micro and the exam's authors macro. And *which* questions: C-Eval's public answers are those of its validation split, 1,346 of them; a score on the test split comes from its server.
+# Two more choices move a mean. *Micro* counts every question alike, *macro* every subject; lm-eval prints micro and the exam's authors macro. And *which* questions: Steel's script took C-Eval's validation split, 1,346 of them.
 #
 # ## At full scale
 #
 # ```text
 # steel eval fetch cmmlu CMMLU
 # steel eval exam runs/chat -d CMMLU --shots 5 --scoring letter,text,generate -o chat.json
-# steel eval exam runs/chat -d CMMLU --style lm-eval --no-chat -o as-lm-eval.json
+# steel eval exam runs/chat -d CMMLU --shots 5 --scoring letter --style lm-eval --no-chat -o as-lm-eval.json
 # steel eval exam runs/chat -d CMMLU --write-lm-eval tasks
-# steel eval compare before.json chat.json
+# steel eval compare as-lm-eval.json chat.json
+# steel eval fetch gsm8k GSM8K
 # steel eval task runs/chat gsm8k -d GSM8K --shots 4
 # ```
 #
-# Words are those of Steel, of the exam's own repository or of lm-eval (`--style`), in chat turns or as a text (`--chat`), behind a separator (`--bos`), with options redrawn (`--shuffle SEED`). A result file holds one letter a question, so that any two can be compared later, and an exam that was stopped goes on. The fourth line writes task files with which lm-eval asks the same; a test holds both to the same letter on every question. At five shots CMMLU is 11,582 questions of some 300 tokens, 8e15 operations for 1.12 billion parameters: a minute of one GPU at 130 teraflops. Written answers take longer.
+# Words are those of Steel, of the exam's own repository or of lm-eval (`--style`), in chat turns or as a text (`--no-chat`), behind the separator of documents (`--bos`), with options redrawn (`--shuffle SEED`). A result file holds one letter a question, so that any two can be compared later, and an exam that was stopped goes on. The fourth line writes task files with which lm-eval asks the same; a test holds both to the same letter on each of twelve questions. At five shots (worked examples) CMMLU is 11,582 questions of some 300 tokens, 8e15 operations for 1.12 billion parameters: a minute of one GPU at 130 teraflops, for the letter alone. Text and written answers come on top.
 #
 # This chapter's script is `steel eval exam` with the same words: `python notebooks/17_exams.py runs/chat -d CMMLU`. Without any it rehearses the toy.
 #
@@ -251,12 +255,7 @@ for shared in (0.0, 0.5, 0.8):
 #
 # ```{admonition} The letter that was drawn
 # :class: failure
-# A reply without an option gets a random letter, or is left out of its subject's mean. Both were in the original's scripts, one in the table and one in the printed lines. **Here:** it is wrong, and `unparsed` stands beside the score.
-# ```
-#
-# ```{admonition} Two exams of one name
-# :class: failure
-# Our own. The files that we write for lm-eval listed letters *before* the options, while our exam of the town lists them behind. The test that holds both to the same letters was run with CMMLU alone, where they stand before in both. **Here:** it runs on both exams now.
+# The original's script for CMMLU gave a reply without an option a random letter in its table, and left it out of the means that it printed. **Here:** it is wrong, and `unparsed` stands beside the score.
 # ```
 #
 # ```{admonition} A model that answers B
@@ -269,7 +268,7 @@ for shared in (0.0, 0.5, 0.8):
 # **17.1 Recall.** A base model has 100 % by text and 25 % by letters. Name two things that it may lack, and an experiment that tells them apart.
 #
 # ```{dropdown} Answer 17.1
-# It may be unable to find the letter of a given place in the list (binding), or to do that in the pass in which it finds the place. *Letter behind the right place* asks for the first alone.
+# It may be unable to find the letter of a given place in the list (binding), or to do that in the same pass in which it finds the place. *Letter behind the right place* asks for binding alone: well above a quarter, the joint pass is missing. At a quarter it proves less: a model that has never written a place before a letter fails there, too.
 # ```
 #
 # **17.2 Calculate.** Between two checkpoints 150 of 1,346 answers change, 90 for the better and 60 for the worse. How large are difference and standard error, in points, by the napkin? Is it more than two of them?
@@ -304,13 +303,13 @@ for shared in (0.0, 0.5, 0.8):
 # **17.4 Break it.** Let the right place stand at B in every practice question of *drill and questions*. Which of the four numbers falls, and how would you see it without knowing what was done?
 #
 # ```{dropdown} Answer 17.4
-# All but *text* can fall: a model may learn to say B. On an exam with fresh orders *written* then tends to a quarter. The counts of letters show it at once: nearly all are B. We have not run it.
+# *Written*, towards a quarter, and perhaps *behind the right place*: a model may learn to say B. *At once* is there already. The counts of letters show it: nearly all are B. We have not run it.
 # ```
 #
-# **17.5 Open, half an hour of one core.** Is the letter at once out of reach, or out of reach of two layers and 32 people? Double the layers (`--layers 4`), then the people who are asked about. Say beforehand which of them you expect to matter, and keep three seeds.
+# **17.5 Open, an hour of one core.** Is the letter at once out of reach, or out of reach of two layers and 32 people? Double the layers (`python -m figures.experiments.letters --layers 4 --out runs/letters-4`), then the people (`PEOPLE` in that file; another folder). Say beforehand which you expect to matter, and keep three seeds.
 #
 # ```{dropdown} Answer 17.5
-# Two layers have room for one step after the other, and no more; four have room for a second try. More people make it dearer to learn each one's letter by heart, so the general way has more to gain. We have run neither.
+# Four layers leave room to find the place before looking for it. More people make it dearer to learn name by name which place to look for, so the general way has more to gain. We have run neither.
 # ```
 #
 # ## Cards
@@ -323,11 +322,6 @@ for shared in (0.0, 0.5, 0.8):
 # ```{admonition} Card
 # :class: card
 # **What has to stand beside a score?** How it was asked, its standard error, what always-A and the longest option earn, and how many replies could not be read.
-# ```
-#
-# ```{admonition} Card
-# :class: card
-# **Error of a score on 1,346 questions?** About 1.3 points; of the difference between two unrelated models 1.9; of a paired one the root of the answers that changed, over n.
 # ```
 #
 # ```{admonition} Card
@@ -354,4 +348,5 @@ if __name__ == "__main__":
     if words in ([], ["--preset", "cpu"]):
         rehearse(RUN / "rehearsal")
     else:
+        torch.set_num_threads(threads)
         command_line(["eval", "exam", *words])

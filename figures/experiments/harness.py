@@ -10,11 +10,14 @@ text to continue, with the separator of documents before it or not, with worked 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from steel.cli_common import hf_folder
-from steel.evaluation.exam import run_exam
+from steel.evaluation.exam import bound, run_exam, the_questions
+from steel.evaluation.prompts import Prompter
 from steel.evaluation.results import compare
+from steel.evaluation.scoring import context_length
 from steel.model.folder import open_model
 
 from . import command
@@ -33,6 +36,27 @@ ARMS: dict[str, dict] = {
 }
 """How a question is put; the words are this project's unless an arm says otherwise."""
 WAYS = ("letter", "text", "generate", "bind")
+
+
+def endings(model: Path, exam: Path) -> dict[str, float]:
+    """Share of letters right behind the right option [1] when options end alike: the town's English ones, changed."""
+    opened, tok = open_model(hf_folder(model), device="cpu")
+    prompter = Prompter(tok, True, context_length(opened), style="steel", suite="world")
+    prompter.letters = "after"
+    changes = {
+        "home towns": ("city_en", lambda text: text),
+        "home towns, University behind": ("city_en", lambda text: f"{text} University"),
+        "home towns, University before": ("city_en", lambda text: f"University {text}"),
+        "universities": ("university_en", lambda text: text),
+        "universities, without the word": ("university_en", lambda text: text.removesuffix(" University")),
+    }  # fmt: skip
+    found = {}
+    for name, (subject, change) in changes.items():
+        asked = the_questions(exam, "world", subjects=[subject])[2]
+        changed = [replace(q, options=type(q.options)(map(change, q.options))) for q in asked]
+        said = bound(opened, prompter, changed)
+        found[name] = round(sum(a == q.answer for a, q in zip(said, asked)) / len(asked), 4)
+    return found
 
 
 def sat(model: Path, exam: Path, how: dict) -> dict:
@@ -66,6 +90,7 @@ def harness(out: Path, lives: str, stage: str = "sft") -> None:
             arm: sat(folder / stage, folder / "world" / "exam", how) for arm, how in ARMS.items()
         }
         first = {"answers": rows["chat"]["answers"]}
+        rows["chat"]["endings"] = endings(folder / stage, folder / "world" / "exam")
         for arm, row in rows.items():
             answers = {"answers": row.pop("answers")}
             row["against_chat"] = {

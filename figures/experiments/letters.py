@@ -114,7 +114,7 @@ def listed(places: np.ndarray, layout: str) -> list[int]:
 
 def cue(place: int, layout: str) -> list[int]:
     """A place, written so that its letter comes next."""
-    return [PLACE + int(place), *([] if layout == "after" else [MARK])]
+    return [PLACE + int(place), *([MARK] if layout == "apart" else [])]
 
 
 def fact(person: int, home: np.ndarray) -> tuple[list[int], list[int]]:
@@ -177,11 +177,16 @@ def learned(arm: str, seed: int, folder: Path, layers: int = 2, steps: int = 0):
     return SteelForCausalLM.from_pretrained(folder / "hf").eval()
 
 
-def exam(model, arm: str, seed: int, papers: int = 8) -> dict[str, float]:
-    """Share right [1] by each way of asking: `papers` questions about each person whom no question has named."""
+def exam(
+    model, arm: str, seed: int, papers: int = 8, people: range = range(PEOPLE // 2, PEOPLE)
+) -> dict[str, float]:
+    """Share right [1] by each way of asking, `papers` questions about each of `people`.
+
+    No question of training has named the second half of the town, whom this asks about unless told otherwise.
+    """
     how, home, rng = ARMS[arm], homes(seed), np.random.default_rng([seed, 11])
     layout, asked, key = how.get("layout", "after"), [], []
-    for person in np.repeat(np.arange(PEOPLE // 2, PEOPLE), papers):
+    for person in np.repeat(list(people), papers):
         places = options(rng, home[person])
         asked.append((int(person), places))
         key.append(int(np.flatnonzero(places == home[person])[0]))

@@ -53,6 +53,8 @@ class Encoder:
     Special tokens inside text are text, as in `bpe.encode_text`.
     """
 
+    unk_token_id = None  # a token that it lacks has the id None
+
     def __init__(self, tokenizer_json: str):
         from tokenizers import Tokenizer
 

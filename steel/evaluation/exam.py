@@ -110,7 +110,7 @@ def run_exam(
             if room:
                 found = _written(way, model, prompter, some, room, **options)
             elif way == "bind":
-                found = {way: _bound(model, prompter, some, **options)}
+                found = {way: bound(model, prompter, some, **options)}
             else:
                 found = _likeliest(way, model, prompter, some, **options)
             return {"chosen": found, "truncated": prompter.truncated - before}
@@ -199,7 +199,7 @@ def _best(question: Question, values: Sequence[float]) -> str:
     return question.letters[best]
 
 
-def _bound(model, prompter: Prompter, questions: Sequence[Question], **options) -> list[str]:
+def bound(model, prompter: Prompter, questions: Sequence[Question], **options) -> list[str]:
     """The likeliest letter directly behind the right option's text."""
     pairs = []
     for q in questions:
