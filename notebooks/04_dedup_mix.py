@@ -366,7 +366,7 @@ def signature(grams, orders=128):
 # order = [name for name, _ in tokens.most_common()]
 # rows = [[f"`{n}`", *(f"{100 * c[n] / sum(c.values()):.1f} %" for c in (number, size, tokens))] for n in order if n in ("wanjuan", "skypile", "belle_3_5m", "wanjuan_exam", "starcoder", "zhihu_kol")]
 # table(["share of the town, by", "documents", "bytes", "tokens"], rows)
-# say(f"`starcoder` is {100 * number['starcoder'] / sum(number.values()):.1f} % of the documents and {tokens['starcoder'] / sum(tokens.values()) / (number['starcoder'] / sum(number.values())):.0f} times that by tokens. A model pays for tokens, so a share is a share of tokens here: of every {BLOCK:,} samples a source gets a whole number, rounded so that they add up ([chapter 10](10_loader.ipynb) shows how they are ordered).")
+# say(f"`starcoder` is {100 * number['starcoder'] / sum(number.values()):.1f} % of the documents and {tokens['starcoder'] / sum(tokens.values()) / (number['starcoder'] / sum(number.values())):.0f} times that by tokens. A model pays for tokens, so a share is a share of tokens here: of every {BLOCK:,} samples a source gets a whole number, rounded so that they add up (chapter 10 shows how they are ordered).")
 
 # %% [markdown]
 # From shares follow passes: tokens of the run, times the share, over the tokens that there are. Weights may be proportional to size to a power α: 1 reads every source equally often, 0 gives every source the same share.

@@ -41,6 +41,13 @@ def test_cited_works_are_in_the_bibliography(page):
             )
 
 
+def test_the_bibliography_closes_what_it_opens():
+    """One missing brace, and no page is built."""
+    text = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    for entry in re.split(r"(?m)^(?=@)", text):
+        assert entry.count("{") == entry.count("}"), entry.partition(",")[0]
+
+
 def test_every_chapter_is_in_the_table_of_contents():
     listed = {chapter["file"] for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
               for chapter in part["chapters"]}  # fmt: skip
