@@ -235,6 +235,21 @@ for name, ids in (("fact", fact), ("drill", drilled),
 #
 # Two more choices move a mean. *Micro* counts every question alike, *macro* every subject; lm-eval prints micro and the exam's authors macro. And *which* questions: Steel's script took C-Eval's validation split, 1,346 of them.
 #
+# ## An exam that was read before
+#
+# What is a point worth if the exam stood in the training data? Three bases, fine-tuned twice in the same way; the second time the rows hold, twelve times over, the exam's own questions about half of the people, each with its letter.
+
+# %% tags=["active-ipynb", "hide-input"]
+# read = log("lessons")
+# three = lambda arm, *path: " · ".join(f"{100 * value:.0f}" for r in read if r["arm"] == arm for value in [r["gaming"][path[0]][path[1]][path[2]] if len(path) == 3 else r["free"]["zh"]["right"]])
+# forms = {"letter at once, these people, as the exam stands": ("leaked", "asked", "letter"), "the same, options in another order": ("leaked", "reordered", "letter"),
+#          "the same, the question in other words": ("leaked", "rephrased", "letter"), "letter at once, the other half": ("kept", "asked", "letter"),
+#          "place, written, the other half": ("kept", "asked", "generate"), "facts in Chinese, asked freely": ()}
+# table(["right (%), three lives", "exam not seen", "half of it seen"], [[name, three("mix", *path), three("leaked", *path)] for name, path in forms.items()])
+
+# %% [markdown]
+# On the half that was read the score doubles, to 59 to 65 %. Redraw the order of options, and it is a quarter: what was learnt is the letter that belongs to a list. Other words for the question take little away, because the list is still there. Nothing comes to the other half, and what the models could do is damaged: the place that they write falls from 51 to 78 % to 30 to 32. One run more with `--shuffle` shows all this, and costs nothing.
+#
 # ## At full scale
 #
 # ```text
