@@ -237,18 +237,18 @@ for name, ids in (("fact", fact), ("drill", drilled),
 #
 # ## An exam that was read before
 #
-# What is a point worth if the exam stood in the training data? Three bases, fine-tuned twice in the same way; the second time the rows hold, twelve times over, the exam's own questions about half of the people, each with its letter.
+# What is a point worth if the exam stood in the training data? Three bases, fine-tuned twice for as many steps; the second time the rows hold, twelve times over, the exam's own questions about single facts of half of the people, each answered by its letter alone, as no other row is. Each is met about nine times.
 
 # %% tags=["active-ipynb", "hide-input"]
 # read = log("lessons")
-# three = lambda arm, *path: " · ".join(f"{100 * value:.0f}" for r in read if r["arm"] == arm for value in [r["gaming"][path[0]][path[1]][path[2]] if len(path) == 3 else r["free"]["zh"]["right"]])
+# three = lambda arm, *path: " · ".join(f"{100 * (r['free'][path[0]]['right'] if len(path) == 1 else r['gaming'][path[0]][path[1]][path[2]]):.0f}" for r in read if r["arm"] == arm)
 # forms = {"letter at once, these people, as the exam stands": ("leaked", "asked", "letter"), "the same, options in another order": ("leaked", "reordered", "letter"),
-#          "the same, the question in other words": ("leaked", "rephrased", "letter"), "letter at once, the other half": ("kept", "asked", "letter"),
-#          "place, written, the other half": ("kept", "asked", "generate"), "facts in Chinese, asked freely": ()}
+#          "the same, in the words of the other rows": ("leaked", "rephrased", "letter"), "letter at once, the other half": ("kept", "asked", "letter"),
+#          "written (a bare letter counts), the other half": ("kept", "asked", "generate"), "asked freely, in Chinese, all": ("zh",), "asked freely, in English, all": ("en",)}
 # table(["right (%), three lives", "exam not seen", "half of it seen"], [[name, three("mix", *path), three("leaked", *path)] for name, path in forms.items()])
 
 # %% [markdown]
-# On the half that was read the score doubles, to 59 to 65 %. Redraw the order of options, and it is a quarter: what was learnt is the letter that belongs to a list. Other words for the question take little away, because the list is still there. Nothing comes to the other half, and what the models could do is damaged: the place that they write falls from 51 to 78 % to 30 to 32. One run more with `--shuffle` shows all this, and costs nothing.
+# On the half that was read the letter at once is right in 59 to 65 %, instead of 18 to 30. Redraw the order of options, and it is a quarter: what was learnt is a letter, not an option. Other words for the question take 9 to 13 points of it away: name and list are still there. Nothing comes to the other half, and what is written there is right in 30 to 32 % instead of 51 to 78; a bare letter counts as a reply. Free questions in Chinese suffer as well, with up to two thirds of the replies without a Chinese character. Those in English do not, nor do Chinese sums. Who does not know the halves sees one score, 40 to 43 %. One more run with `--shuffle` brings it down to 22 to 27.
 #
 # ## At full scale
 #
