@@ -22,6 +22,9 @@ def test_the_life_in_the_readme_is_the_life_in_the_log():
         f"{header['parameters'] / 1e6:.1f} million parameters, {tokens / 1e6:.1f} million tokens"
     )
     assert said in text
+    timed = json.loads((ROOT / "figures" / "runs" / "laptop-time.json").read_text("utf-8"))["rows"]
+    minutes = f"{sum(row['seconds'] for row in timed) / 60:.1f} minutes"
+    assert f"offline; {minutes} on two idle cores" in text and f"took {minutes}" in text
     for share, words in (
         (people["text"], "of the questions about held-out people"),
         (people["generate"], "when it writes freely"),
