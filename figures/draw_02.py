@@ -11,6 +11,7 @@ from figures.style import (
     FURNACE,
     INK,
     OKABE_ITO,
+    PALE,
     PAPER,
     SLATE,
     STEEL,
@@ -23,7 +24,6 @@ from figures.style import (
 )
 
 SMALL = 7.5
-PALE = "#d3e1ea"
 LOG = "figures/runs/convert-compare.json: samples of ten sources as their publishers pack them"
 
 

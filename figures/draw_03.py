@@ -12,6 +12,7 @@ from figures.style import (
     FURNACE,
     INK,
     OKABE_ITO,
+    PALE,
     PAPER,
     SLATE,
     STEEL,
@@ -23,7 +24,6 @@ from figures.style import (
     label_line,
 )
 
-PALE = "#d3e1ea"
 DARK = "#202a34"
 LOG = "figures/runs/clean-compare.json: samples of ten sources"
 

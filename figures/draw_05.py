@@ -10,7 +10,10 @@ from matplotlib.patches import FancyBboxPatch
 from figures.style import (
     FURNACE,
     INK,
+    MIDDLE,
     OKABE_ITO,
+    ON_PALE,
+    PALE,
     SLATE,
     STEEL,
     axis_units,
@@ -20,7 +23,6 @@ from figures.style import (
 )
 
 SMALL = 7.5
-PALE, MIDDLE, ON_PALE = "#d3e1ea", "#a9c6d8", "#202a34"  # the same in light and dark pages
 BLUE, GREEN, ORANGE = OKABE_ITO["blue"], OKABE_ITO["green"], OKABE_ITO["orange"]
 
 

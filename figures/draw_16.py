@@ -8,7 +8,10 @@ from matplotlib.patches import FancyBboxPatch
 from figures.style import (
     FURNACE,
     INK,
+    MIDDLE,
     OKABE_ITO,
+    ON_PALE,
+    PALE,
     SLATE,
     STEEL,
     arrow,
@@ -20,7 +23,6 @@ from figures.style import (
 )
 
 SMALL = 7.5
-PALE, MIDDLE, ON_PALE = "#d3e1ea", "#a9c6d8", "#202a34"  # the same in light and dark pages
 COLOURS = (OKABE_ITO["orange"], STEEL, OKABE_ITO["green"])
 LOG = "figures/runs/parity-rl.json, three seeds a row"
 

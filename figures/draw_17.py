@@ -1,14 +1,26 @@
 """The drawings of chapter 17: four ways to ask one question, what they find in a toy and in three towns, and what a
-town's letters do from stage to stage. Each function returns a figure in house style."""
+town's letters do by subject. Each function returns a figure in house style."""
 
 from __future__ import annotations
 
 from matplotlib.patches import FancyBboxPatch
 
-from figures.style import FURNACE, INK, OKABE_ITO, SLATE, STEEL, axis_units, blank, figure, footer
+from figures.style import (
+    FURNACE,
+    INK,
+    MIDDLE,
+    OKABE_ITO,
+    ON_PALE,
+    PALE,
+    SLATE,
+    STEEL,
+    axis_units,
+    blank,
+    figure,
+    footer,
+)
 
 SMALL = 7.5
-PALE, MIDDLE, ON_PALE = "#d3e1ea", "#a9c6d8", "#202a34"  # the same in light and dark pages
 WAYS = {
     "text": ("text", STEEL),
     "bind": ("letter behind the right place", OKABE_ITO["green"]),

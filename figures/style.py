@@ -42,6 +42,7 @@ GRID = "#dcd9d1"  # hairlines
 STEEL = "#2f5d7c"  # this project
 SLATE = "#71808f"  # baselines, the past
 FURNACE = "#d9622b"  # only for "look here"
+PALE, MIDDLE, ON_PALE = "#d3e1ea", "#a9c6d8", "#202a34"  # boxes, the same in light and dark pages
 
 OKABE_ITO = {
     "blue": "#0072b2",

@@ -153,7 +153,9 @@ def eval_compare(
         found["perplexity"] = perplexity.compare(one["perplexity"], two["perplexity"])
         windows = [side["perplexity"].get("window") for side in (one, two)]
         if windows[0] != windows[1]:
-            say(f"not through the same window: {windows[0]} and {windows[1]}")
+            say(
+                f"not through the same window: {windows[0] or 'unknown'}, {windows[1] or 'unknown'}"
+            )
     if not any(found.values()):
         raise UserError(f"{before} and {after} have nothing in common to compare")
     for way, r in found.get("exam", {}).items():
@@ -236,7 +238,7 @@ def eval_contamination(
     found = contamination(read_documents(docs), load_exam(exam, split), length)
     for row in found["rows"][:10]:
         where = f"{row['subject']} {row['id']}  in {row['document']}"
-        say(f"{row['match']:>4} characters  {where}  {row['text'][:60]}")
+        say(f"{row['match']:>4} characters  {where}  {' '.join(row['text'].split())[:60]}")
     counts = "  ".join(f"{n}+: {count:,}" for n, count in found["by_length"].items())
     say(f"by length    {counts}")
     short = f" ({found['too_short']:,} too short to judge)" if found["too_short"] else ""

@@ -74,7 +74,6 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
         last = made[-1] if made else None
         found = last is not None and last.kind == "deduplicator"
         simhash[name] = last.function.keywords if found else None  # its kind's is not asked for
-    if not any(simhash.values()):
-        simhash = {}
-    dedup = Dedup.of(part(top, "dedup", "exact", "near"), simhash)
+    used = simhash if any(found is not None for found in simhash.values()) else {}
+    dedup = Dedup.of(part(top, "dedup", "exact", "near"), used)
     return Recipe(str(top.get("name", path.stem)), rules, options, clean, dedup)

@@ -14,7 +14,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..tokenizer.bpe import encode_text, end_of_text_id
+from ..tokenizer.bpe import before_document_id, encode_text
 from .scoring import score_continuations
 
 _DIGITS = 8
@@ -45,7 +45,7 @@ def exposure(model, tok, planted: Sequence[Canary], batch_size: int = 128) -> di
     canaries' exposure (None without both), "most": the largest exposure that can be seen [bits],
     "blind": the same AUROC with the number of tokens in place of the model}.
     """
-    begin, pairs = [end_of_text_id(tok)], []
+    begin, pairs = [before_document_id(tok)], []
     for canary in planted:
         pairs += [(begin, encode_text(tok, text)) for text in (canary.text, *canary.controls)]
     scores = iter(score_continuations(model, pairs, batch_size=batch_size, title="canaries"))

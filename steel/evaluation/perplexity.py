@@ -26,7 +26,7 @@ from statistics import fmean, geometric_mean
 
 from ..config import UserError
 from ..documents import read_rows
-from ..tokenizer.bpe import END_OF_TEXT, IM_END, encode_text
+from ..tokenizer.bpe import IM_END, before_document_id, encode_text
 from ..tokenizer.chat import encode_chat
 from .scoring import context_length, score_continuations
 
@@ -189,20 +189,11 @@ def compare(before: dict, after: dict) -> dict[str, dict]:
     return dict(sorted(found.items()))
 
 
-def _separator(tok) -> int:
-    """What stands before a document: <|endoftext|>, or in others' vocabularies BOS, or else EOS."""
-    known = tok.get_vocab()
-    names = (name for name in (END_OF_TEXT, tok.bos_token, tok.eos_token) if name in known)
-    if (name := next(names, None)) is None:
-        raise UserError("the tokenizer has no token to stand before a document")
-    return known[name]
-
-
 def _pieces(tok, document, context: int, stride: int) -> list[tuple[list[int], list[int]]]:
     """Cut a document into (tokens before, scored tokens), each scored token in one piece."""
     pieces, at = [], 0
     if isinstance(document, str):
-        ids = [_separator(tok), *encode_text(tok, document)]
+        ids = [before_document_id(tok), *encode_text(tok, document)]
         scored = [False] + [True] * (len(ids) - 1)
     else:
         ids, mask = encode_chat(tok, document)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import UserError
 from ..model.folder import stop_ids
-from ..tokenizer.bpe import IM_END, IM_START, encode_text, end_of_text_id
+from ..tokenizer.bpe import IM_END, IM_START, before_document_id, encode_text
 from ..tokenizer.chat import encode_chat
 from ..tokenizer.texts import option_lines
 from .questions import Question
@@ -125,7 +125,7 @@ class Prompter:
 
     def _ids(self, question: Question, shots: list[Question], *how) -> list[int]:
         blocks = self.blocks(question, shots, *how)
-        bos = [end_of_text_id(self.tok)] if self.bos else []
+        bos = [before_document_id(self.tok)] if self.bos else []
         if self.chat:
             messages = [
                 {"role": role, "content": text}

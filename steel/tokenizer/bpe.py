@@ -101,10 +101,25 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
     return tokenizer(texts, **plain)["input_ids"] if texts else []
 
 
+def _id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
+    """Id of a token, None when the tokenizer lacks it."""
+    token_id = tokenizer.convert_tokens_to_ids(token) if token else None
+    unknown = token_id == tokenizer.unk_token_id and token != tokenizer.unk_token
+    return None if unknown else token_id
+
+
 def end_of_text_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Id of the document separator `<|endoftext|>`; UserError when the tokenizer lacks it."""
-    token_id = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    unknown = token_id == tokenizer.unk_token_id and tokenizer.unk_token != END_OF_TEXT
-    if token_id is None or unknown:
+    if (token_id := _id(tokenizer, END_OF_TEXT)) is None:
         raise UserError(f"this tokenizer has no {END_OF_TEXT} token, which separates documents")
+    return token_id
+
+
+def before_document_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What stands before a document that is scored: <|endoftext|>, or in others' vocabularies BOS,
+    or else EOS. Raises UserError for a tokenizer that has none of them."""
+    tokens = (END_OF_TEXT, tokenizer.bos_token, tokenizer.eos_token)
+    known = (found for token in tokens if (found := _id(tokenizer, token)) is not None)
+    if (token_id := next(known, None)) is None:
+        raise UserError("the tokenizer has no token to stand before a document")
     return token_id

@@ -204,6 +204,8 @@ def test_a_deduplicator_stands_last(tmp_path):
     recipe = load_recipe(path)
     assert [op.name for op in recipe.operators("skypile")] == ["remove_control"]
     assert recipe.dedup.simhash == {"text": {"tokenization": "character"}}
+    path.write_text(f"clean:\n  text: [{SIMHASH}]\n")  # as it comes, without a parameter
+    assert load_recipe(path).dedup.groups() == [{}]
 
 
 def test_a_source_whose_own_list_has_no_deduplicator_is_not_compared_by_its_kinds():

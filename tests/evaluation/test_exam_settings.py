@@ -233,6 +233,15 @@ def test_compare_reads_results_and_reports(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["eval", "compare", *(str(tmp_path / f"{name}.json") for name in "ab")])
     assert end.value.code == 0 and "+50.00" in capsys.readouterr().out
+    nats = {"domains": {"zh": {"by_document": {"nats": [1.0, 2.0], "bytes": [3, 6]}}}}
+    windows = ({"context": 8, "stride": 4}, {"context": 16, "stride": 8})
+    for name, window in zip("de", windows, strict=True):
+        (tmp_path / f"{name}.json").write_text(json.dumps(nats | {"window": window}))
+    for pair, told in (("de", True), ("dd", False)):
+        with pytest.raises(SystemExit) as end:
+            main(["eval", "compare", *(str(tmp_path / f"{name}.json") for name in pair)])
+        assert end.value.code == 0
+        assert ("not through the same window" in capsys.readouterr().out) is told
     (tmp_path / "c.json").write_text("[]")
     with pytest.raises(SystemExit) as end:
         main(["eval", "compare", str(tmp_path / "a.json"), str(tmp_path / "c.json")])
