@@ -209,7 +209,7 @@ def eval_perplexity(
     for name, r in result["domains"].items():
         if r["bpb"] is None:
             counts = f"{r['nan_documents']} of {r['documents']} documents are not finite"
-            bad.append(f"{name} ({counts})")
+            bad.append(f"{name} ({counts if r['nan_documents'] else 'no text to score'})")
             continue
         numbers = f"{r['bpb']:.4f} bits/byte   perplexity {r['ppl'] or math.inf:.2f}"
         if reference:
