@@ -45,7 +45,7 @@ def test_a_domain_without_a_number_is_named_and_the_others_are_shown(hf, tmp_pat
     (tmp_path / "none.jsonl").write_text("")
     out, error = run("perplexity", hf, tmp_path / "zh.jsonl", tmp_path / "none.jsonl")
     assert "zh" in out and "bits/byte" in out
-    assert error.startswith("no number") and "none (0 of 0 documents" in error
+    assert error.startswith("no number") and "none (no text to score)" in error
 
 
 def test_the_suite_chooses_the_split_and_refuses_another_exam(hf, tmp_path):
