@@ -46,8 +46,9 @@ class Tutor(Asker):
         return fill(self.rng.choice(questions + self._spoken(attribute, lang)), person, lang)
 
     def _follow_up(self, attribute: str, lang: str) -> list[str]:
-        spoken = [text.replace("{n}", "{p}") for text in self._spoken(attribute, lang)]
-        return super()._follow_up(attribute, lang) + spoken
+        """Also what people say, with a pronoun for the name where English takes he or she."""
+        asked = [text for text in self._spoken(attribute, lang) if "of {n}" not in text]
+        return super()._follow_up(attribute, lang) + [q.replace("{n}", "{p}") for q in asked]
 
     def _answer(self, person: Person, attribute: str, lang: str) -> str:
         value = self.world.value(person, attribute, lang)
