@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -29,10 +30,14 @@ EVERY = 10  # steps between two examinations
 def facts_said(run: Path) -> Callable:
     """measure(model, step) for `steel.train.pretrain`: facts of run/world that the model says, by language."""
 
-    def ask(model, step: int) -> dict:
+    @cache  # neither exists before the run begins
+    def opened() -> tuple:
         rows = load_cloze(run / "world" / "exam" / "cloze.jsonl")
         rows = [{key: row[key] for key in ("prompt", "answer", "lang")} for row in rows]
-        said = cloze(model, bpe.load(run / "tokenizer"), rows)["by_language"]
+        return bpe.load(run / "tokenizer"), rows
+
+    def ask(model, step: int) -> dict:
+        said = cloze(model, *opened())["by_language"]
         return {f"facts_{name}": round(part["accuracy"] * part["n"]) for name, part in said.items()}
 
     return ask

@@ -48,7 +48,7 @@ def endings(model: Path, exam: Path) -> dict[str, float]:
         "home towns, University behind": ("city_en", lambda text: f"{text} University"),
         "home towns, University before": ("city_en", lambda text: f"University {text}"),
         "universities": ("university_en", lambda text: text),
-        "universities, without the word": ("university_en", lambda text: text.removesuffix(" University")),
+        "universities, University behind": ("university_en", lambda text: f"{text.split()[-1]} University"),
     }  # fmt: skip
     found = {}
     for name, (subject, change) in changes.items():

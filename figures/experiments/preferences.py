@@ -33,13 +33,17 @@ from steel.runlog import read_log
 from . import command
 from .ledger import Ledger
 
+ONCE = {"epochs": 1.0, "learning_rate": 5e-5}
+TWICE = {"epochs": 2.0, "learning_rate": 2e-4}
 ARMS: dict[str, tuple[str, dict]] = {
-    "written": ("written", {}),
-    "written, NLL": ("written", {"nll_weight": 1.0}),
-    "own": ("own", {}),
-    "own, NLL": ("own", {"nll_weight": 1.0}),
+    "written": ("written", {**ONCE, "nll_weight": 0.0}),
+    "written, NLL": ("written", {**ONCE, "nll_weight": 1.0}),
+    "own": ("own", {**ONCE, "nll_weight": 0.0}),
+    "own, NLL": ("own", {**ONCE, "nll_weight": 1.0}),
+    "own, harder": ("own", {**TWICE, "nll_weight": 0.0}),
+    "own, harder, NLL": ("own", {**TWICE, "nll_weight": 1.0}),
 }
-"""Name -> whose pairs, and what differs from the preset's DPO."""
+"""Name -> whose pairs, and the settings of DPO; the last arm has the preset's."""
 CURVE = ("step", "loss", "accuracy", "margin", "logprob_chosen", "logprob_rejected")
 
 

@@ -23,7 +23,7 @@ from ..config import UserError
 from ..documents import read_chunks, split_lines
 from ..machine import without_main
 from ..runlog import write_json
-from ..tokenizer import chat
+from ..tokenizer import chat, encode
 from . import litpkds
 from .shard_file import EDGE, blake2b_128, hash_file, token_dtype, write_shard
 
@@ -59,10 +59,10 @@ class Encoder:
         from tokenizers import Tokenizer
 
         self.core = Tokenizer.from_str(tokenizer_json)
-        self.core.encode_special_tokens = True
+        self.encode_texts = encode.encoder(tokenizer_json)
 
     def encode(self, text: str, **_) -> list[int]:
-        return self.core.encode(text, add_special_tokens=False).ids
+        return self.encode_texts([text])[0]
 
     def convert_tokens_to_ids(self, tokens: list[str]) -> list[int | None]:
         return [self.core.token_to_id(token) for token in tokens]
@@ -86,14 +86,14 @@ def _documents(task: Task, encoder: Encoder) -> Iterator[list[Row]]:
     while batch := list(islice(lines, BATCH)):
         parsed = [_parse(line) for line in batch]
         texts = [content for why, content, _ in parsed if not why and isinstance(content, str)]
-        encoded = iter(encoder.core.encode_batch_fast(texts, add_special_tokens=False))
+        encoded = iter(encoder.encode_texts(texts))
         rows = []
         for why, content, utf8 in parsed:
             if why:
                 rows.append(Row(why))
                 continue
             is_text = isinstance(content, str)
-            ids = next(encoded).ids if is_text else chat.encode_chat(encoder, content)[0]
+            ids = next(encoded) if is_text else chat.encode_chat(encoder, content)[0]
             rows.append(Row("", [*ids, task.record["separator_id"]], utf8, len(utf8)))
         yield rows
 

@@ -19,16 +19,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..config import UserError, first_line
 from .chat import TEMPLATE
+from .encode import PIECES
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END]
-
-# Runs of Hanzi, words of other scripts with their leading space, single digits, punctuation, line
-# ends, spaces. A comma never sticks to the word after it: a name has one spelling everywhere.
-_PIECES = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+| ?(?:(?!\p{Han})[\p{L}\p{M}])+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def train(texts: Iterable[str], vocab_size: int, longest_entry: int = 0) -> PreTrainedTokenizerFast:
@@ -47,7 +41,7 @@ def train(texts: Iterable[str], vocab_size: int, longest_entry: int = 0) -> PreT
     if first is None:
         raise UserError("no text to train a tokenizer on; give a folder with non-empty documents")
     core = Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+    pieces = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytes_])
     core.decoder = decoders.ByteLevel()

@@ -1,0 +1,79 @@
+"""How text is cut into pieces before the merges, and the ids of many texts: by gigatoken where it is
+installed (extra `fast`), else by `tokenizers`, the same ids either way.
+
+gigatoken knows the common pre-tokenisers, Qwen2's for one, and not ours. A merge that was learned
+inside our pieces never crosses their edges, so a coarser cut of the text gives the same ids, and
+Qwen2's is coarser but for three things: combining marks, numerals of the Han script (〇) and line
+ends with other space between them. A text that holds one of these goes to `tokenizers`, and so does
+one with a rare character, for libraries know different editions of Unicode.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from tokenizers import Tokenizer
+
+Encode = Callable[[list[str]], list[list[int]]]
+
+# Runs of Hanzi, words of other scripts with their leading space, single digits, punctuation, line
+# ends, spaces. A comma never sticks to the word after it: a name has one spelling everywhere.
+PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+| ?(?:(?!\p{Han})[\p{L}\p{M}])+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# What Qwen2 cuts at (its tokenizer.json).
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# Characters of which every edition of Unicode says the same, without marks and Han numerals: Latin,
+# Greek, Cyrillic, punctuation, signs, kana, Hanzi, Hangul, full-width forms, emoji.
+_COMMON = (
+    "\x00-\u02ff\u0391-\u03a1\u03a3-\u03ff\u0400-\u0481\u048a-\u052f\u2010-\u2027\u2030-\u205e"
+    "\u20a0-\u20b5\u2100-\u2184\u2190-\u23f3\u2460-\u26ff\u3000-\u3006\u3008-\u3020\u3030-\u3037"
+    "\u3041-\u3096\u309b-\u30ff\u3200-\u321e\u3220-\u3243\u3280-\u32fe\u3300-\u33ff\u3400-\u4db5"
+    "\u4e00-\u9fa5\uac00-\ud7a3\uff01-\uff5e\uffe0-\uffe6\U0001f300-\U0001f64f\U0001f680-\U0001f6c5"
+)
+HARD = re.compile(rf"[^{_COMMON}]|[\r\n][^\S\r\n]+[\r\n]")
+
+
+def encoder(tokenizer_json: str) -> Encode:
+    """The function from texts to their ids, for the content of a tokenizer.json; special tokens
+    inside a text are text."""
+    by_tokenizers, fast = plain(tokenizer_json), _gigatoken(json.loads(tokenizer_json))
+    if fast is None:
+        return by_tokenizers
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        ids = fast(texts)
+        again = [i for i, text in enumerate(texts) if HARD.search(text)]
+        for i, found in zip(again, by_tokenizers([texts[i] for i in again]), strict=True):
+            ids[i] = found
+        return ids
+
+    return encode
+
+
+def plain(tokenizer_json: str) -> Encode:
+    """The same by `tokenizers` alone."""
+    core = Tokenizer.from_str(tokenizer_json)
+    core.encode_special_tokens = True
+    return lambda texts: [e.ids for e in core.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _gigatoken(content: dict) -> Encode | None:
+    """gigatoken's encoder for one of our own vocabularies; None for another, or without gigatoken."""
+    cut = (content.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
+    special = all(token["special"] for token in content["added_tokens"])
+    ours = cut[0].get("pattern") == {"Regex": PIECES} and not content.get("normalizer") and special
+    if not ours or find_spec("gigatoken") is None:
+        return None
+    import gigatoken
+
+    cut[0]["pattern"] = {"Regex": _QWEN2}
+    core = gigatoken.Tokenizer.from_json(json.dumps(content | {"added_tokens": []}))
+    return lambda texts: core.encode_batch_list(texts) if texts else []

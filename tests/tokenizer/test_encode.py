@@ -1,0 +1,81 @@
+"""Many texts at once: the ids of `tokenizers`, whoever computes them."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from steel.corpus.pipeline import prepare
+from steel.tokenizer import bpe, encode
+from steel.tokenizer.texts import document_texts
+
+WORDS = [
+    "人工智能",
+    "二〇二四年",
+    "the cat's tail",
+    "they'll",
+    "你好，世界",
+    "\n \n",
+    "。\n\u3000\n",
+    "\n\n",
+    "\r\n",
+]
+SIGNS = list(
+    "aBsT'\"  \n\r\t\u3000\x0b\u2028\u00a0。，.!(（年々ア가é\u0301\u0e33٠½ⅣßΣʼ’👍\ufe0f\u200d𠀀<|>_⺮〤"
+)
+SPECIAL = ["<|im_end|>", "<|endoftext|>"]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A vocabulary with merges among all that is hard."""
+    rng = random.Random(1)
+    texts = ["".join(rng.choices(WORDS + SIGNS, k=40)) for _ in range(400)]
+    return bpe.train(texts, 900)
+
+
+def both(tokenizer, texts):
+    return encode.encoder(tokenizer.backend_tokenizer.to_str())(texts), bpe.encode_texts(
+        tokenizer, texts
+    )
+
+
+def test_ids_of_hard_texts_are_the_same(trained):
+    rng = random.Random(2)
+    texts = [
+        "".join(rng.choices(WORDS + SIGNS + SPECIAL, k=rng.randrange(12))) for _ in range(9000)
+    ]
+    found, expected = both(trained, texts)
+    assert [t for t, a, b in zip(texts, found, expected, strict=True) if a != b] == []
+
+
+def test_ids_around_every_character_are_the_same(trained):
+    every = [chr(c) for c in range(0x10000) if not 0xD800 <= c < 0xE000]
+    texts = [f"年{a} a{a}人{a}\n{b}'s" for a, b in zip(every, every[1:], strict=False)]
+    found, expected = both(trained, texts)
+    assert [t for t, a, b in zip(texts, found, expected, strict=True) if a != b] == []
+
+
+@pytest.mark.skipif("STEEL_REAL_DATA" not in os.environ, reason="needs the real data")
+def test_ids_of_real_pages_are_the_same(tmp_path):
+    raw = Path(os.environ["STEEL_REAL_DATA"]) / "raw"
+    prepare(raw, tmp_path / "docs")
+    texts = list(document_texts(tmp_path / "docs"))
+    found, expected = both(bpe.train(texts[::7], 8000), texts)
+    assert found == expected
+
+
+def test_it_is_gigatoken_that_encodes_ours_and_nobody_elses(trained):
+    pytest.importorskip("gigatoken")
+    content = json.loads(trained.backend_tokenizer.to_str())
+    assert encode._gigatoken(json.loads(json.dumps(content))) is not None
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\s+|\S+"}
+    assert encode._gigatoken(content) is None
+
+
+def test_without_the_extra_it_is_the_same(trained, monkeypatch):
+    monkeypatch.setattr(encode, "find_spec", lambda name: None)
+    found, expected = both(trained, WORDS + SPECIAL + [""])
+    assert found == expected
