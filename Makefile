@@ -9,7 +9,7 @@ RUN    ?= runs/$(PRESET)
 help:            ## what there is
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-run: .venv/.core ## train a small Steel through its whole life (6.5 minutes on two idle cores, twenty on one busy core), then chat with it
+run: .venv/.core ## train a small Steel through its whole life (8 minutes on two idle cores, longer beside other work), then chat with it
 	$(PY) -m steel run --preset $(PRESET) --run $(RUN) --chat
 
 test: .venv/.all ## every test, every chapter

@@ -7,7 +7,7 @@ counts close (`kept + sum(rejected) == read`). A missing or empty file is the us
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import documents
@@ -23,7 +23,7 @@ def read_rows(data: Path | str | list, check: Check, what: str = "rows") -> tupl
     check: None for a good row, else the reason (a few words) under which it is counted. what: what
     the rows are, for the error message. Returns the good rows and facts for the run log: "read" =
     "kept" + the sum of "rejected", "kinds", "langs", "sha256" of the rows, which names the data
-    set. Raises UserError when a file is missing or cut off, or no usable row is left.
+    set. Raises UserError when a file is missing or cut off, or has no usable row.
     """
     paths = [Path(p) for p in ([data] if isinstance(data, str | Path) else data)]
     rows, rejected, digest = [], Counter(), hashlib.sha256()
@@ -32,21 +32,29 @@ def read_rows(data: Path | str | list, check: Check, what: str = "rows") -> tupl
             raise UserError(
                 f"{what}: {path} does not exist; write the rows first (`steel world OUT`)"
             )
-        for _, row in documents.read_rows(path, lambda _, why: rejected.update([why])):
-            if reason := check(row):
-                rejected[reason] += 1
-                continue
-            rows.append(row)
+        refused: Counter[str] = Counter()
+        found = list(_usable(path, check, refused))
+        if not found:
+            reasons = ", ".join(f"{n} {why}" for why, n in refused.items())
+            raise UserError(f"{what}: no usable row in {path} ({reasons or 'it is empty'})")
+        for row in found:
             digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
-    if not rows:
-        reasons = ", ".join(f"{n} {why}" for why, n in rejected.items())
-        files = ", ".join(map(str, paths))
-        raise UserError(f"{what}: no usable row in {files} ({reasons or 'the files are empty'})")
+        rows += found
+        rejected += refused
     facts = {"read": len(rows) + rejected.total(), "kept": len(rows)}
     facts["rejected"] = dict(sorted(rejected.items()))
     for key in ("kind", "lang"):
         facts[f"{key}s"] = dict(sorted(Counter(str(row.get(key, "?")) for row in rows).items()))
     return rows, {**facts, "sha256": digest.hexdigest()}
+
+
+def _usable(path: Path, check: Check, refused: Counter[str]) -> Iterator[dict]:
+    """The good rows of a file; the others are counted by reason."""
+    for _, row in documents.read_rows(path, lambda _, why: refused.update([why])):
+        if reason := check(row):
+            refused[reason] += 1
+        else:
+            yield row
 
 
 def check_turns(messages, last_role: str) -> str | None:

@@ -40,6 +40,10 @@ def test_missing_and_empty_files_are_one_line_for_the_user(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="no usable row"):
         read_rows([tmp_path / "empty.jsonl"], check_dialogue)
+    row = {"messages": [turn("user", "问"), turn("assistant", "答")]}
+    (tmp_path / "good.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="no usable row in .*empty"):  # beside a good one, too
+        read_rows([tmp_path / "good.jsonl", tmp_path / "empty.jsonl"], check_dialogue)
 
 
 def test_the_digest_names_the_rows_not_the_file_layout(tmp_path):
