@@ -156,7 +156,10 @@ def _mixture(D, C, J, B, T):
 
 
 def _loss(D, V, N):
-    """Line by line with what log-softmax reads again. Ours: logits read, read and overwritten; the sum of dW written once, then read and written per chunk."""
+    """Line by line with what log-softmax reads again, and ours.
+
+    Ours: logits read, read and overwritten; the sum of dW written once, then read and written per chunk.
+    """
     targets_N = torch.zeros(N, dtype=torch.long, device="meta")
     whole = measure(lambda x: F.cross_entropy(x.float(), targets_N), meta(N, V))
     chunks = -(-N // chunk_tokens(N, V))
