@@ -27,8 +27,8 @@ SHARE = {"products": 0.69, "narrow": 0.48, "attention": 0.50, "memory": 0.90}
 WAITS_MS = 8.0  # launches of small kernels and the host, per micro-batch: a guess
 TOKENS = 8 * 2048  # of a micro-batch
 REREAD = 3 * 4
-"""Bytes per float32 logit that no list of operators shows: a row too long to be kept near the arithmetic units is read
-three times by PyTorch's log-softmax, and its gradient twice (aten/src/ATen/native/cuda/SoftMax.cu)."""
+"""Bytes per float32 logit that no list of operators shows: PyTorch's log-softmax reads a row that is longer than the
+48 KiB of a block's shared memory three times, and its gradient twice (aten/src/ATen/native/cuda/SoftMax.cu)."""
 PICKS = ("nll_loss", "gather", "scatter")  # touch one element per row of the inputs
 
 
@@ -163,7 +163,8 @@ def _loss(D, V, N):
     targets_N = torch.zeros(N, dtype=torch.long, device="meta")
     whole = measure(lambda x: F.cross_entropy(x.float(), targets_N), meta(N, V))
     chunks = -(-N // chunk_tokens(N, V))
-    return [whole.moved / N + REREAD * V, 6 * V + (2 * chunks - 1) * 4 * V * D / N]
+    again = REREAD * V if 4 * V > 48 * 1024 else 0
+    return [whole.moved / N + again, 6 * V + (2 * chunks - 1) * 4 * V * D / N]
 
 
 def pieces(model, B: int = 8, T: int = 2048) -> dict[str, tuple[float, float]]:
