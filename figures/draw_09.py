@@ -15,40 +15,52 @@ def _arrow(ax, start, end, color=INK, width=1.0, size=7):
     ax.annotate("", end, start, arrowprops=how | {"mutation_scale": size})
 
 
+PRODUCTS = {"q, k, v", "attention", "out", "experts", "head"}
+
+
+def _boxes(ax, x, y, names, bar):
+    """A row of boxes from x on, between y and y + 8, each with an arrow from the memory at `bar` and one back."""
+    for k, name in enumerate(names):
+        left, middle = x + 11 * k, x + 11 * k + 5
+        if name == "…":
+            ax.text(middle, y + 4, name, ha="center", va="center")
+            continue
+        edge = STEEL if name in PRODUCTS else FURNACE
+        ax.add_patch(Rectangle((left, y), 10, 8, fc=PAPER, ec=edge, lw=1.4))
+        ax.text(middle, y + 4, name, ha="center", va="center", fontsize=8.5)
+        _arrow(ax, (middle - 1.6, bar - 0.4), (middle - 1.6, y + 8.4), SLATE)
+        _arrow(ax, (middle + 1.6, y + 8.4), (middle + 1.6, bar - 0.4), SLATE)
+
+
 def operations():
     """The operations of one micro-batch, each of which fetches from memory and stores there; below, one norm."""
     fig, ax = figure(4.4)
-    ax.set(xlim=(0, 100), ylim=(-24, 43))
+    ax.set(xlim=(-0.5, 98.5), ylim=(-31, 43))
     ax.axis("off")
-    lines = ["to float32", "square", "mean", "root", "product", "to bf16", "gain"]
-    for x, name in [*((9.6 * k + 0.4, n) for k, n in enumerate(lines)), (83.2, "one kernel")]:
-        wide = 15.6 if name == "one kernel" else 8.4
-        ax.add_patch(Rectangle((x, -23), wide, 6, fc=PAPER, ec=FURNACE, lw=1.4))
-        ax.text(x + wide / 2, -20, name, ha="center", va="center", fontsize=7.2)
-        _arrow(ax, (x + wide / 2 - 1.6, -8), (x + wide / 2 - 1.6, -16.8), SLATE)
-        _arrow(ax, (x + wide / 2 + 1.6, -16.8), (x + wide / 2 + 1.6, -8), SLATE)
-    for x, width, text in ((0, 66.8, "one norm, line by line"), (82.8, 16.4, "or fused")):
-        ax.add_patch(Rectangle((x, -7.8), width, 4, fc=MEMORY, ec="none", alpha=0.22))
-        ax.text(x + width / 2, -5.8, text, ha="center", va="center", fontsize=8)
-    ax.add_patch(Rectangle((0, 34), 100, 8, fc=MEMORY, ec="none", alpha=0.22))
-    ax.text(50, 38, "memory of an H100: 80 GB", ha="center", va="center", fontsize=9)
-    block = ["norm", "q, k, v", "rotate", "attention", "out", "norm", "experts"]
-    names = [*block, "norm", "head", "loss"]
-    products = {"q, k, v", "attention", "out", "experts", "head"}
-    places = [9.6 * k + (0.4 if k < 7 else 4.0) for k in range(10)]
-    for x, name in zip(places, names, strict=True):
-        edge = STEEL if name in products else FURNACE
-        ax.add_patch(Rectangle((x, 12), 8.4, 9, fc=PAPER, ec=edge, lw=1.4))
-        ax.text(x + 4.2, 16.5, name, ha="center", va="center", fontsize=7.8)
-        _arrow(ax, (x + 2.6, 33.6), (x + 2.6, 21.4), SLATE)
-        _arrow(ax, (x + 5.8, 21.4), (x + 5.8, 33.6), SLATE)
-    ax.text(69.6, 27.5, "3.35 TB/s", fontsize=8, ha="center", va="center", color=INK, rotation=90)
-    for x0, x1, text in ((0.4, 66.4, "× 18 layers"), (71.2, 98.8, "once")):
-        ax.plot([x0, x0, x1, x1], [10.5, 9.3, 9.3, 10.5], color=INK, lw=0.8)
-        ax.text((x0 + x1) / 2, 8.2, text, ha="center", va="top", fontsize=8)
-    ax.text(0.4, 1.2, "matrix products", color=STEEL, fontsize=8)
-    ax.text(19, 1.2, "everything else", color=FURNACE, fontsize=8)
-    ax.text(98.8, 1.2, "and then back, from the loss to the first layer", ha="right", fontsize=8)
+    block = ["norm", "q, k, v", "RoPE", "attention", "out", "norm", "mixture", "experts", "gates"]
+    rows = (
+        (0, 15, block, 33, "memory of an H100: 80 GB, 3.35 TB/s", "× 18 layers"),
+        (0, -24, ["norm", "head", "loss"], -5, "the same", "once"),
+        (
+            38.5,
+            -24,
+            ["float32", "square", "…", "gain"],
+            -5,
+            "one norm, line by line",
+            "eight kernels",
+        ),
+        (88, -24, ["norm"], -5, "or fused", "one"),
+    )
+    for x, y, names, bar, above, below in rows:
+        end = x + 11 * len(names) - 1
+        ax.add_patch(Rectangle((x, bar), end - x, 6, fc=MEMORY, ec="none", alpha=0.22))
+        ax.text((x + end) / 2, bar + 3, above, ha="center", va="center", fontsize=8.5)
+        _boxes(ax, x, y, names, bar)
+        ax.plot([x, x, end, end], [y - 1.4, y - 2.4, y - 2.4, y - 1.4], color=INK, lw=0.8)
+        ax.text((x + end) / 2, y - 3.4, below, ha="center", va="top", fontsize=8.5)
+    ax.text(0, 5.4, "matrix products and attention", color=STEEL, fontsize=8.5)
+    ax.text(40, 5.4, "everything else", color=FURNACE, fontsize=8.5)
+    ax.text(98, 5.4, "and then back, last to first", ha="right", fontsize=8.5)
     return fig
 
 
@@ -96,10 +108,9 @@ def table_2(pairs, microseconds, error, predicted):
             fontsize=8.5,
             **where,
         )
-    side.text(0.5, 1.42, "RMSNorm in CUDA", ha="center", fontsize=8, color=SLATE)
-    side.text(
-        -0.46, 0.5, "not sharded", rotation=90, va="center", ha="center", fontsize=8, color=SLATE
-    )
+    side.text(0.5, 1.42, "RMSNorm in CUDA →", ha="center", fontsize=8, color=SLATE)
+    down = {"rotation": 90, "va": "center", "ha": "center", "fontsize": 8, "color": SLATE}
+    side.text(-0.46, 0.5, "← not sharded", **down)
     side.set(xlim=(-0.55, 1.4), ylim=(-0.35, 1.55))
     side.axis("off")
     return fig
@@ -258,7 +269,7 @@ def waterfall(fused, written, groups, peak_ms):
 
 
 def measured(rows, device):
-    """Rows of a report of `figures.experiments.table2` that passed its gate, by tokens/s."""
+    """Rows of a report of `figures.experiments.table2` that passed its test of equality, by tokens/s."""
     fig, ax = figure(0.8 + 0.19 * len(rows))
     speed = [row["tokens_per_s"]["accumulation_8"] / 1e3 for row in rows]
     colors = [STEEL if row["engine"] == "steel" else SLATE for row in rows]
