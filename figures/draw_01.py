@@ -124,7 +124,7 @@ def work_by_convention(model, T: int):
         before + counted - 0.35,
         3.2,
         f"the experts: {counted:.2f} by six_n, {done:.3f} done",
-        color=PARTS["experts"],
+        color=INK,
         fontsize=8.5,
         va="center",
     )
@@ -145,7 +145,7 @@ def work_by_convention(model, T: int):
                 ("attention scores", 0.4 * scores, True),
             ]
         left = 0.0
-        for part, value, idle in parts:
+        for part, value, idle in filter(lambda p: p[1], parts):
             idle_look = {"fc": PAPER, "ec": PARTS[part], "hatch": "////"}
             look = idle_look if idle else {"color": PARTS[part], "lw": 0}
             ax.barh(ys[name], value / 1e9, left=left, height=0.7, **look)
@@ -182,9 +182,9 @@ def utilisations():
         low, high = min(shares.values()), max(shares.values())
         if low > 100:
             how = {"arrowstyle": "-|>", "color": FURNACE, "lw": 1.2}
-            ax.annotate("", (119.5, row), (104, row), arrowprops=how)
+            ax.annotate("", (139.5, row), (127, row), arrowprops=how)
             text = f"{low:.0f} to {high:.0f} %"
-            ax.text(97, row, text, color=FURNACE, fontsize=8.5, ha="right", va="center")
+            ax.text(103, row, text, color=FURNACE, fontsize=8.5, va="center")
             continue
         ax.plot([low, high], [row, row], color=GRID, lw=1.2, zorder=1)
         for kind, (edge, face) in kinds.items():
@@ -194,16 +194,22 @@ def utilisations():
             label_line(ax, high, row, text, SLATE, xytext=(7, 0))
     top = len(RUNS) - 0.35
     ax.axvline(100, color=FURNACE, linewidth=1)
-    ax.text(98, top, "peak of the chip", color=FURNACE, fontsize=8.5, va="center", ha="right")
+    ax.text(103, top, "peak of the chip", color=FURNACE, fontsize=8.5, va="center")
     for x, fill, color, text in (
         (2, STEEL, STEEL, "causal"),
-        (18, PAPER, STEEL, "full"),
-        (29, SLATE, SLATE, "seed's formula"),
+        (21, PAPER, STEEL, "full"),
+        (34, SLATE, SLATE, "seed's formula"),
     ):
         ax.plot(x, top, "o", mec=color, mfc=fill, ms=5)
         label_line(ax, x, top, text, color)
     rows = {"yticks": range(len(RUNS)), "yticklabels": [run.name for run in reversed(RUNS)]}
-    ax.set(**rows, xlim=(0, 120), ylim=(-0.6, len(RUNS) - 0.1), xlabel="MFU (% of the bf16 peak)")
+    ax.set(
+        **rows,
+        xlim=(0, 140),
+        xticks=range(0, 101, 20),
+        ylim=(-0.6, len(RUNS) - 0.1),
+        xlabel="MFU (% of the bf16 peak)",
+    )
     ax.grid(axis="x")
     ax.grid(False, axis="y")
     return fig
@@ -225,11 +231,12 @@ def memory_columns(model, steps: dict[str, dict], **settings):
         for color, keys in GROUPS.values():
             height = sum(used[part] for part in keys) / GIB
             ax.bar(column, height, bottom=bottom, color=color, width=0.62)
-            if height > 2.5:
+            if height > 3.2:
                 at = (column, bottom + height / 2)
                 ax.text(*at, f"{height:.0f}", color=PAPER, fontsize=8, ha="center", va="center")
             bottom += height
-        ax.text(column, bottom + 1, f"{bottom:.0f}", ha="center", fontsize=8.5)
+        patch = {"fc": PAPER, "ec": "none", "pad": 0.6}
+        ax.text(column, bottom + 1.2, f"{bottom:.0f}", ha="center", fontsize=8.5, bbox=patch)
     broken = ("over 8 ", "in ", "fused", "recomputed")
     names = []
     for name in steps:
@@ -240,6 +247,7 @@ def memory_columns(model, steps: dict[str, dict], **settings):
     ax.set_title("GiB on one GPU, Steel, micro-batch of 8 sequences of 2,048 tokens")
     for y, (name, (color, _)) in zip((67, 61, 55, 49), reversed(GROUPS.items())):
         key(ax, 2.85, y, name, color)
-    ax.axhline(24, color=SLATE, linewidth=0.8, linestyle=(0, (4, 3)))
-    ax.text(4.45, 24.6, "an RTX 4090", color=SLATE, ha="right", fontsize=8)
+    ax.grid(False)
+    ax.axhline(24, color=SLATE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    ax.text(4.45, 25.2, "an RTX 4090", color=SLATE, ha="right", fontsize=8)
     return fig
