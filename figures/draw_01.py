@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Polygon
 
 from figures.style import (
     FURNACE,
@@ -72,12 +72,13 @@ def way_of_a_plan():
             )
     box(37, 18, 22, "÷ share of the peak\nthat training reaches", FURNACE, "dashed", 6.5)
     arrow((59, 21.2), (62, 27.7), FURNACE)
-    box(75, 18, 24.5, "+ activations and logits\nof a micro-batch", SEMANTIC["memory"], h=6.5)
+    what = "+ activations and logits\nof a micro-batch"
+    box(75, 18, 24.5, what, SEMANTIC["memory"], "dashed", 6.5)
     arrow((75, 21), (65.5, 14.8), SEMANTIC["memory"])
     ax.text(
         0.5,
         0.5,
-        "solid: arithmetic.  dashed: an assumption, until it is measured",
+        "solid: arithmetic.  dashed: assumed or estimated, until it is measured",
         fontsize=7.5,
         color=SLATE,
     )
@@ -106,56 +107,67 @@ def where_parameters_are(names: list[str]):
 
 
 def work_by_convention(model, T: int):
-    """GFLOP per trained token in four conventions; hatched is work that a formula counts and no GPU does."""
-    fig, ax = figure(2.5)
+    """GFLOP per trained token in four conventions; hatched is work that a formula counts and no GPU does.
+
+    A wedge leads from the experts as 6N counts them to what they do.
+    """
+    fig, ax = figure(3.0)
     N = count_parameters(model)
-    conventions = ("executed_causal", "executed_full", "six_n", "seed")
+    conventions = ("six_n", "executed_full", "executed_causal", "seed")
+    ys = dict(zip(conventions, (4.1, 2.5, 1.25, 0.0)))
     work = {name: flops_per_token(model, T, name) for name in conventions}
-    for row, (name, flops) in enumerate(reversed(work.items())):
+    before = 6 * (N["lm_head"] + N["attention"]) / 1e9  # the experts begin behind them
+    counted, done = (6 * N["experts"] / 1e9, work["executed_full"].by_component["experts"] / 1e9)
+    wedge = [(before, 3.75), (before + counted, 3.75), (before + done, 2.85), (before, 2.85)]
+    ax.add_patch(Polygon(wedge, fc=PARTS["experts"], alpha=0.25, lw=0))
+    ax.text(
+        before + counted - 0.35,
+        3.2,
+        f"the experts: {counted:.2f} by six_n, {done:.3f} done",
+        color=INK,
+        fontsize=8.5,
+        va="center",
+    )
+    for name, flops in work.items():
+        scores = flops.by_component.get("attention scores", 0)
         if "executed" in name:
-            parts = [(part, flops.by_component.get(part, 0), False) for part in PARTS]
-        else:
-            scores = flops.by_component.get(
-                "attention scores", 0
-            )  # five passes where three are run
+            parts = [
+                (part, flops.by_component[part], False)
+                for part in ("lm_head", "attention projections", "experts", "attention scores")
+            ]
+        else:  # the seed counts five passes of the scores where three are run
             parts = [
                 ("lm_head", 6 * N["lm_head"], False),
                 ("attention projections", 6 * N["attention"], False),
-            ]
-            parts += [("experts", 6 * N["experts"], True), ("embedding", 6 * N["embedding"], True)]
-            parts += [
+                ("experts", 6 * N["experts"], True),
+                ("embedding", 6 * N["embedding"], True),
                 ("attention scores", 0.6 * scores, False),
                 ("attention scores", 0.4 * scores, True),
             ]
         left = 0.0
-        for part, value, idle in parts:
-            look = (
-                {"color": PARTS[part]}
-                if not idle
-                else {"fc": PAPER, "ec": PARTS[part], "hatch": "////"}
-            )
-            ax.barh(
-                row, value / 1e9, left=left, height=0.66, **({"lw": 0} if not idle else {}), **look
-            )
+        for part, value, idle in filter(lambda p: p[1], parts):
+            idle_look = {"fc": PAPER, "ec": PARTS[part], "hatch": "////"}
+            look = idle_look if idle else {"color": PARTS[part], "lw": 0}
+            ax.barh(ys[name], value / 1e9, left=left, height=0.7, **look)
             left += value / 1e9
-        label_line(ax, left, row, f"{flops.total / 1e9:.2f}", INK)
-    rows = {"yticks": range(4), "yticklabels": list(reversed(work))}
+        label_line(ax, left, ys[name], f"{flops.total / 1e9:.2f}", INK)
+    rows = {"yticks": list(ys.values()), "yticklabels": list(ys)}
     ax.set(
-        **rows, xlim=(0, 9), ylim=(-0.5, 4), xlabel="GFLOP per trained token (forward + backward)"
+        **rows, xlim=(0, 9), ylim=(-0.5, 5.4), xlabel="GFLOP per trained token (forward + backward)"
     )
     ax.grid(False)
     for x, text, part in (
         (0.1, "head, embedding", "lm_head"),
-        (2.1, "projections", "attention projections"),
-        (3.6, "scores", "attention scores"),
-        (4.7, "experts, as if they met every token", "experts"),
+        (2.3, "projections", "attention projections"),
+        (3.95, "scores", "attention scores"),
+        (5.15, "experts", "experts"),
     ):
-        key(ax, x, 3.8, text, PARTS[part])
+        key(ax, x, 5.1, text, PARTS[part])
     return fig
 
 
 def utilisations():
-    """Published runs as MFU in three conventions, one line a run."""
+    """Published runs as MFU in three conventions, one line a run; what no chip can do leaves at the right."""
     fig, ax = figure(3.3)
     kinds = {
         "executed_causal": (STEEL, STEEL),
@@ -167,25 +179,37 @@ def utilisations():
             kind: 100 * mfu(run.model, run.sequence_length, run.tokens_per_second, run.gpu, kind)
             for kind in kinds
         }
-        impossible = min(shares.values()) > 100
-        ends = [min(shares.values()), max(shares.values())]
-        ax.plot(ends, [row, row], color=FURNACE if impossible else GRID, lw=1.2, zorder=1)
+        low, high = min(shares.values()), max(shares.values())
+        if low > 100:
+            how = {"arrowstyle": "-|>", "color": FURNACE, "lw": 1.2}
+            ax.annotate("", (139.5, row), (127, row), arrowprops=how)
+            text = f"{low:.0f} to {high:.0f} %"
+            ax.text(103, row, text, color=FURNACE, fontsize=8.5, va="center")
+            continue
+        ax.plot([low, high], [row, row], color=GRID, lw=1.2, zorder=1)
         for kind, (edge, face) in kinds.items():
-            edge = FURNACE if impossible else edge
-            face = FURNACE if impossible and face != PAPER else face
             ax.plot(shares[kind], row, "o", mec=edge, mfc=face, ms=5, zorder=2)
+        if run is RUNS[0]:  # the text reads this row
+            text = ", ".join(f"{share:.0f}" for share in shares.values()) + " %"
+            label_line(ax, high, row, text, SLATE, xytext=(7, 0))
     top = len(RUNS) - 0.35
     ax.axvline(100, color=FURNACE, linewidth=1)
     ax.text(103, top, "peak of the chip", color=FURNACE, fontsize=8.5, va="center")
     for x, fill, color, text in (
         (2, STEEL, STEEL, "causal"),
-        (24, PAPER, STEEL, "full"),
-        (40, SLATE, SLATE, "seed's formula"),
+        (21, PAPER, STEEL, "full"),
+        (34, SLATE, SLATE, "seed's formula"),
     ):
         ax.plot(x, top, "o", mec=color, mfc=fill, ms=5)
         label_line(ax, x, top, text, color)
     rows = {"yticks": range(len(RUNS)), "yticklabels": [run.name for run in reversed(RUNS)]}
-    ax.set(**rows, xlim=(0, 230), ylim=(-0.6, len(RUNS) - 0.1), xlabel="MFU (% of the bf16 peak)")
+    ax.set(
+        **rows,
+        xlim=(0, 140),
+        xticks=range(0, 101, 20),
+        ylim=(-0.6, len(RUNS) - 0.1),
+        xlabel="MFU (% of the bf16 peak)",
+    )
     ax.grid(axis="x")
     ax.grid(False, axis="y")
     return fig
@@ -207,8 +231,12 @@ def memory_columns(model, steps: dict[str, dict], **settings):
         for color, keys in GROUPS.values():
             height = sum(used[part] for part in keys) / GIB
             ax.bar(column, height, bottom=bottom, color=color, width=0.62)
+            if height > 3.2:
+                at = (column, bottom + height / 2)
+                ax.text(*at, f"{height:.0f}", color=PAPER, fontsize=8, ha="center", va="center")
             bottom += height
-        ax.text(column, bottom + 1, f"{bottom:.0f}", ha="center", fontsize=8.5)
+        patch = {"fc": PAPER, "ec": "none", "pad": 0.6}
+        ax.text(column, bottom + 1.2, f"{bottom:.0f}", ha="center", fontsize=8.5, bbox=patch)
     broken = ("over 8 ", "in ", "fused", "recomputed")
     names = []
     for name in steps:
@@ -216,9 +244,10 @@ def memory_columns(model, steps: dict[str, dict], **settings):
             name = name.replace(f" {word}", f"\n{word}", 1) if "\n" not in name else name
         names.append(name)
     ax.set(xticks=range(len(steps)), xticklabels=names, ylim=(0, 72))
-    ax.set_title("GiB on one GPU, 8 sequences of 2,048 tokens, Steel")
+    ax.set_title("GiB on one GPU, Steel, micro-batch of 8 sequences of 2,048 tokens")
     for y, (name, (color, _)) in zip((67, 61, 55, 49), reversed(GROUPS.items())):
         key(ax, 2.85, y, name, color)
-    ax.axhline(24, color=SLATE, linewidth=0.8, linestyle=(0, (4, 3)))
-    ax.text(4.45, 24.6, "an RTX 4090", color=SLATE, ha="right", fontsize=8)
+    ax.grid(False)
+    ax.axhline(24, color=SLATE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    ax.text(4.45, 25.2, "an RTX 4090", color=SLATE, ha="right", fontsize=8)
     return fig
