@@ -1,9 +1,7 @@
-"""The drawings of chapter 06: a decoder block with nine places for a bug, a moved clock, who may look where, one batch
-by heart, and which test finds which bug. Each function returns a figure in house style."""
+"""The drawings of chapter 06: a decoder block with nine places for a bug, a moved clock, who may look where, four
+agreements, and which test finds which bug. Each function returns a figure in house style."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
@@ -233,65 +231,84 @@ def masks(look):
     return fig
 
 
-# -- one batch by heart ------------------------------------------------------------------------------------------------
+# -- the four agreements -----------------------------------------------------------------------------------------------
 
 
-def by_heart(whole: list, deaf: list, floor: float, vocabulary: int):
-    """Loss on one batch over the steps: the decoder, and one whose attention sees only the current token; floors."""
-    fig, ax = figure(2.8)
-    levels = (
-        (math.log(vocabulary), "every token equally likely: ln V", 3, "bottom"),
-        (floor, "best guess from the current token alone", -3, "top"),
-    )
-    for level, name, shift, side in levels:
-        ax.axhline(level, color=SLATE, lw=0.9, ls=(0, (4, 3)))
-        ax.annotate(
-            name,
-            (33, level),
-            xytext=(0, shift),
-            textcoords="offset points",
-            va=side,
-            fontsize=8,
-            color=SLATE,
-        )
-    steps = range(1, len(whole) + 1)
-    for losses, name, color, shift in ((deaf, "deaf", FURNACE, 6), (whole, "whole", STEEL, 0)):
-        ax.semilogy(steps, losses, color=color)
-        label_line(ax, len(whole), losses[-1], name, color, xytext=(5, shift))
-    ax.grid(False)
-    ax.set(
-        xlim=(0, 70),
-        ylim=(0.005, 20),
-        yticks=[0.01, 0.1, 1, 10],
-        yticklabels=["0.01", "0.1", "1", "10"],
-    )
-    ax.minorticks_off()
-    axis_units(ax, x="steps on the same batch", y="loss (nats/token)")
+def _row(ax, y, text, begin=0, color=STEEL, filling=0) -> None:
+    """One call: a frame around a token a cell, from column `begin` on, the first `filling` of them in grey."""
+    n = len(text)
+    ax.add_patch(FancyBboxPatch((begin - 0.5, y - 0.5), n, 1, boxstyle="round,pad=0.06,rounding_size=0.15", lw=1,
+                                ec=INK, fc="none", zorder=3))  # fmt: skip
+    for at, letter in enumerate(text):
+        ax.add_patch(Rectangle((begin + at - 0.44, y - 0.42), 0.88, 0.84, lw=0,
+                               fc=SLATE if at < filling else color))  # fmt: skip
+        ax.text(begin + at, y, letter, ha="center", va="center", fontsize=8, color=PAPER)
+
+
+def agreements():
+    """Four panels: the calls that must give the same logits, and what the logits of a token may depend on."""
+    one, two = "炉火红了师傅举锤", ("炉火红了。", "锤子响")
+    fig, axes = figure(1.75, ncols=4)
+    for ax, title in zip(axes, ("cached = full", "padded = alone", "packed = separate", "future = 0")):
+        blank(ax, (-0.75, 7.75), (5.0, -0.8))
+        ax.set_aspect("equal")
+        ax.set_title(title, fontsize=9, loc="center", pad=4)
+    for ax in axes[:3]:
+        ax.text(3.5, 1.5, "=", ha="center", va="center", fontsize=11, color=INK)
+    cached, padded, packed, future = axes
+
+    _row(cached, 0, one)
+    _row(cached, 3, one[:4])
+    for at in range(4, 8):
+        _row(cached, 3, one[at], at)
+    for x, name in ((1.5, "prefill"), (5.5, "single steps")):
+        cached.text(x, 4.2, name, ha="center", va="center", fontsize=SMALL, color=SLATE)
+
+    _row(padded, 0, "···" + two[0], filling=3)
+    _row(padded, 3, two[0], 3)
+
+    _row(packed, 0, "".join(two))
+    packed.plot([4.5, 4.5], [-0.75, 0.75], color=FURNACE, lw=1.6, zorder=4)
+    _row(packed, 3, two[0])
+    _row(packed, 3, two[1], 5)
+
+    t = 4
+    _row(future, 0, one[t], t)
+    future.text(t - 0.9, 0, "logits", ha="right", va="center", fontsize=SMALL, color=SLATE)
+    _row(future, 3, one)
+    for u in range(8):
+        _path(future, (u, 2.4), (t + 0.16 * (u - t), 0.68), color=STEEL if u <= t else FURNACE)
+    for u in range(t + 1, 8):
+        x, y = (u + t + 0.16 * (u - t)) / 2, 1.54
+        future.text(x, y, "×", ha="center", va="center", fontsize=11, color=FURNACE, zorder=5,
+                    bbox={"boxstyle": "circle,pad=0.05", "fc": PAPER, "ec": "none"})  # fmt: skip
     return fig
 
 
 # -- the grid ----------------------------------------------------------------------------------------------------------
 
 HEADINGS = {
-    "memorises": "memorises",
+    "equals Qwen2": "equals\nQwen2",
     "starts at ln V": "starts\nat ln V",
     "every weight moves": "every weight\nmoves",
+    "memorises": "memorises",
     "cached = full": "cached\n= full",
     "padded = alone": "padded\n= alone",
     "packed = separate": "packed\n= separate",
     "future = 0": "future\n= 0",
-    "equals Qwen2": "equals\nQwen2",
 }
 
 
 def grid(verdicts: dict):
-    """name of a bug -> {test: does it object}: orange where a test objects, a count under each column."""
+    """name of a bug -> {test: does it object}: orange where a test objects, with a rim where no other does, a count
+    under each column."""
     tests = list(HEADINGS)
     fig, ax = figure(4.2)
     for row, objects in enumerate(verdicts.values()):
         for column, test in enumerate(tests):
-            ax.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, lw=0.6, edgecolor=SLATE,
-                                   facecolor=FURNACE if objects[test] else PAPER))  # fmt: skip
+            alone = objects[test] and sum(objects.values()) == 1
+            ax.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, lw=2.2 if alone else 0.6,
+                                   edgecolor=INK if alone else SLATE, facecolor=FURNACE if objects[test] else PAPER))  # fmt: skip
     foot = len(verdicts)
     for column, test in enumerate(tests):
         found = sum(objects[test] for objects in verdicts.values())
