@@ -234,54 +234,59 @@ def masks(look):
 # -- the four agreements -----------------------------------------------------------------------------------------------
 
 
-def _row(ax, y, text, begin=0, color=STEEL, filling=0) -> None:
-    """One call: a frame around a token a cell, from column `begin` on, the first `filling` of them in grey."""
-    n = len(text)
-    ax.add_patch(FancyBboxPatch((begin - 0.5, y - 0.5), n, 1, boxstyle="round,pad=0.06,rounding_size=0.15", lw=1,
+PITCH = 1.3  # from token to token, so that a frame of one leaves a gap to the next
+
+
+def _row(ax, y, text, begin=0, filling=0) -> None:
+    """One call: a frame around a cell a token, from column `begin` on, the first `filling` of them in grey."""
+    left, width = begin * PITCH - 0.5, (len(text) - 1) * PITCH + 1
+    ax.add_patch(FancyBboxPatch((left, y - 0.5), width, 1, boxstyle="round,pad=0.09,rounding_size=0.15", lw=1,
                                 ec=INK, fc="none", zorder=3))  # fmt: skip
     for at, letter in enumerate(text):
-        ax.add_patch(Rectangle((begin + at - 0.44, y - 0.42), 0.88, 0.84, lw=0,
-                               fc=SLATE if at < filling else color))  # fmt: skip
-        ax.text(begin + at, y, letter, ha="center", va="center", fontsize=8, color=PAPER)
+        x, color = (begin + at) * PITCH, SLATE if at < filling else STEEL
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, lw=0, fc=color))
+        ax.text(x, y, letter, ha="center", va="center", fontsize=9, color=PAPER)
 
 
 def agreements():
     """Four panels: the calls that must give the same logits, and what the logits of a token may depend on."""
     one, two = "炉火红了师傅举锤", ("炉火红了。", "锤子响")
-    fig, axes = figure(1.75, ncols=4)
-    for ax, title in zip(axes, ("cached = full", "padded = alone", "packed = separate", "future = 0")):
-        blank(ax, (-0.75, 7.75), (5.0, -0.8))
+    fig, axes = figure(3.0, nrows=2, ncols=2)
+    titles = ("cached = full", "padded = alone", "packed = separate", "future = 0")
+    for ax, title in zip(axes.flat, titles):
+        blank(ax, (-0.8, 7 * PITCH + 0.8), (3.9, -0.8))
         ax.set_aspect("equal")
         ax.set_title(title, fontsize=9, loc="center", pad=4)
-    for ax in axes[:3]:
-        ax.text(3.5, 1.5, "=", ha="center", va="center", fontsize=11, color=INK)
-    cached, padded, packed, future = axes
+    cached, padded, packed, future = axes.flat
+    for ax in (cached, padded, packed):
+        ax.text(3.5 * PITCH, 1.25, "=", ha="center", va="center", fontsize=12, color=INK)
 
     _row(cached, 0, one)
-    _row(cached, 3, one[:4])
+    _row(cached, 2.5, one[:4])
     for at in range(4, 8):
-        _row(cached, 3, one[at], at)
-    for x, name in ((1.5, "prefill"), (5.5, "single steps")):
-        cached.text(x, 4.2, name, ha="center", va="center", fontsize=SMALL, color=SLATE)
+        _row(cached, 2.5, one[at], at)
+    for at, name in ((1.5, "prefill"), (5.5, "single steps")):
+        cached.text(at * PITCH, 3.5, name, ha="center", va="center", fontsize=8, color=SLATE)
 
     _row(padded, 0, "···" + two[0], filling=3)
-    _row(padded, 3, two[0], 3)
+    _row(padded, 2.5, two[0], 3)
 
     _row(packed, 0, "".join(two))
-    packed.plot([4.5, 4.5], [-0.75, 0.75], color=FURNACE, lw=1.6, zorder=4)
-    _row(packed, 3, two[0])
-    _row(packed, 3, two[1], 5)
+    packed.plot([4.5 * PITCH] * 2, [-0.75, 0.75], color=FURNACE, lw=1.8, zorder=4)
+    _row(packed, 2.5, two[0])
+    _row(packed, 2.5, two[1], 5)
 
     t = 4
     _row(future, 0, one[t], t)
-    future.text(t - 0.9, 0, "logits", ha="right", va="center", fontsize=SMALL, color=SLATE)
-    _row(future, 3, one)
+    future.text((t - 0.7) * PITCH, 0, "logits", ha="right", va="center", fontsize=8, color=SLATE)
+    _row(future, 2.9, one)
     for u in range(8):
-        _path(future, (u, 2.4), (t + 0.16 * (u - t), 0.68), color=STEEL if u <= t else FURNACE)
-    for u in range(t + 1, 8):
-        x, y = (u + t + 0.16 * (u - t)) / 2, 1.54
-        future.text(x, y, "×", ha="center", va="center", fontsize=11, color=FURNACE, zorder=5,
-                    bbox={"boxstyle": "circle,pad=0.05", "fc": PAPER, "ec": "none"})  # fmt: skip
+        xs, ys = np.array([u, t + 0.09 * (u - t)]) * PITCH, np.array([2.3, 0.62])
+        color, dash = (STEEL, "-") if u <= t else (FURNACE, (0, (2, 2)))
+        future.plot(xs, ys, color=color, lw=1.1, ls=dash, solid_capstyle="butt")
+        if u > t:
+            future.text(0.6 * xs[0] + 0.4 * xs[1], 0.6 * ys[0] + 0.4 * ys[1], "×", ha="center", va="center",
+                        fontsize=12, color=FURNACE)  # fmt: skip
     return fig
 
 
@@ -307,8 +312,9 @@ def grid(verdicts: dict):
     for row, objects in enumerate(verdicts.values()):
         for column, test in enumerate(tests):
             alone = objects[test] and sum(objects.values()) == 1
-            ax.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, lw=2.2 if alone else 0.6,
-                                   edgecolor=INK if alone else SLATE, facecolor=FURNACE if objects[test] else PAPER))  # fmt: skip
+            edge, lw = (INK, 2.2) if alone else (SLATE, 0.6)
+            ax.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, lw=lw, edgecolor=edge,
+                                   facecolor=FURNACE if objects[test] else PAPER))  # fmt: skip
     foot = len(verdicts)
     for column, test in enumerate(tests):
         found = sum(objects[test] for objects in verdicts.values())
