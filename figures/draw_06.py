@@ -1,9 +1,7 @@
-"""The drawings of chapter 06: a decoder block with nine places for a bug, a moved clock, who may look where, one batch
-by heart, and which test finds which bug. Each function returns a figure in house style."""
+"""The drawings of chapter 06: a decoder block with nine places for a bug, a moved clock, who may look where, four
+agreements, and which test finds which bug. Each function returns a figure in house style."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
@@ -233,64 +231,89 @@ def masks(look):
     return fig
 
 
-# -- one batch by heart ------------------------------------------------------------------------------------------------
+# -- the four agreements -----------------------------------------------------------------------------------------------
 
 
-def by_heart(whole: list, deaf: list, floor: float, vocabulary: int):
-    """Loss on one batch over the steps: the decoder, and one whose attention sees only the current token; floors."""
-    fig, ax = figure(2.8)
-    levels = (
-        (math.log(vocabulary), "every token equally likely: ln V", 3, "bottom"),
-        (floor, "best guess from the current token alone", -3, "top"),
-    )
-    for level, name, shift, side in levels:
-        ax.axhline(level, color=SLATE, lw=0.9, ls=(0, (4, 3)))
-        ax.annotate(
-            name,
-            (33, level),
-            xytext=(0, shift),
-            textcoords="offset points",
-            va=side,
-            fontsize=8,
-            color=SLATE,
-        )
-    steps = range(1, len(whole) + 1)
-    for losses, name, color, shift in ((deaf, "deaf", FURNACE, 6), (whole, "whole", STEEL, 0)):
-        ax.semilogy(steps, losses, color=color)
-        label_line(ax, len(whole), losses[-1], name, color, xytext=(5, shift))
-    ax.grid(False)
-    ax.set(
-        xlim=(0, 70),
-        ylim=(0.005, 20),
-        yticks=[0.01, 0.1, 1, 10],
-        yticklabels=["0.01", "0.1", "1", "10"],
-    )
-    ax.minorticks_off()
-    axis_units(ax, x="steps on the same batch", y="loss (nats/token)")
+PITCH = 1.3  # from token to token, so that a frame of one leaves a gap to the next
+
+
+def _row(ax, y, text, begin=0, filling=0) -> None:
+    """One call: a frame around a cell a token, from column `begin` on, the first `filling` of them in grey."""
+    left, width = begin * PITCH - 0.5, (len(text) - 1) * PITCH + 1
+    ax.add_patch(FancyBboxPatch((left, y - 0.5), width, 1, boxstyle="round,pad=0.09,rounding_size=0.15", lw=1,
+                                ec=INK, fc="none", zorder=3))  # fmt: skip
+    for at, letter in enumerate(text):
+        x, color = (begin + at) * PITCH, SLATE if at < filling else STEEL
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, lw=0, fc=color))
+        ax.text(x, y, letter, ha="center", va="center", fontsize=9, color=PAPER)
+
+
+def agreements():
+    """Four panels: the calls that must give the same logits, and what the logits of a token may depend on."""
+    one, two = "炉火红了师傅举锤", ("炉火红了。", "锤子响")
+    fig, axes = figure(3.0, nrows=2, ncols=2)
+    titles = ("cached = full", "padded = alone", "packed = separate", "future = 0")
+    for ax, title in zip(axes.flat, titles):
+        blank(ax, (-0.8, 7 * PITCH + 0.8), (3.9, -0.8))
+        ax.set_aspect("equal")
+        ax.set_title(title, fontsize=9, loc="center", pad=4)
+    cached, padded, packed, future = axes.flat
+    for ax in (cached, padded, packed):
+        ax.text(3.5 * PITCH, 1.25, "=", ha="center", va="center", fontsize=12, color=INK)
+
+    _row(cached, 0, one)
+    _row(cached, 2.5, one[:4])
+    for at in range(4, 8):
+        _row(cached, 2.5, one[at], at)
+    for at, name in ((1.5, "prefill"), (5.5, "single steps")):
+        cached.text(at * PITCH, 3.5, name, ha="center", va="center", fontsize=8, color=SLATE)
+
+    _row(padded, 0, "···" + two[0], filling=3)
+    _row(padded, 2.5, two[0], 3)
+
+    _row(packed, 0, "".join(two))
+    packed.plot([4.5 * PITCH] * 2, [-0.75, 0.75], color=FURNACE, lw=1.8, zorder=4)
+    _row(packed, 2.5, two[0])
+    _row(packed, 2.5, two[1], 5)
+
+    t = 4
+    _row(future, 0, one[t], t)
+    future.text((t - 0.7) * PITCH, 0, "logits", ha="right", va="center", fontsize=8, color=SLATE)
+    _row(future, 2.9, one)
+    for u in range(8):
+        xs, ys = np.array([u, t + 0.09 * (u - t)]) * PITCH, np.array([2.3, 0.62])
+        color, dash = (STEEL, "-") if u <= t else (FURNACE, (0, (2, 2)))
+        future.plot(xs, ys, color=color, lw=1.1, ls=dash, solid_capstyle="butt")
+        if u > t:
+            future.text(0.6 * xs[0] + 0.4 * xs[1], 0.6 * ys[0] + 0.4 * ys[1], "×", ha="center", va="center",
+                        fontsize=12, color=FURNACE)  # fmt: skip
     return fig
 
 
 # -- the grid ----------------------------------------------------------------------------------------------------------
 
 HEADINGS = {
-    "memorises": "memorises",
+    "equals Qwen2": "equals\nQwen2",
     "starts at ln V": "starts\nat ln V",
     "every weight moves": "every weight\nmoves",
+    "memorises": "memorises",
     "cached = full": "cached\n= full",
     "padded = alone": "padded\n= alone",
     "packed = separate": "packed\n= separate",
     "future = 0": "future\n= 0",
-    "equals Qwen2": "equals\nQwen2",
 }
 
 
 def grid(verdicts: dict):
-    """name of a bug -> {test: does it object}: orange where a test objects, a count under each column."""
+    """name of a bug -> {test: does it object}: orange where a test objects, with a rim where no other does, a count
+    under each column."""
     tests = list(HEADINGS)
     fig, ax = figure(4.2)
     for row, objects in enumerate(verdicts.values()):
         for column, test in enumerate(tests):
-            ax.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, lw=0.6, edgecolor=SLATE,
+            alone = objects[test] and sum(objects.values()) == 1
+            edge, lw = (INK, 2.2) if alone else (SLATE, 0.6)
+            ax.add_patch(Rectangle((column - 0.44, row - 0.42), 0.88, 0.84, lw=lw, edgecolor=edge,
                                    facecolor=FURNACE if objects[test] else PAPER))  # fmt: skip
     foot = len(verdicts)
     for column, test in enumerate(tests):

@@ -25,21 +25,20 @@ LARGE = 1e8  # parameters; a larger model is proved in two layers of its own wid
 
 
 class Adapted:
-    """A transformers model that is called like the decoder of chapter 06; logits (B, T, V)."""
+    """A transformers model that is called like the decoder of chapter 06; logits (B, T, V).
+
+    Its one cache holds every layer, and travels as an attribute of the only item of `caches`.
+    """
 
     def __init__(self, model) -> None:
-        self.model, self.embed_tokens = model, model.model.embed_tokens
+        self.model, self.embed_tokens, self.layers = model, model.model.embed_tokens, [model]
 
     def __call__(self, tokens_BT, position_BT=None, valid_BU=None, caches=None):
+        kept = caches and vars(caches[0]).setdefault("of_all_layers", DynamicCache())
         return self.model(
-            input_ids=tokens_BT, past_key_values=caches, attention_mask=valid_BU,
-            position_ids=position_BT, use_cache=caches is not None,
+            input_ids=tokens_BT, past_key_values=kept, attention_mask=valid_BU,
+            position_ids=position_BT, use_cache=kept is not None,
         ).logits  # fmt: skip
-
-    @staticmethod
-    def empty():
-        """A cache that holds nothing yet."""
-        return DynamicCache()
 
 
 def twins(model: ModelConfig) -> tuple[Adapted, Adapted]:
@@ -69,8 +68,8 @@ def crossing(position_BT: torch.Tensor) -> float:
     return across_BTT.sum().item() / (B * T * (T + 1) / 2)
 
 
-SHAPE_COLUMNS = ["preset", "parameters (M)", "layers", "heads × channels", "key heads", "QKV bias", "RoPE base",
-                 "vocabulary", "cache (kB/token)"]  # fmt: skip
+SHAPE_COLUMNS = ["preset", "parameters (M)", "heads × channels", "key heads", "cache (kB/token)", "RoPE base",
+                 "in embedding and head"]  # fmt: skip
 
 
 def shape_row(name: str, m: ModelConfig) -> list:
@@ -80,9 +79,8 @@ def shape_row(name: str, m: ModelConfig) -> list:
     parameters = count_parameters(m)
     words = parameters["embedding"] + parameters["lm_head"]
     cache_bytes = 2 * m.num_hidden_layers * shared * channels * 2
-    return [name, f"{parameters['total'] / 1e6:,.1f}", m.num_hidden_layers, f"{heads} × {channels}", shared,
-            "yes" if m.qkv_bias else "no", f"{m.rope_theta:,.0f}", f"{words / parameters['total']:.1%}",
-            f"{cache_bytes / 1e3:.1f}"]  # fmt: skip
+    return [name, f"{parameters['total'] / 1e6:,.1f}", f"{heads} × {channels}", shared, f"{cache_bytes / 1e3:.1f}",
+            f"{m.rope_theta:,.0f}", f"{words / parameters['total']:.1%}"]  # fmt: skip
 
 
 def as_llama(m: ModelConfig) -> int:

@@ -1,7 +1,7 @@
 """Causal self-attention with grouped queries, RoPE, packed documents and a KV cache.
 
 Shapes: B batch, T query time, K key time (past + T), D model width, H query heads, G key/value
-heads, C head width.
+heads, C head width; the book writes U for this K and K for this G.
 """
 
 import torch
