@@ -302,7 +302,9 @@ def run_as_read(sources: list[list[str]], resumed: int, lived: int, names: tuple
     ax.plot(*np.argwhere(grid == 2).T[::-1], ".", color=INK, ms=2.5)  # seen in grey, too
     ax.axvline(resumed - 0.5, color=INK, lw=1.2)
     ax.axvline(lived - 0.5, color=INK, lw=1, ls=(0, (3, 2)))
-    ax.text(resumed - 1, -1.0, "resumed from here", fontsize=8.5, va="center", ha="right")
+    ax.text(
+        resumed - 1, -1.0, "resumed here, letters appended", fontsize=8.5, va="center", ha="right"
+    )
     ax.text(lived - 0.5, -1.0, "killed here", fontsize=8.5, va="center")
     for x, name, color in zip((84, 102, 120), names, colours):
         ax.plot(x, -1.0, "s", color=color, ms=6, clip_on=False)
