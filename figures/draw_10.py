@@ -203,16 +203,22 @@ def _mixed(share: float) -> tuple:
 
 
 def strips(stages: list[list[int]], marks: list[int]):
-    """Positions of an epoch of 40 samples as begun, after 16 were added, after 8 more, and of the next epoch."""
-    fig, ax = figure(2.3)
+    """Positions of an epoch of 40 samples as begun, after 16 were added, after 8 more, and of the next epoch; and the
+    way of one old sample from its place in the third order to the second and the first."""
+    fig, ax = figure(2.6)
     names = ("as begun", f"16 added at {marks[0]}", f"8 added at {marks[1]}", "next epoch")
     for row, (stage, name) in enumerate(zip(stages, names)):
         for t, s in enumerate(stage):
             tint = SOURCES[(s >= 20) + (s >= 40) + (s >= 56)]
-            ax.add_patch(Rectangle((t, 3 - row), 0.88, 0.7, color=tint, lw=0))
-        ax.text(-1, 3.35 - row, name, ha="right", va="center", fontsize=8.5)
+            ax.add_patch(Rectangle((t, 3 - row), 0.88, 0.6, color=tint, lw=0))
+        ax.text(-1, 3.3 - row, name, ha="right", va="center", fontsize=8.5)
     for row, c in enumerate(marks, 1):
-        ax.plot([c - 0.06] * 2, [2.9 - row, 3.8 - row], color=INK, lw=1.2)
+        ax.plot([c - 0.06] * 2, [2.9 - row, 3.7 - row], color=INK, lw=1.2)
+    places = _way(stages, marks[-1])
+    for row, t in enumerate(places):
+        ax.add_patch(Rectangle((t, 3 - row), 0.88, 0.6, fc="none", ec=INK, lw=1.3, zorder=3))
+        if row:
+            arrow(ax, (t + 0.44, 3.63 - row), (places[row - 1] + 0.44, 3.97 - row), INK)
     words = ("source A", "source B", "first append", "second append")
     for x, text, color in zip((0, 13, 26, 40), words, SOURCES):
         ax.add_patch(Rectangle((x, 4.15), 0.88, 0.5, color=color, lw=0))
@@ -221,6 +227,13 @@ def strips(stages: list[list[int]], marks: list[int]):
     ax.grid(False)
     ax.spines["left"].set_visible(False)
     return fig
+
+
+def _way(stages: list[list[int]], mark: int) -> list[int]:
+    """Places in the first, second and third order of a sample of the first, unread at `mark`, which moved least."""
+    ways = [[stage.index(s) for stage in stages[:3]] for s in stages[0]]
+    late = [way for way in ways if way[2] >= mark and len(set(way)) == 3]
+    return min(late, key=lambda way: abs(way[2] - way[1]) + abs(way[1] - way[0]))
 
 
 # -- a mixture ---------------------------------------------------------------------------------------------------------
@@ -243,7 +256,7 @@ def quota_walk(code: np.ndarray, share: float, quota: int, block: int):
     assert np.allclose((np.cumsum(code) - due)[ends * block - 1], behind)
     ax.plot(ends, behind, "o", color=INK, ms=3.5)
     label_line(ax, ends[-1], 0, "quotas", STEEL)
-    label_line(ax, ends[-1], max(w[-1] for w in walks), "drawn at\nrandom", SLATE)
+    label_line(ax, ends[-1], max(w[-1] for w in walks), "drawn at\nrandom,\nfour seeds", SLATE)
     ax.set(xlim=(0, ends[-1] + 0.5))
     axis_units(
         ax,
@@ -278,18 +291,25 @@ def _two_blocks(ax) -> None:
 # -- the run as it was read --------------------------------------------------------------------------------------------
 
 
-def run_as_read(sources: list[list[str]], resumed: int, names: tuple[str, str, str]):
-    """Every sample of a run as a cell, by source; `resumed`: step from which the second life counts."""
+def run_as_read(sources: list[list[str]], resumed: int, lived: int, names: tuple[str, str, str]):
+    """Every sample of a run as a cell, by source. resumed: step from which the second life counts; lived: steps of the
+    first."""
     grid = np.array([[names.index(s) for s in step] for step in sources]).T
     colours = [*SOURCES[:2], SOURCES[3]]
     fig, ax = figure(1.9)
     look = {"cmap": ListedColormap(colours), "aspect": "auto", "interpolation": "nearest"}
     ax.imshow(grid, vmin=0, vmax=2, **look)
+    ax.plot(*np.argwhere(grid == 2).T[::-1], ".", color=INK, ms=2.5)  # seen in grey, too
     ax.axvline(resumed - 0.5, color=INK, lw=1.2)
-    ax.text(resumed, -1.0, "resumed here, letters appended", fontsize=8.5, va="center")
+    ax.axvline(lived - 0.5, color=INK, lw=1, ls=(0, (3, 2)))
+    ax.text(
+        resumed - 1, -1.0, "resumed here, letters appended", fontsize=8.5, va="center", ha="right"
+    )
+    ax.text(lived - 0.5, -1.0, "killed here", fontsize=8.5, va="center")
     for x, name, color in zip((84, 102, 120), names, colours):
         ax.plot(x, -1.0, "s", color=color, ms=6, clip_on=False)
         ax.text(x + 2, -1.0, name, fontsize=8.5, va="center")
-    ax.set(yticks=[], xlabel=f"step ({len(grid)} samples each, one cell a sample)")
+    ax.set(xlim=(-0.5, len(sources) - 0.5), ylim=(len(grid) - 0.5, -0.5), yticks=[])
+    ax.set_xlabel(f"step ({len(grid)} samples each, one cell a sample)")
     ax.grid(False)
     return fig

@@ -191,6 +191,9 @@ def data_append(
     if run is not None:
         new, first = f"{added['new_samples']:,} new samples", f"step {added['from_step']:,}"
         say(f"run     {run}: {new} are mixed in from {first}")
+        if added["without_share"]:
+            names = ", ".join(added["without_share"])
+            say(f"        before it goes on, name {names} in data.weights, or have a * there")
 
 
 @command("data verify", "steel data verify shards")

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..config import UserError
 from ..runlog import read_json
 from .loader import Loader
+from .mixture import POOL
 from .pack import SETTINGS, find_inputs, locked, write_generation
 from .shards import ShardSet, read_manifest
 
@@ -30,7 +31,8 @@ def append(
     tokenizer_folder: has to be the one in the shards, which is taken without it.
     consumed: the data state of a run (`Loader.state`), or its folder: checked against `out`, and the
     answer then says what the run will mix. Returns {"generation", "documents", "tokens", "bytes"}
-    and, with `consumed`, {"from_step", "new_samples"}.
+    and, with `consumed`, {"from_step", "new_samples", "without_share"}: the sources that are new to a run
+    with shares by name. It refuses to go on until they have one, or "*" stands for them.
 
     UserError when the tokenizer is another one, when a file repeats an earlier one (both are named),
     when a shard has changed on disk, or when the run does not read these shards.
@@ -57,8 +59,14 @@ def append(
     added = {key: now[key] for key in ("documents", "tokens", "bytes")}
     if state is None:
         return {"generation": generation, **added}
-    new = ShardSet(root, manifest, "train").samples(state["sequence_length"], since=generation)
-    return {"generation": generation, **added, "from_step": state["step"], "new_samples": new}
+    grown = ShardSet(root, manifest, "train")
+    named = POOL not in state["phases"][-1]["quotas"]
+    mixed = {
+        "from_step": state["step"],
+        "new_samples": grown.samples(state["sequence_length"], since=generation),
+        "without_share": sorted({*grown.sources} - {*shards.sources}) if named else [],
+    }
+    return {"generation": generation, **added, **mixed}
 
 
 def find_state(run: Path | str) -> dict:

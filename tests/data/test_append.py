@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import files, texts, write_documents, write_lines
 
+from steel.cli import main
 from steel.config import UserError
 from steel.data import Loader, ShardSet, append, describe
 from steel.data.append import find_state
@@ -95,6 +96,30 @@ def test_a_new_source_needs_a_weight_when_the_others_have_one(grown):
     assert {"code"} <= {name for name, _ in names(new, 50, 60)} and names(new, 0, 50) == names(
         Loader(grown[0], L, 4, 0, weights), 0, 50
     )
+
+
+def test_append_names_the_new_sources_that_a_run_with_shares_will_ask_for(
+    tmp_path, packed, tokenizer_folder, capsys
+):
+    """The command announced samples to a run that then refused to start."""
+    out = tmp_path / "out"
+    shutil.copytree(packed, out)
+    shares = {"web": 1, "wiki": 1, "qa": 2}
+    for i, (weights, source, missing) in enumerate(
+        ((shares, "code", ["code"]), (shares | {"code": 1}, "qa", []), (None, "novel", []))
+    ):
+        state = Loader(ShardSet.open(out), L, 4, 0, weights).state(20)
+        folder = tmp_path / f"run{i}/checkpoints/step-00000020"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(json.dumps({"step": 20, "data": state}))
+        write_documents(tmp_path / f"new{i}/{source}.jsonl.zst", texts(40, i))
+        docs, run = tmp_path / f"new{i}", tmp_path / f"run{i}"
+        if missing:
+            with pytest.raises(SystemExit):
+                main(["data", "append", str(out), str(docs), "--run", str(run)])
+            assert "name code in data.weights" in capsys.readouterr().out
+        else:
+            assert append(out, docs, tokenizer_folder, consumed=run)["without_share"] == []
 
 
 def test_the_state_before_an_append_is_gone_and_says_so(grown):
