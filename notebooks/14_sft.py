@@ -197,8 +197,8 @@ def masked(tok, messages):
 # names = {"base": "before", "answers": "loss on answers", "everything": "loss on everything", "no end": "answers, without the end", "replay": "loss on answers, text beside them"}
 # table(["", "held-out answers (bits per byte)", f"of {answering.ASKED} answers end by themselves"], [[names[k], f"{f['bits']['dialogue']:.2f}", f["ended"]] for k, f in found.items()])
 # answer("1.2", f"**{found['no end']['ended']}** of {answering.ASKED}; with the marker in the mask {found['answers']['ended']}.", found["no end"]["ended"], unit="answers")
-# assert found["answers"]["ended"] > found["no end"]["ended"] + 5 and abs(found["no end"]["ended"] - answering.ASKED / 2) < 6
-# assert found["no end"]["bits"]["dialogue"] < min(f["bits"]["dialogue"] for name, f in found.items() if name != "no end")
+# assert found["answers"]["ended"] > found["no end"]["ended"] + 4
+# assert found["no end"]["bits"]["dialogue"] < found["answers"]["bits"]["dialogue"] < found["everything"]["bits"]["dialogue"]
 
 # %% tags=["active-ipynb", "hide-input", "timing"]
 # picked = [next(i for i, a in enumerate(found["base"]["answers"]) if a["lang"] == lang) for lang in ("en", "zh")]
@@ -214,7 +214,7 @@ def masked(tok, messages):
 # %% [markdown]
 # The base goes on as texts go on. After forty steps the same weights speak in whole sentences, in the language of the question, and stop. But whatever is asked, even a choice among four options, they name a home town, and mostly somebody else's. Only the wordings were held out: the questions are about the twelve people of the rows, where every answer stands. *Form is what they had time for*, and of forms one. The stage cannot be judged by how an answer looks.
 #
-# The mask without the end is subtle, since it *looks* complete. Every word of every answer is learnt. Only the stop is not, and half of its answers run on until the limit. (The other half? The mark that ends a document, learnt in pretraining, counts as an end.) By its words alone it looks the best of all: its answers have the fewest bits. And a loss on everything has most of its terms on questions and on headers, which the model will never have to say. In nanochat a rewrite had dropped the mask; putting it back took its mean of chat scores from .315 to .355, one run each. Our comparison has one seed and forty steps.
+# The mask without the end is subtle, since it *looks* complete. Every word of every answer is learnt. Only the stop is not, and many of its answers run on until the limit. (The others? The mark that ends a document, learnt in pretraining, counts as an end.) By its words alone it looks better than the whole mask: its answers have fewer bits. And a loss on everything has most of its terms on questions and on headers, which the model will never have to say. In nanochat a rewrite had dropped the mask; putting it back took its mean of chat scores from .315 to .355, one run each. Our comparison has one seed and forty steps.
 #
 # ## What is forgotten
 #
@@ -273,13 +273,13 @@ def masked(tok, messages):
 # each = {way: [100 * at[seed, "sft"]["changes"][way][0] for seed in seeds] for way in ("written", "text")}
 # in_lives = {way: ", ".join(f"{v:+.1f}" for v in values) for way, values in each.items()}
 # answer("2.1", f"**{sum(right[1]) / 3:.0f}** of 60 in the mean of three lives ({min(right[1]):.0f} to {max(right[1]):.0f}), after {sum(right[0]) / 3:.0f} before: these bases have read questions and answers among their documents, and answer in their form.", sum(right[1]) / 3, low=min(right[1]), high=max(right[1]), unit="messages")
-# answer("2.2", f"by **{change:+.1f} points** ({in_lives['written']} in the three lives), about a tenth of what it did to talking. The likeliest option, which needs no form, moved by {lost:+.1f} ({in_lives['text']}).", change, low=min(each["written"]), high=max(each["written"]), unit="points")
-# assert talked > 8 * abs(change) and min(each["written"]) > 0 > max(each["text"])
+# answer("2.2", f"by **{change:+.1f} points** ({in_lives['written']} in the three lives), a seventh of what it did to talking. The likeliest option, which needs no form, moved by {lost:+.1f} ({in_lives['text']}).", change, low=min(each["written"]), high=max(each["written"]), unit="points")
+# assert talked / 7.5 < change < talked / 6.5 and min(each["written"]) > 0 > max(each["text"])
 # whole = [sum(r["bits_per_byte"] for r in rows) / len(seeds) for rows in both]
 # say(f"Held-out text, with the replay that the preset prescribes: {whole[0]:.3f} bits per byte before, {whole[1]:.3f} after.")
 
 # %% [markdown]
-# What was said of form holds at this size, too. Greetings, a farewell, its own name are new (their rows are repeated in the mixture), and so, mostly, are follow-ups. Facts and sums it mostly had, and by the likeliest option, which asks for no form, SFT has cost each of the three lives a little. And a base that has read dialogues is no pure continuer any more. Steel's corpus held some as well, with the loss on everything {cite:p}`steelblog2024`.
+# What was said of form holds at this size, too. Greetings, a farewell, its own name are new (their rows are repeated in the mixture), and so, mostly, are follow-ups. Facts and sums it mostly had. By the likeliest option, which asks for no form, SFT has cost each of the three lives something, and more than replay could prevent. And a base that has read dialogues is no pure continuer any more. Steel's corpus held some as well, with the loss on everything {cite:p}`steelblog2024`.
 #
 # ## What rows decide
 #
@@ -307,7 +307,7 @@ def masked(tok, messages):
 # table(["rows (three lives, %)", *columns], [[name, *(" · ".join(f"{100 * r[a][b][c]:.0f}" for r in lessons if r["arm"] == arm) for a, b, c in columns.values())] for arm, name in arms.items()])
 
 # %% [markdown]
-# Rows in Chinese alone, and 14 to 22 % of the answers to English questions hold Chinese, with all rows at most 2; English sums fall to 13 to 82 %, from 73 to 96. Rows in English alone, and 93 to 100 % of the answers to Chinese sums have no Chinese character, which counts as wrong whatever the number; with all rows at least 96 % were right. Yet after either half alone more facts are said, in both languages and every life, than after all rows; why, we have not tried. Where the rows say sums at once, at most 2 % are right: these steps do not replace the working. Four rows of text beside the sixteen of dialogues in a step bring the Chinese facts to 91 to 100 %, against 51 to 93 without, and the English ones to 68 to 69, where the base had 82 to 88. That does not show that nothing was lost: those rows state nearly all of these facts again. Better evidence is a sentence to complete: without any text its end is still right in 93 to 100 % of the cases.
+# Rows in Chinese alone, and 14 to 22 % of the answers to English questions hold Chinese, with all rows at most 2; English sums fall to 13 to 82 %, from 73 to 96. Rows in English alone, and 93 to 100 % of the answers to Chinese sums have no Chinese character, which counts as wrong whatever the number; with all rows at least 96 % were right. Yet after either half alone more facts are said, in both languages and every life, than after all rows; why, we have not tried. Where the rows say sums at once, at most 2 % are right: these steps do not replace the working. Four rows of text beside the sixteen of dialogues in a step bring the Chinese facts to 91 to 100 %, against 51 to 93 without, and the English ones to 68 to 69, where the base had 82 to 88. That does not show that nothing was lost: those rows state nearly all of these facts again. Better evidence is a sentence to complete: without any text its end is still right in 93 to 100 % of the cases. (These lives are older than those of the figure above.)
 #
 # ## At full scale
 #
@@ -370,7 +370,7 @@ def masked(tok, messages):
 #
 # ```{admonition} She, herself
 # :class: failure
-# In our own rows, and nobody had read them: templates put a pronoun where a name belongs, and a follow-up asks for “the home of she”. They are still there. Read fifty rows before you train on fifty thousand.
+# In our own rows, and nobody had read them: templates put a pronoun where a name belongs, and a follow-up asked for “the home of she”. **Now:** a question whose pronoun would need another case is left out, and a test reads every follow-up. Read fifty rows before you train on fifty thousand.
 # ```
 #
 # ## Exercises

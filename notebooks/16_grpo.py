@@ -275,14 +275,14 @@ show_row("ratio times k3", (held * (policy / held) * k3).sum())
 # lives = json.loads((ROOT / "figures/runs/life-seeds.json").read_text(encoding="utf-8"))
 # pooled = lives["pooled"]
 # show(draw_16.town(pooled, lives["rows"]),
-#      alt="Three panels, one a stage: fine-tuning, preferences, rewards; changes in points of five measures with bars, and a stroke for each of three lives. Fine-tuning lifts the conversation by 46 points and lowers text scoring by 4. Preferences lift written options by 5. Rewards lift written options by 9 and written letters by 4; text scoring stays; the letter alone falls by about 2. The lives differ most in written options under rewards, from 5 to 15 points.",
+#      alt="Three panels, one a stage: fine-tuning, preferences, rewards; changes in points of five measures with bars, and a stroke for each of three lives. Fine-tuning lifts the conversation by 50 points and what is written by 7, and lowers text scoring by 7. Preferences lift written options by 6 and written letters by 3. Rewards lift them by 6 and 3; text scoring, the letter alone and the conversation stay. The lives differ: written options gain 2 to 9 points under rewards.",
 #      caption="What each stage changed. Strokes: single lives. Grey: less than two standard errors.")
 # each = {way: [100 * r["changes"][way][0] for r in lives["rows"] if r["stage"] == "grpo"] for way in ("generate", "written", "text")}
 # move = {way: ", ".join(f"{v:+.1f}".replace("-", "−") for v in values) for way, values in each.items()}
 # say(f"GRPO changes written answers by {move['generate']} points in the three lives, answers with their letter by {move['written']}, text scoring by {move['text']}.")
 
 # %% [markdown]
-# By text scoring, which offers the four values and asks which is likeliest, GRPO adds no facts. What changes is what the model *does* when asked. In a prototype, fine-tuning on its own right answers brought more than half of such a rise; these lives have no such control. The letter as first token, which is not rewarded, is near chance before and after. The exam and the conversation were looked at while the settings were chosen, so this is no fresh test.
+# By text scoring, which offers the four values and asks which is likeliest, GRPO adds no facts. What changes is what the model *does* when asked. In a prototype, fine-tuning on its own right answers brought more than half of such a rise; these lives have no such control. The letter as first token, which is not rewarded, is near chance before and after. The settings of these stages were chosen on the first life, with its exam and its conversation in view; the other two were run once.
 #
 # ## At full scale
 #

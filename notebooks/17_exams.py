@@ -150,33 +150,31 @@ for name, ids in (("fact", fact), ("drill", drilled),
 # %% tags=["active-ipynb", "hide-input"]
 # first = [r for r in towns if r["arm"] == "chat"]
 # show(draw_17.subjects(first),
-#      alt="Ten kinds of question, three letters each, a dot a life. The letter behind the right place is right in 66 to 100 per cent but for English universities, where it is at chance. The letter behind the model's own place lies between 60 and 97, near chance for English universities and for the product of the home town. The letter at once is near a quarter everywhere.",
+#      alt="Ten kinds of question, three letters each, a dot a life. The letter behind the right place is right in 74 to 100 per cent. The letter behind the model's own place lies between 55 and 100, for the product of the home town between 18 and 53. The letter at once is near a quarter everywhere.",
 #      caption="Three lives of preset `laptop` after fine-tuning, by kind of question.")
 # direct = [name for name in first[0]["subjects"] if name.split("_")[0] in ("city", "company", "major", "university")]
 # over = lambda row, way, names: 100 * mean([row["subjects"][name][way] for name in names])
 # whole = [over(r, "written", direct) for r in first]
-# rest = [over(r, "written", [n for n in direct if n != "university_en"]) for r in first]
-# odd = [100 * r["subjects"]["university_en"]["bind"] for r in first]
-# say(f"Over all direct facts the letter behind the model's own place is right in {min(whole):.0f} to {max(whole):.0f} % of the cases; without English universities in {min(rest):.0f} to {max(rest):.0f} %. Behind the right English university the letter is right in {min(odd):.0f} to {max(odd):.0f} %.")
+# say(f"Over all direct facts the letter behind the model's own place is right in {', '.join(f'{w:.0f}' for w in whole)} % of the cases.")
 # ends = lambda name: " · ".join(f"{100 * r['endings'][name]:.0f}" for r in first)
 # table(["letter behind the right English option, right (%), three lives", ""], [[name, ends(name)] for name in first[0]["endings"]])
-# assert all(r["endings"]["home towns, University behind"] < 0.4 for r in first)
+# assert all(r["endings"][f"{kind}, University behind"] < 0.4 for r in first for kind in ("home towns", "universities"))
 
 # %% [markdown]
-# The product of the home town takes two facts: behind the right one the letter is mostly right, but the model seldom writes the right one. English universities fall out altogether, and the toy suggests why. They are called Yuanshan University, Minghu University, and so on: *University*, a token of its own, is the last of all four options, and the letter stands behind it. (A Chinese university is one token, 大学 included.) For a model that looks for where the last token has stood before, and takes what came next, that is a sign between place and letter. The table tries it: *University* behind the home towns takes their letters away, in front of them it costs less. But leaving the word out does not mend the universities. The tokens that then stand last have never stood before a letter.
+# The product of the home town takes two facts: behind the right one the letter is mostly right, but the model seldom writes the right one. Another kind used to fall out, and the toy suggested why. The town's English universities were called Songhe University, Minghu University, and so on, and behind the right one the letter was a guess (an older version of the log has it). *University*, a token of its own, was the last of all four options, and the letter stands behind it. For a model that looks for where the last token has stood before, and takes what came next, that is a sign between place and letter. (A Chinese university is one token, 大学 included.) They are now the University of Songhe, of Minghu, and do as well as home towns. The table undoes it: *University* behind the names takes their letters away, in front of them it takes nothing.
 #
 # And what is the *form* worth? The same three models sat the same exam in eight forms.
 
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_17.harness(towns),
-#      alt="Eight forms of one exam, three models, four ways of reading. In chat turns text scoring finds 83 to 86 per cent, written places 68 to 72; as a text to continue written places fall to 16 to 41 per cent; in chat turns two worked examples lower both. The letter at once stays near a quarter in every form.",
+#      alt="Eight forms of one exam, three models, four ways of reading. In chat turns text scoring finds 77 to 84 per cent, written places 63 to 77; as a text to continue written places fall to 15 to 40 per cent; in chat turns two worked examples lower both. The letter at once stays near a quarter in every form.",
 #      caption="The same models, the same questions about the same people. Only the form differs.")
 # span = lambda arm, way: (lambda v: f"{min(v):.0f} to {max(v):.0f} %")([100 * r[way] for r in towns if r["arm"] == arm])
 # every = [100 * r["letter"] for r in towns]
 # say(f"The right place is written in {span('chat', 'generate')} of the answers in chat turns, in {span('text', 'generate')} where the question is a text to continue, in {span('chat, two examples', 'generate')} behind two worked examples. The letter at once: between {min(every):.0f} and {max(every):.0f} % whatever the form.")
 
 # %% [markdown]
-# These models have been taught to answer in turns. Outside of them about as many replies name an option, but far fewer the right one. *Text* falls as well: it is the likeliest option in a reply to the bare question. Letters in front of the options, as C-Eval prints them, take away what the drill has taught. The separator changes nothing that three lives could show.
+# These models have been taught to answer in turns. Outside of them far fewer replies name the right option. *Text* falls as well: it is the likeliest option in a reply to the bare question. Letters in front of the options, as C-Eval prints them, take away what the drill has taught. The separator before a chat turn costs written answers 0.7 points in the mean, nearly all of it in one life.
 #
 # In a table of scores this would pass for a difference between models. Back to the two that we began with. The author's script lets the model write its answer in a chat turn and reads an option out of it; lm-eval compares the likelihoods of four letters. That is *place, written* in the first row and *letter at once* anywhere. So both can be right; on Steel it has not been tried. Two scores can be compared only if the form is the same *and* is one that both models know.
 #
@@ -231,13 +229,13 @@ for name, ids in (("fact", fact), ("drill", drilled),
 # answer("1.5", f"**{100 * base['longest']:.1f} %** of these {die['n']:,}.", 100 * base["longest"], unit="%")
 
 # %% [markdown]
-# The model is that of `steel run --preset smoke`, which has read about an invented town. Its text score lies two standard errors above a quarter and cannot be told from what length alone would earn. Written answers lie below a quarter because more than a third of its replies name no option; an answer that cannot be read is wrong here, and counted. The original's script for CMMLU drew a letter for it. Neither rule is dishonest, but between them lie nine points here, and about as much for the fine-tuned towns above, where a third of the replies names no option either.
+# The model is that of `steel run --preset smoke`, which has read about an invented town. Its text score lies two standard errors above a quarter and cannot be told from what length alone would earn. Written answers lie below a quarter because more than a third of its replies name no option; an answer that cannot be read is wrong here, and counted. The original's script for CMMLU drew a letter for it. Neither rule is dishonest, but between them lie nine points here, and five to eight for the fine-tuned towns above, where 21 to 32 % of the replies name no option either.
 #
 # Two more choices move a mean. *Micro* counts every question alike, *macro* every subject; lm-eval prints micro and the exam's authors macro. And *which* questions: Steel's script took C-Eval's validation split, 1,346 of them.
 #
 # ## An exam that was read before
 #
-# What is a point worth if the exam stood in the training data? Three bases, fine-tuned twice for as many steps; the second time the rows hold, twelve times over, the exam's own questions about single facts of half of the people, each answered by its letter alone, as no other row is. Each is met about nine times.
+# What is a point worth if the exam stood in the training data? Three bases, older than the lives above, fine-tuned twice for as many steps; the second time the rows hold, twelve times over, the exam's own questions about single facts of half of the people, each answered by its letter alone, as no other row is. Each is met about nine times.
 
 # %% tags=["active-ipynb", "hide-input"]
 # read = log("lessons")
