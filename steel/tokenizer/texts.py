@@ -33,18 +33,23 @@ def document_text(document: Document) -> str:
     return text if text.strip() else ""
 
 
+def said(document: Document) -> str:
+    """What a tokenizer is trained on and measured by: of a dialogue what is said, for the template's
+    markers are entries already; "" where packing rejects it."""
+    return document.readable() if document_text(document) else ""
+
+
 def document_texts(docs: Path) -> Iterator[str]:
-    """The text of every document in a folder that has one; dialogues in the chat template."""
-    return filter(None, map(document_text, read_documents(docs)))
+    """What every document in a folder says that says something."""
+    return filter(None, map(said, read_documents(docs)))
 
 
 def sample_texts(docs: Path | str, most_bytes: int) -> list[str]:
     """Texts of about `most_bytes` of UTF-8 in all, from everywhere in a folder or file of documents.
 
     Every document has the same chance, so sources keep their shares. Those with the smallest hashes
-    are drawn: the same documents give the same sample, in whatever files they lie. Of a dialogue it
-    takes what is said: the template's markers are entries already. All files are read; only what is
-    drawn is parsed and held in memory.
+    are drawn: the same documents give the same sample, in whatever files they lie. All files are
+    read; only what is drawn is parsed and held in memory.
     """
     drawn: list[tuple[int, int, bytes]] = []  # a heap; the largest hash, negative, stands first
     held = 0
@@ -54,10 +59,9 @@ def sample_texts(docs: Path | str, most_bytes: int) -> list[str]:
         rank = -int.from_bytes(hashlib.blake2b(line, digest_size=8).digest())
         if held >= most_bytes and rank < drawn[0][0]:
             continue
-        document = decode(line, f"{file}:{number}")
-        if not document_text(document):
+        text = said(decode(line, f"{file}:{number}")).encode("utf-8", "ignore")
+        if not text:
             continue
-        text = document.readable().encode("utf-8", "ignore")
         heapq.heappush(drawn, (rank, place, text))
         held += len(text)
         while held - len(drawn[0][2]) >= most_bytes:
