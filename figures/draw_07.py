@@ -175,12 +175,12 @@ def who_reads_whom(maps: dict, sentence: str, titles: dict):
     _box(ax, 5.6, 2.95, 2.8, 0.9, "a slot", EXPERTS)
     arrow(ax, (hammer, 0.95), (8.1, 2.9), FURNACE, 1.6)
     arrow(ax, (5.9, 2.9), (comma, 0.98), FURNACE, 1.6)
-    ax.plot([comma + 0.5] * 2, [-0.15, -2.4], color=INK, lw=3)
+    ax.plot([comma + 0.5] * 2, [-0.15, -2.1], color=INK, lw=3)
     arrow(ax, (hammer, -0.1), (comma + 0.68, -1.3), SLATE, bend=-0.3)
     ax.text(
         5.5, 4.2, "the window: every slot reads every token", ha="center", fontsize=8, color=FURNACE
     )
-    ax.text(5.5, -3.1, "the locked door: attention's mask", ha="center", fontsize=8, color=INK)
+    ax.text(5.5, -2.8, "the locked door: attention's mask", ha="center", fontsize=8, color=INK)
     ax.set_title("two ways from the hammer\nto the comma", fontsize=9.5)
     blank(ax, (-0.7, 11.7), (-3.5, 4.7))
     _draw_maps(fig, axes, maps, sentence, titles)
