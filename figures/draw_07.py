@@ -153,12 +153,44 @@ def three_tries():
 # -- who sees whom -----------------------------------------------------------------------------------------------------
 
 
-def leak_maps(maps: dict, sentence: str, titles: dict, wide: bool = True):
+def leak_maps(maps: dict, sentence: str, titles: dict):
     """Influence of the token below (column) on the output at the token left (row), each map by its own largest entry;
     exactly zero is blank."""
+    fig, axes = figure(3.6, ncols=len(maps))
+    _draw_maps(fig, axes, maps, sentence, titles)
+    return fig
+
+
+def who_reads_whom(maps: dict, sentence: str, titles: dict):
+    """The two ways from the hammer to the comma, attention's and the slots', and beside them what `leak_maps` draws."""
+    fig, (ax, *axes) = figure(4.1, wide=True, ncols=1 + len(maps))
+    comma, hammer = sentence.index("，"), sentence.index("锤")
+    for t, letter in enumerate(sentence):
+        ax.add_patch(Rectangle((t - 0.42, 0), 0.84, 0.9, color=TOKENS, alpha=0.85, lw=0))
+        ax.text(t, 0.45, letter, ha="center", va="center", fontsize=10, color=PAPER)
+        if t != hammer:
+            ax.plot([t, 7], [0.95, 2.9], color=TOKENS, lw=0.6, alpha=0.5)
+        if t < comma:
+            arrow(ax, (t, -0.1), (comma - 0.15, -0.1), SLATE, bend=0.45)
+    _box(ax, 5.6, 2.95, 2.8, 0.9, "a slot", EXPERTS)
+    arrow(ax, (hammer, 0.95), (8.1, 2.9), FURNACE, 1.6)
+    arrow(ax, (5.9, 2.9), (comma, 0.98), FURNACE, 1.6)
+    ax.plot([comma + 0.5] * 2, [-0.15, -2.1], color=INK, lw=3)
+    arrow(ax, (hammer, -0.1), (comma + 0.68, -1.3), SLATE, bend=-0.3)
+    ax.text(
+        5.5, 4.2, "the window: every slot reads every token", ha="center", fontsize=8, color=FURNACE
+    )
+    ax.text(5.5, -2.8, "the locked door: attention's mask", ha="center", fontsize=8, color=INK)
+    ax.set_title("two ways from the hammer\nto the comma", fontsize=9.5)
+    blank(ax, (-0.7, 11.7), (-3.5, 4.7))
+    _draw_maps(fig, axes, maps, sentence, titles)
+    return fig
+
+
+def _draw_maps(fig, axes, maps: dict, sentence: str, titles: dict) -> None:
+    """A map of `maps` on each of `axes`, and one bar of colours."""
     T = len(sentence)
-    fig, axes = figure(4.1 if wide else 3.6, wide=wide, ncols=len(maps))
-    for ax, (name, map_TT) in zip(axes, maps.items()):
+    for ax, (name, map_TT) in zip(axes, maps.items(), strict=True):
         shown = np.log10(np.where(map_TT > 0, map_TT, np.nan))
         image = ax.imshow(
             shown - np.nanmax(shown), cmap=HEAT, vmin=-3, vmax=0, interpolation="nearest"
@@ -175,7 +207,6 @@ def leak_maps(maps: dict, sentence: str, titles: dict, wide: bool = True):
     bar.ax.set_yticklabels(["≤ 0.001", "0.01", "0.1", "1"])
     bar.set_label("of the largest entry; blank: exactly zero", fontsize=8)
     bar.outline.set_visible(False)
-    return fig
 
 
 def sci(value: float) -> str:
@@ -332,6 +363,9 @@ def two_clocks():
         shared = left + 3 * step + step / 2
         arrow(ax, (shared, y["x"] - 0.05), (shared, y["y"] + 0.47), STEEL, 1.3)
         ax.text(shared + 0.09, 3.3, "$f_0$", fontsize=9, color=STEEL)
+        own = left + box + 0.11  # the shares of the third token: between the boxes and f0
+        ax.plot([own, own], [y["x"] - 0.03, 0.98], color=EXPERTS, lw=0.8)
+        arrow(ax, (own, 0.98), (middle + 0.06, 0.98), EXPERTS, 0.8)
         if s < 2:
             ahead = left + width + gap
             arrow(ax, (left + box + 0.03, y["N"] + 0.1), (ahead - 0.04, y["n"] + 0.38), green, 1.3)
@@ -353,7 +387,7 @@ def two_clocks():
     ax.text(-0.2, 3.4, "prior  $\\pi_j b_j$, rms", color=SLATE, **note)
     ax.text(-0.2, y["u"] + 0.25, "slots", color=TOKENS, **note)
     ax.text(-0.2, y["z"] + 0.25, "slot experts, once", color=EXPERTS, **note)
-    ax.text(-0.2, 0.98, "share out  $c_{tj}$", color=EXPERTS, **note)
+    ax.text(-0.2, 0.98, "share out  $c_{tj}$, by $x_t$", color=EXPERTS, **note)
     ax.text(-0.2, y["y"] + 0.2, "outputs  $y_t$", **note)
     ax.text(
         2 * (width + gap) + width + 0.2,

@@ -101,5 +101,14 @@ def exercise_4(mended):
     assert torch.allclose(moderate, truth_JD.flatten(), atol=1e-2), (
         "a token of moderate score s must weigh exp(s) against the prior's 1"
     )
+    eight_TD = x_TD[: C + 1].clone()
+    eight_TD[:C, 0] = torch.tensor([8.0] + [0.0] * (C - 1))
+    first_DJ = torch.zeros_like(dispatch_DJ)
+    first_DJ[0] = 1.0
+    e = math.exp(8.0)
+    truth_JD = (prior_JD + e * eight_TD[0] + eight_TD[1:C].sum(dim=0)) / (e + C)
+    assert torch.allclose(
+        mended(eight_TD, first_DJ, prior_JD, C)[C], truth_JD.flatten(), atol=0.05
+    ), "a score of 8 is still moderate: exp(8) is 2,981 times the prior's 1"
     loud = mended(1e3 * x_TD, dispatch_DJ, prior_JD, C)
     assert torch.isfinite(loud).all(), "scores in the thousands give inf or nan"

@@ -13,7 +13,7 @@ from torch import nn
 
 from figures.experiments.ablation import row_config
 from figures.experiments.runs import town_shards, train_run
-from steel.config import Config, ModelConfig, from_dict, load
+from steel.config import Config, ModelConfig, from_dict
 from steel.model import SteelForCausalLM, build, steel_config
 from steel.model.attention import rope_tables
 from steel.model.modeling import Context, SteelDecoderLayer
@@ -118,20 +118,3 @@ def proof_subject(model: ModelConfig) -> nn.Module:
         return build(model, dtype=torch.float64).eval()
     small = dataclasses.replace(model, num_hidden_layers=2, vocab_size=256)
     return perturb(build(small, seed=1, dtype=torch.float64))
-
-
-def quiet_leak(deviation: float = 0.005, length: int = 19) -> float:
-    """How far earlier logits move with the last token, in float64, in two fresh v3 layers of Steel's width: experts
-    N(0, deviation^2), all other matrices N(0, 0.02^2)."""
-    shape = dataclasses.replace(load("steel-1b").model, num_hidden_layers=2, vocab_size=256)
-    model = build(shape, seed=1, dtype=torch.float64).eval()
-    torch.manual_seed(0)
-    ids_BT = torch.randint(256, (1, length))
-    other_BT = ids_BT.clone()
-    other_BT[:, -1] = (other_BT[:, -1] + 1) % 256
-    with torch.no_grad():
-        for name, w in model.named_parameters():
-            if w.ndim > 1:
-                w.normal_(std=deviation if ".experts." in name else 0.02)
-        moved = model(other_BT).logits - model(ids_BT).logits
-    return moved[:, :-1].abs().max().item()

@@ -37,8 +37,7 @@ class SegmentPlan:
     num_segments: int
     segment_length: int
     count_B: torch.Tensor  # tokens in each row's open segment after this forward
-    complete_B: torch.Tensor  # True where the row's last real token filled its segment
-    any_complete: bool  # the same on the host, where it is asked once per layer
+    done_R: torch.Tensor  # the rows whose last real token filled its segment
     last_B: torch.Tensor | None = None  # segment in which the row's last real token lies
     start_BS: torch.Tensor | None = None  # first token of each segment among all B·T, int32
     length_BS: torch.Tensor | None = None  # tokens of each segment, int32
@@ -83,8 +82,8 @@ def plan_segments(
     document_BS.scatter_add_(1, segment_BT, starts_BT.long())
     some_B = valid_BT.any(dim=1)
     count_B = torch.where(some_B, (offset_BT[:, -1] + 1) % length, count_B)
-    complete_B = some_B & (count_B == 0)
-    plan = SegmentPlan(S, length, count_B, complete_B, bool(complete_B.any()), segment_BT[:, -1])
+    done_R = (some_B & (count_B == 0)).nonzero()[:, 0]
+    plan = SegmentPlan(S, length, count_B, done_R, segment_BT[:, -1])
     plan.start_BS, plan.length_BS = segment_spans(segment_BT, valid_BT, S)
     plan.padded = padded
     if not even:
@@ -112,7 +111,7 @@ def plan_step(length: int, valid_BT: torch.Tensor | None, count_B: torch.Tensor)
     adds_B = torch.ones_like(count_B) if valid_BT is None else valid_BT[:, -1].long()
     count_B = count_B + adds_B
     full_B = (count_B == length) & adds_B.bool()
-    return SegmentPlan(1, length, count_B % length, full_B, bool(full_B.any()))
+    return SegmentPlan(1, length, count_B % length, full_B.nonzero()[:, 0])
 
 
 def to_grid(x: torch.Tensor, plan: SegmentPlan) -> torch.Tensor:
@@ -293,18 +292,18 @@ class SteelCausalSoftMoE(nn.Module):
         return n, m
 
     def _close(self, state, plan, dtype):
-        """Where a segment is complete: n <- γ n + N, N <- 0 (m, M likewise), and z follows."""
+        """In rows that filled a segment: n <- γ n + N, N <- 0 (m, M likewise), and z follows."""
         state = {**state, "count": plan.count_B}
-        if not plan.any_complete:
+        done_R = plan.done_R
+        if len(done_R) == 0:
             return state
         gamma_J1 = torch.sigmoid(self.decay.to(state["n"].dtype))[:, None]
-        done_B11 = plan.complete_B[:, None, None]
-        for past, sums in (("n", "N"), ("m", "M")):
-            folded = gamma_J1 * state[past] + state[sums]
-            state[past] = torch.where(done_B11, folded, state[past])
-            state[sums] = torch.where(done_B11, 0.0, state[sums])
-        # Rows that completed none get the same z as before.
-        state["z"] = self._slot_outputs(state["n"], state["m"], dtype)
+        n, m = (gamma_J1 * state[a][done_R] + state[b][done_R] for a, b in (("n", "N"), ("m", "M")))
+        z = self._slot_outputs(n, m, dtype)
+        for name, rows in {"n": n, "m": m, "z": z}.items():
+            state[name] = state[name].index_copy(0, done_R, rows)
+        for name in ("N", "M"):
+            state[name] = state[name].index_fill(0, done_R, 0.0)
         return state
 
 

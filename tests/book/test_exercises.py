@@ -152,6 +152,7 @@ WRONG = {
     "running maximum": slots_read(lambda s, C: (s - s.cummax(dim=0).values).exp()),
     "maximum of a segment": slots_read(per_segment),
     "maximum over slots": slots_read(lambda s, C: (s - s.amax(dim=1, keepdim=True)).exp()),
+    "bounded too tightly": slots_read(lambda s, C: s.clamp(-5, 5).exp()),
     "no maximum at all": slots_read(lambda s, C: s.exp()),
     "reads its own segment": slots_read(lambda s, C: (15 * torch.tanh(s / 15)).exp(), own=True),
 }

@@ -153,6 +153,21 @@ def test_ragged_left_padded_batch_equals_each_row_alone(feed_forward):
                 torch.testing.assert_close(out.logits[index, 0], alone, **TOLERANCE)
 
 
+def test_slot_experts_run_for_those_rows_only_that_filled_a_segment():
+    """Rows out of step: each runs its slots once a segment, not whenever some other row does."""
+    model = double_model(tiny("causal_soft_moe"))
+    tokens, mask = left_pad([random_tokens(1, n, seed=n)[0] for n in (1, 2, 3, 4)])
+    runs = []
+    with torch.no_grad():
+        cache = model(tokens, attention_mask=mask, use_cache=True).past_key_values
+        experts = model.model.layers[0].mlp.experts
+        experts.register_forward_hook(lambda module, given, out: runs.append(given[0].shape[1]))
+        for _ in range(SEGMENT):
+            mask = torch.cat((mask, mask.new_ones(4, 1)), dim=1)
+            model(tokens[:, -1:], attention_mask=mask, past_key_values=cache, use_cache=True)
+    assert sum(runs) == 4 * model.config.slots_per_expert
+
+
 @pytest.mark.parametrize("chunk", [1, 3, SEGMENT])
 @pytest.mark.parametrize("feed_forward", CAUSAL)
 def test_ragged_prefill_in_chunks_equals_each_row_alone(feed_forward, chunk):
