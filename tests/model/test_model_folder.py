@@ -59,7 +59,8 @@ def test_a_fresh_process_without_steel_loads_and_generates(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     for name, value in load_file(tmp_path / "out.safetensors").items():
         # Not bit for bit: tensors read from a file lie at other memory alignments, so sums round differently.
-        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+        # v2 with one thread against two: 5e-6.
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=2e-5, msg=name)
     saved_again = {path.name for path in (tmp_path / "again_dense").iterdir()}
     assert {"modeling.py", "configuration.py", "causal_soft_moe.py", "config.json"} <= saved_again
 
