@@ -1,4 +1,4 @@
-"""Figures of chapter 11: a training step, a checkpoint's life, a step of FSDP, planned memory, a spike."""
+"""Figures of chapter 11: a training step, a checkpoint's life, a step of FSDP, planned memory, two schedules."""
 
 from __future__ import annotations
 
@@ -245,46 +245,45 @@ def memory_bars(bars: dict[str, dict[str, float]]):
         label_line(ax, left, row, f"{parts['total'] / 2**30:.0f} GiB with the runtime", INK)
     labels = [*reversed(bars)]
     ax.set(
-        yticks=range(len(labels)), yticklabels=labels, xlim=(0, 46), ylim=(-0.6, len(labels) + 0.6)
+        yticks=range(len(labels)), yticklabels=labels, xlim=(0, 84), ylim=(-0.6, len(labels) + 0.6)
     )
+    ax.plot([80, 80], [-0.6, len(labels) - 0.4], color=INK, lw=1, ls="--")
+    label_line(ax, 80, 1.5, "80 GiB", INK, ha="right", xytext=(-4, 0))
     ax.set_xlabel("GiB on each GPU")
     ax.grid(False)
-    for x, (part, colour) in zip((0.9, 8.1, 14.6, 21.1, 27.5, 34.8), PARTS.items()):
+    names = {"gathered": "bf16 copies", "optimizer": "moments", "parameters": "weights"}
+    for x, (part, colour) in zip((1.5, 13.5, 26.5, 40, 55.5, 70.5), PARTS.items()):
         ax.plot(x, len(labels) + 0.2, "s", color=colour, markersize=6, clip_on=False)
-        label_line(ax, x, len(labels) + 0.2, part)
+        label_line(ax, x, len(labels) + 0.2, names.get(part, part))
     return fig
 
 
-def after(found: dict[str, list[dict]], steps: range = range(18, 22)) -> dict[str, float]:
-    """Mean loss of each run over these steps [nats/token]."""
-    chosen = {
-        n: [r["loss"] for r in rows if r["kind"] == "step" and r["step"] in steps]
-        for n, rows in found.items()
-    }
-    return {name: sum(losses) / len(losses) for name, losses in chosen.items()}
+def schedules():
+    """A cosine, and warm-up, stable, decay with the two futures of its last checkpoint before the fall."""
+    from steel.config import TrainConfig
+    from steel.train.schedule import decay_start, learning_rate_factor
 
+    fig, ax = figure(2.3)
 
-def incident(found: dict[str, list[dict]]):
-    """Loss and gradient norm of runs that meet a NaN at step 7 and garbage from step 13 to 17."""
-    fig, axes = figure(2.9, ncols=2, width_ratios=(1.5, 1))
-    rows = {name: [r for r in log if r["kind"] == "step"] for name, log in found.items()}
-    highest = max(r["loss"] or 0 for log in rows.values() for r in log)
-    for (name, log), colour, place in zip(rows.items(), (SLATE, FURNACE, STEEL), (0.92, 0.8, 0.68)):
-        for ax, key in zip(axes, ("loss", "grad_norm")):
-            values = [math.nan if r[key] is None else r[key] for r in log]
-            ax.plot([r["step"] for r in log], values, color=colour, lw=1.5)
-        axes[0].text(18.2, place * highest, name, color=colour, fontsize=8.5)
-    for ax in axes:
-        ax.axvspan(12.5, 17.5, color=FURNACE, alpha=0.12, linewidth=0)
-        ax.set(xlim=(0, 25), ylim=(0, None))
-    line = {"arrowstyle": "-", "color": INK, "lw": 0.7}
-    near, away = (7, next(iter(rows.values()))[6]["loss"]), (5.5, 0.45 * highest + 1.5)
-    axes[0].annotate(
-        "NaN: skipped", near, xytext=away, fontsize=8.5, color=INK, ha="center", arrowprops=line
-    )
-    axes[0].text(15, 0.6, "garbage", color=FURNACE, ha="center", fontsize=8.5)
-    axis_units(axes[0], x="step", y="loss (nats/token)")
-    axis_units(axes[1], x="step", y="gradient norm before clipping")
+    def line(schedule: str, steps: int, first: int, colour: str, **how):
+        share = {"schedule": schedule, "warmup_steps": 40, "decay_fraction": 200 / steps}
+        cfg = TrainConfig(steps=steps, min_learning_rate_ratio=0.0, **share)
+        x = range(first, steps + 1)
+        ax.plot(x, [learning_rate_factor(s, steps, cfg) for s in x], color=colour, **how)
+        return decay_start(steps, cfg)
+
+    line("cosine", 1000, 0, SLATE)
+    line("wsd", 1500, 800, STEEL, ls=(0, (4, 2)))
+    fork = line("wsd", 1000, 0, STEEL)
+    ax.plot([fork], [1], "o", color=HELD, ms=8, zorder=5)
+    label_line(ax, fork, 1.13, "kept for good", HELD, ha="center", xytext=(0, 0))
+    label_line(ax, 300, 1.08, "warm-up, stable", STEEL, ha="center", xytext=(0, 0))
+    label_line(ax, 470, 0.52, "cosine", SLATE, ha="right", xytext=(0, 0))
+    label_line(ax, 925, 0.5, "decay now,\non another mixture", STEEL)
+    label_line(ax, 1150, 1.08, "more data", STEEL, ha="center", xytext=(0, 0))
+    label_line(ax, 1425, 0.5, "decay later", STEEL)
+    ax.set(xlim=(0, 1680), ylim=(0, 1.22), xticks=[], yticks=[0, 1], yticklabels=["0", "peak"])
+    axis_units(ax, x="step", y="learning rate")
     return fig
 
 
@@ -337,7 +336,7 @@ def line_of_the_wire(preset: str = "steel-1b-causal") -> float:
     tokens = cfg.train.micro_batch_size * cfg.data.sequence_length
     size = count_parameters(cfg.model)["total"]
     rate = flops_per_token(cfg.model, cfg.data.sequence_length).total / size  # k
-    line = 6 / rate * card.peak * card.mfu / tokens * 7 / 8  # from n > 6/k C/B
+    line = 6 / rate * card.peak * card.mfu / tokens * 7 / 8  # from n > 6/k C/B (W-1)/W
     seconds = tokens * rate * size / (card.peak * card.mfu)
     assert math.isclose(line, 3 * 2 * size * 7 / 8 / seconds)
     for how, times in (("grad_op", 1), ("full", 2)):  # far above the line only the rest is left

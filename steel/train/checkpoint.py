@@ -35,6 +35,12 @@ from .schedule import decay_start
 
 MANIFEST = "manifest.json"
 KEYS = ("model", "optimizers")  # of a checkpoint's tensors
+FREE = frozenset(
+    "max_position_embeddings initializer_range balance_loss use_cache pad_token_id bos_token_id "
+    "eos_token_id architectures dtype transformers_version".split()
+)
+"""Fields of a model's configuration that say nothing of what its weights compute: a resumed run may
+come with others."""
 LISTED_WITHIN_S = 60.0
 """How long a network file system may take to show one machine what another has written [s]."""
 _FULL = {
@@ -77,7 +83,8 @@ class Checkpoints:
         """Write the checkpoint of `step`, and remove old ones. UserError when the disk is full."""
         self.wait()
         target, temporary = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}.tmp"
-        state = {"step": step, "for_good": self._for_good(step), **state}
+        facts = {"for_good": self._for_good(step), "model": _configuration(model)}
+        state = {"step": step, **facts, **state}
         where = {"checkpoint_id": str(temporary), "no_dist": self.world.size == 1}
         with self.world.together(), _writing(temporary, target):
             if self.world.is_main:
@@ -159,6 +166,7 @@ def load(checkpoint: Path, model: nn.Module, optimizers: list, world: World) -> 
         _verify(checkpoint, world)
     tensors = dict(zip(KEYS, get_state_dict(model, optimizers), strict=True))
     _check_names(checkpoint, tensors["model"])
+    _check_configuration(checkpoint, model)
     settings = [[{**g} for g in optimizer.param_groups] for optimizer in optimizers]
     try:
         dcp.load(tensors, checkpoint_id=str(checkpoint), no_dist=world.size == 1)
@@ -221,6 +229,25 @@ def _check_names(checkpoint: Path, weights: dict) -> None:
         where = "is only in the checkpoint" if odd[0] in stored else "is not in it"
         problem = f"checkpoint {checkpoint} does not fit this model ({odd[0]} {where})"
         raise UserError(f"{problem}; use another run folder")
+
+
+def _configuration(model: nn.Module) -> dict:
+    """What the model computes with its weights, field by field, as JSON; {} where nothing says so."""
+    config = getattr(getattr(model, "lm", model), "config", None)
+    if not hasattr(config, "to_json_string"):
+        return {}
+    fields = json.loads(config.to_json_string(use_diff=False))
+    return {k: v for k, v in fields.items() if k not in FREE and not k.startswith("_")}
+
+
+def _check_configuration(checkpoint: Path, model: nn.Module) -> None:
+    """UserError when the weights would mean something else here, which no shape needs to show."""
+    then, now = read_state(checkpoint).get("model", {}), _configuration(model)
+    changed = [k for k in sorted(then.keys() & now.keys()) if then[k] != now[k]]
+    if changed:
+        what = ", ".join(f"{key} {then[key]}, now {now[key]}" for key in changed)
+        problem = f"the run was started with another model ({what})"
+        raise UserError(f"{problem}; set it back, or start a new run folder")
 
 
 @contextlib.contextmanager

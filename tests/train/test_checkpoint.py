@@ -106,6 +106,36 @@ def test_a_checkpoint_of_a_deeper_or_a_flatter_model_is_refused(tmp_path, corpus
             pretrain(tiny(train__steps=3, model__num_hidden_layers=layers), corpus[0], tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"rope_theta": 5000.0}, "rope_theta 10000.0, now 5000.0"),
+        ({"rms_norm_eps": 1e-3}, "rms_norm_eps 1e-06, now 0.001"),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 4},
+            "head_dim 16, now 8, num_attention_heads 2, now 4, num_key_value_heads 2, now 4",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_model_of_the_same_shapes_that_computes_otherwise_is_refused(
+    tmp_path, corpus, change, said
+):
+    pretrain(tiny(train__steps=2), corpus[0], tmp_path)
+    before = (tmp_path / "log.jsonl").read_bytes()
+    other = {f"model__{key}": value for key, value in change.items()}
+    with pytest.raises(UserError) as caught:
+        pretrain(tiny(train__steps=3, **other), corpus[0], tmp_path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert (tmp_path / "log.jsonl").read_bytes() == before, "refused before anything is touched"
+
+
+def test_what_the_weights_do_not_compute_with_may_change(tmp_path, corpus):
+    pretrain(tiny(train__steps=2), corpus[0], tmp_path)
+    other = {"model__initializer_range": 0.1, "model__max_position_embeddings": 128}
+    assert pretrain(tiny(train__steps=3, **other), corpus[0], tmp_path).resumed_from == 2
+
+
 def test_a_save_in_flight_is_waited_for_before_the_next_and_at_the_end(tmp_path, monkeypatch):
     import threading
     import time
