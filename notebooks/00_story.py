@@ -35,17 +35,18 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 # import shutil
 # from collections import Counter
 #
+# import numpy as np
 # import torch
 #
 # from figures import draw_00, facts
 # from figures.experiments import first_model
 # from figures.style import answer, badge, say, show, table
+# from steel.data.shards import ShardSet
 # from steel.evaluation.cloze import load_cloze
 # from steel.model.folder import open_model
 # from steel.plan import count_parameters
 # from steel.runlog import read_log
 # from steel.tokenizer import bpe
-# from steel.tokenizer.texts import document_texts
 # from steel.train import checkpoint
 # from steel.train.parallel import World
 #
@@ -278,8 +279,10 @@ print(f"{share:.0%} of the peak, day and night")
 
 # %% tags=["active-ipynb"]
 # tokenizer = bpe.load(RUN / "tokenizer")
-# ids = [i for text in document_texts(RUN / "docs") for i in bpe.encode_text(tokenizer, text)]
-# frequency = [n / len(ids) for n in Counter(ids).values()]
+# shards = ShardSet.open(RUN / "shards")
+# ids = np.empty(shards.tokens, shards.dtype)
+# shards.read(0, ids)
+# frequency = [n / len(ids) for n in Counter(ids.tolist()).values()]
 # uniform = math.log(cfg.model.vocab_size)
 # unigram = -sum(p * math.log(p) for p in frequency)
 # print([tokenizer.decode([i]) for i in bpe.encode_text(tokenizer, "她毕业于弘毅大学。")])

@@ -61,7 +61,7 @@ def command(*words):
 # %% [markdown]
 # ```{admonition} Predict
 # :class: predict
-# 1. The original's deduplicator gives each page a fingerprint of the runs of six *words* in it, words being what stands between blanks, and removes pages whose fingerprints nearly agree. SteelTown has 1,861 clean documents, most of them Chinese, and about a hundred planted copies. Given all of them at once, what per cent does it remove?
+# 1. The original's deduplicator gives each page a fingerprint of the runs of six *words* in it, words being what stands between blanks, and removes pages whose fingerprints nearly agree. SteelTown has 1,886 clean documents, most of them Chinese, and about a hundred planted copies. Given all of them at once, what per cent does it remove?
 # 2. Thirty pages of forty sentences, each made from the one before by changing three. Joining neighbours to clusters would leave one page. A program compares each page with those that it has *kept*, and calls it a copy if they share three quarters of their runs of characters. How many are left?
 # 3. The usual rule says that a question is in the training text if the two share a run of 13 words. Put letters for words, as one must where nobody writes blanks. The town's exam has 30 English questions, and none of them stands in its documents. How many does the rule accuse?
 # ```
@@ -425,7 +425,7 @@ for n in (2, 4, 8, 16, 40):
 # print(plan[plan.index("Data   "):])
 
 # %% [markdown]
-# The preset `cpu` reads the whole town five times, so most sources are warned of; but one of them stands out: code, a quarter by plan, is read 24 times. [Chapter 11](11_pretrain.ipynb) explains level and decay.
+# The preset `cpu` reads the whole town five times, so most sources are warned of; but one of them stands out: code, a quarter by plan, is read 26 times. [Chapter 11](11_pretrain.ipynb) explains level and decay.
 #
 # Which mixture is *best* takes runs at several sizes, and nobody on this project has made them. The arithmetic gives those that are possible.
 #
