@@ -266,7 +266,7 @@ def woken(runs: dict, steps: list[int]):
         for seed, (loud, _) in enumerate(runs[key]):
             axes[0].semilogy(steps, loud, color=color, ls=style, lw=1.1, alpha=0.8,
                              label="" if seed else name)  # fmt: skip
-    axes[0].set(xticks=steps[::2], ylim=(1e-4, 5))
+    axes[0].set(xticks=steps[::2], ylim=(6e-5, 2))
     axis_units(axes[0], x="step", y="last layer over stream (RMS)")
     fig.legend(loc="outside lower center", ncol=4, fontsize=SMALL, handlelength=2.4)
     for at, (key, (color, _)) in enumerate(look.items()):
