@@ -21,7 +21,6 @@ from figures.style import (
     figure,
     footer,
     label_line,
-    seed_band,
 )  # fmt: skip
 
 TOKENS, EXPERTS = SEMANTIC["tokens"], SEMANTIC["experts"]
@@ -58,14 +57,14 @@ def _box(ax, x, y, w, h, text="", color=INK, fill=0.0, size=8.0, style="solid") 
 
 
 def arms():
-    """One row per arm: a token, the six experts it could meet, what fills the slots, its work."""
-    fig, ax = _canvas(4.0, (-2.35, 11.75), (-0.75, 10.3))
+    """One row per arm: a token, the feed-forward it could meet, what fills the slots, its work."""
+    fig, ax = _canvas(4.6, (-2.35, 11.75), (-2.3, 10.3))
     left, wide, pitch, high = 3.2, 0.72, 0.8, 0.78
     top = 9.75
     for x, word, ha in (
         (-2.35, "arm", "left"),
         (0.25, "token", "center"),
-        (left + 2.4, "six experts", "center"),
+        (left + 2.4, "feed-forward", "center"),
         (8.55, "weights that one\ntoken pays for", "left"),
     ):
         ax.text(x, top, word, fontsize=8.5, color=SLATE, ha=ha, va="center")
@@ -75,6 +74,7 @@ def arms():
         ("top-2", "2 of 6"),
         ("causal", "1 of 6, and 5 shared\namong C tokens"),
         ("placebo", "the same"),
+        ("two gates", "6 of 6"),
     )
     for n, (name, price) in enumerate(rows):
         y = 7.9 - 1.95 * n
@@ -83,8 +83,13 @@ def arms():
         ax.add_patch(Rectangle((0.05, y + 0.2), 0.4, 0.4, color=TOKENS, alpha=0.9, lw=0))
         at = lambda j: left + pitch * j  # noqa: B023, E731
         middle = y + high / 2
-        if name == "dense":
-            _box(ax, left, y, 5 * pitch + wide, high, "one layer, six times as wide", EXPERTS, 0.35)
+        if name in ("dense", "two gates"):
+            words = (
+                "one layer, six times as wide"
+                if name == "dense"
+                else "narrower, with a second gate"
+            )
+            _box(ax, left, y, 5 * pitch + wide, high, words, EXPERTS, 0.35)
             arrow(ax, (0.55, middle), (left - 0.08, middle), TOKENS, 1.4)
             continue
         for j in range(6):
@@ -93,9 +98,9 @@ def arms():
             slots = name in ("causal", "placebo") and j > 0
             if absent:
                 continue
-            label = "$f_0$" if name in ("causal", "placebo") and j == 0 else ""
+            label = "shared" if name in ("causal", "placebo") and j == 0 else ""
             fill = 0.35 if met else 0.0
-            _box(ax, at(j), y, wide, high, label, EXPERTS if met or slots else SLATE, fill,
+            _box(ax, at(j), y, wide, high, label, EXPERTS if met or slots else SLATE, fill, 6.5,
                  style="solid" if met or slots else (0, (2, 2)))  # fmt: skip
             if slots:
                 square = Rectangle((at(j) + 0.18, y + 0.2), 0.36, 0.36, fc=TOKENS if name == "causal" else "none",
@@ -253,17 +258,17 @@ def woken(runs: dict, steps: list[int]):
 
     runs: (arm, std) -> list of (loudness by evaluation, losses by evaluation), one a seed.
     """
-    fig, axes = figure(2.9, ncols=2, width_ratios=(1.25, 1))
+    fig, axes = figure(3.3, ncols=2, width_ratios=(1.25, 1))
     look = {("dense", None): (SLATE, "-"), ("dense", 0.02): (SLATE, (0, (3, 2))),
             ("two gates", None): (STEEL, "-"), ("two gates", 0.02): (STEEL, (0, (3, 2)))}  # fmt: skip
-    for key, (color, style) in look.items():
+    names = ("one gate, ours", "one gate, 0.02", "two gates, ours", "two gates, 0.02")
+    for name, (key, (color, style)) in zip(names, look.items(), strict=True):
         for seed, (loud, _) in enumerate(runs[key]):
-            axes[0].semilogy(steps, loud, color=color, ls=style, lw=1.4 if seed == 0 else 0.7)
-    words = ((1.2e-2, "dashed: 0.02", INK), (3.5e-3, "one gate", SLATE), (1e-3, "two gates", STEEL))
-    for at, word, color in ((12, "solid: ours", INK), *words):
-        label_line(axes[0], steps[-1], at, word, color, ha="right", xytext=(0, 0))
-    axes[0].set(xticks=steps[::2], ylim=(1e-4, 30))
+            axes[0].semilogy(steps, loud, color=color, ls=style, lw=1.1, alpha=0.8,
+                             label="" if seed else name)  # fmt: skip
+    axes[0].set(xticks=steps[::2], ylim=(6e-5, 2))
     axis_units(axes[0], x="step", y="last layer over stream (RMS)")
+    fig.legend(loc="outside lower center", ncol=4, fontsize=SMALL, handlelength=2.4)
     for at, (key, (color, _)) in enumerate(look.items()):
         last = [losses[-1] for _, losses in runs[key]]
         axes[1].plot(
@@ -279,28 +284,34 @@ def woken(runs: dict, steps: list[int]):
 # -- what the seeds tell -----------------------------------------------------------------------------------------------
 
 
-def outcome(rows: list[dict], found: dict, source: str, first: int = 150_000):
-    """Left: held-out loss against FLOPs. Right: every difference that was asked, at three budgets."""
+def outcome(losses: dict, found: dict, source: str):
+    """Left: mean held-out loss of each arm at three budgets. Right: every difference that was asked, at the three.
+
+    losses: budget -> arm -> losses, one a seed.
+    """
     fig, axes = figure(4.6, wide=True, ncols=2, width_ratios=(1, 1.35))
-    ax, ends = axes[0], []
-    for arm, color in COLOURS.items():
-        mine = [r for r in rows if r["variant"] == arm]
-        if not mine:
-            continue
-        keep = [k for k, (t, _) in enumerate(mine[0]["curve"]) if t >= first][::-2][::-1]
-        work = [mine[0]["curve"][k][0] * mine[0]["flops_per_token"] / 1e12 for k in keep]
-        losses = [[r["curve"][k][1] for k in keep] for r in mine]
-        seed_band(ax, work, losses, color, middle=np.mean)
-        ends.append([float(np.mean([c[-1] for c in losses])), work[-1], arm, color])
-    ends.sort()
-    low, high = ax.get_ylim()
-    gap, at = (high - low) / 17, -np.inf
-    for end, work, arm, color in ends:  # labels at equal distance where the curves end together
-        at = max(at + gap, end - gap * (len(ends) - 1) / 2 if at == -np.inf else end)
-        ax.plot([work, work * 1.05], [end, at], color=color, lw=0.5)
-        label_line(ax, work * 1.05, at, f"{arm} {end:.2f}", color, xytext=(2, 0), fontsize=8.5)
-    ax.set_xlim(right=max(e[1] for e in ends) * 1.45)
-    axis_units(ax, x="training work (TFLOP)", y="held-out loss (nats/token)")
+    ax = axes[0]
+    means = {arm: [float(np.mean(losses[k][arm])) for k in BUDGETS] for arm in losses["tokens"]}
+    for arm, line in means.items():
+        ax.plot(range(3), line, "o-", color=COLOURS[arm], ms=5, lw=1.6)
+    for k in range(3):
+        best = min(means, key=lambda arm: means[arm][k])  # noqa: B023
+        ax.plot([k], [means[best][k]], "o", ms=12, mfc="none", mec=INK, mew=1.0)
+        if k < 2:  # at the last budget the labels of the lines say it
+            level = [arm for arm in means if means[arm][k] < means[best][k] + 0.005]
+            ax.annotate(", ".join(level), (k, means[best][k]), xytext=(0, -15), textcoords="offset points",
+                        ha="center", fontsize=8.5, color=INK)  # fmt: skip
+    low, high = min(min(v) for v in means.values()), max(max(v) for v in means.values())
+    at, step = -np.inf, (high - low) / 15
+    for arm in sorted(
+        means, key=lambda arm: means[arm][2]
+    ):  # labels apart where the lines end together
+        at = max(at + step, means[arm][2])
+        ax.plot([2.05, 2.14], [means[arm][2], at], color=COLOURS[arm], lw=0.5)
+        label_line(ax, 2.14, at, f"{arm} {means[arm][2]:.2f}", COLOURS[arm], xytext=(2, 0))
+    ax.set(xlim=(-0.3, 2.95), ylim=(low - 2.2 * step, max(high, at) + step), xticks=range(3),
+           xticklabels=[f"equal\n{name}" for name in BUDGETS.values()])  # fmt: skip
+    axis_units(ax, y="held-out loss (nats/token)")
     ax = axes[1]
     marks = {"tokens": "o", "flops": "s", "seconds": "^"}
     pairs = [pair for pair in ASKED if pair in found["tokens"]]
@@ -313,8 +324,9 @@ def outcome(rows: list[dict], found: dict, source: str, first: int = 150_000):
             color = COLOURS[a]
             ax.errorbar(one.difference.mean, y, xerr=one.difference.half, fmt=marks[budget], color=color, ms=6,
                         lw=1.3, mfc=color if one.established else PAPER)  # fmt: skip
-            ax.annotate(BUDGETS[budget], (1.0, y), xycoords=("axes fraction", "data"), fontsize=SMALL, va="center",
-                        color=INK if one.established else SLATE, xytext=(4, 0), textcoords="offset points")  # fmt: skip
+            if row == len(pairs) - 1:  # the marks mean the same in every row
+                ax.annotate(BUDGETS[budget], (1.0, y), xycoords=("axes fraction", "data"), fontsize=8, va="center",
+                            color=INK, xytext=(4, 0), textcoords="offset points")  # fmt: skip
     ax.axvline(0, color=INK, lw=0.9)
     ax.set(
         yticks=range(len(pairs)),

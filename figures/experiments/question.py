@@ -1,4 +1,4 @@
-"""Does a causal mixture earn its place? Five arms at a size where it counts, on one GPU, in two starts at most.
+"""Does a causal mixture earn its place? Five arms at a size where it counts, on one GPU, in starts of nine minutes.
 
     python -m figures.experiments.question --prepare-from docs --data carry     on a CPU: tokenizer, shards, their size
     python -m figures.experiments.question --data carry --out question.json     on the GPU; again after a time limit
