@@ -50,6 +50,8 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 # from steel.train import checkpoint
 # from steel.train.parallel import World
 #
+# cfg.train.steps, cfg.train.eval_every = first_model.STEPS, first_model.EVERY
+# cfg.train.checkpoint_every = cfg.train.steps // 2
 # parameters = count_parameters(cfg.model)["total"]
 # budget = cfg.train.steps * cfg.train.batch_size * cfg.data.sequence_length
 # show(draw_00.two_furnaces(parameters, budget), alt="Raw files are processed into documents, encoded as tokens, a model is trained on them, and the base model is asked what it knows. Below, the same way at two sizes: Steel in 2024 with eight GPUs, and this page on your CPU.",
@@ -94,7 +96,7 @@ def base_model(cfg, run, **given):
 # ```{admonition} Predict
 # :class: predict
 # A loss in *nats* per token says how surprised the model is by the next token: one that knows nothing hesitates between all 1,024 entries of its vocabulary, and its loss is ln 1024 = 6.93. This one
-# will read half a million tokens, five times over what there is.
+# will read four hundred thousand tokens, four times over what there is.
 #
 # 1. At how many nats per token does its loss on held-out text end?
 # 2. Take the moment at which this loss has done four fifths of its whole way down. How many of the 24 Chinese facts does the model say by then?
@@ -102,7 +104,6 @@ def base_model(cfg, run, **given):
 
 # %% tags=["active-ipynb"]
 # shutil.rmtree(RUN, ignore_errors=True)  # this notebook starts afresh every time
-# cfg.train.eval_every = first_model.EVERY
 # torch.set_num_threads(1)  # for a model this small more of them cost more than they bring
 # life = base_model(cfg, RUN, measure=first_model.facts_said(RUN), prompts=None)
 
@@ -296,7 +297,7 @@ print(f"{share:.0%} of the peak, day and night")
 # towns = {"1": first_model.examined(RUN), **first_model.others()}
 # asked = towns["1"]
 # there, late = first_model.reached(asked, 0.8), first_model.reached(asked, 0.95)
-# show(draw_00.learning(read_log(RUN / "pretrain" / "log.jsonl", "step"), towns, uniform, unigram), alt="Two panels over tokens read. Above, held-out loss falls from 6.9 nats through the unigram entropy of 5.6 to about 0.9. Below, the share of its way that the loss has done, which rises at once and flattens, and the share of the facts said, which stays near zero, then climbs in the second half to all of the Chinese and a fifth of the English facts. Two other seeds look alike.",
+# show(draw_00.learning(read_log(RUN / "pretrain" / "log.jsonl", "step"), towns, uniform, unigram), alt="Two panels over tokens read. Above, held-out loss falls from 6.9 nats through the unigram entropy of 5.6 to about 0.9. Below, the share of its way that the loss has done, which rises at once and flattens, and the share of the facts said, which stays near zero, then climbs in the second half to about 20 of the 24 Chinese and a few of the English facts. Two other seeds look alike.",
 #      caption="Above: the loss of your run. Below, on the same axis: how much of its way down the loss has done, and how many of 24 facts in each language the model says. "
 #              "Thin: two other seeds, each with a town, a vocabulary and a beginning of its own (figures/runs/first-model.json).")
 # ends, said_there = [rows[-1]["loss"] for rows in towns.values()], [rows[first_model.reached(rows, 0.8)]["facts_zh"] for rows in towns.values()]

@@ -24,7 +24,7 @@ from steel.tokenizer import bpe
 from steel.tokenizer.bpe import encode_text
 
 LOG = Path(__file__).resolve().parents[1] / "runs" / "first-model.json"
-EVERY = 10  # steps between two examinations
+STEPS, EVERY = 104, 13  # of the first model; between two examinations
 
 
 def facts_said(run: Path) -> Callable:
@@ -85,6 +85,7 @@ def main(seeds: list[str]) -> None:
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             settings = [f"seed={seed}", f"train.eval_every={EVERY}", "train.checkpoint_every=0"]
+            settings.append(f"train.steps={STEPS}")
             life = Life(load("cpu", settings), Path(folder) / "run")
             life.open()
             for name in ("world", "documents", "tokenizer", "shards"):
