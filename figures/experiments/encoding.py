@@ -50,8 +50,6 @@ def main(docs: Path, out: Path, most_bytes: int = 20_000_000) -> None:
         for name, (seconds, ids) in found.items():
             row = {"entries": entries, "library": name, "tokens": sum(map(len, ids))}
             row |= {"cpu_seconds": round(seconds, 3), "bytes_per_cpu_second": round(held / seconds)}
-            if name == "gigatoken":
-                row["by_tokenizers"] = sum(bool(encode.HARD.search(text)) for text in texts)
             print(ledger.add(row))
 
 

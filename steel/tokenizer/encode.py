@@ -2,10 +2,11 @@
 installed (extra `fast`), else by `tokenizers`, the same ids either way.
 
 gigatoken knows the common pre-tokenisers, Qwen2's for one, and not ours. A merge that was learned
-inside our pieces never crosses their edges, so a coarser cut of the text gives the same ids, and
-Qwen2's is coarser but for three things: combining marks, numerals of the Han script (〇) and line
-ends with other space between them. A text that holds one of these goes to `tokenizers`, and so does
-one with a rare character, for libraries know different editions of Unicode.
+inside our pieces seldom crosses their edges, so a coarser cut of the text mostly gives the same ids.
+The others are known, and go to `tokenizers`: a text in which Qwen2's cut is the finer one (combining
+marks, numerals of the Han script such as 〇, line ends with other space between them), or which has a
+rare character, for libraries know different editions of Unicode; and one that got a token with bytes
+of two characters and not the whole of both, the only kind that can lie across an edge.
 """
 
 import json
@@ -13,7 +14,7 @@ import re
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -38,7 +39,7 @@ _COMMON = (
     "\u3041-\u3096\u309b-\u30ff\u3200-\u321e\u3220-\u3243\u3280-\u32fe\u3300-\u33ff\u3400-\u4db5"
     "\u4e00-\u9fa5\uac00-\ud7a3\uff01-\uff5e\uffe0-\uffe6\U0001f300-\U0001f64f\U0001f680-\U0001f6c5"
 )
-HARD = re.compile(rf"[^{_COMMON}]|[\r\n][^\S\r\n]+[\r\n]")
+_HARD = re.compile(rf"[^{_COMMON}]|[\r\n][^\S\r\n]+[\r\n]")
 
 
 def encoder(tokenizer_json: str) -> Encode:
@@ -47,10 +48,14 @@ def encoder(tokenizer_json: str) -> Encode:
     by_tokenizers, fast = plain(tokenizer_json), _gigatoken(json.loads(tokenizer_json))
     if fast is None:
         return by_tokenizers
+    reader, entries = decoders.ByteLevel(), json.loads(tokenizer_json)["model"]["vocab"]
+    read = {i: reader.decode([entry]) for entry, i in entries.items()}
+    across = {i for i, text in read.items() if "\ufffd" in text and len(text) > 1}
 
     def encode(texts: list[str]) -> list[list[int]]:
         ids = fast(texts)
-        again = [i for i, text in enumerate(texts) if HARD.search(text)]
+        pairs = enumerate(zip(texts, ids, strict=True))
+        again = [i for i, (text, its) in pairs if _HARD.search(text) or not across.isdisjoint(its)]
         for i, found in zip(again, by_tokenizers([texts[i] for i in again]), strict=True):
             ids[i] = found
         return ids

@@ -51,6 +51,17 @@ def test_ids_of_hard_texts_are_the_same(trained):
     assert [t for t, a, b in zip(texts, found, expected, strict=True) if a != b] == []
 
 
+def test_ids_where_a_merge_joins_parts_of_two_characters():
+    """Learned inside a run of Hanzi, such a merge would also join what stands on both sides of an edge."""
+    rng = random.Random(3)
+    signs = [chr(0x4E00 + rng.randrange(5000)) for _ in range(150)]
+    kana = [chr(c) for c in range(0x3042, 0x3094)] + list("│─，。、")
+    tokenizer = bpe.train(["".join(rng.choices(signs, k=30)) for _ in range(900)], 3000)
+    texts = ["".join(rng.choices(signs + kana, k=30)) for _ in range(2000)]
+    found, expected = both(tokenizer, texts)
+    assert found == expected
+
+
 def test_ids_around_every_character_are_the_same(trained):
     every = [chr(c) for c in range(0x10000) if not 0xD800 <= c < 0xE000]
     texts = [f"年{a} a{a}人{a}\n{b}'s" for a, b in zip(every, every[1:], strict=False)]
