@@ -151,7 +151,7 @@ for name, ids in (("fact", fact), ("drill", drilled),
 # first = [r for r in towns if r["arm"] == "chat"]
 # show(draw_17.subjects(first),
 #      alt="Ten kinds of question, three letters each, a dot a life. The letter behind the right place is right in 74 to 100 per cent. The letter behind the model's own place lies between 55 and 100, for the product of the home town between 18 and 53. The letter at once is near a quarter everywhere.",
-#      caption="Three lives of preset `laptop` after fine-tuning, by kind of question.")
+#      caption="Three lives of preset laptop after fine-tuning, by kind of question.")
 # direct = [name for name in first[0]["subjects"] if name.split("_")[0] in ("city", "company", "major", "university")]
 # over = lambda row, way, names: 100 * mean([row["subjects"][name][way] for name in names])
 # whole = [over(r, "written", direct) for r in first]

@@ -2,9 +2,9 @@
 
     python -m figures.experiments.when --out runs/when                 when.json; about a minute a row
 
-A town of preset smoke is read by the same model for the same steps, three tenths of the rows dialogues and tasks, seven
+A town of preset cpu is read by the same model for the same steps, three tenths of the rows dialogues and tasks, seven
 tenths text. Arms differ only in when: in every step, in the last three tenths (while the rate decays), in the first
-three tenths, or in no step, the text having all. Bases are asked as they stand, and after one epoch of fine-tuning.
+three tenths, or in no step, the text having all. The bases are asked as they stand.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from steel.align.stage import run as train_stage
 from steel.config import Config, Phase, load
 from steel.evaluation.cloze import cloze, load_cloze
 from steel.evaluation.conversation import converse, messages
 from steel.evaluation.exam import run_exam
 from steel.evaluation.perplexity import bits_per_byte, load_domains
-from steel.life import ALIGNMENT, Life
+from steel.life import Life
 from steel.model.folder import open_model
 from steel.runlog import read_json
 from steel.train import pretrain
@@ -35,11 +34,10 @@ ARMS = ("all along", "at the end", "at the beginning", "never")
 
 
 def settings(seed: int) -> Config:
-    """Preset smoke without drills, which need the first steps for themselves."""
-    cfg = load("smoke")
-    world = dataclasses.replace(cfg.world, drills=0)
+    """Preset cpu, with no look at the model before the end."""
+    cfg = load("cpu")
     train = dataclasses.replace(cfg.train, eval_every=0, checkpoint_every=0)
-    return dataclasses.replace(cfg, seed=seed, world=world, train=train)
+    return dataclasses.replace(cfg, seed=seed, train=train)
 
 
 def mixed(cfg: Config, arm: str, sizes: dict[str, int]) -> Config:
@@ -78,7 +76,7 @@ def asked(folder: Path, run: Path, seed: int) -> dict:
 
 def main(out: Path, seeds: int = 3) -> None:
     """Every arm under several seeds of town and model: OUT/when.json; a killed run goes on."""
-    same = {"preset": "smoke, without drills", "share": SHARE, "arms": list(ARMS)}
+    same = {"preset": "cpu", "share": SHARE, "arms": list(ARMS)}
     ledger = Ledger(out / "when.json", "when dialogues are read", same)
     for seed in range(1, seeds + 1):
         cfg = settings(seed)
@@ -89,18 +87,13 @@ def main(out: Path, seeds: int = 3) -> None:
         sizes: Counter[str] = Counter()
         for shard in read_json(life.run / "shards" / "manifest.json")["shards"]:
             sizes[shard["source"]] += shard["tokens"] * (shard["split"] == "train")
-        files = [life.run / "world" / "post" / name for name in ALIGNMENT["sft"]]
         for arm in ARMS:
             if ledger.find(seed=seed, arm=arm):
                 continue
-            here = out / "models" / f"{arm}-{seed}".replace(" ", "-")
+            here = out / f"{arm}-{seed}".replace(" ", "-")
             own = mixed(cfg, arm, sizes)
-            pretrain.pretrain(own, life.run / "shards", here / "base", life.run / "tokenizer")
-            row = {"seed": seed, "arm": arm, "base": asked(here / "base" / "hf", life.run, seed)}
-            tuned = train_stage(
-                "sft", own, here / "base" / "hf", files, here / "sft", replay=life.run / "shards"
-            )
-            print(ledger.add(row | {"sft": asked(tuned, life.run, seed)}), flush=True)
+            pretrain.pretrain(own, life.run / "shards", here, life.run / "tokenizer")
+            print(ledger.add({"seed": seed, "arm": arm, **asked(here / "hf", life.run, seed)}))
             shutil.rmtree(here)
 
 
