@@ -53,8 +53,8 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def text_of(record: object, without: tuple[str, ...] = ()) -> str:
-    """All strings of a record, a line each, but those under the keys in `without`."""
-    return "\n".join(text for key, text in leaves(record) if key not in without)
+    """All strings of a record that are not empty, a line each, but those under the keys in `without`."""
+    return "\n".join(text for key, text in leaves(record) if text and key not in without)
 
 
 def _parquet(payloads: list[dict], source: str) -> bytes:
