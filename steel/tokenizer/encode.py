@@ -14,8 +14,6 @@ import re
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from tokenizers import Tokenizer, decoders
-
 Encode = Callable[[list[str]], list[list[int]]]
 
 # Runs of Hanzi, words of other scripts with their leading space, single digits, punctuation, line
@@ -45,6 +43,8 @@ _HARD = re.compile(rf"[^{_COMMON}]|[\r\n][^\S\r\n]+[\r\n]")
 def encoder(tokenizer_json: str) -> Encode:
     """The function from texts to their ids, for the content of a tokenizer.json; special tokens
     inside a text are text."""
+    from tokenizers import decoders  # here, as below: a packing process starts without it
+
     by_tokenizers, fast = plain(tokenizer_json), _gigatoken(json.loads(tokenizer_json))
     if fast is None:
         return by_tokenizers
@@ -65,6 +65,8 @@ def encoder(tokenizer_json: str) -> Encode:
 
 def plain(tokenizer_json: str) -> Encode:
     """The same by `tokenizers` alone."""
+    from tokenizers import Tokenizer
+
     core = Tokenizer.from_str(tokenizer_json)
     core.encode_special_tokens = True
     return lambda texts: [e.ids for e in core.encode_batch_fast(texts, add_special_tokens=False)]
