@@ -89,14 +89,15 @@ def over_parameters(ax, points: list[tuple], f: dict, found: list[float], x: str
     grid = np.geomspace(N.min() / 1e3 * 0.93, at * 1.03, 80)
     ax.plot(grid, plain(grid * 1e3), color=SLATE, lw=1, ls=(0, (4, 3)))
     ax.plot(grid, law(grid * 1e3), color=STEEL, lw=1.4)
-    for n, y in others:
-        ax.plot(n / 1e3, y, "o", color=SLATE, ms=3, alpha=0.7, mew=0)
+    for n, y in others:  # beside the own ones, which would hide them
+        ax.plot(n / 1e3 * 0.97, y, "o", color=SLATE, ms=3, alpha=0.7, mew=0)
     ax.plot(N / 1e3, loss, "o", color=INK, ms=3.6, mew=0)
     ax.plot([at] * len(found), found, "o", color=FURNACE, ms=4, zorder=4, alpha=0.85, mew=0)
     ax.set(xscale="log", yscale="log")
     ticks = sorted({float(f"{v:.2g}") for v in [*N / 1e3, at]})
     ax.set_xticks(ticks, [f"{v:g}" for v in ticks])
-    levels = np.round(np.geomspace(min(found), loss.max(), 5), 1)
+    digits = 1 if loss.max() - min(found) > 1 else 2
+    levels = np.round(np.geomspace(min(found), loss.max(), 5), digits)
     ax.set_yticks(levels, [f"{v:g}" for v in levels])
     ax.minorticks_off()
     axis_units(ax, x=x, y="held-out loss (nats/token)")
@@ -112,6 +113,7 @@ def throws(points: list[tuple], forecasts: list[dict], found: list[float]):
     own, others = ([p[:2] for p in points if p[2] == mine] for mine in (True, False))
     at = over_parameters(left, own, forecasts[0], found, "parameters (thousands)", others)
     label_line(left, at, min(found), "the sixth", FURNACE, xytext=(-7, 3), ha="right")
+    label_line(left, own[1][0] / 1e3, own[1][1], "law of seed 1", STEEL, xytext=(7, 5))
     for y, (f, loss) in enumerate(zip(forecasts, found)):
         right.plot(
             [f["low"], f["high"]], [y, y], color=STEEL, lw=3, alpha=0.45, solid_capstyle="butt"
