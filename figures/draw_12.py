@@ -57,21 +57,24 @@ def ladder(widths: list[int], parameters: list[int]):
 
 
 def rates(tries: list[dict]):
-    """Loss over the learning rate, one panel an optimizer, one line a width; the lowest of each is ringed."""
-    fig, axes = figure(2.8, ncols=2, sharey=True)
+    """Loss over the learning rate, one panel an optimizer, one line a width; the lowest mean of each is ringed.
+
+    Dots are seeds, lines go through their means.
+    """
+    fig, axes = figure(2.9, ncols=2, sharey=True)
     shades = dict(zip((24, 40, 64), (SLATE, OKABE_ITO["sky"], STEEL)))
     for ax, (optimizer, name) in zip(axes, (("adamw", "AdamW"), ("muon", "Muon"))):
         for width, color in shades.items():
             own = [r for r in tries if (r["optimizer"], r["width"]) == (optimizer, width)]
-            own = sorted((r for r in own if r["rate"] >= 0.5), key=lambda r: r["rate"])
-            low = min(own, key=lambda r: r["loss"])
-            ax.plot([r["rate"] for r in own], [r["loss"] for r in own], "-o", color=color, ms=3)
-            ax.plot(low["rate"], low["loss"], "o", mfc="none", mec=FURNACE, ms=9)
-            up = 5 if (optimizer, width) == ("adamw", 64) else -5 if width == 40 else 0
-            place = {"xytext": (5, up)}
-            label_line(ax, own[-1]["rate"], own[-1]["loss"], f"width {width}", color, **place)
-        ax.set(xscale="log", xlim=(0.4, 8.5))
-        ax.set_xticks([0.5, 1, 2, 4], ["½", "1", "2", "4"])
+            ax.plot([r["rate"] for r in own], [r["loss"] for r in own], "o", color=color, ms=2.2)
+            at = sorted({r["rate"] for r in own})
+            means = [float(np.mean([r["loss"] for r in own if r["rate"] == rate])) for rate in at]
+            ax.plot(at, means, color=color)
+            low = int(np.argmin(means))
+            ax.plot(at[low], means[low], "o", mfc="none", mec=FURNACE, ms=9)
+            label_line(ax, at[0], means[0], f"{width}", color, xytext=(-5, 0), ha="right")
+        ax.set(xscale="log", xlim=(0.34, 9.5))
+        ax.set_xticks([0.5, 1, 2, 4, 8], ["½", "1", "2", "4", "8"])
         ax.minorticks_off()
         y = f"{name}: held-out loss (nats/token)"
         axis_units(ax, x="learning rate (times the pair's)", y=y)

@@ -273,8 +273,3 @@ def test_the_town_of_chapter_12_is_a_family_that_reads_less_than_it_holds():
     assert ladder.rung(cfg, town.TARGET, town.RATIO).tokens < 1e6
     with pytest.raises(UserError, match="--what"):
         town.main(None, "everything")
-
-
-def test_the_rates_of_chapter_12_are_tried_around_the_best_of_them():
-    tried = {(one.optimizer, one.width, one.rate) for one in town.RATES}
-    assert set(town.BEST) <= tried and len(tried) == 24
