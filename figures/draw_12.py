@@ -57,21 +57,24 @@ def ladder(widths: list[int], parameters: list[int]):
 
 
 def rates(tries: list[dict]):
-    """Loss over the learning rate, one panel an optimizer, one line a width; the lowest of each is ringed."""
-    fig, axes = figure(2.8, ncols=2, sharey=True)
+    """Loss over the learning rate, one panel an optimizer, one line a width; the lowest mean of each is ringed.
+
+    Dots are seeds, lines go through their means.
+    """
+    fig, axes = figure(2.9, ncols=2, sharey=True)
     shades = dict(zip((24, 40, 64), (SLATE, OKABE_ITO["sky"], STEEL)))
     for ax, (optimizer, name) in zip(axes, (("adamw", "AdamW"), ("muon", "Muon"))):
         for width, color in shades.items():
             own = [r for r in tries if (r["optimizer"], r["width"]) == (optimizer, width)]
-            own = sorted((r for r in own if r["rate"] >= 0.5), key=lambda r: r["rate"])
-            low = min(own, key=lambda r: r["loss"])
-            ax.plot([r["rate"] for r in own], [r["loss"] for r in own], "-o", color=color, ms=3)
-            ax.plot(low["rate"], low["loss"], "o", mfc="none", mec=FURNACE, ms=9)
-            up = 5 if (optimizer, width) == ("adamw", 64) else -5 if width == 40 else 0
-            place = {"xytext": (5, up)}
-            label_line(ax, own[-1]["rate"], own[-1]["loss"], f"width {width}", color, **place)
-        ax.set(xscale="log", xlim=(0.4, 8.5))
-        ax.set_xticks([0.5, 1, 2, 4], ["½", "1", "2", "4"])
+            ax.plot([r["rate"] for r in own], [r["loss"] for r in own], "o", color=color, ms=2.2)
+            at = sorted({r["rate"] for r in own})
+            means = [float(np.mean([r["loss"] for r in own if r["rate"] == rate])) for rate in at]
+            ax.plot(at, means, color=color)
+            low = int(np.argmin(means))
+            ax.plot(at[low], means[low], "o", mfc="none", mec=FURNACE, ms=9)
+            label_line(ax, at[0], means[0], f"{width}", color, xytext=(-5, 0), ha="right")
+        ax.set(xscale="log", xlim=(0.34, 9.5))
+        ax.set_xticks([0.5, 1, 2, 4, 8], ["½", "1", "2", "4", "8"])
         ax.minorticks_off()
         y = f"{name}: held-out loss (nats/token)"
         axis_units(ax, x="learning rate (times the pair's)", y=y)
@@ -89,14 +92,15 @@ def over_parameters(ax, points: list[tuple], f: dict, found: list[float], x: str
     grid = np.geomspace(N.min() / 1e3 * 0.93, at * 1.03, 80)
     ax.plot(grid, plain(grid * 1e3), color=SLATE, lw=1, ls=(0, (4, 3)))
     ax.plot(grid, law(grid * 1e3), color=STEEL, lw=1.4)
-    for n, y in others:
-        ax.plot(n / 1e3, y, "o", color=SLATE, ms=3, alpha=0.7, mew=0)
+    for n, y in others:  # beside the own ones, which would hide them
+        ax.plot(n / 1e3 * 0.97, y, "o", color=SLATE, ms=3, alpha=0.7, mew=0)
     ax.plot(N / 1e3, loss, "o", color=INK, ms=3.6, mew=0)
     ax.plot([at] * len(found), found, "o", color=FURNACE, ms=4, zorder=4, alpha=0.85, mew=0)
     ax.set(xscale="log", yscale="log")
     ticks = sorted({float(f"{v:.2g}") for v in [*N / 1e3, at]})
     ax.set_xticks(ticks, [f"{v:g}" for v in ticks])
-    levels = np.round(np.geomspace(min(found), loss.max(), 5), 1)
+    digits = 1 if loss.max() - min(found) > 1 else 2
+    levels = np.round(np.geomspace(min(found), loss.max(), 5), digits)
     ax.set_yticks(levels, [f"{v:g}" for v in levels])
     ax.minorticks_off()
     axis_units(ax, x=x, y="held-out loss (nats/token)")
@@ -112,6 +116,7 @@ def throws(points: list[tuple], forecasts: list[dict], found: list[float]):
     own, others = ([p[:2] for p in points if p[2] == mine] for mine in (True, False))
     at = over_parameters(left, own, forecasts[0], found, "parameters (thousands)", others)
     label_line(left, at, min(found), "the sixth", FURNACE, xytext=(-7, 3), ha="right")
+    label_line(left, own[1][0] / 1e3, own[1][1], "law of seed 1", STEEL, xytext=(7, 5))
     for y, (f, loss) in enumerate(zip(forecasts, found)):
         right.plot(
             [f["low"], f["high"]], [y, y], color=STEEL, lw=3, alpha=0.45, solid_capstyle="butt"

@@ -80,7 +80,7 @@ def fit(x, loss, floor: float | None = None) -> Law:
     return Law(float(floors[0]), float(scales[0]), float(alphas[0]), _unit(x_X))
 
 
-def forecast(x, loss, at: float, noise: float, freedom: int, draws: int = 400, seed: int = 1,
+def forecast(x, loss, at: float, noise: float, freedom: int, draws: int = 4000, seed: int = 1,
              level: float = 0.9) -> Forecast:  # fmt: skip
     """Loss at `at` with three doubts beside it.
 

@@ -2,7 +2,7 @@
 
     python -m figures.experiments.town --out runs/town       six widths, five seeds: town-ladder.json
     … --what passes                                          one rung on text that repeats: town-passes.json
-    … --what optimizers                                      AdamW or Muon, two widths: town-optimizers.json
+    … --what rates                                           AdamW and Muon, three widths, five rates: town-rates.json
 
 The chapter itself trains the first seed. A killed run goes on with the same call.
 """
@@ -25,11 +25,16 @@ from .ledger import Ledger
 RATIO, WIDTHS, TARGET = 1.5, (24, 32, 40, 48, 56), 72
 EVERY = (32, 128)
 """Of the training documents one in so many is kept, so that they repeat."""
-BEST = (("adamw", 24, 2), ("muon", 24, 2), ("adamw", 64, 1), ("muon", 64, 2))
-"""Optimizer, width and the best factor on its rates of those tried in ladder-rates.json."""
+RATES = tuple(
+    ladder.Rung(width, 102_400, rate=rate, optimizer=name)
+    for name in ("adamw", "muon")
+    for width in (24, 40, 64)
+    for rate in (0.5, 1, 2, 4, 8)
+)
+"""100 steps of both optimizers, at factors on the rates of `slow_pair`."""
 LATE = 4
 """Logged points at the end of a run whose mean is its `late_loss`: one step's training loss is four rows of text."""
-KINDS = ("ladder", "passes", "optimizers")
+KINDS = ("ladder", "passes", "rates")
 
 
 def settings(cfg: Config) -> Config:
@@ -77,7 +82,7 @@ def thinned(cfg: Config, run: Path, every: int) -> Path:
 
 
 def slow_pair(cfg: Config) -> Config:
-    """`cfg` with the rates and the step of ladder-rates.json."""
+    """`cfg` with the rates and the step of town-rates.json."""
     train = replace(cfg.train, learning_rate=0.006, muon_learning_rate=0.04, batch_size=8)
     return replace(cfg, train=train)
 
@@ -85,7 +90,7 @@ def slow_pair(cfg: Config) -> Config:
 def main(out: Path, what: str = "ladder", seeds: int = 5) -> None:
     """Train chapter 12's rungs and their target under several seeds, or what it shows beside them.
 
-    out: folder for the runs and town-WHAT.json. what: ladder, passes or optimizers.
+    out: folder for the runs and town-WHAT.json. what: ladder, passes or rates.
     """
     if what not in KINDS:
         raise UserError(f"--what is one of {', '.join(KINDS)}, not '{what}'")
@@ -93,9 +98,9 @@ def main(out: Path, what: str = "ladder", seeds: int = 5) -> None:
     data = {1: shards(cfg, out)}
     if what == "passes":
         data |= {every: thinned(cfg, out, every) for every in EVERY}
-    if what == "optimizers":
+    if what == "rates":
         cfg = slow_pair(cfg)
-        jobs = [(ladder.Rung(w, 102_400, 1, rate, name), 1) for name, w, rate in BEST]
+        jobs = [(one, 1) for one in RATES]
     elif what == "passes":
         jobs = [(ladder.rung(cfg, WIDTHS[2], RATIO), every) for every in (1, *EVERY)]
     else:
