@@ -408,9 +408,11 @@ def trained(cut, texts, entries=2048):
 # %% [markdown]
 # The usual call turns the page into a conversation with a system turn that nobody wrote. In a corpus it teaches a model that documents may do that; in a chat it lets a user type the system prompt. **Here**, special tokens come from the packer and from the template, by id, and text is encoded as text. The original's packer took the usual call, and had to: its dialogues reached it as text with the markers written in.
 #
+# And the model? One small shape read the town for 30 CPU seconds through 259 entries (bytes alone), 512 and 1,024. Held-out Chinese ends at 0.75, 0.46 and 0.37 bits per byte; in the mean of three seeds the largest is best in all four domains (`figures/runs/vocabularies.json`).
+#
 # ```{admonition} Takeaway
 # :class: takeaway
-# A vocabulary is judged three times: by what it costs a byte, by what it can break, and by how well a model predicts through it. Here we measured the first two; the third is what exercise 05.5 asks.
+# A vocabulary is judged three times: by what it costs a byte, by what it can break, and by how well a model predicts through it.
 # ```
 #
 # ## At full scale
