@@ -1,5 +1,5 @@
 """Check the rendered book: every internal link and anchor exists, no page fetches anything from elsewhere, every
-image has alternative text, nothing is left unrendered.
+image has alternative text, nothing is left unrendered, no word in angle brackets was taken for a tag.
 
     python book/check_html.py _build/html
 """
@@ -77,6 +77,12 @@ def check(root: Path) -> list[str]:
         body = re.sub(
             r"<(pre|script|code)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.S
         )
+        for tag in ("b", "i", "s", "u", "em", "strong"):
+            opened, closed = (len(re.findall(rf"<{end}{tag}(?=[\s>])", body)) for end in ("", "/"))
+            if opened != closed:
+                problems.append(
+                    f"{name}: {opened} <{tag}>, {closed} closed: a less-than sign in text?"
+                )
         if left := re.search(r"\{(?:glue|cite|ref|numref)[:\w]*\}`", body):
             problems.append(f"{name}: left unrendered: {left[0]}")
     if not pages:

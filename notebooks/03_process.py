@@ -245,7 +245,7 @@ for name, text in LINES.items():
     print(f"{name}\n   {text!r}\n   {after_it!r}")
 
 # %% [markdown]
-# The includes are gone, since lines that begin with `#` at the top of a file are taken for a licence. “If a<b and c>d” loses its middle, which looks like a tag. `host:port` is a link; so is the sentence behind an address, as a Chinese comma does not end one. A version of four parts is an IP address. The marks of a title, 《》, become quotation marks. Tabs become single blanks: Python's nesting survives that, a Makefile does not. The last line said “the traditional form of 后 is 後”, and now says that it is 后.
+# The includes are gone, since lines that begin with `#` at the top of a file are taken for a licence. “If `a<b` and `c>d`” loses its middle, which looks like a tag. `host:port` is a link; so is the sentence behind an address, as a Chinese comma does not end one. A version of four parts is an IP address. The marks of a title, 《》, become quotation marks. Tabs become single blanks: Python's nesting survives that, a Makefile does not. The last line said “the traditional form of 后 is 後”, and now says that it is 后.
 #
 # Privacy is worth a version number. But rules for addresses belong into a recipe for text in which they occur, with a placeholder instead of a hole, and behind a look at what they hit. Ours has none yet.
 #
