@@ -42,8 +42,8 @@ def main(docs: Path, out: Path, most_bytes: int = 20_000_000) -> None:
     batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
     ledger = Ledger(out, "encoding", {"texts": len(texts), "bytes": held}, fresh=True)
     for entries in SIZES:
-        content = bpe.train(texts[::7], entries).backend_tokenizer.to_str()
-        works = {"gigatoken": encode.encoder(content), "tokenizers": encode.plain(content)}
+        core = bpe.train(texts[::7], entries).backend_tokenizer
+        works = {"gigatoken": encode.encoder(core), "tokenizers": encode.plain(core)}
         found = {name: timed(work, batches) for name, work in works.items()}
         if found["gigatoken"][1] != found["tokenizers"][1]:
             raise UserError("the two libraries give other ids")

@@ -19,13 +19,13 @@ from steel.evaluation.cloze import cloze, load_cloze
 from steel.evaluation.conversation import converse, messages
 from steel.evaluation.exam import run_exam
 from steel.evaluation.perplexity import bits_per_byte, load_domains
-from steel.life import Life
 from steel.model.folder import open_model
 from steel.runlog import read_json
 from steel.train import pretrain
 
 from . import command
 from .ledger import Ledger
+from .town import shards
 
 DIALOGUES = ("belle_2m", "belle_3_5m", "firefly", "moss", "wanjuan_exam", "baidu_qa", "zhihu_kol")
 SHARE = 0.3
@@ -80,20 +80,17 @@ def main(out: Path, seeds: int = 3) -> None:
     ledger = Ledger(out / "when.json", "when dialogues are read", same)
     for seed in range(1, seeds + 1):
         cfg = settings(seed)
-        life = Life(cfg, out / f"town-{seed}")
-        life.open()
-        for name in ("world", "documents", "tokenizer", "shards"):
-            life.stage(name, getattr(life, f"make_{name}"))
-        sizes: Counter[str] = Counter()
-        for shard in read_json(life.run / "shards" / "manifest.json")["shards"]:
+        run, sizes = out / f"town-{seed}", Counter()
+        data = shards(cfg, run)
+        for shard in read_json(data / "manifest.json")["shards"]:
             sizes[shard["source"]] += shard["tokens"] * (shard["split"] == "train")
         for arm in ARMS:
             if ledger.find(seed=seed, arm=arm):
                 continue
             here = out / f"{arm}-{seed}".replace(" ", "-")
             own = mixed(cfg, arm, sizes)
-            pretrain.pretrain(own, life.run / "shards", here, life.run / "tokenizer")
-            print(ledger.add({"seed": seed, "arm": arm, **asked(here / "hf", life.run, seed)}))
+            pretrain.pretrain(own, data, here, run / "tokenizer")
+            print(ledger.add({"seed": seed, "arm": arm, **asked(here / "hf", run, seed)}))
             shutil.rmtree(here)
 
 

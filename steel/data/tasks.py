@@ -59,7 +59,7 @@ class Encoder:
         from tokenizers import Tokenizer
 
         self.core = Tokenizer.from_str(tokenizer_json)
-        self.encode_texts = encode.encoder(tokenizer_json)
+        self.encode_texts = encode.encoder(self.core)
 
     def encode(self, text: str, **_) -> list[int]:
         return self.encode_texts([text])[0]

@@ -9,10 +9,16 @@ rare character, for libraries know different editions of Unicode; and one that g
 of two characters and not the whole of both, the only kind that can lie across an edge.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -40,15 +46,14 @@ _COMMON = (
 _HARD = re.compile(rf"[^{_COMMON}]|[\r\n][^\S\r\n]+[\r\n]")
 
 
-def encoder(tokenizer_json: str) -> Encode:
-    """The function from texts to their ids, for the content of a tokenizer.json; special tokens
-    inside a text are text."""
-    from tokenizers import decoders  # here, as below: a packing process starts without it
-
-    by_tokenizers, fast = plain(tokenizer_json), _gigatoken(json.loads(tokenizer_json))
-    if fast is None:
+def encoder(core: Tokenizer) -> Encode:
+    """The function from texts to their ids; special tokens inside a text are text, for `core` too."""
+    content, by_tokenizers = json.loads(core.to_str()), plain(core)
+    if (fast := _gigatoken(content)) is None:
         return by_tokenizers
-    reader, entries = decoders.ByteLevel(), json.loads(tokenizer_json)["model"]["vocab"]
+    from tokenizers import decoders  # only here: a packing process starts without it
+
+    reader, entries = decoders.ByteLevel(), content["model"]["vocab"]
     read = {i: reader.decode([entry]) for entry, i in entries.items()}
     across = {i for i, text in read.items() if "\ufffd" in text and len(text) > 1}
 
@@ -63,11 +68,8 @@ def encoder(tokenizer_json: str) -> Encode:
     return encode
 
 
-def plain(tokenizer_json: str) -> Encode:
+def plain(core: Tokenizer) -> Encode:
     """The same by `tokenizers` alone."""
-    from tokenizers import Tokenizer
-
-    core = Tokenizer.from_str(tokenizer_json)
     core.encode_special_tokens = True
     return lambda texts: [e.ids for e in core.encode_batch_fast(texts, add_special_tokens=False)]
 

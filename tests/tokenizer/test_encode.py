@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from steel.corpus.pipeline import prepare
 from steel.tokenizer import bpe, encode
@@ -37,9 +38,8 @@ def trained():
 
 
 def both(tokenizer, texts):
-    return encode.encoder(tokenizer.backend_tokenizer.to_str())(texts), bpe.encode_texts(
-        tokenizer, texts
-    )
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    return encode.encoder(core)(texts), bpe.encode_texts(tokenizer, texts)
 
 
 def test_ids_of_hard_texts_are_the_same(trained):
