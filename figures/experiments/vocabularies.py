@@ -1,4 +1,4 @@
-"""Vocabularies judged by what they are for: bits per byte of a small model trained through them. For chapters 05 and 13.
+"""Vocabularies judged by what they are for: bits per byte of a small model trained through them: chapters 05, 13.
 
     python -m figures.experiments.vocabularies --run runs/vocabularies --out figures/runs/vocabularies.json
 
