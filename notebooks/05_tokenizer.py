@@ -240,7 +240,7 @@ def trained(cut, texts, entries=2048):
 
 # %% [markdown]
 # Without cuts inside a line the text is shortest. GPT-2's rule glues the frequent pairs of digits and leaves the others apart, so that 47+38 is one kind of sum and 47+39 another. Qwen's cuts digits one by one but lets a punctuation mark stick to the word behind it: “，丁知琪” is another beginning than “丁知琪”, and a model has
-# to learn that both are one person. In this book's a run of Hanzi is a piece of its own. Up to 2,048 entries that buys a name one spelling or two where Qwen's has two to four, and costs compression; beside GPT-2's it buys the digits. At 4,096 whole phrases become entries, and *ours falls apart most*: no rule tells a name from the Hanzi behind it. (Why uncut lines are three times better there, we do not know.) Size and cut are chosen together. (On the text that they were trained on, and a town repeats itself: compare the rows, do not take them
+# to learn that both are one person. In this book's rule a run of Hanzi is a piece of its own. Up to 2,048 entries that buys a name one spelling or two where Qwen's has two to four, and costs compression; beside GPT-2's it buys the digits. At 4,096 whole phrases become entries, and *ours falls apart most*: no rule tells a name from the Hanzi behind it. (Why uncut lines are three times better there, we do not know.) Size and cut are chosen together. (On the text that they were trained on, and a town repeats itself: compare the rows, do not take them
 # for Chinese.)
 #
 # A Chinese word segmenter would bring its dictionary's errors into every model trained afterwards, and is not needed: frequent words become entries by being frequent.
@@ -298,7 +298,7 @@ def trained(cut, texts, entries=2048):
 #
 # ```{admonition} Predict
 # :class: predict
-# Equal bytes, held-out *dialogue*. The model with 512 entries, in bits per byte: how many per cent worse than the one with bytes alone (better: a minus)?
+# Equal bytes, held-out *dialogue*. The model with 512 entries, in bits per byte ([chapter 13](13_perplexity.ipynb)): how many per cent worse than the one with bytes alone (better: a minus)?
 # ```
 
 # %% tags=["active-ipynb", "hide-input"]
@@ -337,7 +337,7 @@ def trained(cut, texts, entries=2048):
 #     f"Of the rows we can redo Qwen's coverage: {redone}. Its test text is public, too (`DataHammer/Tokenizer-Test-Set`); we did not have it here, so bytes per token stay theirs.")
 
 # %% [markdown]
-# Those additions bought next to no compression. What did they buy?
+# That bought next to no compression. What did it buy?
 
 # %% tags=["active-ipynb", "hide-input"]
 # show(draw_05.coverage(cuts), alt="Share of Hanzi that are one token over entries of the vocabulary. In running text nearly all of them from 4,096 entries on; of the 3,500 common ones the share rises with every doubling, of the less common few and of the rare ones none.",
