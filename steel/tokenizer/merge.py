@@ -1,8 +1,9 @@
 """Joining two byte-level BPE vocabularies: a base keeps its ids and learns the other's entries.
 
-HammerLLM joined SentencePiece vocabularies and gave every added piece a score below the base's, so
-that the base's merges go first. In a byte-level BPE a score is a place in the list of merges, so
-the added merges stand behind the base's. Two things follow, and tests hold them: text is cut as
+HammerLLM joined SentencePiece vocabularies and scaled the scores of added pieces by the mean ratio of
+both vocabularies' scores on the common characters, so that they stand among the base's. In a
+byte-level BPE a score is a place in the list of merges, and here the added merges stand behind the
+base's. Two things follow, and tests hold them: text is cut as
 the base cuts it and then merged further, so no text takes more tokens than before; and the tokens
 of the base keep their ids, so a trained model goes on with the same rows and only needs new ones.
 An entry that the base would never join, because it splits text between its parts, is left out.

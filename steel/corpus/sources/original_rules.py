@@ -1,10 +1,10 @@
 """The rules of the original Steel-LLM, bugs included, for comparison (recipe `original`).
 
 Each is named after its source. Documented in the data chapter: Baike entries without a summary are
-lost, "赞同 1.6 万" counts as 0 upvotes, the description of a Baidu question and the input of a BELLE
-instruction are ignored, punctuation becomes half-width by NFKC, and the end of a conversation is
-stripped by characters instead of by the end marker. One thing is not reproduced: there, a malformed
-record ended its whole file; here it is counted and skipped.
+lost, "赞同 1.6 万" counts as 0 upvotes, the description of a Baidu question is ignored (so is the
+input of a BELLE instruction, but it is empty in the real sample), punctuation becomes half-width by
+NFKC, and the end of a conversation is stripped by characters instead of by the end marker. One thing
+is not reproduced: there, a malformed record ended its whole file; here it is counted and skipped.
 """
 
 import json
