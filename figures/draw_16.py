@@ -51,6 +51,17 @@ def one_step(prompt: str, answers: list[str], rewards: list[float], advantages: 
         up = pushed > 0
         ax.text(91.5, y + 1.6, "up" if up else "down",
                 ha="center", va="center", fontsize=SMALL, color=STEEL if up else FURNACE)  # fmt: skip
+    first = {bit: sum(a for said, a in zip(answers, advantages) if said[0] == bit) for bit in "01"}
+    words = ",  ".join(f"{bit} by {signed(push, 2)}" for bit, push in first.items())
+    ax.text(
+        91.5,
+        -2.5,
+        f"first tokens, added up:  {words}",
+        ha="right",
+        va="center",
+        fontsize=SMALL,
+        color=SLATE,
+    )
     return fig
 
 
