@@ -392,7 +392,7 @@ print(f"{share:.0%} of the peak, day and night")
 # ```{admonition} A base model that neither continues nor chats
 # :class: failure
 # Dialogues were mixed into pretraining from the first step, prompts in the loss, in the hope of a model that talks without fine-tuning. It came out as neither. **Here:** dialogues can wait for the annealing
-# stage, the last stretch of pretraining at a falling rate, or for fine-tuning.
+# stage, the last stretch of pretraining at a falling rate, with text beside them, or for fine-tuning.
 # ```
 #
 # ```{admonition} A layer nobody could compare
