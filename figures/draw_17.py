@@ -202,5 +202,6 @@ def spans(rows: list[dict], ways: tuple[str, ...], arm: str | None = None) -> st
     parts = []
     for way in ways:
         v = [100 * r[way] for r in rows if way in r and arm in (None, r.get("arm"))]
-        parts += [f"{TOWN[way][0]} {min(v):.0f} to {max(v):.0f}"] if v else []
+        ends = dict.fromkeys(f"{end:.0f}" for end in (min(v), max(v))) if v else ()
+        parts += [f"{TOWN[way][0]} {' to '.join(ends)}"] if v else []
     return ", ".join(parts)
