@@ -129,11 +129,11 @@ for m, loss, slope in zip(margins, losses, margins.grad):
 #     return [row[when][what] for row in toy if row["kind"] == kind]
 #
 # wrong_bit, mine = found["a wrong bit"], found["own"]
-# answer("2.1", f"**{wrong_bit['before']['pairs']:.0%}**.", 100 * wrong_bit["before"]["pairs"], unit="%")
+# answer("1.1", f"**{wrong_bit['before']['pairs']:.0%}**.", 100 * wrong_bit["before"]["pairs"], unit="%")
 # low, high = (100 * f(seeds("own", "before", "pairs")) for f in (min, max))
-# answer("2.2", f"**{mine['before']['pairs']:.0%}**. A worked answer is less likely than a guess, and between two guesses it is a coin.", 100 * mine["before"]["pairs"], low=low, high=high, unit="%")
+# answer("1.2", f"**{mine['before']['pairs']:.0%}**. A worked answer is less likely than a guess, and between two guesses it is a coin.", 100 * mine["before"]["pairs"], low=low, high=high, unit="%")
 # low, high = (100 * f(seeds("own", "after", "greedy_accuracy")) for f in (min, max))
-# answer("2.3", f"**{mine['after']['greedy_accuracy']:.0%}**, after {before['greedy_accuracy']:.0%}. Drawn at random, {mine['after']['drawn_accuracy']:.0%} are right, after {before['drawn_accuracy']:.0%}.", 100 * mine["after"]["greedy_accuracy"], low=low, high=high, unit="%")
+# answer("1.3", f"**{mine['after']['greedy_accuracy']:.0%}**, after {before['greedy_accuracy']:.0%}. Drawn at random, {mine['after']['drawn_accuracy']:.0%} are right, after {before['drawn_accuracy']:.0%}.", 100 * mine["after"]["greedy_accuracy"], low=low, high=high, unit="%")
 # assert wrong_bit["before"]["pairs"] > 0.98 and mine["before"]["pairs"] < 0.5 and mine["after"]["greedy_accuracy"] > 0.85
 
 # %% [markdown]
