@@ -216,7 +216,7 @@ def masked(tok, messages):
 # %% [markdown]
 # The base goes on as texts go on. After forty steps the same weights speak in whole sentences, in the language of the question, and stop. But most replies name a home town, whatever was asked, even to a choice among four options, and mostly somebody else's. Only the wordings were held out: the questions are about the twelve people of the rows, where every answer stands. *Form is what they had time for*, and of forms one. The stage cannot be judged by how an answer looks.
 #
-# The mask without the end is subtle, since it *looks* complete. Every word of every answer is learnt. Only the stop is not, and many of its answers run on until the limit. (The others? The mark that ends a document, learnt in pretraining, counts as an end.) By its words alone it looks no worse than the whole mask: its answers have no more bits. The loss on everything learns the marker and stops even less often, with most of its terms on questions and headers; with one seed and forty answers the two are not told apart, and both stand far below forty. Text beside the answers makes their bits the fewest: this base had read little, and reading on helps both. In nanochat a rewrite had dropped the mask; putting it back took its mean of chat scores from .315 to .355, one run each.
+# The mask without the end is subtle, since it *looks* complete. Every word is learnt, only the stop is not, and many answers run on until the limit. (The others? The mark that ends a document, learnt in pretraining, counts as an end.) By its words alone it looks no worse than the whole mask: its answers have no more bits. The loss on everything learns the marker and stops even less often, with most of its terms on questions and headers; with one seed and forty answers the two are not told apart, and both stand far below forty. Text beside the answers makes their bits the fewest: this base had read little, and reading on helps both. In nanochat a rewrite had dropped the mask; putting it back took its mean of chat scores from .315 to .355, one run each.
 #
 # ## What is forgotten
 #
@@ -294,7 +294,7 @@ def masked(tok, messages):
 #       [[arm, " · ".join(f"{60 * r['conversation']:.0f}" for r in replay if r["stage"] == arm), *(each(replay, arm, way, 0) for way in measures)] for arm in arms])
 
 # %% [markdown]
-# Without text the stage teaches talk and takes the exam: in every life fewer options are said. Behind a given right option the letter still comes, so it is the saying that goes. With either replay more options are said than before, and more messages are answered. The two are not told apart; the preset has the second, chosen on these lives with exam and conversation in view, so they do not confirm it.
+# Without text the stage teaches talk and takes the exam: in every life fewer options are said. Behind a given right option the letter still comes, so it is the saying that goes. With either replay more options are said than before, and more messages are answered. The two are not told apart; the preset has the second, chosen on these lives with exam and conversation in view. A fresh life (seed 4), run once, answers 50 messages; its letters written rise by 12.9 points, its likeliest option falls by 3.4.
 #
 # ## What rows decide
 #
@@ -402,7 +402,7 @@ def masked(tok, messages):
 # %% [markdown]
 # ```{admonition} A mask that was not there
 # :class: failure
-# In libraries of high standing: assistant-only loss ignored when packing was on; a mask moved by one place; the attention mask handed over as targets. None raised an error. **Here:** the tests above, and a dialogue in colour. Look so at your own first batch.
+# In libraries of high standing: assistant-only loss ignored when packing was on; a mask moved by one place; the attention mask handed over as targets. None raised an error. **Here:** the tests above, and a dialogue in colour.
 # ```
 #
 # ```{admonition} Tests among the rows
