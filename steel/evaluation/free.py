@@ -4,13 +4,16 @@ HumanEval runs what a model wrote. It is off until `run_code`: the program runs 
 own with limits on time, memory and processes, in an empty folder; that keeps mistakes away, not malice.
 """
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..config import UserError
@@ -24,8 +27,8 @@ from .scoring import context_length, greedy
 
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _ENDS = {
-    "gsm8k": ("\n\nQuestion:", "Question:"),
-    "humaneval": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
+    "gsm8k": re.compile(r"(\n\n)?Question:"),
+    "humaneval": re.compile(r"\n(class|def|#|if|print)"),
 }
 _KEYS = {"gsm8k": {"question", "answer"}, "humaneval": {"prompt", "test", "entry_point"}}
 
@@ -83,19 +86,15 @@ def run_free(
     prompts = [_prompt(tok, suite, row, examples, chat)[-room:] for row in rows]
 
     def ended(ids: list[int]) -> bool:
-        return not chat and any(end in tok.decode(ids) for end in _ENDS[suite])
+        return not chat and bool(_ENDS[suite].search(tok.decode(ids)))
 
-    replies = greedy(
-        model,
-        prompts,
-        max_new_tokens,
-        stop_ids(tok),
-        ended=ended,
-        batch_size=batch_size,
-        title=suite,
-    )
-    texts = [_cut(tok.decode(ids, skip_special_tokens=True), suite, chat) for ids in replies]
-    judge = _number_right if suite == "gsm8k" else lambda row, text: _passes(row, text, seconds)
+    how = {"ended": ended, "batch_size": batch_size, "title": suite}
+    replies = greedy(model, prompts, max_new_tokens, stop_ids(tok), **how)
+    texts = [tok.decode(ids, skip_special_tokens=True) for ids in replies]
+    for i, text in enumerate(texts):
+        if not chat and (end := _ENDS[suite].search(text)):
+            texts[i] = text[: end.start()]
+    judge = _number_right if suite == "gsm8k" else partial(_passes, seconds=seconds)
     right = [judge(row, text) for row, text in zip(rows, texts)]
     marks = "".join("-" if mark is None else "WR"[mark] for mark in right)
     score = share([mark is True for mark in right]) | {"unparsed": marks.count("-") / len(marks)}
@@ -127,12 +126,6 @@ def _prompt(tok, suite: str, row: dict, examples: Sequence[dict], chat: bool) ->
     return encode_text(tok, "\n\n".join([*blocks, f"Question: {row['question']}\nAnswer:"]))
 
 
-def _cut(text: str, suite: str, chat: bool) -> str:
-    for end in () if chat else _ENDS[suite]:
-        text = text.partition(end)[0]
-    return text
-
-
 def _number_right(row: dict, text: str) -> bool | None:
     """Whether the reply's last number is the answer's, to 1e-4; None without a number."""
     found, wanted = last_number(text), last_number(row["answer"])
@@ -157,23 +150,20 @@ def _passes(row: dict, text: str, seconds: float) -> bool | None:
 def run_program(code: str, seconds: float, memory: int = 1 << 30) -> bool:
     """Run Python code in a process of its own; True when it ends in time with exit code 0."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "program.py").write_text(
-            _LIMITS.format(memory=memory, cpu=int(seconds) + 1) + code
-        )
+        limits = _LIMITS.format(memory=memory, cpu=int(seconds) + 1)
+        Path(folder, "program.py").write_text(limits + code)
         command = [sys.executable, "-I", "program.py"]
-        quiet = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.DEVNULL,
-            "stderr": subprocess.DEVNULL,
-        }
+        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         bare = {key: os.environ[key] for key in ("PATH", "SYSTEMROOT") if key in os.environ}
         child = subprocess.Popen(command, cwd=folder, env=bare, start_new_session=True, **quiet)
         try:
             return child.wait(seconds) == 0
         except subprocess.TimeoutExpired:
             return False
-        finally:
-            _end(child)
+        finally:  # the whole session, whatever it started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
 
 _LIMITS = """\
@@ -185,13 +175,3 @@ for _what, _most in ((_r.RLIMIT_AS, {memory}), (_r.RLIMIT_CPU, {cpu}), (_r.RLIMI
         pass
 del _r, _what, _most
 """
-
-
-def _end(child: subprocess.Popen) -> None:
-    """Kill the whole session of a child, whatever it started."""
-    import contextlib
-    import signal
-
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
