@@ -181,27 +181,6 @@ _segment_sums.register_autograd(_sums_gradients, setup_context=keep_inputs)
 _segment_combine.register_autograd(_combine_gradients, setup_context=keep_inputs)
 
 
-def _in_segments(weight_BTJ: Tensor, plan) -> Tensor:
-    """Weights (B, T, S, J), 0 where token t is not in segment s."""
-    B, T, _ = weight_BTJ.shape
-    t = torch.arange(B * T, device=weight_BTJ.device).view(B, T, 1)
-    start, length = plan.start_BS[:, None, :], plan.length_BS[:, None, :]
-    member = (t >= start) & (t < start + length)
-    return member[..., None] * weight_BTJ.to(wide(weight_BTJ.dtype))[:, :, None, :]
-
-
-def segment_sums_reference(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
-    """`segment_sums` by PyTorch's operators."""
-    weight_BTSJ = _in_segments(w_BTJ, plan)
-    return torch.einsum("btsj,btd->bsjd", weight_BTSJ, x_BTD.to(weight_BTSJ)), weight_BTSJ.sum(1)
-
-
-def segment_combine_reference(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
-    """`segment_combine` by PyTorch's operators."""
-    weight_BTSJ = _in_segments(c_BTJ, plan)
-    return torch.einsum("btsj,bsjd->btd", weight_BTSJ, z_BSJD.to(weight_BTSJ)).to(z_BSJD.dtype)
-
-
 def segment_sums(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
     """Triton dispatch -> sums (B, S, J, D) and weights (B, S, J), both fp32; plan: a `Segments`."""
     where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
