@@ -42,6 +42,8 @@ from .scoring import context_length, greedy, score_continuations
 from .suites import about, check_suite, suite_of
 
 SCORINGS = ("letter", "text", "generate", "cot", "bind")
+COT_TOKENS = 256
+"""Longest reply of way cot [tokens], as max_new_tokens is of generate."""
 AT_ONCE = 1024
 """Questions that are answered before their answers are written to the file of a run."""
 
@@ -63,7 +65,6 @@ def run_exam(
     shuffle_seed: int | None = None,
     style: str = "steel",
     bos: bool = False,
-    cot_tokens: int = 256,
     partial: Path | None = None,
     letters: str = "",
 ) -> dict:
@@ -78,7 +79,6 @@ def run_exam(
         shuffle_seed: redraw the order of the options.
         style: whose prompts: steel, official or lm-eval.
         bos: begin with the separator of documents.
-        cot_tokens: longest reply of way cot [tokens], as max_new_tokens is of generate.
         partial: a file for the answers so far; with it, an exam that was stopped goes on.
         letters: where an option's letter stands, "before" or "after"; "": as the suite has it.
 
@@ -98,8 +98,8 @@ def run_exam(
         prompter.examples.setdefault(q.subject, []).append(q)
     asked = {"suite": suite, "split": split, "shots": shots, "seed": shuffle_seed, "chat": chat}
     asked |= {"style": style, "letters": letters, "bos": bos, "n": len(questions)}
-    limits = {"generate": max_new_tokens, "cot": cot_tokens}
-    more = {"limit": limit, "subjects": sorted(subjects), "cot": cot_tokens, "new": max_new_tokens}
+    limits = {"generate": max_new_tokens, "cot": COT_TOKENS}
+    more = {"limit": limit, "subjects": sorted(subjects), "cot": COT_TOKENS, "new": max_new_tokens}
     kept = Partial(partial, asked | more | {"model": _fingerprint(model) if partial else []})
     chosen: dict[str, list] = {}
     for way, at in itertools.product(scoring, range(0, len(questions), AT_ONCE)):

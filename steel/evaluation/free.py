@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from ..config import UserError
@@ -30,6 +29,8 @@ _ENDS = {
     "gsm8k": re.compile(r"(\n\n)?Question:"),
     "humaneval": re.compile(r"\n(class|def|#|if|print)"),
 }
+AT_ONCE = 32  # replies in one batch
+SECONDS = 5.0  # that a program may take
 _KEYS = {"gsm8k": {"question", "answer"}, "humaneval": {"prompt", "test", "entry_point"}}
 
 
@@ -60,11 +61,9 @@ def run_free(
     *,
     shots: int = 0,
     limit: int | None = None,
-    batch_size: int = 32,
     max_new_tokens: int = 512,
     chat: bool | None = None,
     run_code: bool = False,
-    seconds: float = 5.0,
 ) -> dict:
     """gsm8k or humaneval, greedily, pass@1. Returns plain data for JSON, keyed like `run_exam`:
 
@@ -88,13 +87,13 @@ def run_free(
     def ended(ids: list[int]) -> bool:
         return not chat and bool(_ENDS[suite].search(tok.decode(ids)))
 
-    how = {"ended": ended, "batch_size": batch_size, "title": suite}
+    how = {"ended": ended, "batch_size": AT_ONCE, "title": suite}
     replies = greedy(model, prompts, max_new_tokens, stop_ids(tok), **how)
     texts = [tok.decode(ids, skip_special_tokens=True) for ids in replies]
     for i, text in enumerate(texts):
         if not chat and (end := _ENDS[suite].search(text)):
             texts[i] = text[: end.start()]
-    judge = _number_right if suite == "gsm8k" else partial(_passes, seconds=seconds)
+    judge = _number_right if suite == "gsm8k" else _passes
     right = [judge(row, text) for row, text in zip(rows, texts)]
     marks = "".join("-" if mark is None else "WR"[mark] for mark in right)
     score = share([mark is True for mark in right]) | {"unparsed": marks.count("-") / len(marks)}
@@ -142,15 +141,15 @@ def program(row: dict, text: str) -> str:
     return f"{whole}\n\n{row['test']}\n\ncheck({row['entry_point']})\n"
 
 
-def _passes(row: dict, text: str, seconds: float) -> bool | None:
+def _passes(row: dict, text: str) -> bool | None:
     """Whether the program ends by itself, in time and without an error; None without a reply."""
-    return run_program(program(row, text), seconds) if text.strip() else None
+    return run_program(program(row, text), SECONDS) if text.strip() else None
 
 
-def run_program(code: str, seconds: float, memory: int = 1 << 30) -> bool:
+def run_program(code: str, seconds: float) -> bool:
     """Run Python code in a process of its own; True when it ends in time with exit code 0."""
     with tempfile.TemporaryDirectory() as folder:
-        limits = _LIMITS.format(memory=memory, cpu=int(seconds) + 1)
+        limits = _LIMITS.format(cpu=int(seconds) + 1)
         Path(folder, "program.py").write_text(limits + code)
         command = [sys.executable, "-I", "program.py"]
         quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
@@ -168,7 +167,7 @@ def run_program(code: str, seconds: float, memory: int = 1 << 30) -> bool:
 
 _LIMITS = """\
 import resource as _r
-for _what, _most in ((_r.RLIMIT_AS, {memory}), (_r.RLIMIT_CPU, {cpu}), (_r.RLIMIT_FSIZE, 1 << 20)):
+for _what, _most in ((_r.RLIMIT_AS, 1 << 30), (_r.RLIMIT_CPU, {cpu}), (_r.RLIMIT_FSIZE, 1 << 20)):
     try:
         _r.setrlimit(_what, (_most, _most))
     except (ValueError, OSError):  # a system that does not know this limit

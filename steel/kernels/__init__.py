@@ -9,5 +9,3 @@ elementwise           RMSNorm, rotary embedding, SwiGLU (Triton): only when aske
 
 from .examples import Sizes, sizes_of
 from .select import OPERATIONS, Choice, choose, install
-
-__all__ = ["OPERATIONS", "Choice", "Sizes", "choose", "install", "sizes_of"]
