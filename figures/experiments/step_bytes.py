@@ -21,7 +21,8 @@ from steel.kernels import elementwise, soft_moe
 from steel.kernels.linear_cross_entropy import chunk_tokens
 from steel.model.attention import rope_qkv
 from steel.model.feed_forward import swiglu
-from steel.plan import GPUS, count_parameters, experts_per_token, flops_per_token
+from steel.plan import GPUS, count_parameters, flops_per_token
+from steel.plan.count import feed_forward_cost
 
 BANDWIDTH = {"A100-80G": 2.039e12, "H100": 3.35e12}  # bytes/s, data sheets
 SHARE = {"products": 0.69, "narrow": 0.48, "attention": 0.50, "memory": 0.90}
@@ -189,7 +190,7 @@ def pieces(model, B: int = 8, T: int = 2048) -> dict[str, tuple[float, float]]:
     N, D, L = B * T, model.hidden_size, model.num_hidden_layers
     H, G = model.num_attention_heads, model.num_key_value_heads
     C, J = model.segment_length, model.num_experts * model.slots_per_expert
-    runs = L * experts_per_token(model)  # gates that each token passes
+    runs = L * feed_forward_cost(model).per_token  # gates that each token passes
     parts = [
         ("norm", 2 * L, _norm(D, N)),
         ("RoPE", L, _rope(H, G, model.head_dim or D // H, B, T)),

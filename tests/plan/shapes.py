@@ -1,7 +1,7 @@
 """Shapes that the planner is held to: the seeds', and small ones of every kind."""
 
+from figures.known_runs import published
 from steel.config import ModelConfig, preset_names
-from steel.plan import published
 
 STEEL, QWEN = published("steel-1b").model, published("qwen-1.8b").model
 SHAPES = (*preset_names(), "qwen-1.8b", "tinyllama")

@@ -5,17 +5,17 @@ import dataclasses
 import pytest
 from shapes import QWEN, SHAPES, STEEL, VARIANTS, small
 
+from figures.known_runs import RUNS, published
 from steel.config import Config, ModelConfig, UserError, load, preset_names
 from steel.plan import (
     CONVENTIONS,
+    GPUS,
     count_parameters,
     days,
     flops_per_token,
-    hardware,
     memory,
     mfu,
     plan,
-    published,
     render,
 )
 
@@ -80,7 +80,7 @@ def test_published_shapes_are_those_of_the_presets():
     """They were typed twice, with another rope_theta and other lengths; now there is one place."""
     for name in ("steel-1b", "hammer-1.4b", "minillm-1.1b"):
         assert published(name) == load(name)
-    assert all(run.model in [published(n).model for n in SHAPES] for run in hardware.RUNS)
+    assert all(run.model in [published(n).model for n in SHAPES] for run in RUNS)
     assert (QWEN.hidden_size, QWEN.head_dim, QWEN.qkv_bias, QWEN.rope_theta) == (2048, 0, True, 1e4)
     assert count_parameters(load("steel-1b-causal").model)["total"] == 1_123_213_236
 
@@ -188,7 +188,7 @@ def test_blogs_utilisation_is_reproduced_and_corrected():
 
 
 def test_known_runs():
-    runs = {run.name: run for run in hardware.RUNS}
+    runs = {run.name: run for run in RUNS}
     used = {
         name: mfu(r.model, r.sequence_length, r.tokens_per_second, r.gpu, "executed_full")
         for name, r in runs.items()
@@ -213,7 +213,7 @@ def test_days_and_money_by_hand():
     assert days(312e12 * 86_400, "a100-80g", 2, 0.25) == pytest.approx(2.0)
     result = plan(steel_run(), "H100", 8)
     assert result.gpu_hours == pytest.approx(result.days * 24 * 8)
-    assert result.usd == pytest.approx(result.gpu_hours * hardware.GPUS["H100"].usd_per_hour)
+    assert result.usd == pytest.approx(result.gpu_hours * GPUS["H100"].usd_per_hour)
 
 
 def steel_run() -> Config:
@@ -225,7 +225,7 @@ def steel_run() -> Config:
 
 def test_plan_of_the_originals_run_at_its_own_utilisation():
     """Put in the utilisation that 30 days imply, and the plan gives 30 days back."""
-    share = mfu(STEEL, 2048, hardware.RUNS[0].tokens_per_second, "H800")
+    share = mfu(STEEL, 2048, RUNS[0].tokens_per_second, "H800")
     result = plan(steel_run(), "H800", 8, mfu=share)
     assert result.days == pytest.approx(30, rel=1e-6)
     assert result.accumulation == 8 and "steps of 1,048,576 tokens" in render(result)
