@@ -15,9 +15,10 @@ STEEL = Path(__file__).parents[1] / "steel"
 FLOOR = {
     **dict.fromkeys(("__init__", "config", "machine", "presets"), 0),
     "runlog": 0.5,
-    **dict.fromkeys(("documents", "kernels", "plan"), 1),
+    **dict.fromkeys(("documents", "plan"), 1),
     "tokenizer": 1.5,
     **dict.fromkeys(("model", "data", "corpus"), 2),
+    "kernels": 2.5,
     **dict.fromkeys(("train", "evaluation"), 3),
     **dict.fromkeys(("align", "report"), 4),
     "serve": 5,
