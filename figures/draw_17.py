@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from matplotlib.patches import FancyBboxPatch
 
+from figures import lives
 from figures.style import (
     FURNACE,
     INK,
@@ -23,13 +24,13 @@ from figures.style import (
 
 SMALL = 7.5
 WAYS = {
-    "text": ("likeliest option", STEEL, "o"),
-    "bind": ("letter behind the right option", OKABE_ITO["green"], "s"),
-    "written": ("letter written", OKABE_ITO["purple"], "^"),
-    "letter": ("letter at once", FURNACE, "D"),
+    "text": (lives.WAYS["text"], STEEL, "o"),
+    "bind": (lives.WAYS["bind"], OKABE_ITO["green"], "s"),
+    "written": (lives.WAYS["written"], OKABE_ITO["purple"], "^"),
+    "letter": (lives.WAYS["letter"], FURNACE, "D"),
 }
 """Name of each way of asking or reading, its colour and its mark."""
-TOWN = WAYS | {"generate": ("option said", OKABE_ITO["orange"], "v")}
+TOWN = WAYS | {"generate": (lives.WAYS["generate"], OKABE_ITO["orange"], "v")}
 FORMS = {"text, lm-eval's words": "text, a space before the reply"}
 """Arms of the log whose name says less than what differs in them."""
 

@@ -35,6 +35,7 @@ home = letters.homes(1)
 # %% tags=["active-ipynb", "hide-input"]
 # from figures import draw_17
 # from figures.claims import log
+# from figures.lives import signed
 # from figures.style import answer, badge, say, show, table
 #
 # shutil.rmtree(RUN, ignore_errors=True)
@@ -168,7 +169,7 @@ for name, ids in (("fact", fact), ("drill", drilled),
 # span = lambda arm, way: (lambda v: f"{min(v):.0f} to {max(v):.0f} %")([100 * r[way] for r in towns if r["arm"] == arm])
 # each = lambda arm, way: [100 * r[way] for r in towns if r["arm"] == arm]
 # apart = lambda arm, other, way: [a - b for a, b in zip(each(arm, way), each(other, way))]
-# listed = lambda v: f"{v[0]:+.1f}, {v[1]:+.1f} and {v[2]:+.1f}"
+# listed = lambda v: "{}, {} and {}".format(*map(signed, v))
 # every, spaced = [100 * r["letter"] for r in towns], "text, lm-eval's words"
 # english = lambda arm: [r["subjects"][name] for r in towns if r["arm"] == arm for name in r["subjects"] if name.endswith("_en")]
 # assert english(spaced) == english("text")
@@ -271,7 +272,7 @@ print(f"paired, 10 % moved ± {100 * math.sqrt(changed) / n:.2f}")
 # off = lambda than: (text["accuracy"] - than) / text["se"]
 # verdict = "as knowing nothing should" if abs(off(0.25)) < 2 else "which length alone could earn" if abs(off(base["longest"])) < 2 else "which neither chance nor length explains"
 # say(f"Its likeliest options lie {abs(off(0.25)):.1f} standard errors from a quarter, {verdict}, and {abs(off(base['longest'])):.1f} from what the longest earn: a score per byte does not pay length as such." if abs(off(base["longest"])) >= 2 else f"Its likeliest options lie {abs(off(0.25)):.1f} standard errors from a quarter, {verdict}.")
-# say(f"A control costs one more run: put somebody else's question, the next one of the subject, before the same options. They earn {100 * other['accuracy']:.1f} % there; the right question adds {100 * other['question_adds']:+.1f} ± {100 * other['question_adds_se']:.1f} points (standard error, paired). What is left behind the wrong question is not knowledge.")
+# say(f"A control costs one more run: put somebody else's question, the next one of the subject, before the same options. They earn {100 * other['accuracy']:.1f} % there; the right question adds {signed(100 * other['question_adds'])} ± {100 * other['question_adds_se']:.1f} points (standard error, paired). What is left behind the wrong question is not knowledge.")
 # say(f"{100 * unread:.0f} % of its replies name no option, so the two rules lie {25 * unread:.0f} points apart, and {25 * min(r['unparsed'] for r in first):.0f} to {25 * max(r['unparsed'] for r in first):.0f} for the fine-tuned towns above (of all 420 replies, sums included).")
 
 # %% [markdown]
