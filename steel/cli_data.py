@@ -184,7 +184,7 @@ def data_append(
     workers: Workers = 1,
 ) -> None:
     """Add documents to a corpus that a run may be reading; duplicates are refused by content."""
-    from .data.append import append
+    from .data.pack import append
 
     added = append(out, docs, tokenizer, consumed=run, workers=workers)
     say(f"shards  {out}: {added['documents']:,} documents, {added['tokens']:,} tokens added")

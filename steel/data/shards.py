@@ -238,24 +238,3 @@ def verify(folder: Path | str) -> dict:
                     raise changed(file)
             bar.advance(shard["tokens"])
     return {"shards": len(shards.manifest["shards"]), "tokens": shards.manifest["tokens"]}
-
-
-def describe(folder: Path | str) -> dict:
-    """Counts of a shard folder, both splits together.
-
-    {"tokens", "documents", "bytes" (UTF-8 bytes of text), "records", "rejected" {reason: records},
-    "generations", "sources": {name: {"tokens", "documents", "bytes", "bytes_per_token"}}}
-    """
-    manifest = read_manifest(folder)
-    counted = ("tokens", "documents", "bytes")
-    sources: dict[str, dict] = {s["source"]: dict.fromkeys(counted, 0) for s in manifest["shards"]}
-    for shard in manifest["shards"]:
-        for key in counted:
-            sources[shard["source"]][key] += shard[key]
-    for row in sources.values():
-        row["bytes_per_token"] = row["bytes"] / max(row["tokens"], 1)
-    return {
-        **{key: manifest[key] for key in (*counted, "records", "rejected")},
-        "generations": len(manifest["generations"]),
-        "sources": dict(sorted(sources.items())),
-    }
