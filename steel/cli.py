@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from . import cli_common
-from .cli_common import Json, Model, Overrides, Preset, app, command, hf_folder, say
+from .cli_common import Json, Model, Overrides, Preset, Tokenizer, app, command, hf_folder, say
 from .config import UserError, load
 
 # -- the whole life --------------------------------------------------------------------------------
@@ -23,15 +23,9 @@ from .config import UserError, load
 @command("run", "steel run --preset laptop --run runs/mine train.steps=400")
 def run_life(
     preset: Preset = "laptop",
-    run: Annotated[
-        Path | None, Option("--run", "-r", help="RUN folder; default runs/PRESET.")
-    ] = None,
-    raw: Annotated[
-        Path | None, Option(help="Folder of real raw files instead of the closed world.")
-    ] = None,
-    exam: Annotated[
-        Path | None, Option(help="Folder with dev/ and test/ CSV files to be judged by.")
-    ] = None,
+    run: Annotated[Path | None, Option("--run", "-r", help="Default: runs/PRESET.")] = None,
+    raw: Annotated[Path | None, Option(help="Real raw files instead of the closed world.")] = None,
+    exam: Annotated[Path | None, Option(help="dev/ and test/ CSV files to be judged by.")] = None,
     chat: Annotated[bool, Option("--chat", help="Offer a chat at the end.")] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -48,9 +42,7 @@ def run_life(
 @command("report", "steel report runs/laptop", "steel report runs/one runs/two --out both.html")
 def report(
     runs: Annotated[list[Path], Argument(help="RUN folder of a life; several are compared.")],
-    out: Annotated[
-        Path | None, Option("--out", "-o", help="Page of the comparison; default comparison.html.")
-    ] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Page of the comparison.")] = None,
 ) -> None:
     """Write the report card of a RUN folder again, or a page that compares several."""
     from .report.render import write_comparison, write_report
@@ -58,8 +50,7 @@ def report(
     for run in runs:
         names = ("state.json", "log.jsonl", "*/log.jsonl")
         if run.is_dir() and not any(path for name in names for path in run.glob(name)):
-            line = f"{run} is not a RUN folder: it holds neither state.json nor a log.jsonl"
-            raise UserError(line)
+            raise UserError(f"{run} is not a RUN folder: neither state.json nor a log.jsonl in it")
     if len(runs) == 1:
         if out:
             raise UserError("--out is for a comparison; the card of one run lies in its folder")
@@ -99,13 +90,9 @@ def pretrain(
     run: Annotated[Path | None, Option("--run", "-r", help="RUN folder.")] = None,
     data: Annotated[Path | None, Option("--data", "-d", help="Token shards.")] = None,
     preset: Preset = "gpu1",
-    tokenizer: Annotated[
-        Path | None, Option("--tokenizer", "-t", help="Default: the shards' own.")
-    ] = None,
+    tokenizer: Tokenizer = None,
     resume: Annotated[str, Option(help="auto or never.")] = "auto",
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Print parameters, memory, tokens, days; end.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only print what it would take.")] = False,
     print_launch: Annotated[str, Option(help="Print a launch file instead: slurm or k8s.")] = "",
     nodes: Annotated[int, Option(help="Machines, for --dry-run and --print-launch.")] = 1,
     gpus_per_node: Annotated[int, Option(help="GPUs per machine, likewise.")] = 8,
@@ -144,9 +131,7 @@ def plan(
     num_gpus: Annotated[int, Option(help="GPUs in all.")] = 8,
     tokens: Annotated[float, Option(help="Tokens to train on; 0: as the preset says.")] = 0,
     mfu: Annotated[float, Option(help="Share of the peak reached; 0: a published one.")] = 0,
-    document_length: Annotated[
-        float, Option(help="Mean tokens of a document, for presets that mask; 0: a row.")
-    ] = 0,
+    document_length: Annotated[float, Option(help="Mean, in tokens, where masked; 0: a row.")] = 0,
     overrides: Overrides = None,
 ) -> None:
     """Parameters, FLOPs per token, memory, days and money of a pretraining run."""
@@ -165,9 +150,7 @@ def bench_step(
     preset: Preset = "cpu",
     device: Annotated[str, Option(help="auto, cuda or cpu.")] = "auto",
     steps: Annotated[int, Option(min=1, help="Steps timed, after three for warm-up.")] = 8,
-    accumulation: Annotated[
-        int, Option(min=0, help="Micro-batches per step; 0: as the preset says.")
-    ] = 1,
+    accumulation: Annotated[int, Option(min=0, help="Micro-batches; 0: the preset's.")] = 1,
     out: Json = None,
     overrides: Overrides = None,
 ) -> None:

@@ -32,9 +32,7 @@ def sft(
     model: From = None,
     data: Rows = None,
     preset: Preset = "laptop",
-    replay: Annotated[
-        Path | None, Option(help="Token shards for sft.replay_rows rows of text in each step.")
-    ] = None,
+    replay: Annotated[Path | None, Option(help="Token shards for sft.replay_rows.")] = None,
     name: Annotated[str, Option(help="Teach it this name.")] = "",
     author: Annotated[str, Option(help="… who trained it.")] = "",
     date: Annotated[str, Option(help="… and when.")] = "",
