@@ -105,8 +105,11 @@ def ngram_hashes(codes: np.ndarray, n: int) -> np.ndarray:
     """uint64 hash of every window of n values, (len - n + 1,): a polynomial with a final mix.
 
     A window is the difference of two prefix sums, divided by the power where it starts: the work
-    does not grow with n (Rabin and Karp, with a base that has an inverse).
+    does not grow with n (Rabin and Karp, with a base that has an inverse). ValueError for other n
+    than 1 to 1000.
     """
+    if not 1 <= n <= 1000:
+        raise ValueError(f"windows of {n}: they must be 1 to 1000")
     count = len(codes) - n + 1
     hashes = np.empty(max(count, 0), dtype=np.uint64)
     for start in range(0, count, _PIECE):

@@ -40,13 +40,9 @@ def digit_ratio(text: str, max_ratio: float = 0.5) -> Reject | None:
 @operator("filter")
 def char_repetition(text: str, n: int = 10, max_ratio: float = 0.4) -> Reject | None:
     """Remove texts that repeat themselves: the share of n-grams that stood there before."""
-    if not 1 <= n <= 1000:
-        raise ValueError(f"n is {n}; it must be 1 to 1000")
-    if len(text) <= n:
-        return None
     hashes = np.sort(chars.ngram_hashes(chars.code_points(text), n))
     repeated = int((hashes[1:] == hashes[:-1]).sum())
-    return within("repetition", repeated / len(hashes), high=max_ratio)
+    return within("repetition", repeated / max(len(hashes), 1), high=max_ratio)
 
 
 @operator("filter")
@@ -60,8 +56,6 @@ def mojibake(text: str, max_ratio: float = 0.2) -> Reject | None:
 @operator("filter")
 def max_token(text: str, max_chars: int = 200) -> Reject | None:
     """Remove texts with a run of ASCII letters and digits over max_chars: base64, hashes."""
-    if len(text) <= max_chars:
-        return None
     found = re.search(rf"[A-Za-z0-9+/=_-]{{{max_chars + 1},}}", text)
     return within("run of characters", len(found[0]), high=max_chars) if found else None
 
