@@ -92,19 +92,15 @@ def read_rejects(out: Path, operator: str = "", source: str = "") -> Iterator[Do
     """The documents that `prepare` removed, of one operator or source if one is named."""
     folder = Path(out) / "report" / "rejects"
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; give the folder that `steel data prepare` wrote"
-        )
+        raise UserError(f"{folder}: no such folder; give what `steel data prepare` wrote")
     for path in sorted(folder.glob(f"{source or '*'}.jsonl.zst")):
         for document in read_documents(path):
             if operator in ("", document.meta["rejected"]["operator"]):
                 yield document
 
 
-def write_report(
-    out: Path, recipe: str, parts: dict[str, dict], about: dict[str, Any]
-) -> dict[str, Any]:
-    """Check that the sums close, add totals and warnings, write and return OUT/report.json."""
+def write_report(out: Path, recipe: str, parts: dict[str, dict], about: dict[str, Any]) -> None:
+    """Check that the sums close, add totals and warnings, write OUT/report.json."""
     totals: dict[str, dict[str, int]] = {}
     for name, part in parts.items():
         before = None
@@ -119,7 +115,6 @@ def write_report(
     report["flows"] = _flows(parts)
     report["warnings"] = _warnings(report)
     write_json(out / "report.json", report)
-    return report
 
 
 def drop_stale(out: Path, names: list[str]) -> None:
@@ -143,10 +138,8 @@ def _flows(parts: dict[str, dict]) -> list[dict[str, Any]]:
         before = name
         for step, counts in part["steps"].items():
             flows[before, step] += counts["in"]
-            for reason, number in {
-                **counts.get("rejected", {}),
-                **counts.get("removed", {}),
-            }.items():
+            gone = counts.get("rejected", {}) | counts.get("removed", {})
+            for reason, number in gone.items():
                 flows[step, reason] += number
             before = step
         flows[before, "documents"] += counts["kept"]
