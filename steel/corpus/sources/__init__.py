@@ -10,8 +10,6 @@ from ...config import UserError, first_line
 from . import readers
 
 KINDS = ("text", "dialogue", "code", "poetry")
-
-
 CARD = "card.yaml"  # in a folder of raw files: the card of a source that is not in the catalogue
 
 
@@ -72,16 +70,13 @@ class Source:
         return "\n".join([f"## {self.title}", "", "| | |", "|---|---|", *lines, ""])
 
 
-def _load() -> dict[str, Source]:
-    cards = yaml.safe_load((Path(__file__).parent / "cards.yaml").read_text(encoding="utf-8"))
-    return {name: Source(name=name, **card) for name, card in cards.items()}
-
-
 def _simple(folder: str) -> str:
     return "".join(c for c in folder.lower() if c.isalnum())
 
 
-SOURCES = _load()  # in the order of the cards, which is that of preference among copies
+_cards = yaml.safe_load(Path(__file__).with_name("cards.yaml").read_text(encoding="utf-8"))
+SOURCES = {name: Source(name=name, **card) for name, card in _cards.items()}
+"""In the order of the cards, which is that of preference among copies."""
 _FOLDERS = {_simple(name): [name] for name in SOURCES}  # folder -> sources that it may hold
 for _source in SOURCES.values():
     for _alias in _source.aliases:
