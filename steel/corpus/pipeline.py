@@ -19,17 +19,14 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..config import UserError, first_line, needs
 from ..documents import document_files
-from ..machine import progress, without_main
+from ..machine import in_processes, progress
 from ..runlog import read_json
 from .convert import own_cards, rules_of
 from .recipe import Recipe, load_recipe
@@ -37,7 +34,6 @@ from .report import STEPS
 from .sources import SOURCES, inside, survey
 
 with needs("preparing documents", "datatrove"):
-    import multiprocess  # the fork of multiprocessing that datatrove uses
     from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
     from loguru import logger
 from . import steps as work
@@ -140,9 +136,9 @@ def _blocks(flat: list[tuple[str, Path]], tasks: int) -> list[dict[str, list[Pat
 class Local(LocalPipelineExecutor):
     """datatrove's, without the copy of each task's log on the terminal."""
 
-    def _run_for_rank(self, *args, **kwargs):
+    def do(self, rank: int) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
-            return super()._run_for_rank(*args, **kwargs)
+            self._run_for_rank(rank)
 
 
 def _local(workers: int, **settings) -> Local:
@@ -187,54 +183,15 @@ def _run(job: work.Job, executor: str, workers: int, options: dict[str, Any]) ->
             except TypeError as error:
                 what = f"--executor {executor}: {first_line(error)}"
                 raise UserError(f"{what}; give its options as KEY=VALUE") from None
-            if executor == "slurm":
+            left = stage.get_incomplete_ranks()
+            bar.advance(tasks - len(left), step=name)
+            if executor == "local":  # datatrove's pool waits for ever for a process that was killed
+                for _ in in_processes(stage.do, left, stage.workers):
+                    bar.advance(1)
+            else:
                 stage.run()
-                continue
-            with without_main(), _watched(stage, name, bar):
-                stage.run()
-            if left := stage.get_incomplete_ranks(skip_completed=True):
-                what = (
-                    f"{len(left)} of {tasks} tasks failed ({name}); {job.work / name}/logs says why"
-                )
-                raise UserError(f"{what}, the same command goes on")
-    return not stage.get_incomplete_ranks(skip_completed=True)
-
-
-@contextlib.contextmanager
-def _watched(stage, name: str, bar) -> Iterator[None]:
-    """Show how many tasks of a stage are done, and end it when one of its processes was killed.
-
-    A pool of processes waits for ever for a result that died with its process. A signal to the
-    main thread ends the waiting, and not SIGINT: what a shell starts in the background ignores it.
-    """
-    ended, known, shown = threading.Event(), set(), 0
-    main = threading.main_thread()
-
-    def show() -> None:
-        nonlocal shown
-        done = stage.world_size - len(stage.get_incomplete_ranks(skip_completed=True))
-        bar.advance(done - shown, step=name)
-        shown = done
-
-    def watch() -> None:
-        while not ended.wait(0.25):
-            show()
-            known.update(multiprocess.active_children())
-            if any(process.exitcode not in (None, 0, -15) for process in known):
-                signal.pthread_kill(main.ident, signal.SIGUSR1)
-                return
-
-    def stop(*_) -> None:
-        what = "a process was killed, probably for lack of memory"
-        raise UserError(f"{what}; the same command goes on, try fewer workers")
-
-    before = signal.signal(signal.SIGUSR1, stop)
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        signal.signal(signal.SIGUSR1, before)
-        show()
+            left = stage.get_incomplete_ranks(skip_completed=True)
+            if left and executor != "slurm":
+                logs = f"{job.work / name}/logs says why, the same command goes on"
+                raise UserError(f"{len(left)} of {tasks} tasks failed ({name}); {logs}")
+    return not left

@@ -17,6 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,7 @@ from .shards import (
     read_manifest,
     tokenizer_hash,
 )
-from .tasks import Task, run_tasks
+from .tasks import Task, run_task
 
 SHARD_TOKENS = 1 << 24
 SMALL_BYTES = 8 << 20  # below this, starting worker processes takes longer than the work
@@ -226,11 +227,14 @@ def write_generation(
     sizes = {task.path: task.path.stat().st_size for task in left}
     left.sort(key=lambda task: -sizes[task.path])  # the longest first: none is waited for
     workers = min(workers, len(left)) if sum(sizes.values()) >= SMALL_BYTES else 1
-    core = tokenizer.backend_tokenizer.to_str()
     done = sum(record["records"] for record in records.values())
     with machine.progress(None, "packing", "documents", done, show=progress) as bar:
-        new = run_tasks(left, root, core, workers, bar.advance)
-    records |= {record["stem"]: record for record in new}
+        advance = bar.advance if workers == 1 else None
+        work = partial(run_task, root, tokenizer.backend_tokenizer.to_str(), advance)
+        for record in machine.in_processes(work, left, workers):
+            records[record["stem"]] = record
+            if advance is None:
+                bar.advance(record["records"])
     manifest = _manifest(settings, [records[task.record["stem"]] for task in tasks], before)
     try:
         _refuse_copies(manifest)
