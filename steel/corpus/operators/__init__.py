@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from ...config import UserError
 from ...documents import Document
 
-_MODULES = ("mappers", "filters", "scores", "juicer", "juicer_filters")
+_MODULES = ("mappers", "filters", "juicer", "juicer_filters")
 _FUNCTIONS: dict[str, tuple[str, Callable]] = {}
 
 
