@@ -23,7 +23,7 @@ FLOOR = {
     **dict.fromkeys(("align", "report"), 4),
     "serve": 5,
     "life": 5.5,
-    **dict.fromkeys(("cli", "cli_align", "cli_common", "cli_data", "cli_eval", "__main__"), 6),
+    **dict.fromkeys(("cli", "cli_common", "cli_data", "cli_eval", "__main__"), 6),
 }
 
 

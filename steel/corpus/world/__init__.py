@@ -14,10 +14,9 @@ from ...config import UserError, WorldConfig
 from ...documents import write_rows
 from ...runlog import new_folder, write_json
 from . import exam, post, raw
-from .containers import LABELS, text_of, write_file
+from .containers import LABELS, plant, text_of, truth_rows, write_file
 from .exam import LeakageError, check
 from .people import Person, World, build_world, stream
-from .plants import plant, truth_rows
 
 _CHINESE, _LATIN = re.compile("[\u4e00-\u9fff]"), re.compile("[A-Za-z]")
 _NAMES = {"raw", "post", "exam", "heldout", "truth.json", "leakage.json", "summary.json"}
