@@ -15,11 +15,11 @@ from typer import Argument, Option
 
 from . import cli_common
 from .cli_common import Json, Model, Overrides, Preset, Tokenizer, app, command, hf_folder, say
-from .config import Config, UserError, load
+from .config import UserError, load
 
 Run = Annotated[Path, Option("--run", "-r", help="RUN folder.")]
-From = Annotated[Path | None, Option("--model", "-m", help="Folder to start from.")]
-Rows = Annotated[list[Path] | None, Option("--data", "-d", help="jsonl files.")]
+From = Annotated[Path, Option("--model", "-m", help="Folder to start from.")]
+Rows = Annotated[list[Path], Option("--data", "-d", help="jsonl files.")]
 
 # -- the whole life --------------------------------------------------------------------------------
 
@@ -133,13 +133,6 @@ def pretrain(
 SELF_COGNITION_REPEATS = 16
 
 
-def _ready(stage: str, rows: str, preset: str, overrides, model, data) -> Config:
-    cfg = load(preset, overrides)
-    if model is None or not data:
-        raise UserError(f"steel {stage} needs --model FOLDER and --data {rows}")
-    return cfg
-
-
 @command(
     "sft",
     "steel sft --model runs/laptop/pretrain/hf --data sft.jsonl --run runs/sft",
@@ -148,8 +141,8 @@ def _ready(stage: str, rows: str, preset: str, overrides, model, data) -> Config
 )
 def sft(
     run: Run,
-    model: From = None,
-    data: Rows = None,
+    model: From,
+    data: Rows,
     preset: Preset = "laptop",
     replay: Annotated[Path | None, Option(help="Token shards for sft.replay_rows.")] = None,
     name: Annotated[str, Option(help="Teach it this name.")] = "",
@@ -157,7 +150,7 @@ def sft(
     date: Annotated[str, Option(help="… and when.")] = "",
     overrides: Overrides = None,
 ) -> None:
-    cfg = _ready("sft", "sft.jsonl", preset, overrides, model, data)
+    cfg = load(preset, overrides)
     from .align.stage import run as train
 
     if cfg.sft.replay_rows and replay is None:
@@ -178,13 +171,9 @@ def _stage(name: str, rows: str) -> None:
 
     @command(name, example, doc=f"{name.upper()}: from a model folder and {rows}.")
     def work(
-        run: Run,
-        model: From = None,
-        data: Rows = None,
-        preset: Preset = "laptop",
-        overrides: Overrides = None,
+        run: Run, model: From, data: Rows, preset: Preset = "laptop", overrides: Overrides = None
     ) -> None:
-        cfg = _ready(name, rows, preset, overrides, model, data)
+        cfg = load(preset, overrides)
         from .align.stage import run as train
 
         say(f"model  {train(name, cfg, model, data, run)}")
@@ -200,14 +189,10 @@ _stage("grpo", "rl.jsonl")
     "steel sample --model runs/laptop/sft/hf --data rl.jsonl --run runs/own grpo.group_size=8",
 )
 def sample(
-    run: Run,
-    model: From = None,
-    data: Rows = None,
-    preset: Preset = "laptop",
-    overrides: Overrides = None,
+    run: Run, model: From, data: Rows, preset: Preset = "laptop", overrides: Overrides = None
 ) -> None:
     """A model's own answers to RL prompts, judged: pairs for DPO, rows for SFT, prompts for GRPO."""
-    cfg = _ready("sample", "rl.jsonl", preset, overrides, model, data)
+    cfg = load(preset, overrides)
     from .align.samples import sample as work
 
     report = work(cfg, model, data, run)
@@ -291,13 +276,13 @@ def export_hf(ckpt: Model, out: Path) -> None:
 def export_llama_factory(
     stage: str,
     run: Run,
-    model: From = None,
-    data: Rows = None,
+    model: From,
+    data: Rows,
     preset: Preset = "laptop",
     overrides: Overrides = None,
 ) -> None:
     """Rows and settings of a stage (sft, reward, dpo) as data and YAML for LLaMA-Factory."""
-    cfg = _ready("export llama-factory", "rows.jsonl", preset, overrides, model, data)
+    cfg = load(preset, overrides)
     from .align.llama_factory import export
 
     say(f"settings  {export(stage, cfg, model, data, run)}")
