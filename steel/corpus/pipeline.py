@@ -141,30 +141,16 @@ class Local(LocalPipelineExecutor):
             self._run_for_rank(rank)
 
 
-def _local(workers: int, **settings) -> Local:
-    return Local(workers=min(workers, settings["tasks"]), **settings)
-
-
-def _slurm(workers: int, **settings) -> SlurmPipelineExecutor:
-    venv = {} if sys.prefix == sys.base_prefix else {"venv_path": f"{sys.prefix}/bin/activate"}
-    name = os.path.basename(settings["logging_dir"])
-    ours = {"job_name": f"steel-{name}", "qos": "", **venv}
-    return SlurmPipelineExecutor(workers=workers, **{**ours, **settings})
-
-
-def _ray(workers: int, **settings) -> RayPipelineExecutor:
-    with needs("--executor ray", "Ray", "pip install 'datatrove[ray]'"):
-        from ray import remote  # noqa: F401 - a folder called ray can be imported, but is not Ray
-    return RayPipelineExecutor(workers=min(workers, settings["tasks"]), **settings)
-
-
-EXECUTORS = {"local": _local, "slurm": _slurm, "ray": _ray}
+EXECUTORS = {"local": Local, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
 
 
 def _run(job: work.Job, executor: str, workers: int, options: dict[str, Any]) -> bool:
     """Run what is left of a job; whether all is done (Slurm: or only handed over)."""
     if executor not in EXECUTORS:
         raise UserError(f"--executor is {', '.join(EXECUTORS)}, not '{executor}'")
+    if executor == "ray":
+        with needs("--executor ray", "Ray", "pip install 'datatrove[ray]'"):
+            from ray import remote  # noqa: F401 - a folder called ray can be imported, but is not Ray
     first = work.Convert(job) if "convert" in job.steps else work.Read(job)
     clean = [work.Clean(job)] if "clean" in job.steps else []
     stages = (
@@ -176,10 +162,14 @@ def _run(job: work.Job, executor: str, workers: int, options: dict[str, Any]) ->
     stage, show = None, executor != "slurm"
     with progress(sum(count for *_, count in stages), "preparing", "tasks", show=show) as bar:
         for name, pipeline, tasks in stages:
-            before = {"depends": stage} if executor == "slurm" else {}
-            settings = {"pipeline": pipeline, "tasks": tasks, "logging_dir": str(job.work / name)}
+            ours: dict[str, Any] = {"workers": min(workers, tasks)}
+            if executor == "slurm":
+                ours |= {"depends": stage, "job_name": f"steel-{name}", "qos": ""}
+                if sys.prefix != sys.base_prefix:
+                    ours["venv_path"] = f"{sys.prefix}/bin/activate"
+            fixed = {"pipeline": pipeline, "tasks": tasks, "logging_dir": str(job.work / name)}
             try:
-                stage = EXECUTORS[executor](workers, **settings, **before, **options)
+                stage = EXECUTORS[executor](**{**ours, **options, **fixed})
             except TypeError as error:
                 what = f"--executor {executor}: {first_line(error)}"
                 raise UserError(f"{what}; give its options as KEY=VALUE") from None

@@ -39,15 +39,15 @@ class Tally:
 
 
 class Evidence:
-    """Writes what one step over one source threw away and changed, until the block ends.
+    """Counts and writes what one step over one source threw away and changed, until the block ends.
 
     STEM.rejects.jsonl.zst: documents as they were when they were removed, with `meta["rejected"]`:
     {"operator", "reason", "value" measured and "limit" passed or None}. STEM.traces.jsonl: the
     first `trace` changes of each operator, {"operator", "id", "before", "after"}.
     """
 
-    def __init__(self, stem: Path, trace: int = 0):
-        self._trace, self._rows, self._count = trace, [], Counter()
+    def __init__(self, stem: Path, tally: Tally, trace: int = 0):
+        self._tally, self._trace, self._rows = tally, trace, []
         self._path = stem.with_name(f"{stem.name}.traces.jsonl")
         self._writer = DocumentWriter(stem.with_name(f"{stem.name}.rejects.jsonl.zst"))
 
@@ -61,13 +61,15 @@ class Evidence:
 
     def reject(self, document: Document, reject: Reject, **more: Any) -> None:
         """Keep a removed document; `more` goes to what is said of it."""
+        self._tally.gone[reject.operator] += 1
         meta = document.meta | {"rejected": reject._asdict() | more}
         self._writer.write(replace(document, meta=meta))
 
     def changed(self, op: Operator, before: Document, after: Document) -> None:
         """Keep a change, if the operator has not shown enough."""
-        self._count[op.name] += 1
-        if self._count[op.name] <= self._trace:
+        count = self._tally.more["changed"]
+        count[op.name] += 1
+        if count[op.name] <= self._trace:
             texts = {"before": before.readable(), "after": after.readable()}
             self._rows.append({"operator": op.name, "id": before.id, **texts})
 

@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..runlog import atomic_file, atomic_write, read_json
 from . import dedup as duplicates
 from .convert import PLACES, convert_source
 from .dedup import NO_DEDUP, Dedup, Keys
-from .operators import Operator, Reject, apply
+from .operators import Reject, apply
 from .recipe import Recipe
 from .report import Evidence, Tally, drop_stale, publish_evidence, write_report
 
@@ -152,33 +153,23 @@ class Clean(Step):
     def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, Stream]]:
         tallies = {}
         for name, documents in data:
-            tallies[name] = Tally()
-            with Evidence(self.part(rank, name, ".clean"), self.job.trace) as evidence:
-                yield name, cleaned(documents, self.job.recipe, tallies[name], evidence)
+            tally, stem = tallies.setdefault(name, Tally()), self.part(rank, name, ".clean")
+            with Evidence(stem, tally, self.job.trace) as evidence:
+                yield name, cleaned(documents, self.job.recipe, tally, evidence)
         self.count(rank, tallies)
 
 
 def cleaned(found: Stream, recipe: Recipe, tally: Tally, evidence: Evidence) -> Stream:
     """What the recipe's operators leave of the documents; a changed one is encoded again."""
-    operators: dict[tuple[str, bool], list] = {}
-    changed = tally.more.setdefault("changed", Counter())
-    removed = tally.more.setdefault("removed_characters", Counter())
-    tally.more["characters"] = 0
-
-    def note(op: Operator, before: Document, after: Document) -> None:
-        changed[op.name] += 1
-        evidence.changed(op, before, after)
-
+    operators = cache(recipe.operators)
+    tally.more |= {"changed": Counter(), "removed_characters": Counter(), "characters": 0}
     for document, line in found:
-        kind = (document.source, bool(document.messages))
-        if kind not in operators:
-            operators[kind] = recipe.operators(*kind)
         tally.read += 1
-        result, reject = apply(operators[kind], document, note)
+        chain = operators(document.source, bool(document.messages))
+        result, reject = apply(chain, document, evidence.changed)
         size = len(result.readable())
         if reject is not None:
-            tally.gone[reject.operator] += 1
-            removed[reject.operator] += size
+            tally.more["removed_characters"][reject.operator] += size
             evidence.reject(result, reject)
             continue
         tally.kept += 1
@@ -253,13 +244,14 @@ class LeaveOut(Step):
         docs = self.job.work / "docs"
         parts = (self.part(*at, ".jsonl.zst") for at in self.parts() if at[1] == name)
         lines = (line for part in parts for _, line in read_lines(part))
-        with DocumentWriter(docs / f"{name}.jsonl.zst") as writer, Evidence(docs / name) as thrown:
+        writer, evidence = DocumentWriter(docs / f"{name}.jsonl.zst"), Evidence(docs / name, tally)
+        with writer, evidence:
             for place, line in enumerate(lines, firsts[name]):
                 tally.read += 1
                 if pair := copies.get(place):
-                    tally.gone[kind := pair["kind"]] += 1
+                    kind = pair["kind"]
                     reject = Reject(f"{kind} copy", pair["similarity"], limits.get(kind), kind)
-                    thrown.reject(decode(line), reject, copy_of=pair["kept"])
+                    evidence.reject(decode(line), reject, copy_of=pair["kept"])
                 else:
                     tally.kept += 1
                     writer.write_line(line + b"\n")
