@@ -60,6 +60,19 @@ def needs(what: str, package: str, install: str = "") -> Iterator[None]:
         raise UserError(f"{what} needs {package} ({install})") from None
 
 
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file. UserError when it holds none."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_bytes()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}")
+    return values
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or the error's type when it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -511,16 +524,9 @@ def _find(preset_or_path: str, beside: Path = Path()) -> Path:
 
 def _read(path: Path, children: tuple[Path, ...] = ()) -> dict:
     """What a file says, over what it extends; children: the files that extend this one."""
-    import yaml
-
     if path.resolve() in children:
         raise UserError(f"'extends' of {children[-1]} leads back to {path}")
-    try:
-        values = yaml.safe_load(path.read_bytes()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}")
+    values = read_yaml(path)
     parent = values.pop("extends", None)
     if parent is None:
         return values

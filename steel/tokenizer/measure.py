@@ -11,9 +11,9 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-import yaml
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from ..config import read_yaml
 from ..documents import document_files
 from .bpe import encode_texts
 from .texts import sample_texts
@@ -25,7 +25,7 @@ _WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]+(?![A-Za-z])")
 @cache
 def hanzi() -> dict[str, str]:
     """The national table's characters by level: FCC 3,500 common, SCC 3,000 more, TCC 1,605 rare."""
-    levels = yaml.safe_load(Path(__file__).with_name("hanzi.yaml").read_text(encoding="utf-8"))
+    levels = read_yaml(Path(__file__).with_name("hanzi.yaml"))
     return {name: "".join(lines.split()) for name, lines in levels.items()}
 
 

@@ -167,9 +167,10 @@ def test_a_recipe_file_is_checked(tmp_path):
     for text, words in (
         ("cleen: {}", "has no cleen"),
         ("clean: {texts: []}", "has no texts"),
-        ("- a", "must be a mapping"),
+        ("- a", "must hold 'key: value'"),
+        ("clean: [a]", "must be a mapping"),
         ("convert: {rules: x}", "rules must be"),
-        ("a: [", "not YAML"),
+        ("a: [", "not valid YAML"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=words):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import yaml
+
+from ...config import read_yaml
 
 LETTER, CJK, DIGIT, SPACE, PUNCTUATION, SYMBOL, OTHER = range(7)
 # Marks that ordinary Chinese and English prose is made of. Rarer punctuation counts as a symbol.
@@ -44,9 +45,8 @@ def word_table() -> np.ndarray:
 @functools.cache
 def special_table() -> np.ndarray:
     """bool by code point: what Data-Juicer calls special; see special.yaml."""
-    data = yaml.safe_load((Path(__file__).parent / "special.yaml").read_text(encoding="utf-8"))
     table = np.zeros(sys.maxunicode + 1, dtype=bool)
-    for span in data["special"].split():
+    for span in read_yaml(Path(__file__).with_name("special.yaml"))["special"].split():
         low, _, high = span.partition("-")
         table[int(low, 16) : int(high or low, 16) + 1] = True
     return table

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from ...config import read_yaml
 from . import Reject, operator, within
 from . import characters as chars
 from .mappers import is_gbk_mojibake
@@ -92,7 +92,7 @@ def language_scores(text: str) -> dict[str, float]:
 
 @functools.cache
 def _tables() -> dict:
-    data = yaml.safe_load(Path(__file__).with_name("scores.yaml").read_text(encoding="utf-8"))
+    data = read_yaml(Path(__file__).with_name("scores.yaml"))
     data["zh"] = np.zeros(0x110000, bool)
     data["zh"][list(map(ord, data["function"]["zh"]))] = True
     data["en"] = frozenset(data["function"]["en"].split())

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
-
-from ...config import UserError, WorldConfig, from_dict
+from ...config import UserError, WorldConfig, from_dict, read_yaml
 
 STRANGERS = 240  # names of people who do not live in the town
 
@@ -20,7 +18,7 @@ STRANGERS = 240  # names of people who do not live in the town
 @cache
 def table(name: str) -> dict:
     """A YAML file of this folder: town, zh, en, sources or code."""
-    return yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).with_name(f"{name}.yaml"))
 
 
 def stream(seed: int, *names: object) -> random.Random:
