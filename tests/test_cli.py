@@ -98,7 +98,7 @@ def bad_inputs(tmp):
         (["pretrain", "--preset", "smoke", "train.precision=fp8"], "train.precision"),
         (["plan", "--preset", "laptop", "model.feed_forward=magic"], "feed_forward"),
         (["plan", "train.learning_rate=nan"], "learning_rate"),
-        (["sft", "--run", f"{tmp}/r", "sft.beta=1"], "sft.beta"),
+        (["sft", "--run", f"{tmp}/r", "-m", f"{tmp}", "-d", f"{tmp}", "sft.beta=1"], "sft.beta"),
         (["bench", "step", "--device", "moon"], "moon"),
         (["bench", "step", "--steps", "0"], "--steps"),
         (["import-original", f"{tmp}/empty", f"{tmp}/o"], "config.json"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Pretrained
 
 from ..config import UserError
 from ..runlog import new_folder
@@ -23,11 +23,8 @@ from . import bpe
 
 
 def merge(
-    base: PreTrainedTokenizerBase,
-    out: Path | str,
-    other: PreTrainedTokenizerBase | None = None,
-    characters: str = "",
-) -> tuple[PreTrainedTokenizerBase, list[list[int]]]:
+    base: Pretrained, out: Path | str, other: Pretrained | None = None, characters: str = ""
+) -> tuple[Pretrained, list[list[int]]]:
     """Write to `out` the base with the other's merges, and with `characters` as tokens of their own.
 
     Returns the new tokenizer, and for every added entry, in order of its id, the ids by which the
@@ -81,7 +78,7 @@ def _require_byte_level(core: dict) -> None:
         raise UserError("a vocabulary that ignores its merges cannot be joined: they say the order")
 
 
-def _spellings(base: PreTrainedTokenizerBase, entries: list[str]) -> list[list[int]]:
+def _spellings(base: Pretrained, entries: list[str]) -> list[list[int]]:
     """Ids by which the base spells each entry, which is written in the byte-level alphabet."""
     core = json.loads(base.backend_tokenizer.to_str())
     core |= {"pre_tokenizer": None, "normalizer": None, "post_processor": None, "added_tokens": []}
@@ -99,12 +96,7 @@ def extend_embeddings(model: torch.nn.Module, spelled: list[list[int]], entries:
     first = entries - len(spelled)
     rows = max(entries, model.get_input_embeddings().weight.shape[0])  # some models have spare rows
     model.resize_token_embeddings(rows, mean_resizing=False)
-    tables = {id(t.weight): t.weight for t in _tables(model)}
-    for weight_VD in tables.values():
+    tables = filter(None, (model.get_input_embeddings(), model.get_output_embeddings()))
+    for weight_VD in {id(table.weight): table.weight for table in tables}.values():
         for row, ids in enumerate(spelled, start=first):
             weight_VD[row] = weight_VD[ids].mean(0)
-
-
-def _tables(model: torch.nn.Module) -> list[torch.nn.Module]:
-    output = model.get_output_embeddings()
-    return [model.get_input_embeddings(), *([output] if output is not None else [])]

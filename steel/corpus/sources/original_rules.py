@@ -17,10 +17,8 @@ from .rules import Piece, Rule, Skip, list_of, text_of
 
 _SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 _END = "<|im_end|>\n"
-_SPEAKER, _ENDED = (
-    re.compile(r"<\|im_start\|>(?:user|assistant)\n?"),
-    re.compile(r"<\|im_end\|>\n?"),
-)
+_SPEAKER = re.compile(r"<\|im_start\|>(?:user|assistant)\n?")
+_ENDED = re.compile(r"<\|im_end\|>\n?")
 
 
 def without_template(text: str) -> str:
@@ -127,6 +125,4 @@ def belle_3_5m(record: dict[str, Any], path: Path, options: dict) -> Piece:
 
 def moss(record: dict[str, Any], path: Path, options: dict) -> Piece:
     pairs = list_of(record, "conversation", dict, "turn")
-    return _conversation(
-        *([_field(pair, side) for pair in pairs] for side in ("human", "assistant"))
-    )
+    return _conversation(*([_field(p, side) for p in pairs] for side in ("human", "assistant")))
