@@ -158,14 +158,12 @@ def _read(path: Path) -> dict:
     """{"exam", "perplexity"} of a result file, None for what it does not hold."""
     try:
         page = read_json(path)
-        inner = {"exam": page.get("exam"), "perplexity": page.get("perplexity")}
-    except (ValueError, AttributeError):
+        return {
+            "exam": page if "answers" in page else page.get("exam"),
+            "perplexity": page if "domains" in page else page.get("perplexity"),
+        }
+    except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path} is no result of steel eval") from None
-    if "answers" in page:
-        inner["exam"] = page
-    if "domains" in page:
-        inner["perplexity"] = page
-    return inner
 
 
 @command(

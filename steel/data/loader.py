@@ -232,7 +232,7 @@ class Loader:
         piece, sample = np.empty_like(slots), np.empty_like(slots)
         for name, at, draws in self.mixture.draws(slots):
             members, first, stream = self._stream(name)
-            found, _ = stream.samples(draws)
+            found = stream.samples(draws)
             which = np.searchsorted(first, found, side="right") - 1
             piece[at], sample[at] = members[which], found - first[which]
         _, first_token, tokens, source = self._pieces[:, piece]
