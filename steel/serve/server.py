@@ -37,10 +37,13 @@ LARGEST = 4 << 20  # body of a request [bytes]
 MODELS, TALK, WRITE = "/v1/models", "/v1/chat/completions", "/v1/completions"
 NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 NAMES[dict] = "an object"
-# What would change an answer, if it were set.
-REFUSED = (
-    "echo suffix logprobs top_logprobs frequency_penalty presence_penalty logit_bias tools functions"
-).split()
+# What would change an answer, if it were set to anything but these.
+REFUSED = dict.fromkeys(
+    "echo suffix logprobs top_logprobs frequency_penalty presence_penalty logit_bias tools functions "
+    "top_k min_p repetition_penalty".split()
+)
+REFUSED |= {"n": 1, "best_of": 1, "tool_choice": "none", "response_format": {"type": "text"}}
+HOME = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 
 
 class Refusal(Exception):
@@ -81,8 +84,8 @@ class Server(ThreadingHTTPServer):
 def answer_to(server: Server, body: dict, chat: bool) -> Answer:
     """The answer that a request asks for, not begun yet. Raises Refusal or UserError."""
     model, tokenizer = server.model, server.tokenizer
-    for name in REFUSED + ["n"] * (body.get("n") != 1):
-        if body.get(name):
+    for name, harmless in REFUSED.items():
+        if body.get(name) and body[name] != harmless:
             raise Refusal(400, f"{name} is not supported here; leave it out", name)
     if _field(body, "model", str, server.name) != server.name:
         message = f"no model '{body['model']}' here, only '{server.name}'"
@@ -121,6 +124,8 @@ def _field(body: dict, name: str, kind: type, default):
     fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise Refusal(400, f"{name} must be {NAMES[kind]}, not {str(value)[:80]!r}", name)
+    if kind is float and not 0 <= value <= 1e6:  # infinite, or an integer beyond any float
+        raise Refusal(400, f"{name} must be a number from 0 on, and no larger than a million", name)
     return value
 
 
@@ -167,6 +172,9 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
+        if not self._at_home():
+            self.send_error(403, "this server answers to this machine's own names alone")
+            return
         path, name = urlsplit(self.path).path, self.server.name
         if path == "/":
             self._send(200, self.server.page, "text/html; charset=utf-8")
@@ -192,9 +200,21 @@ class Handler(BaseHTTPRequestHandler):
             traceback.print_exc()
             self._refuse(Refusal(500, "the server failed; its terminal says where"))
 
+    def _at_home(self) -> bool:
+        """Whether the request is for a name of this machine, where the server listens to it alone.
+
+        A page from elsewhere can point its own name at 127.0.0.1; its requests still carry that name.
+        """
+        if self.server.server_address[0] not in HOME:
+            return True  # it was asked to listen to others, by whatever name
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        return host is None or host in HOME
+
     def _body(self) -> dict:
         origin, length = self.headers.get("Origin"), self.headers.get("Content-Length", "")
-        if origin and urlsplit(origin).netloc != self.headers.get("Host"):
+        if not self._at_home():
+            raise Refusal(403, "this server answers to this machine's own names alone")
+        if origin and urlsplit(origin).netloc.lower() != self.headers.get("Host", "").lower():
             raise Refusal(403, f"a page from {origin} may not use this server")
         if not length.isdecimal():
             raise Refusal(411, "the request needs a Content-Length")

@@ -155,6 +155,12 @@ MISTAKES = [
     (WRITE, {"prompt": "x", "temperature": -1}, 400, "temperature"),
     (WRITE, {"prompt": "x", "temperature": "hot"}, 400, "temperature must be a number"),
     (WRITE, {"prompt": "x", "top_p": 0}, 400, "top_p"),
+    (WRITE, {"prompt": "x", "temperature": 10**400}, 400, "temperature must be a number"),
+    (WRITE, b'{"prompt": "x", "temperature": 1e400}', 400, "temperature must be a number"),
+    (TALK, {"response_format": {"type": "json_object"}}, 400, "response_format is not"),
+    (TALK, {"tool_choice": "auto"}, 400, "tool_choice is not"),
+    (WRITE, {"prompt": "x", "best_of": 4}, 400, "best_of is not"),
+    (WRITE, {"prompt": "x", "top_k": 1}, 400, "top_k is not"),
     (WRITE, {"prompt": "x", "max_tokens": 0}, 400, "max_new_tokens"),
     (WRITE, {"prompt": "x", "max_tokens": 1.5}, 400, "max_tokens must be an integer"),
     (WRITE, {"prompt": "x", "seed": True}, 400, "seed must be an integer"),
@@ -181,10 +187,20 @@ def test_strange_requests_get_errors_and_the_server_lives(server):
     assert ask(server, WRITE, {"prompt": "x"}, method="DELETE")[0] == 405
     status, page = ask(server, WRITE, {"prompt": "x"}, headers={"Origin": "http://evil.test"})
     assert status == 403 and "evil.test" in page["error"]["message"]
+    pointed = {"Host": "evil.test:80", "Origin": "http://evil.test:80"}  # its name, our address
+    assert ask(server, WRITE, {"prompt": "x"}, headers=pointed)[0] == 403
+    assert ask(server, "/v1/models", headers={"Host": "evil.test"})[0] == 403
+    plain = {"prompt": "x", "n": 1, "response_format": {"type": "text"}, "max_tokens": 1}
+    assert ask(server, WRITE, plain)[0] == 200
+    for cold in ({"temperature": 1e-320}, {"temperature": 1, "top_p": 1e-300}):
+        assert (
+            ask(server, WRITE, plain | cold)[1]["choices"]
+            == ask(server, WRITE, plain | {"temperature": 0})[1]["choices"]
+        )
     own = {"Origin": f"http://127.0.0.1:{server.server_port}"}
     assert ask(server, WRITE, {"prompt": "x", "max_tokens": 1}, headers=own)[0] == 200
     for raw, status in (
-        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n\r\n", b"411"),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: LOCALHOST\r\n\r\n", b"411"),
         (b"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", b"413"),
         (b"nonsense of a line\r\n\r\n", b"Bad request"),
     ):
