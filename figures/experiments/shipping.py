@@ -22,6 +22,8 @@ import torch
 
 from steel.config import needs
 from steel.documents import read_rows
+from steel.evaluation.cloze import load_cloze
+from steel.evaluation.conversation import Message
 from steel.model.folder import open_model
 from steel.serve.gguf import DTYPES, export_gguf
 from steel.tokenizer.bpe import encode_text
@@ -31,6 +33,9 @@ from .ledger import Ledger
 
 TOKENS = 256
 """Positions at which llama.cpp is compared with PyTorch [tokens]."""
+
+MISTAKES = {"epsilon": {"attention.layer_norm_rms_epsilon": 10}, "base": {"rope.freq_base": 1.01}}
+"""Facts of the file that a reader might get wrong, by which factor."""
 
 
 def chat_model(run: Path, *more: str) -> Path:
@@ -46,13 +51,40 @@ def held_out(run: Path, domain: str) -> list[str]:
     return [row["text"] for _, row in rows]
 
 
-def numpy_logits(path: Path | str, ids: list[int]) -> np.ndarray:
-    """(T, V) logits in fp64 by a decoder that knows a GGUF file of architecture qwen2 or qwen3, and NumPy."""
+def questions(run: Path) -> list[Message]:
+    """Forty questions in wordings that nobody was trained on, one message each."""
+    rows = (row for _, row in read_rows(run / "world" / "heldout" / "dialogue.jsonl"))
+    asked = [Message("talk", row["lang"], (row["messages"][0]["content"],)) for row in rows]
+    return asked[: answering.ASKED]
+
+
+def towns(run: Path) -> list[str]:
+    """All towns of the closed world, in Chinese."""
+    rows = load_cloze(run / "world" / "exam" / "cloze.jsonl")
+    row = next(row for row in rows if row["lang"] == "zh" and row["attribute"] == "city")
+    return [town.strip() for town in row["candidates"]]
+
+
+def token_bytes(tok, token: int) -> bytes:
+    """The bytes that an entry of a byte-level vocabulary stands for."""
+    plain = [b for b in range(256) if chr(b).isprintable() and b not in (0x20, 0xA0, 0xAD)]
+    rest = [b for b in range(256) if b not in plain]
+    byte = {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(rest)}
+    return bytes(byte[c] for c in tok.convert_ids_to_tokens(token))
+
+
+def numpy_logits(path: Path | str, ids: list[int], wrong: dict | None = None) -> np.ndarray:
+    """(T, V) logits in fp64 by a decoder that knows a GGUF file of architecture qwen2 or qwen3, and NumPy.
+
+    wrong: facts that it is to misread, for a test to find: name without the architecture -> factor.
+    """
     import gguf
 
     reader = gguf.GGUFReader(path)
     arch = reader.fields["general.architecture"].contents()
     fact = {name: field.contents() for name, field in reader.fields.items()}
+    for name, factor in (wrong or {}).items():
+        fact[f"{arch}.{name}"] *= factor
     W = {t.name: gguf.dequantize(t.data, t.tensor_type).astype(float) for t in reader.tensors}
     H, G, C = (fact[f"{arch}.attention.{k}"] for k in ("head_count", "head_count_kv", "key_length"))
     eps, theta = fact[f"{arch}.attention.layer_norm_rms_epsilon"], fact[f"{arch}.rope.freq_base"]
@@ -154,7 +186,7 @@ def visit(folder, messages, trust):
         found["new"] = out.shape[1] - len(ids)
         found["said"] = tok.decode(out[0, len(ids):], skip_special_tokens=True)
     except Exception as error:
-        found["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        found["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:900]}"
     return found
 
 print(json.dumps([visit(*job) for job in json.load(sys.stdin)]))
@@ -203,6 +235,21 @@ def compared(run: Path, folder: Path, dtype: str, cache: str) -> dict:
             "largest": max(gaps), "median": float(np.median(gaps))}  # fmt: skip
 
 
+def misread(run: Path, folder: Path, wrong: dict) -> dict:
+    """What a mistake costs that a parity test should find: the NumPy decoder with it and without, as above."""
+    _, tok = open_model(folder, device="cpu")
+    gaps, changed = [], 0
+    for text in held_out(run, "zh"):
+        if not (ids := encode_text(tok, text)[: TOKENS - len(gaps)]):
+            break
+        both = (numpy_logits(run / "f32.gguf", ids, w) for w in (None, wrong))
+        right_TV, wrong_TV = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in both)
+        gaps += np.abs(wrong_TV - right_TV).max(-1).tolist()
+        changed += int((wrong_TV.argmax(-1) != right_TV.argmax(-1)).sum())
+    found = {"positions": len(gaps), "changed": changed, "largest": max(gaps)}
+    return found | {"median": float(np.median(gaps))}
+
+
 def cut(run: Path, folder: Path) -> dict:
     """How many held-out documents and tokens llama.cpp's tokenizer spells otherwise than ours."""
     _, tok = open_model(folder, device="cpu")
@@ -229,9 +276,12 @@ def main(
         folder = chat_model(place, f"seed={key['seed']}")
         if key["dtype"] == "tokenizer":
             return cut(place, folder)
+        if key["dtype"] in MISTAKES:
+            return misread(place, folder, MISTAKES[key["dtype"]])
         return compared(place, folder, key["dtype"], key["cache"])
 
-    kinds = [(dtype, cache) for dtype in DTYPES for cache in ("f32", "f16")] + [("tokenizer", "")]
+    kinds = [(dtype, cache) for dtype in DTYPES for cache in ("f32", "f16")]
+    kinds += [(name, "") for name in ("tokenizer", *MISTAKES)]
     keys = [{"seed": s, "dtype": d, "cache": c} for s in range(1, seeds + 1) for d, c in kinds]
     ledger.fill(keys, work, say=print)
 

@@ -101,11 +101,9 @@ def spell(tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     for token in tokens:
         ids.append(token)
         text = tokenizer.decode(ids, skip_special_tokens=False)
-        if text.endswith("\ufffd"):  # a character is unfinished
-            yield ""
-            continue
-        yield text[shown:]
-        shown = len(text)
+        ready = len(text) - text.endswith("\ufffd")  # at most one character is unfinished
+        yield text[shown:ready]
+        shown = ready
         if text.endswith("\n"):
             # nothing before a line break changes any more: start afresh, so long answers stay fast
             ids, shown = [], 0
