@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from . import cli_common
 from .cli_common import Json, Model, Overrides, Preset, Tokenizer, app, command, hf_folder, say
 from .config import UserError, load
 
@@ -261,12 +260,54 @@ def chat_with(
     chat(hf_folder(ckpt), prompt, replace(CHAT, temperature=temperature))
 
 
-@command("export hf", "steel export hf runs/laptop exported")
-def export_hf(ckpt: Model, out: Path) -> None:
-    """Copy a model as a Hugging Face folder with its own code."""
+@command("serve", "steel serve runs/laptop", "steel serve runs/laptop --port 8080 --name steel")
+def serve(
+    ckpt: Model,
+    host: Annotated[
+        str, Option(help="Address to listen on; 0.0.0.0: every network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    name: Annotated[str, Option(help="The model's name; default: the folder's.")] = "",
+) -> None:
+    """Serve a model under OpenAI's protocol, with a page to chat at /. Ctrl-C ends it."""
+    from .serve.server import serve as room
+
+    folder, name = hf_folder(ckpt), name or ckpt.resolve().name
+    room(folder, host, port, name, lambda url: say(f"chat     {url}\nclients  {url}/v1"))
+
+
+@command(
+    "export hf",
+    "steel export hf runs/laptop exported --dtype bf16",
+    "steel export hf runs/laptop exported --as llama",
+)
+def export_hf(
+    ckpt: Model,
+    out: Path,
+    dtype: Annotated[str, Option(help="fp32 or bf16.")] = "fp32",
+    kind: Annotated[
+        str,
+        Option(
+            "--as", help="steel, with its code; a plain model also llama, qwen2 or qwen3, without."
+        ),
+    ] = "steel",
+) -> None:
+    """Copy a model as a Hugging Face folder with its own code, or as a class of transformers."""
     from .serve.export import export_hf as copy
 
-    say(f"model  {copy(hf_folder(ckpt), out)}")
+    say(f"model  {copy(hf_folder(ckpt), out, dtype, kind)}")
+
+
+@command("export gguf", "steel export gguf runs/laptop laptop.gguf --dtype q8_0")
+def export_gguf(
+    ckpt: Model,
+    out: Path,
+    dtype: Annotated[str, Option(help="Of the matrices: f32, f16, bf16 or q8_0.")] = "f16",
+) -> None:
+    """Write a plain dense model, tokenizer inside, as one file for llama.cpp and its kin."""
+    from .serve.gguf import export_gguf as write
+
+    say(f"model  {write(hf_folder(ckpt), out, dtype)}")
 
 
 @command(
@@ -301,7 +342,6 @@ def import_original(folder: Path, out: Path) -> None:
 
 from . import cli_data, cli_eval  # noqa: E402, F401 - their commands come after these in --help
 
-cli_common.add_not_built()
 _STOPPED = "stopped; nothing was left half-written: the same command goes on or starts afresh"
 
 

@@ -31,7 +31,7 @@ PIECES = (
 )
 
 # What Qwen2 cuts at (its tokenizer.json).
-_QWEN2 = (
+QWEN2_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -85,6 +85,6 @@ def _gigatoken(content: dict) -> Encode | None:
         return None
     import gigatoken
 
-    cut[0]["pattern"] = {"Regex": _QWEN2}
+    cut[0]["pattern"] = {"Regex": QWEN2_PIECES}
     core = gigatoken.Tokenizer.from_json(json.dumps(content | {"added_tokens": []}))
     return lambda texts: core.encode_batch_list(texts) if texts else []
