@@ -17,6 +17,7 @@ from .style import (
     OKABE_ITO,
     ON_PALE,
     PALE,
+    PAPER,
     SLATE,
     STEEL,
     arrow,
@@ -118,59 +119,68 @@ def ledger(rests: dict[str, dict[str, int]], numbers: list[Number]):
     return fig
 
 
-def twins(rows: list[dict], every: int, seeds_apart: dict[str, float]):
-    """Distance of the weights from the unchanged run, change by change, under two optimizers.
+def twins(rows: list[dict], every: int, falls: int, doubles: float):
+    """Distance of all weights from the unchanged run, change by change, under two optimizers.
 
-    rows: figures/runs/bits.json. seeds_apart: optimizer → mean distance of another seed, for the margin's label.
+    rows: figures/runs/bits.json, weights every `every` steps. falls: step from which the rate falls. doubles: steps in
+    which Muon's distance doubles before that.
     """
-    fig, axes = figure(3.5, ncols=2, sharey=True)
-    names = {"adamw": "AdamW", "muon": "Muon"}
-    for ax, optimizer in zip(axes, names, strict=True):
-        mine = [r for r in rows if r["optimizer"] == optimizer]
-        for row in mine:
-            if row["equal"]:
+    fig, axes = figure(3.6, ncols=2, sharey=True)
+    for ax, optimizer in zip(axes, ("adamw", "muon"), strict=True):
+        for row in rows:
+            if row["optimizer"] != optimizer or row["equal"] or not any(row["weights"]):
                 continue
-            bit, seed = row["change"].startswith("bit"), row["change"] == "seed"
-            colour = (
-                FURNACE
-                if bit
-                else SLATE
-                if seed
-                else OKABE_ITO["purple"]
-                if row["change"] == "bf16"
-                else STEEL
-            )
-            y = np.array([v or math.nan for v in row["weights"]])
-            ax.plot(np.arange(len(y)) * every, y, color=colour, lw=1.4 if bit else 0.9, alpha=0.9)
-        ax.set(yscale="log", xlim=(0, (len(mine[0]["weights"]) - 1) * every), ylim=(1e-10, 10))
-        ax.set_title(names[optimizer])
+            kind = row["change"].partition(" ")[0]
+            colour = {"bit": FURNACE, "seed": SLATE, "bf16": OKABE_ITO["purple"]}.get(kind, STEEL)
+            y = np.array([v or math.nan for v in row["weights"][::2]])
+            at = np.arange(len(y)) * 2 * every
+            ax.plot(at, y, color=colour, lw=1.1, zorder=3 if kind == "bit" else 2)
+        end = (len(rows[0]["weights"]) - 1) * every
+        ax.set(yscale="log", xlim=(0, end), ylim=(2e-8, 6), xticks=range(0, end + 1, 100))
+        ax.axvline(falls, color=SLATE, lw=0.7, ls=":")
         ax.set_xlabel("step")
-    axes[0].set_title("AdamW\ndistance of the weights (share of their size)")
+        ax.minorticks_off()
+        ax.text(end - 3, 2.1, "another seed", fontsize=SMALL, color=SLATE, ha="right")
+    left, right = axes
+    axis_units(left, x="step", title="AdamW", y="distance of all weights (share of their size)")
+    right.set_title("Muon\n")
+    right.text(397, 0.3, "bf16", fontsize=SMALL, color=OKABE_ITO["purple"], ha="right", va="top")
+    left.text(397, 0.045, "bf16", fontsize=SMALL, color=OKABE_ITO["purple"], ha="right", va="top")
+    ground = {"fc": PAPER, "ec": "none", "pad": 1}
+    for y, words, colour in (
+        (1.3e-6, "one bit of one weight", FURNACE),
+        (4e-7, "the same sums in another order", STEEL),
+    ):
+        left.text(395, y, words, fontsize=SMALL, color=colour, ha="right", bbox=ground)
+    left.text(falls - 4, 4e-8, "rate falls", fontsize=SMALL, color=SLATE, ha="right")
+    right.text(
+        182, 9e-4, f"twice as far\nevery {doubles:.0f} steps", fontsize=SMALL, color=INK, ha="right"
+    )
     return fig
 
 
-def power(scatters: dict[str, tuple[float, str]], found: dict[str, tuple[float, int]], needed):
-    """The smallest difference that n seeds see four times in five, for two scatters, and differences the book found.
+def power(lines: dict[str, tuple[float, int]], found: dict[str, float], needed):
+    """The smallest difference that n seeds see four times in five, with pairs and without, and what five seeds found.
 
-    scatters: label → (scatter of one difference [nats/token], colour). found: label → (difference, seeds).
-    needed(n): differences in scatters.
+    lines: label → (scatter of one difference [nats/token], degrees of freedom per seed but one). found: label →
+    difference of five seeds [nats/token]. needed(n, freedom): in scatters.
     """
-    fig, ax = figure(3.0)
-    n = list(range(2, 41))
-    for label, (scatter, colour) in scatters.items():
-        y = [needed(k) * scatter for k in n]
+    fig, ax = figure(3.1)
+    n = list(range(2, 61))
+    for (label, (scatter, each)), colour in zip(lines.items(), (STEEL, SLATE), strict=True):
+        y = [needed(k, each * (k - 1)) * scatter for k in n]
         ax.plot(n, y, color=colour)
-        label_line(ax, n[-1], y[-1], label, colour)
-    for label, (difference, seeds) in found.items():
-        ax.plot([seeds], [difference], "o", color=FURNACE, ms=5, zorder=5)
-        ax.annotate(label, (seeds, difference), textcoords="offset points", xytext=(7, 0), fontsize=SMALL,
-                    color=FURNACE, va="center")  # fmt: skip
-    ax.set(xscale="log", yscale="log", xlim=(2, 40), ylim=(0.008, 0.6))
-    ax.set_xticks([2, 3, 5, 10, 20, 40], ["2", "3", "5", "10", "20", "40"])
+        place = {"xytext": (4, 9)} if each == 2 else {"xytext": (-4, -9), "ha": "right"}
+        label_line(ax, n[12], y[12], label, colour, **place)
+    for label, difference in found.items():
+        side = ("left", 7) if difference > 0.08 else ("right", -7)  # where no line runs
+        ax.plot([5], [difference], "o", color=FURNACE, ms=4.5, zorder=5)
+        ax.annotate(label, (5, difference), textcoords="offset points", xytext=(side[1], 0), fontsize=SMALL, ha=side[0],
+                    va="center", color=FURNACE, bbox={"fc": PAPER, "ec": "none", "pad": 1})  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlim=(2, 62), ylim=(0.0085, 0.45))
+    ax.set_xticks([2, 3, 5, 10, 20, 40, 60], ["2", "3", "5", "10", "20", "40", "60"])
     ax.set_yticks([0.01, 0.03, 0.1, 0.3], ["0.01", "0.03", "0.1", "0.3"])
     ax.minorticks_off()
-    axis_units(
-        ax, x="seeds of each arm", y="smallest difference seen four times in five (nats per token)"
-    )
-    footer(fig, "scatter: figures/runs/soft-moe-tuned.json, causal minus one expert, five seeds")
+    axis_units(ax, x="seeds of each arm", y="difference (nats per token)")
+    footer(fig, "figures/runs/soft-moe-tuned.json; lines: scatter of causal minus one expert")
     return fig
