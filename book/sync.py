@@ -192,6 +192,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     for name in names:
         sync(name, run=not arguments.no_execute, from_notebook=arguments.from_notebook)
+    from book import appendices
+
+    appendices.write()  # the failure gallery is made of the chapters' own
     return 0
 
 

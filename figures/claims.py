@@ -212,7 +212,7 @@ def collapse(text: str) -> str:
 
 _UNITS = r"(?:%|per cent|[kMGT]?B\b|[kMGT]iB\b|[kMGT]?FLOP|billion|million|trillion|thousand|tokens|days|hours|hanzi)"
 _BARE = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d{4,}"
-_NUMBER = re.compile(rf"(?<![\w.,])(?:{_BARE}|\d+(?=[ \u00a0\u202f]?{_UNITS}))", re.I)
+NUMBER = re.compile(rf"(?<![\w.,])(?:{_BARE}|\d+(?=[ \u00a0\u202f]?{_UNITS}))", re.I)
 
 
 def uncovered(chapter: str, claims: list[Claim]) -> list[str]:
@@ -227,7 +227,7 @@ def uncovered(chapter: str, claims: list[Claim]) -> list[str]:
         for at in re.finditer(re.escape(collapse(claim.text)), text)
     ]
     missing = []
-    for match in _NUMBER.finditer(text):
+    for match in NUMBER.finditer(text):
         if re.fullmatch(r"20[0-3]\d", match[0]):
             continue
         if not any(begin <= match.start() and match.end() <= end for begin, end in covered):

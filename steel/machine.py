@@ -41,7 +41,10 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict:
-    """Processor, cores, memory in bytes and, where torch is loaded and sees them, GPUs."""
+    """Processor, cores, memory in bytes; where torch is loaded its threads, its instruction set, and the GPUs it sees.
+
+    On another number of threads or another instruction set the same sums come in another order.
+    """
     system = f"{platform.system()} {platform.machine()}"
     info: dict = {"platform": system, "cores": os.cpu_count() or 1}
     with contextlib.suppress(OSError, ValueError):
@@ -49,6 +52,9 @@ def hardware() -> dict:
     if name := _line("/proc/cpuinfo", "model name"):
         info["cpu"] = name
     torch = sys.modules.get("torch")
+    if torch is not None:
+        info["threads"] = torch.get_num_threads()
+        info["instructions"] = torch.backends.cpu.get_cpu_capability()
     if torch is not None and torch.cuda.is_available():
         info["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return info

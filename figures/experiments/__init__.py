@@ -18,6 +18,7 @@ lessons  what fine-tuning rows do to a life, under several seeds: chapter 14
 shipping  files of a model read by strangers: chapter 18
 compression  what a vocabulary of each size does to held-out text   merging  a model's vocabulary grows
 vocabularies  three of them by what a model makes of them: chapter 13
+bits  one thing changed in a run, and how far that carries: chapter 19
 micro_batch  three presets at three sizes on a GPU   trainer_check  before any of these measures
 
 `ledger` is the JSON file that all of them write and go on from, `processes` runs what needs a process of its own.

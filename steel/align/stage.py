@@ -90,7 +90,7 @@ class Job:
 
     def take(self, stream: Stream, step: int) -> list[list[int]]:
         """This rank's items at a step, a list for each micro-batch."""
-        return [stream.samples(draws)[0].tolist() for draws in self.draws(step)]
+        return [stream.samples(draws).tolist() for draws in self.draws(step)]
 
     def stage(
         self, batch_fn, loss_fn, length: int, counts: dict, packed: bool = False, **more

@@ -68,6 +68,7 @@ def pretrain(
     if world.is_main and (report := memory_report(cfg, world)):
         events.append({"what": "memory", **report})
     header = {"config_hash": cfg.hash(), "corpus_tokens": shards.tokens}
+    header["corpus"] = shards.generations  # hashes of what was packed, and of every append
     if cfg.data.anneal_weights:
         header["anneal_from_step"] = decay_start(cfg.train.steps, cfg.train)
     keep = target_filter(cfg.data.targets, loader.sources, words)

@@ -74,3 +74,30 @@ def test_the_script_of_chapter_08_rehearses_and_then_takes_the_words_of_the_comm
     subprocess.run([*command, "--out", tmp_path / "command.json"], check=True, cwd=ROOT)
     found = losses(tmp_path / "script.json")
     assert len(found) == 2 and found == losses(tmp_path / "command.json")
+
+
+def run_folder(folder: Path, commit: str, last_loss: float) -> Path:
+    rows = [{"kind": "header", "commit": commit, "seed": 1, "config": {"train": {"steps": 3}}}]
+    rows += [{"kind": "step", "step": s, "loss": loss} for s, loss in enumerate((3.5, 3.25), 1)]
+    rows += [{"kind": "step", "step": 3, "loss": last_loss}]
+    folder.mkdir()
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_script_of_chapter_19_holds_two_runs_against_each_other(tmp_path):
+    script = ROOT / "notebooks" / "19_reproduce.py"
+    one, same, other = (
+        run_folder(tmp_path / name, commit, loss)
+        for name, commit, loss in (
+            ("one", "abc", 3.0),
+            ("same", "abc", 3.0),
+            ("other", "abc+", 3.5),
+        )
+    )
+    equal = run(tmp_path, "--one", str(one), "--two", str(same), script=script)
+    assert equal.returncode == 0 and "3 losses, every bit equal" in equal.stdout, equal.stderr
+    apart = run(tmp_path, "--one", str(one), "--two", str(other), script=script)
+    assert "commit: abc | abc+" in apart.stdout and "first at step 3; by 5.0e-01" in apart.stdout
+    gone = run(tmp_path, "--one", str(one), "--two", str(tmp_path / "gone"), script=script)
+    assert gone.returncode == 2 and "does not exist" in gone.stderr
