@@ -11,7 +11,7 @@
 #
 # Until now everybody who loaded our model had our code. From here on somebody else does: another process, another library, a program in C++ that has never seen a Python class. What do they need to compute the same numbers, and to stop where ours stops? And how far apart may two programs be that "run the same model"?
 #
-# Steel's layer is its own, so its folder travels with its code, and whoever will not run a stranger's Python does not get far. We take a model that can leave in every way, watch it leave in four, and measure what is lost at each door. It is chapter 14's toy after its fine-tuning: two layers, 172,736 parameters, a chat model that speaks in whole sentences and mostly names the wrong town.
+# Steel's layer is its own, so its folder travels with its code, and whoever will not run a stranger's Python does not get far. We take a model that can leave in every way, watch it leave in four, and measure what is lost at each door. It is chapter 14's toy after its fine-tuning: two layers, 172,736 parameters, a chat model that speaks in whole sentences and knows few of its facts.
 
 # %% tags=["hide-input"]
 import contextlib
@@ -148,7 +148,7 @@ print(f"their arithmetic:        {read / 989.5e12 * 1e3:.4f} ms")
 # print(f"NumPy and PyTorch differ by less than 1e-4 in {ours.size:,} logits")
 
 # %% [markdown]
-# `numpy_logits` is a decoder of thirty lines that knows GGUF and NumPy and nothing of us. That it agrees proves names, shapes, rotation and norms. What does rounding cost? Say the weights are normal. bf16 keeps 8 significant bits of each, so its error grows with the weight. `q8_0` has 255 steps for a block of 32, and the largest of the 32 sets the step for all:
+# `numpy_logits` is a decoder of thirty lines that knows GGUF and NumPy and nothing of us. That it agrees proves names, shapes, rotation and norms. What does rounding cost? Say the weights are normal. bf16 keeps 8 significant bits of each, so its error grows with the weight. `q8_0` has 255 values for a block of 32, and the largest of the 32 sets the step for all:
 
 # %% tags=["active-ipynb"]
 # import gguf
@@ -235,7 +235,7 @@ print(f"their arithmetic:        {read / 989.5e12 * 1e3:.4f} ms")
 # say(f"With float32 throughout the two agree to {max(r['largest'] for r in runs if (r['dtype'], r['cache']) == ('f32', 'f32')):.0e} of a nat; what remains is the order of additions. (Of 256 positions {min(silent)} to {max(silent)} are left out: where the likeliest token is part of a character, the wrapper reports no probabilities.) Its tokenizer cut all {sum(r['documents'] for r in cuts)} held-out documents, {sum(r['tokens'] for r in cuts):,} tokens, as ours does.")
 
 # %% [markdown]
-# In the first row nothing is rounded: this is what a parity test may ask for. In the second the file is the same and only the cache is in f16; that alone costs hundreds of times as much. The last two rows are mistakes, planted in the NumPy decoder: with f16 weights a correct program is, at a typical position, as far off as one with a wrong epsilon or a wrong rotation, and with fewer bits it is further. So our test asks llama.cpp for a cache in float32, and for 1e-4. A decoder that is wrong would pass a looser one.
+# In the first row nothing is rounded: this is what a parity test may ask for. In the second the file is the same and only the cache is in f16; that alone costs hundreds of times as much. The last two rows are mistakes, planted in the NumPy decoder: with f16 weights a correct program is, at a typical position, as far off as one with a wrong epsilon or a wrong rotation, and with fewer bits it is further. At their worst positions the mistakes stand out by a factor of 1.5 to 4 (they are counted at all 256). So our test asks llama.cpp for a cache in float32, and for 1e-4, where a mistake is off a thousandfold.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -347,7 +347,7 @@ print([f"{p:.2f}" for p in nucleus(p_V, 0.9)])
 #
 # ## Half a Hanzi
 #
-# A Hanzi is three bytes, and in a small vocabulary most of them are two or three tokens. A server that sends `decode([token])` sends rubbish:
+# Nearly every Hanzi is three bytes, and in a small vocabulary most of them are two or three tokens. A server that sends `decode([token])` sends rubbish:
 
 # %% tags=["active-ipynb", "hide-input"]
 # from steel.serve.generate import spell
@@ -397,7 +397,7 @@ print([f"{p:.2f}" for p in nucleus(p_V, 0.9)])
 # %% [markdown]
 # The stranger of the second section and this client got the same sentence. With a `seed` a drawn answer can be had again, too: its random numbers are a function of the seed alone, and a row's tokens do not depend on its neighbours.
 #
-# What a server owes besides is mostly about others' mistakes. One answer is written at a time, the others wait. Whoever hangs up ends their own within a token: before each the server looks whether somebody still listens, or a closed tab would hold the model until its answer is complete. What would change an answer and is not built (`n`, `logprobs`, `tools`, penalties) is refused, not ignored; a wrong type, half a surrogate pair or a model by another name get an error in OpenAI's form and never a traceback. A web page from elsewhere may not use the server of the machine on which it is read. And at `/` there is a page to chat with, which puts what a model writes into the document as text: a model that has read HTML will write some.
+# What a server owes besides is mostly about others' mistakes. One answer is written at a time, the others wait. Whoever hangs up ends their own within a token, once its prompt is read: before each the server looks whether somebody still listens, or a closed tab would hold the model until its answer is complete. What OpenAI's clients send and is not built (`n`, `logprobs`, `tools`, `response_format`, penalties) is refused, not ignored, though a field that the server has never heard of is; a wrong type, half a surrogate pair or a model by another name get an error in OpenAI's form and never a traceback. A web page from elsewhere may not use the server of the machine on which it is read, not even one that points its own name at 127.0.0.1. And at `/` there is a page to chat with, which puts what a model writes into the document as text: a model that has read HTML will write some.
 #
 # ## At full scale
 #
@@ -408,7 +408,7 @@ print([f"{p:.2f}" for p in nucleus(p_V, 0.9)])
 # steel serve runs/1b --port 8000
 # ```
 #
-# At Steel's size a GGUF file is 2.25 GB in f16 and 1.19 GB in `q8_0`; writing it takes 9 GB of memory. We have not run it at that size, nor the folder under vLLM. The server is for one desk: on the address 127.0.0.1 unless told otherwise, without keys or queues.
+# At Steel's size a GGUF file is 2.25 GB in f16 and 1.19 GB in `q8_0`; writing it takes, by arithmetic, 9 GB of memory. We have not run it at that size, nor the folder under vLLM. The server is for one desk: on the address 127.0.0.1 unless told otherwise, without keys or queues.
 #
 # This chapter's script is `steel` with its words: `python notebooks/18_ship.py export gguf runs/1b 1b.gguf`. Without any it rehearses on the toy.
 #
@@ -465,7 +465,7 @@ print([f"{p:.2f}" for p in nucleus(p_V, 0.9)])
 # print(int(room / each), int(room / (each / 7)))
 
 # %% [markdown]
-# **18.3 Code.** Write `whole(data)`: how many of the first bytes of `data` can be sent. A character whose last bytes may still come is kept back; bytes that can never become one are not.
+# **18.3 Code.** Write `whole(data)`: how many of the first bytes of `data` can be sent. A character whose last bytes may still come is kept back; bytes that can never become one are not. (Second bytes that are never allowed behind their first you may let pass.)
 
 # %% tags=["active-ipynb", "hide-cell"]
 # from figures.check import check
@@ -475,7 +475,8 @@ print([f"{p:.2f}" for p in nucleus(p_V, 0.9)])
 #         lead = data[-kept]
 #         if lead >= 0xC0:
 #             needs = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
-#             return len(data) - kept if lead < 0xF8 and kept < needs else len(data)
+#             begins = 0xC2 <= lead < 0xF5  # the others begin no character
+#             return len(data) - kept if begins and kept < needs else len(data)
 #         if lead < 0x80:
 #             break
 #     return len(data)
@@ -484,7 +485,7 @@ print([f"{p:.2f}" for p in nucleus(p_V, 0.9)])
 
 # %% [markdown]
 # ```{dropdown} Answer 18.3
-# Look back over at most three bytes for one that begins a character, 0xC0 and above; it says how many it needs. Fewer are there: keep them back. ASCII, or no beginning among the last three: send all.
+# Look back over at most three bytes for one that begins a character, 0xC2 to 0xF4; it says how many it needs. Fewer are there: keep them back. ASCII, or no beginning among the last three: send all.
 # ```
 #
 # **18.4 Break it.** Make every 32nd weight of `drawn` a hundred times larger and round again. What happens to the *other* 31 under bf16, and under `q8_0`? Say it first.

@@ -8,6 +8,8 @@ BROKEN = (
     b"\xe9\x92\xe9\x92\xa2",
     b"\x80\x80\x80\x80",
     b"\xf8\x88",
+    b"\xc0",
+    b"\xf5\x80",
 )
 
 
