@@ -397,7 +397,7 @@ print([f"{p:.2f}" for p in nucleus(p_V, 0.9)])
 # %% [markdown]
 # The stranger of the second section and this client got the same sentence. With a `seed` a drawn answer can be had again, too: its random numbers are a function of the seed alone, and a row's tokens do not depend on its neighbours.
 #
-# What a server owes besides is mostly about others' mistakes. One answer is written at a time, the others wait. Whoever hangs up ends their own within a token, once its prompt is read: before each the server looks whether somebody still listens, or a closed tab would hold the model until its answer is complete. What OpenAI's clients send and is not built (`n`, `logprobs`, `tools`, `response_format`, penalties) is refused, not ignored, though a field that the server has never heard of is; a wrong type, half a surrogate pair or a model by another name get an error in OpenAI's form and never a traceback. A web page from elsewhere may not use the server of the machine on which it is read, not even one that points its own name at 127.0.0.1. And at `/` there is a page to chat with, which puts what a model writes into the document as text: a model that has read HTML will write some.
+# What a server owes besides is mostly about others' mistakes. One answer is written at a time, the others wait. Whoever hangs up ends their own within a token, once its prompt is read: before each the server looks whether somebody still listens, or a closed tab would hold the model until its answer is complete. What OpenAI's clients send and is not built (`n`, `logprobs`, `tools`, `response_format`, penalties) is refused, not ignored, though a field that the server has never heard of is; a wrong type, half a surrogate pair or a model by another name get an error in OpenAI's form and never a traceback. A web page from elsewhere may not use the server of the machine on which it is read, not even one that points its own name at this machine. And at `/` there is a page to chat with, which puts what a model writes into the document as text: a model that has read HTML will write some.
 #
 # ## At full scale
 #
@@ -408,7 +408,7 @@ print([f"{p:.2f}" for p in nucleus(p_V, 0.9)])
 # steel serve runs/1b --port 8000
 # ```
 #
-# At Steel's size a GGUF file is 2.25 GB in f16 and 1.19 GB in `q8_0`; writing it takes, by arithmetic, 9 GB of memory. We have not run it at that size, nor the folder under vLLM. The server is for one desk: on the address 127.0.0.1 unless told otherwise, without keys or queues.
+# At Steel's size a GGUF file is 2.25 GB in f16 and 1.19 GB in `q8_0`; writing it takes 9 GB of memory, by arithmetic. We have not run it at that size, nor the folder under vLLM. The server is for one desk: on the address 127.0.0.1 unless told otherwise, without keys or queues.
 #
 # This chapter's script is `steel` with its words: `python notebooks/18_ship.py export gguf runs/1b 1b.gguf`. Without any it rehearses on the toy.
 #
