@@ -288,7 +288,9 @@ def export_hf(
     kind: Annotated[
         str,
         Option(
-            "--as", help="steel, with its code; a plain model also llama, qwen2 or qwen3, without."
+            "--as",
+            help="steel, with its code. A plain model also llama or qwen3, without; or qwen2, "
+            "whose text transformers cuts as Qwen2's.",
         ),
     ] = "steel",
 ) -> None:
