@@ -101,7 +101,7 @@ RUN = Path("runs") / "19_reproduce"
 # assert 20 < quoted < 50 and noticed[0.01] < noticed[0.1] < 100
 
 # %% [markdown]
-# We had thought better of it. Before this chapter we had counted claims; nobody had made them wrong. Some of it is rounding: “43 %” has room for half a per cent. Some is sloth: a check that says *yes* to a sentence with three numbers guards none of them. And no check of any kind sees a right number in a wrong role, a mean called a best. That takes a reader, and not the writer.
+# We had expected more. Before this chapter claims had been counted; nobody had made them wrong. Some of it is rounding: “43 %” has room for half a per cent. Some is sloth: a check that says *yes* to a sentence with three numbers guards none of them. And no check of any kind sees a right number in a wrong role, a mean called a best. That takes a reader, and not the writer.
 #
 # Quotations are another matter. A test can hold our sentence against our copy of a page. Whether the copy is right, you have to look up; the entry says where.
 #
@@ -352,9 +352,11 @@ RUN = Path("runs") / "19_reproduce"
 # print(f"{dirty} name a commit with a +: files differed from it")
 
 # %% [markdown]
-# A `+` says that the code which made the log is no commit. Nearly half of this book's logs are like that: somebody started a long run while the next change was open in the editor. They can be measured again, they cannot be traced. The remedy is one line: commit, then start.
+# A `+` says that the code which made the log is no commit. Half of this book's logs are like that: somebody started a long run while the next change was open in the editor. They can be measured again, they cannot be traced. The remedy is one line: commit, then start.
 #
 # ## At full scale: Steel again
+#
+# What would it cost to do it again? By the planner, whose speed is an assumption (chapter 01), and by the author:
 
 # %% tags=["active-ipynb", "hide-input"]
 # bills = {name: plan(load("steel-1b"), name, 8) for name in ("A100-80G", "H800")}
@@ -368,7 +370,7 @@ RUN = Path("runs") / "19_reproduce"
 # | weights | checkpoints of 200, 480, 660, 720, 980 and 1,060 thousand steps, chat models | yes; ours loads their format to 1e-5 |
 # | tokenizer | Qwen1.5's | yes |
 # | raw texts | names of public sets, samples of most | the names; publishers change files, and no hashes say which it was |
-# | order of the samples | a seed in the script, lists of files of one disk | no |
+# | order of the samples | the script's seed, 3407; lists of files of one disk | no |
 # | curves | linked at a tracker's site, for the second leg | as long as the site keeps them |
 # | exam scores | scripts | yes, with another letter drawn where none is found (chapter 17) |
 # | machines | – | rented |
