@@ -31,7 +31,7 @@ from pathlib import Path
 
 import yaml
 
-from figures import facts
+from figures import facts, known_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("seed", "paper", "log", "computed", "chosen")
@@ -146,6 +146,7 @@ def evaluate(check: str):
         return getattr(importlib.import_module(module), function)()
     names = {
         "facts": facts,
+        "known_runs": known_runs,
         "log": log,
         "outputs": outputs,
         "preset": _preset,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.patches import FancyBboxPatch, Polygon
 
+from figures.known_runs import RUNS
 from figures.style import (
     FURNACE,
     GRID,
@@ -17,7 +18,7 @@ from figures.style import (
     label_line,
 )
 from steel.config import load
-from steel.plan import GIB, RUNS, count_parameters, flops_per_token, memory, mfu
+from steel.plan import GIB, count_parameters, flops_per_token, memory, mfu
 
 PARTS = {
     "embedding": SEMANTIC["tokens"],

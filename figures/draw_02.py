@@ -1,5 +1,5 @@
-"""The drawings of chapter 02: the way of a record, a card as a map, upvotes as they are read, what two conversions
-keep, and a corpus by its bytes. Each function returns a figure in house style."""
+"""The drawings of chapter 02: the way of a record, a card as a map, upvotes as they are read, fields that are
+not, and a corpus by its bytes. Each function returns a figure in house style."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from figures.style import (
     FURNACE,
     INK,
     OKABE_ITO,
+    ON_PALE,
     PALE,
     PAPER,
     SLATE,
@@ -157,46 +158,51 @@ def upvotes_read(votes: list[int], in_ten_thousands: list[int], threshold: int =
     return fig
 
 
-# -- what is kept ------------------------------------------------------------------------------------------------------
+# -- what is not read --------------------------------------------------------------------------------------------------
 
-WHY = {
-    "baidu_baike": "empty summary or short: dropped",
-    "zhihu_kol": "“1.6 万” read as 0",
-    "baidu_qa": "description ignored",
+FIELDS = {  # source -> what it is, its fields: (name, content, whether the original's rule makes text of it), the loss
+    "baidu_baike": (
+        "an entry",
+        (("title", "鹿湾", True), ("summary", "empty", False), ("sections", "葡萄 …", False)),
+        "no summary:\nall is dropped",
+    ),
+    "baidu_qa": (
+        "a question",
+        (("title", "我家的炉子…", True), ("desc", "…换过煤气了", False), ("answer", "会。…", True)),
+        "asked with\nthe title alone",
+    ),
+    "zhihu_kol": (
+        "an answer",
+        (("question", "…", True), ("upvotes", "赞同 1.6 万", False), ("answer", "…", True)),
+        "read as 0:\nall is dropped",
+    ),
 }
 
 
-def kept(rows: list[dict]):
-    """Share of records and of characters that the original's conversion kept of what ours keeps, by source."""
-    rows = sorted(rows, key=lambda r: -r["original_without_template"] / r["steel_characters"])
-    fig, ax = figure(3.1)
-    for y, row in enumerate(rows):
-        records = 100 * row["original"] / row["steel"]
-        share = 100 * row["original_without_template"] / row["steel_characters"]
-        color = FURNACE if row["source"] in WHY else STEEL
-        ax.barh(y, share, height=0.52, color=color if color == FURNACE else PALE, lw=0)
-        ax.plot([records], [y], "|", color=INK, ms=13, mew=1.6)
-        inside = share < records + 1.5  # the number at the bar's end, clear of the mark
-        tint = PAPER if inside and color == FURNACE else INK
-        at = min(share, records) - 1.8 if inside else share + 1.8
-        ax.text(
-            at,
-            y,
-            f"{share:.0f} %",
-            va="center",
-            ha="right" if inside else "left",
-            fontsize=8,
-            color=tint,
-        )
-        side = max(share, records) + (1.8 if inside else 11)
-        ax.text(side, y, WHY.get(row["source"], ""), va="center", fontsize=8, color=INK)
-    ax.set_yticks(range(len(rows)), [row["source"] for row in rows])
-    ax.set(xlim=(0, 142), ylim=(-0.6, len(rows) - 0.4), xticks=[0, 25, 50, 75, 100])
-    ax.grid(False)
-    ax.tick_params(axis="y", length=0)
-    axis_units(
-        ax, x="of what our recipe keeps (%): bar, characters without template; mark, records"
-    )
+def unread(rows: list[dict]):
+    """A record of each source of FIELDS, field by field, and what the original kept of records and of characters."""
+    fig, ax = figure(2.6)
+    blank(ax, (0, 100), (0, 36))
+    for x, word in ((84.5, "records"), (95, "characters")):
+        ax.text(x, 34, word, ha="center", fontsize=8, color=SLATE)
+    ax.text(84.5 + 5.2, 31.6, "kept, of what ours keeps", ha="center", fontsize=6.5, color=SLATE)
+    for k, row in enumerate(rows):
+        y = 22.5 - 10.5 * k
+        what, fields, why = FIELDS[row["source"]]
+        ax.text(0, y + 4.6, row["source"], va="center", fontsize=8.5, color=INK)
+        ax.text(0, y + 2.0, what, va="center", fontsize=7, color=SLATE)
+        for j, (name, content, read) in enumerate(fields):
+            x = 15 + 16.2 * j
+            edge = {"fc": PALE, "ec": PALE} if read else {"fc": PAPER, "ec": FURNACE}
+            ax.add_patch(Rectangle((x, y), 15, 6.8, lw=1, **edge))
+            ink = ON_PALE if read else INK
+            ax.text(x + 1, y + 5, name, va="center", fontsize=6.8, color=ink)
+            ax.text(x + 1, y + 2.1, content, va="center", fontsize=7.6, color=ink)
+        ax.text(64.5, y + 3.4, why, va="center", fontsize=7.6, color=FURNACE, linespacing=1.2)
+        kept = row["original"] / row["steel"]
+        share = row["original_without_template"] / row["steel_characters"]
+        for x, value in ((84.5, kept), (95, share)):
+            ax.text(x, y + 3.4, f"{value:.0%}", ha="center", va="center", fontsize=9, color=INK)
     footer(fig, LOG)
     return fig
 

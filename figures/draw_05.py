@@ -1,5 +1,5 @@
-"""The drawings of chapter 05: a sentence on its way to ids, what size buys and costs, which Hanzi are entries, and a
-table that grows. Each function returns a figure in house style."""
+"""The drawings of chapter 05: a sentence on its way to ids, what size buys and costs, how well a model predicts through
+it, which Hanzi are entries, and a table that grows. Each function returns a figure in house style."""
 
 from __future__ import annotations
 
@@ -116,6 +116,34 @@ def size_and_work(
         fig,
         "figures/runs/compression.json; diamonds: Qwen1.5's vocabulary, in a table of 151,936 rows",
     )
+    return fig
+
+
+DOMAINS = ("Chinese", "English", "dialogue", "code")
+BUDGETS = {"bytes": "equal bytes: 600 kB each", "seconds": "equal time: 30 CPU seconds each"}
+
+
+def prediction(log: dict):
+    """Held-out bits per byte by domain, of models that read through vocabularies of three sizes, under both budgets:
+    mean and range of seeds."""
+    fig, axes = figure(3.2, ncols=2, sharex=True, sharey=True)
+    for ax, (budget, title) in zip(axes, BUDGETS.items()):
+        for k, (entries, color) in enumerate(zip(log["entries"], (SLATE, ORANGE, STEEL))):
+            for y, domain in enumerate(reversed(DOMAINS)):
+                rows = [r for r in log["rows"] if (r["budget"], r["entries"]) == (budget, entries)]
+                bits = [row["domains"][domain]["bpb"] for row in rows]
+                at = y + 0.28 * (1 - k)
+                ax.plot([min(bits), max(bits)], [at, at], color=color, lw=2, alpha=0.45)
+                ax.plot(statistics.mean(bits), at, "o", color=color, ms=5)
+                if budget == "bytes" and domain == "Chinese":
+                    name = "bytes alone" if k == 0 else f"{entries:,} entries"
+                    label_line(ax, max(bits), at, name, color, xytext=(7, 0), fontsize=SMALL)
+        ax.set(ylim=(-0.5, len(DOMAINS) - 0.5), xlim=(0, 4.4))
+        ax.grid(False, axis="y")
+        ax.set_yticks(range(len(DOMAINS)), reversed(DOMAINS))
+        ax.tick_params(axis="y", length=0)
+        axis_units(ax, x="held-out bits per byte", title=title)
+    footer(fig, f"figures/runs/vocabularies.json; mean and range of {len(bits)} seeds")
     return fig
 
 

@@ -40,15 +40,8 @@ def _box(ax, x, y, w, h, text="", color=INK, fill=False, size=8.0) -> None:
     ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=0.08", ec=color, lw=1.1,
                                 fc=color if fill else "none", alpha=0.85 if fill else 1))  # fmt: skip
     if text:
-        ax.text(
-            x + w / 2,
-            y + h / 2,
-            text,
-            ha="center",
-            va="center",
-            fontsize=size,
-            color=PAPER if fill else color,
-        )
+        middle, ink = (x + w / 2, y + h / 2), PAPER if fill else color
+        ax.text(*middle, text, ha="center", va="center", fontsize=size, color=ink)
 
 
 # -- three tries -------------------------------------------------------------------------------------------------------
@@ -76,12 +69,9 @@ def three_tries():
                 ax.add_patch(
                     Rectangle(cell, side, side, fc=STEEL, alpha=0.12 + 0.88 * shares[t, j], lw=0)
                 )
-        at = (
-            (left - 0.05, row - 0.38 * 1 - 0.05)
-            if axis
-            else (left + 0.33, row - 0.38 * (T - 1) - 0.05)
-        )
-        size = (0.38 * J + 0.02, side + 0.1) if axis else (side + 0.1, 0.38 * T + 0.02)
+        at, size = (left + 0.33, row - 0.38 * (T - 1) - 0.05), (side + 0.1, 0.38 * T + 0.02)
+        if axis:
+            at, size = (left - 0.05, row - 0.38 * 1 - 0.05), (0.38 * J + 0.02, side + 0.1)
         ax.add_patch(Rectangle(at, *size, fill=False, ec=FURNACE, lw=1.5))
         ax.text(left + 0.53, row + 0.45, "softmax over " + ("slots" if axis else "tokens"), ha="center",
                 fontsize=SMALL, color=FURNACE)  # fmt: skip
@@ -96,21 +86,10 @@ def three_tries():
         if n == 0:
             for t in range(T):
                 for j in range(J):
-                    ax.plot(
-                        [0.55, x["experts"]],
-                        [row - 0.38 * t + 0.15, slot_y(row, j)],
-                        color=TOKENS,
-                        lw=0.6,
-                        alpha=0.6,
-                    )
-            ax.text(
-                2.6,
-                row + 0.45,
-                "every token through every expert",
-                ha="center",
-                fontsize=SMALL,
-                color=SLATE,
-            )
+                    ends = [0.55, x["experts"]], [row - 0.38 * t + 0.15, slot_y(row, j)]
+                    ax.plot(*ends, color=TOKENS, lw=0.6, alpha=0.6)
+            said = "every token through every expert"
+            ax.text(2.6, row + 0.45, said, ha="center", fontsize=SMALL, color=SLATE)
             weights(x["combine"], row, over(1), 1)
             ax.texts[-1].set_text("softmax over experts")
         else:
@@ -118,31 +97,16 @@ def three_tries():
             weights(x["combine"], row, over(1 - n % 2), 1 - n % 2)
             arrow(ax, (0.6, row - 0.62), (1.2, row - 0.62))
             for j in range(J):
-                ax.add_patch(
-                    Rectangle(
-                        (x["slots"], slot_y(row, j) - 0.17),
-                        0.34,
-                        0.34,
-                        fc="none",
-                        ec=TOKENS,
-                        lw=1.4,
-                    )
-                )
+                slot = (x["slots"], slot_y(row, j) - 0.17)
+                ax.add_patch(Rectangle(slot, 0.34, 0.34, fc="none", ec=TOKENS, lw=1.4))
                 arrow(ax, (x["slots"] + 0.4, slot_y(row, j)), (x["experts"] - 0.05, slot_y(row, j)))
             arrow(ax, (2.6, row - 0.62), (3.4, row - 0.62))
         arrow(ax, (x["experts"] + 0.9, row - 0.94), (x["combine"] - 0.15, row - 0.94))
         arrow(ax, (x["combine"] + 1.25, row - 0.62), (x["out"] - 0.1, row - 0.62))
     top = 1.05
-    for key, word in (("in", "tokens"), ("dispatch", "dispatch"), ("slots", "slots"), ("experts", "experts"),
-                      ("combine", "combine"), ("out", "tokens")):  # fmt: skip
-        middle = {
-            "in": 0.25,
-            "dispatch": 0.53,
-            "slots": 0.17,
-            "experts": 0.42,
-            "combine": 0.53,
-            "out": 0.25,
-        }[key]
+    middles = {"in": 0.25, "dispatch": 0.53, "slots": 0.17, "experts": 0.42, "combine": 0.53, "out": 0.25}  # fmt: skip
+    for key, middle in middles.items():
+        word = {"in": "tokens", "out": "tokens"}.get(key, key)
         ax.text(x[key] + middle, top, word, ha="center", fontsize=8.5, color=INK)
     for n in (1, 2):
         ax.plot([-1.1, 9.0], [0.95 - n * pitch] * 2, color=SLATE, lw=0.4)
@@ -246,14 +210,8 @@ def loudness(depth: dict, rows: dict, source: str):
         for curve in curves:
             axes[1].semilogy(steps, curve, color=COLOURS[name], lw=1.2)
         shift = {"causal": 11, "v3 awake": 1, "v3": -9}[name]
-        label_line(
-            axes[1],
-            steps[-1],
-            np.exp(np.log(curves[:, -1]).mean()),
-            name,
-            COLOURS[name],
-            xytext=(5, shift),
-        )
+        last = np.exp(np.log(curves[:, -1]).mean())
+        label_line(axes[1], steps[-1], last, name, COLOURS[name], xytext=(5, shift))
     axes[1].set(xlim=(0, 690), xticks=[0, 250, 500])
     axis_units(
         axes[1],
@@ -298,16 +256,8 @@ def three_losses(rows: dict, source: str):
             if cost.mean < 1e-3:
                 ax.plot(0, at, mark, color=COLOURS[name], ms=6, mfc=PAPER)
                 continue
-            ax.errorbar(
-                cost.mean,
-                at + shift,
-                xerr=cost.half,
-                fmt=mark,
-                color=COLOURS[name],
-                mfc=PAPER,
-                ms=6,
-                lw=1.2,
-            )
+            how = {"fmt": mark, "color": COLOURS[name], "mfc": PAPER, "ms": 6, "lw": 1.2}
+            ax.errorbar(cost.mean, at + shift, xerr=cost.half, **how)
             spread = [r[key] - r["paired_loss"] for r in found]
             ax.plot(spread, [at + shift] * len(found), "o", color=COLOURS[name], ms=2.5, mew=0)
             ax.text(cost.mean, at + shift + (0.17 if shift > 0 else -0.2), f"{cost.mean:+.2f}", fontsize=SMALL,
@@ -370,15 +320,8 @@ def two_clocks():
             ahead = left + width + gap
             arrow(ax, (left + box + 0.03, y["N"] + 0.1), (ahead - 0.04, y["n"] + 0.38), green, 1.3)
             arrow(ax, (left + box + 0.03, y["n"] + 0.15), (ahead - 0.04, y["n"] + 0.15), SLATE)
-            ax.text(
-                ahead - 0.5,
-                y["n"] - 0.02,
-                "$\\times\\,\\gamma$",
-                ha="center",
-                va="top",
-                fontsize=8.5,
-                color=SLATE,
-            )
+            below = {"ha": "center", "va": "top", "fontsize": 8.5, "color": SLATE}
+            ax.text(ahead - 0.5, y["n"] - 0.02, "$\\times\\,\\gamma$", **below)
     note = {"fontsize": SMALL, "va": "center", "ha": "right"}
     ax.text(-0.2, y["x"] + 0.2, "tokens  $x_t$", **note)
     ax.text(-0.2, 5.62, "weigh  $w_{tj}$", color=green, **note)
@@ -389,13 +332,7 @@ def two_clocks():
     ax.text(-0.2, y["z"] + 0.25, "slot experts, once", color=EXPERTS, **note)
     ax.text(-0.2, 0.98, "share out  $c_{tj}$, by $x_t$", color=EXPERTS, **note)
     ax.text(-0.2, y["y"] + 0.2, "outputs  $y_t$", **note)
-    ax.text(
-        2 * (width + gap) + width + 0.2,
-        3.38,
-        "shared expert,\nevery token",
-        fontsize=SMALL,
-        color=STEEL,
-        va="center",
-    )
+    right, said = 2 * (width + gap) + width + 0.2, "shared expert,\nevery token"
+    ax.text(right, 3.38, said, fontsize=SMALL, color=STEEL, va="center")
     blank(ax, (-2.25, 3 * width + 2 * gap + 1.35), (-0.15, 6.95))
     return fig

@@ -1,5 +1,5 @@
-"""The drawings of chapter 14: a dialogue and its mask, packed rows, what is forgotten, a life before and after. Each
-function returns a figure in house style."""
+"""The drawings of chapter 14: a dialogue and its mask, packed rows, what is forgotten, a life before and after, and
+when dialogues are read. Each function returns a figure in house style."""
 
 from __future__ import annotations
 
@@ -44,14 +44,17 @@ def pieces(tok, ids: list[int], mask: list[int]) -> list[tuple[str, int]]:
 def two_turns(pieces: list[tuple[str, int]]):
     """A dialogue token by token, a line for each part; dark: the loss stands on predicting it.
 
-    pieces: (text, whether it is learnt); a text with a line break ends a line.
+    pieces: (text, whether it is learnt); a text with a line break ends a line, and so does a full line.
     """
-    lines, line = [], []
+    lines, line, x = [], [], 1.0
     for text, learnt in pieces:
-        line.append((text.replace("\n", "\\n") if text.strip(" ") else "␣", learnt))
+        shown = text.replace("\n", "\\n") if text.strip(" ") else "␣"
+        if x + _width(shown) > 99:
+            lines, line, x = [*lines, line], [], 1.0
+        line.append((shown, learnt))
+        x += _width(shown) + 0.25
         if "\n" in text:
-            lines.append(line)
-            line = []
+            lines, line, x = [*lines, line], [], 1.0
     lines += [line] if line else []
     fig, ax = figure(0.42 + 0.3 * len(lines))
     blank(ax, (0, 100), (0, 4.2 * len(lines) + 4.5))
@@ -116,13 +119,19 @@ def forgetting(found: dict[str, dict[str, float]]):
         values = [found[k][domain] for k in looks]
         ax.plot([min(values), max(values)], [y, y], color=GRID, lw=2, zorder=1)
         for k, (color, mark) in looks.items():
-            ax.plot(found[k][domain], y, mark, color=color, ms=6.5, zorder=2, mec=PAPER, mew=0.6)
+            look = {"mec": PAPER, "mew": 0.6, "ms": 6.5, "zorder": 2}
+            if k == "base":  # a ring, so that it shows around a mark at the same place
+                look = {"mfc": "none", "mec": color, "mew": 1.5, "ms": 9, "zorder": 3}
+            ax.plot(found[k][domain], y, mark, color=color, **look)
     ax.set_yticks(range(len(DOMAINS)), DOMAINS.values())
     ax.set(ylim=(len(DOMAINS) - 0.6, -1.25))
     left, right = ax.get_xlim()
     for i, (k, (color, mark)) in enumerate(looks.items()):
         x = left + (right - left) * (0.02 + (0, 0.17, 0.56)[i])
-        ax.plot(x, -0.95, mark, color=color, ms=6, mec=PAPER, mew=0.6)
+        ring = (
+            {"mfc": "none", "mec": color, "mew": 1.5} if k == "base" else {"mec": PAPER, "mew": 0.6}
+        )
+        ax.plot(x, -0.95, mark, color=color, ms=6, **ring)
         ax.text(x + (right - left) * 0.02, -0.95, names[k], va="center", fontsize=8, color=color)
     axis_units(ax, x="held-out text (bits per byte)")
     return fig
@@ -149,27 +158,36 @@ def before_after(rows: list[tuple[str, float, float]], title: str):
     return fig
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
+# -- when dialogues are read -------------------------------------------------------------------------------------------
 
 
-def names(rows: list[dict]):
-    """English facts answered rightly before and after SFT, for two vocabularies. rows: of name-length.json."""
-    sizes = sorted({r["vocabulary"] for r in rows})
-    fig, axes = figure(2.3, ncols=len(sizes), sharey=True)
-    looks = {"train": (SLATE, "asked about in SFT", 5), "test": (STEEL, "held out", -22)}
-    for ax, size in zip(axes, sizes, strict=True):
-        for split, (color, label, off) in looks.items():
-            own = [
-                r for r in rows if (r["vocabulary"], r["split"], r["lang"]) == (size, split, "en")
-            ]
-            found = {r["stage"]: r for r in own}
-            y = [100 * found[s]["right"] for s in ("pretrain", "sft")]
-            color = FURNACE if y[0] - y[1] > 20 else color
-            ax.plot([0, 1], y, "-o", color=color, lw=1.8, ms=5, mec=PAPER, mew=0.6)
-            words = f"{label}: {found['sft']['tokens']:.1f} tokens a name"
-            ax.text(0.02, (max(y) if off > 0 else min(y)) + off, words, color=color, fontsize=8)
-        ax.set(xlim=(-0.12, 1.12), ylim=(0, 116))
-        ax.set_xticks([0, 1], ["after reading", "after SFT"])
-        axis_units(ax, title=f"{size:,} entries", y="right (%)" if size == sizes[0] else "")
-    footer(fig, "figures/runs/name-length.json")
+def when(rows: dict[str, list[dict]], spans: dict[str, tuple[float, float, float]], decay: float):
+    """When each arm reads dialogues, and what its bases know. rows: arm -> rows of when.json, a seed each.
+
+    spans: arm -> (first and last step as shares of all [1], share of a step that is dialogues [1]); decay: share of the
+    steps at the end in which the rate falls [1].
+    """
+    fig, axes = figure(2.35, ncols=3, sharey=True, width_ratios=(1.25, 1, 1))
+    strip, ends, bits = axes
+    for y, (arm, (begin, end, share)) in enumerate(spans.items()):
+        strip.add_patch(Rectangle((0, y - 0.3), 1, 0.6, fc=GIVEN, lw=0))
+        strip.add_patch(Rectangle((begin, y + 0.3), end - begin, -0.6 * share, fc=LEARNT, lw=0))
+        for ax, key, scale in ((ends, "cloze", 100), (bits, "bits_per_byte", 1)):
+            values = [scale * row[key] for row in rows[arm]]
+            ax.plot([min(values), max(values)], [y, y], color=GRID, lw=2, zorder=1)
+            ax.plot(values, [y] * len(values), "o", color=STEEL, ms=5, mec=PAPER, mew=0.5)
+    strip.plot([0, 1 - decay, 1], [-0.75, -0.75, -0.42], color=SLATE, lw=1.2)
+    strip.text(0, -0.85, "learning rate", color=SLATE, fontsize=SMALL, va="bottom")
+    strip.set(xlim=(0, 1), ylim=(len(spans) - 0.55, -1.35))
+    strip.set_yticks(range(len(spans)), spans)
+    strip.set_xticks([0, 1 - decay, 1], ["0", f"{100 * (1 - decay):.0f}", "100"])
+    strip.spines[["left"]].set_visible(False)
+    for ax in axes:
+        ax.grid(False)
+        ax.tick_params(axis="y", length=0)
+    ends.set(xlim=(0, 100))
+    axis_units(strip, x="steps (%); dark: dialogues")
+    axis_units(ends, x="sentences ended rightly (%)")
+    axis_units(bits, x="held out (bits per byte)")
+    footer(fig, "figures/runs/when.json, three seeds")
     return fig

@@ -142,3 +142,16 @@ def moved_and_gained(
     axis_units(right, x=gain)
     footer(fig, source)
     return fig
+
+
+def said(rows: list[tuple[str, list, list, list]], gain: str, unit: str) -> str:
+    """The alternative text of `moved_and_gained`: of each row the ranges over seeds."""
+
+    def span(values: list) -> str:
+        return f"{min(values):.1f} to {max(values):.1f}"
+
+    words = [
+        f"{name}: chosen moved {span(chosen)} nats, rejected {span(rejected)}; {gain} {span(gained)} {unit}"
+        for name, chosen, rejected, gained in rows
+    ]
+    return "A row a recipe, ranges over seeds. " + ". ".join(words) + "."

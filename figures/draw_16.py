@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from matplotlib.patches import FancyBboxPatch
 
+from figures.lives import moved, signed
 from figures.style import (
     FURNACE,
     INK,
@@ -33,7 +34,7 @@ def one_step(prompt: str, answers: list[str], rewards: list[float], advantages: 
     blank(ax, (0, 100), (-3, 47))
     columns = ((9, "prompt", "bits and a sign"), (34, "group", "eight answers, drawn"),
                (57, "reward", "is the last bit right?"), (74, "advantage", "less the mean, over\nthe deviation"),
-               (91.5, "tokens", "of this answer become"))  # fmt: skip
+               (91.5, "pushed", "every token\nof this answer"))  # fmt: skip
     for x, word, note in columns:
         ax.text(x, 45.5, word, ha="center", fontsize=9, color=INK)
         ax.text(x, 43.2, note, ha="center", va="top", fontsize=SMALL, color=SLATE, linespacing=1.15)
@@ -46,18 +47,21 @@ def one_step(prompt: str, answers: list[str], rewards: list[float], advantages: 
         ax.add_patch(FancyBboxPatch((23, y), 4 + 1.1 * len(said), 3.3, fc=PALE, **box))
         ax.text(24.2, y + 1.6, said, va="center", fontsize=SMALL, color=ON_PALE)
         ax.text(57, y + 1.6, f"{paid:.0f}", ha="center", va="center", fontsize=8.5, color=INK)
-        ax.text(
-            74,
-            y + 1.6,
-            f"{pushed:+.2f}".replace("-", "−"),
-            ha="center",
-            va="center",
-            fontsize=8.5,
-            color=INK,
-        )
+        ax.text(74, y + 1.6, signed(pushed, 2), ha="center", va="center", fontsize=8.5, color=INK)
         up = pushed > 0
-        ax.text(91.5, y + 1.6, "likelier" if up else "rarer",
+        ax.text(91.5, y + 1.6, "up" if up else "down",
                 ha="center", va="center", fontsize=SMALL, color=STEEL if up else FURNACE)  # fmt: skip
+    first = {bit: sum(a for said, a in zip(answers, advantages) if said[0] == bit) for bit in "01"}
+    words = ",  ".join(f"{bit} by {signed(push, 2)}" for bit, push in first.items())
+    ax.text(
+        91.5,
+        -2.5,
+        f"first tokens, added up:  {words}",
+        ha="right",
+        va="center",
+        fontsize=SMALL,
+        color=SLATE,
+    )
     return fig
 
 
@@ -143,34 +147,26 @@ def price(rows: list[dict], even: float):
     return fig
 
 
-WAYS = {
-    "generate": "right option, written",
-    "written": "its letter, too",
-    "conversation": "conversation",
-    "text": "text scoring",
-    "letter": "letter alone",
-}
+def town(rows: list[dict], ways: dict[str, str]):
+    """What fine-tuning, preferences and rewards each changed: single lives, and their mean with twice its error.
 
-
-def town(pooled: dict, rows: list[dict]):
-    """What fine-tuning, preferences and rewards each changed: single lives, and all with twice the standard error."""
-    fig, axes = figure(2.5, ncols=3, sharey=True)
+    ways: key of a measure -> its name.
+    """
+    fig, axes = figure(2.6, ncols=3, sharey=True)
     names = {"sft": "fine-tuning", "dpo": "preferences", "grpo": "rewards"}
     for ax, (stage, name) in zip(axes, names.items(), strict=True):
-        for y, way in enumerate(reversed(WAYS)):
-            change, error = (100 * v for v in pooled[stage][way])
+        for y, way in enumerate(reversed(ways)):
+            change, error = moved(rows, stage, way)
             lives = [100 * r["changes"][way][0] for r in rows if r["stage"] == stage]
             ax.plot(lives, [y + 0.3] * len(lives), "|", color=SLATE, ms=5, mew=0.9)
-            sure = abs(change) > 2 * error
-            ax.errorbar(
-                change, y, xerr=2 * error, fmt="o", color=STEEL if sure else SLATE, ms=4.5, lw=1.2
-            )
+            color = STEEL if abs(change) > 2 * error else SLATE
+            ax.errorbar(change, y, xerr=2 * error, fmt="o", color=color, ms=4.5, lw=1.2)
         ax.axvline(0, color=SLATE, lw=0.8)
         ax.grid(False)
         axis_units(ax, x="change (points)", y=name)
-    axes[0].set_yticks(range(len(WAYS)), list(reversed(WAYS.values())))
+    axes[0].set_yticks(range(len(ways)), list(reversed(ways.values())))
     footer(
         fig,
-        "figures/runs/life-seeds.json: three lives of preset laptop; bars: two standard errors over the people asked",
+        "figures/runs/life-seeds.json: three lives of preset laptop; bars: two standard errors of their mean",
     )
     return fig

@@ -58,7 +58,7 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 #      caption="The way from text to a base model is the same at both sizes. The page goes it once, and tells what the larger one took.")
 
 # %% [markdown]
-# This chapter tells that story with its figures checked. It also lights a small furnace of your own, which goes from raw text to a model that knows
+# This chapter tells that story with its figures checked, and lights a small furnace of your own, which goes from raw text to a model that knows
 # things while you read on.
 #
 # ```{admonition} Predict
@@ -71,7 +71,7 @@ RUN = Path("runs") / f"00_story-{cfg.preset}"
 #
 # ## Light the furnace
 #
-# First the fire, since it needs a minute or two. The whole way from nothing to a base model is a list of stages. Each leaves its result in the run folder, and a
+# First the fire, since it needs a minute or two. The way from nothing to a base model is a list of stages. Each leaves its result in the run folder, and a
 # stage that is done is not done again; that is all there is to restarting after a crash at this level.
 
 # %%
@@ -90,13 +90,13 @@ def base_model(cfg, run, **given):
 # %% [markdown]
 # The *world* is **SteelTown**, sixteen people who do not exist: where they come from, what they studied and where, who employs them, told in many ways, mostly in Chinese, some
 # of it in English. The project writes it itself, from one seed. A model that has read about the town can be examined about it, and a model that has not cannot guess. So while this one
-# trains we stop at every tenth step and let it finish sentences such as “沈沐燕当年考上了” (“Back then Shen Muyan got into”), and count, as the package's exam does, how often
+# trains we stop at every thirteenth step, eight times, and let it finish sentences such as “沈沐燕当年考上了” (“Back then Shen Muyan got into”), and count, as the package's exam does, how often
 # it goes on with the fact: 24 sentences in Chinese, 24 in English.
 #
 # ```{admonition} Predict
 # :class: predict
 # A loss in *nats* per token says how surprised the model is by the next token: one that knows nothing hesitates between all 1,024 entries of its vocabulary, and its loss is ln 1024 = 6.93. This one
-# will read four hundred thousand tokens, four times over what there is.
+# will read four hundred thousand tokens, each document more than four times.
 #
 # 1. At how many nats per token does its loss on held-out text end?
 # 2. Take the moment at which this loss has done four fifths of its whole way down. How many of the 24 Chinese facts does the model say by then?
@@ -134,14 +134,14 @@ def base_model(cfg, run, **given):
 # say(f"With a gap of nine days instead, the second leg would have lasted {longest - first} days and the share would be {longest / project:.0%}.")
 
 # %% [markdown]
-# A fifth, by the README. It is the most useful thing the story has to say about planning. The other four fifths are eighty days of
+# A fifth, by the README. The other four fifths are eighty days of
 # data and program before the first step, the weeks without the machine in the middle, and ten weeks of fine-tuning and exams at the end, done after
 # work. If you plan a run by its pretraining alone, you plan a fifth of it.
 #
 # How many weeks in the middle? Here the project's two accounts differ. The README notes 18 July as the day on which training continued; the
 # retrospective says that the project lay idle for "over a week" (一周多) until a university offered its machine. Both can be true, if the offer came
 # weeks before the machine. If the shorter gap is meant, the share rises to a third; but then the second leg took twice as long as the author says
-# the *whole* run takes on that machine, so we draw the README's dates.
+# the *whole* run takes on that machine. And he says that the machine was lent for "a little over a month" (1个多月), so we draw the README's dates.
 #
 # Look at the orange part once more. Around step 200,000 of roughly a million, the machine was called back "for inference tests" and did not
 # return. A university lent eight H800s and the run went on from its checkpoint. This only works if *everything* that the next step depends on is
@@ -196,7 +196,7 @@ print(f"{share:.0%} of the peak, day and night")
 #        for name, p in facts.PROJECTS.items()], "lrrrll")
 
 # %% [markdown]
-# The fourth column is the one to look at. A compute-optimal model sees about 20 tokens per parameter {cite:p}`hoffmann2022`; a model that is
+# Look at the fourth column. A compute-optimal model sees about 20 tokens per parameter {cite:p}`hoffmann2022`; a model that is
 # meant to be *used* sees far more, because its user pays for every parameter again with every answer. Steel saw about a thousand, in the spirit of
 # TinyLlama {cite:p}`tinyllama2024`, from whose training time the author had estimated his own.
 #
@@ -218,9 +218,8 @@ print(f"{share:.0%} of the peak, day and night")
 #                                   for what, values in facts.DISAGREEMENTS.items()], "ll")
 
 # %% [markdown]
-# The most instructive one stands inside a single paper. Its text says that fused operators made training about 50 % faster; its Table 2 has 10,500 tokens
-# per second and GPU without them and 15,000 with all of them, which is +43 %, on a Qwen model with 1.8 billion parameters. Memory rounded it to fifty. It is a good result all
-# the same: over two months it is worth weeks. What the same operators did to the *utilisation* is a better story, and [chapter 01](01_cost_plan.ipynb) tells it.
+# One stands inside a single paper. Its text says that fused operators made training about 50 % faster; its Table 2 has 10,500 tokens
+# per second and GPU without them and 15,000 with all of them, which is +43 %, on a Qwen model with 1.8 billion parameters. Memory rounded it to fifty. Over two months it is worth weeks. What the same operators did to the *utilisation* is a better story, and [chapter 01](01_cost_plan.ipynb) tells it.
 #
 # ## What it was worth
 #
@@ -246,12 +245,12 @@ print(f"{share:.0%} of the peak, day and night")
 # never "no answer". The usual harness compares the likelihoods of the four letters instead, and minimind's README lists a Steel checkpoint, without saying which, at 24.89 on C-Eval and 25.32 on CMMLU: guessing. Scores from
 # different papers are not one ruler, and 49.14 even stands under two models' names (last row of the table above).
 #
-# The author ends with what he would do otherwise: a tokenizer of his own, a study of the data mixture, cleaning across sources, and a plain model trained beside the altered one,
-# to know what the alteration bought. The package has a place for each of them.
+# The author says what he would do otherwise: a tokenizer of his own, a study of the data mixture, cleaning across sources, better English; and a plain model trained beside the altered one,
+# to know what the alteration bought.
 #
 # ## What went in
 #
-# Back to your own run. SteelTown is written in the raw formats of Steel's own sources, mistakes of real files included.
+# SteelTown is written in the raw formats of Steel's own sources, mistakes of real files included.
 
 # %% tags=["active-ipynb"]
 # files = sorted((RUN / "world" / "raw").rglob("*.*"))
@@ -297,7 +296,7 @@ print(f"{share:.0%} of the peak, day and night")
 # towns = {"1": first_model.examined(RUN), **first_model.others()}
 # asked = towns["1"]
 # there, late = first_model.reached(asked, 0.8), first_model.reached(asked, 0.95)
-# show(draw_00.learning(read_log(RUN / "pretrain" / "log.jsonl", "step"), towns, uniform, unigram), alt="Two panels over tokens read. Above, held-out loss falls from 6.9 nats through the unigram entropy of 5.6 to about 0.9. Below, the share of its way that the loss has done, which rises at once and flattens, and the share of the facts said, which stays near zero, then climbs in the second half to about 20 of the 24 Chinese and a few of the English facts. Two other seeds look alike.",
+# show(draw_00.learning(read_log(RUN / "pretrain" / "log.jsonl", "step"), towns, uniform, unigram), alt="Two panels over tokens read. Above, held-out loss falls from 6.9 nats through the unigram entropy of 5.6 to about 1.0. Below, the share of its way that the loss has done, which rises at once and flattens, and the share of the facts said, which stays at zero for the first quarter, stands at a quarter to two fifths of the Chinese ones at half, and ends at 18 to 21 of 24; of the English facts 3 to 6 come, late. Two other seeds look alike.",
 #      caption="Above: the loss of your run. Below, on the same axis: how much of its way down the loss has done, and how many of 24 facts in each language the model says. "
 #              "Thin: two other seeds, each with a town, a vocabulary and a beginning of its own (figures/runs/first-model.json).")
 # ends, said_there = [rows[-1]["loss"] for rows in towns.values()], [rows[first_model.reached(rows, 0.8)]["facts_zh"] for rows in towns.values()]
@@ -321,8 +320,7 @@ print(f"{share:.0%} of the peak, day and night")
 # assert kind > 1.4 * right
 
 # %% [markdown]
-# (This reading takes the next tokens as they come. The curve is stricter and counts fewer at the same step: there, as in the package's exam, the model must also spell the end of the prompt again, in tokens of its own choice,
-# which costs a half-trained model facts and a trained one none.) Four facts about Luo Jiazhou, before any training, halfway, and at the end:
+# (This reading takes the next tokens as they come. The curve is stricter: there, as in the package's exam, the model must also spell the end of the prompt again, in tokens of its own choice, which may cost it a fact or two.) Four facts about Luo Jiazhou, before any training, halfway, and at the end:
 
 # %% tags=["active-ipynb", "hide-input", "timing"]
 # def continue_text(model, prompt, tokens):
@@ -338,8 +336,8 @@ print(f"{share:.0%} of the peak, day and night")
 #     print(f"after    {continue_text(trained_model, row['prompt'], 8)}   (true: {row['answer'].strip()})")
 
 # %% [markdown]
-# First the forms, then the facts. Halfway it knows that a city must follow and what cities there are, and names one of them. Which city belongs to whom concerns few tokens and is worth little loss;
-# it is what a user asks for first. English, of which the model reads less, comes last of all.
+# First the forms, then the facts. Halfway it knows that a city must follow and what cities there are, and names one of them. Which city belongs to whom concerns few tokens and is worth little loss, so we take it;
+# it is what a user asks for first. In our run one of the four, the home, is still another's at the end. English, of which the model reads less, comes last.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
@@ -349,8 +347,8 @@ print(f"{share:.0%} of the peak, day and night")
 #
 # ## At full scale
 #
-# The last cell of every chapter starts the run of the chosen preset. Here it does what you have just seen, in one call; since all its stages are done, it has nothing left to
-# do in this notebook. The exported script does it from nothing, at any size:
+# The last cell of every chapter starts the run of the chosen preset. Here it does what you have just seen, without the questions; since all its stages are done, it has nothing left to
+# do in this notebook. The exported script does it from nothing, at any size. (This page stops `cpu` at 104 of 120 steps, to spare you some seconds; the script does not.)
 #
 # ```text
 # python notebooks/00_story.py --preset cpu
@@ -372,8 +370,8 @@ print(f"{share:.0%} of the peak, day and night")
 
 # %% [markdown]
 # The same dataclass, the same loop, the same checkpoint format; a step holds two hundred and fifty-six times the tokens (batch times sequence).
-# `make run` goes further than this chapter: the laptop preset, then fine-tuning, preferences, reinforcement learning, an exam after each stage and a report card, in about twenty minutes of one busy
-# core. For the eight-GPU version read on to chapter 11, and plan it with [chapter 01](01_cost_plan.ipynb) first: by its author's estimate Steel's base model costs 480 GPU-days of A100 (8 × 60), or half that of H800.
+# `make run` goes further than this chapter: the laptop preset, then fine-tuning, preferences, reinforcement learning, an exam after each stage and a report card, in eight minutes on two idle
+# cores. For the eight-GPU version read on to chapter 11, and plan it with [chapter 01](01_cost_plan.ipynb) first: by its author's estimate Steel's base model costs 480 GPU-days of A100 (8 × 60), or half that of H800.
 #
 # ## Failure gallery
 #
@@ -394,7 +392,7 @@ print(f"{share:.0%} of the peak, day and night")
 # ```{admonition} A base model that neither continues nor chats
 # :class: failure
 # Dialogues were mixed into pretraining from the first step, prompts in the loss, in the hope of a model that talks without fine-tuning. It came out as neither. **Here:** dialogues can wait for the annealing
-# stage, the last stretch of pretraining at a falling rate, or for fine-tuning.
+# stage, the last stretch of pretraining at a falling rate, with text beside them, or for fine-tuning.
 # ```
 #
 # ```{admonition} A layer nobody could compare

@@ -24,10 +24,11 @@ from datetime import date
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from figures.known_runs import RUNS, published
 from steel.config import load, preset
 from steel.model import build
-from steel.plan import GIB, GPUS, RUNS, activation_bytes, count_parameters, flops_per_token
-from steel.plan import memory, mfu, plan, published, render
+from steel.plan import GIB, GPUS, activation_bytes, count_parameters, flops_per_token
+from steel.plan import memory, mfu, plan, render
 
 cfg = preset()  # --preset cpu, laptop, gpu1, steel-1b, …
 steel = load("steel-1b").model

@@ -34,12 +34,13 @@ from figures.experiments.step_bytes import (
     BANDWIDTH, PICKS, REREAD, SHARE, TOKENS, Meter, measure, meta, milliseconds, moves, pieces,
     products_ms, size, step_ms, tensors, written_rope,
 )
+from figures.known_runs import published
 from steel.config import load, preset
-from steel.kernels import elementwise
 from steel.kernels import linear_cross_entropy as head
 from steel.kernels._triton import can_run, jit, tl
+from steel.model.attention import rms_norm
 from steel.model.loss import linear_cross_entropy
-from steel.plan import GPUS, count_parameters, flops_per_token, published
+from steel.plan import GPUS, count_parameters, flops_per_token
 
 cfg = preset()  # --preset cpu, gpu1, steel-1b-causal, …
 QWEN_1_8B = published("qwen-1.8b").model
@@ -374,7 +375,7 @@ case = draw(3, 6), draw(3, 6), draw(6)
 add_norm_torch = lambda *inputs: AddNorm.apply(*inputs, 1e-6)
 assert torch.autograd.gradcheck(add_norm_torch, case)
 x, residual, weight = case
-torch.testing.assert_close(add_norm_torch(*case), elementwise.rms_norm_reference(x, weight, 1e-6, residual))
+torch.testing.assert_close(add_norm_torch(*case), rms_norm(x, weight, 1e-6, residual))
 device = "cuda" if torch.cuda.is_available() else "cpu"
 if can_run(device):
     inputs = [draw(*shape).detach().float().to(device) for shape in ((6, 100), (6, 100), (100,))]

@@ -55,7 +55,7 @@ def steel(*words):
 # from figures.check import check
 # from figures.published import average, perplexity_by_tokens, published
 # from figures.style import answer, badge, say, show, table
-# from steel.evaluation.canaries import auroc, canaries, exposure
+# from figures.experiments.canaries import auroc, canaries, exposure
 #
 # show(draw_13.one_sum({"a model that reads bytes": [f"{b:02X}" for b in "她住在青岩。".encode()], "a model that reads tokens": ["她", "住在", "青岩", "。"]}),
 #      alt="One Chinese sentence, cut into eighteen bytes for one model and into four tokens for another. Under each piece stands minus log p. Each row is added up to one sum in nats; on the right are four divisors to choose from: tokens, characters, bytes, or the tokens of a fixed reference.",

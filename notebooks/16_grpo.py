@@ -11,7 +11,7 @@
 #
 # Until now the model has imitated. Somebody wrote a text, an answer, or a better answer, and the loss asked for more of the same. There is another way to teach: let the model answer as it likes, let a program say which answers are right, and make those likelier. Nobody writes the answer; a program checks it.
 #
-# Steel's author tried this on Chinese multiple choice, with GRPO {cite:p}`grpo2024`, and on Qwen2.5-1.5B instead of his own model {cite:p}`steel2025`. What such training adds is hard to see in a large model. So we take a task that one can hold in one's head, and a model of 108,224 parameters that trains in seconds.
+# Steel's author tried this on Chinese multiple choice, with GRPO {cite:p}`grpo2024`, and on Qwen2.5-1.5B instead of his own model {cite:p}`steelreadme2025`. What such training adds is hard to see in a large model. So we take a task that one can hold in one's head, and a model of 108,224 parameters that trains in seconds.
 #
 # The task is parity: sixteen bits, then `=`, and the answer says whether the number of ones is odd. It can be said at once, in one token, or *worked out*: sixteen tokens, each the parity of the bits so far, the last of which is the answer. Working it out is easy, one step of memory a token. Saying it at once asks for all sixteen bits together, and in 150 steps our model did not learn it. The experiment is that of Tsilivis and colleagues {cite:p}`parityrl2025`, made small.
 
@@ -39,6 +39,7 @@ worked = "".join(str(int(b)) for b in bits.cumsum(0) % 2)
 # %% tags=["active-ipynb", "hide-input"]
 # from figures import draw_16
 # from figures.claims import log
+# from figures.lives import WAYS, each, moved, signed
 # from figures.style import answer, badge, say, show, table
 #
 # shutil.rmtree(RUN, ignore_errors=True)
@@ -47,9 +48,11 @@ worked = "".join(str(int(b)) for b in bits.cumsum(0) % 2)
 # paid = torch.tensor([[float(int(s[-1]) == right) for s in said]])
 # pushed = grpo.advantages(paid)[0].tolist()
 # rows = log("parity-rl")
+# first = {bit: sum(a for text, a in zip(said, pushed) if text[0] == bit) for bit in "01"}
 # show(draw_16.one_step("".join(map(str, bits.tolist())) + "=", said, paid[0].tolist(), pushed),
-#      alt="One prompt of sixteen bits leads to eight drawn answers, some of one bit and two of sixteen bits. Each gets reward 1 or 0 for its last bit; five are right. The advantage of the right ones is positive, that of the wrong ones negative; the tokens of the first become likelier, those of the second rarer.",
-#      caption="One step of GRPO on one prompt. Here the group is constructed; in a run the model draws it.")
+#      alt=f"One prompt of sixteen bits leads to eight drawn answers, some of one bit and two of sixteen bits. Each gets reward 1 or 0 for its last bit; five are right. The advantage of the right ones is positive, and all their tokens are pushed up; that of the wrong ones is negative, and theirs are pushed down. Added up, the first token 0 is pushed by {signed(first['0'], 2)}, the first token 1 by {signed(first['1'], 2)}.",
+#      caption="One step of GRPO on one prompt; the group is constructed. Where answers share a token the pushes add up: the first 1 of both worked answers, which are right, is pushed down by the three wrong guesses that begin alike.")
+# assert first["1"] < 0 < first["0"] and worked[0] == "1" and pushed[said.index(worked)] > 0
 
 # %% [markdown]
 # ```{admonition} Predict
@@ -59,7 +62,7 @@ worked = "".join(str(int(b)) for b in bits.cumsum(0) % 2)
 # 1. With $p$ = 0.1, 0.25 and 0.4, we ask the model after imitation for its likeliest answer. From which share $p$ on is that the worked one? A number.
 # 2. At $p$ = 0.25, after how many steps of GRPO are nine in ten of the likeliest answers right?
 # 3. Now answers cost: every token beyond a guess's two takes $\lambda/16$ off the reward. From which $\lambda$ on does the model stop working things out?
-# 4. A base that has never seen a worked answer gets GRPO, too. What share of its answers is right at the end (%)?
+# 4. A base that has never seen a worked answer gets GRPO, too. How many of its groups hold right *and* wrong answers, so that there is something to learn from (%)?
 # ```
 #
 # ## Napkin: what imitation prefers
@@ -81,7 +84,7 @@ worked = "".join(str(int(b)) for b in bits.cumsum(0) % 2)
 # %% [markdown]
 # ## Build: eight answers and their mean
 #
-# GRPO needs no second model that says how good a state is. It draws a group of $G$ answers to one prompt and compares each with the others:
+# GRPO needs no second model that says how good a state is. It draws a group of $G$ answers to one prompt and compares each with the others; $r_i$ is the reward of answer $i$:
 #
 # $$ A_i = \frac{r_i - \operatorname{mean}(r)}{\operatorname{std}(r)}. $$
 
@@ -112,22 +115,22 @@ for A in (1.0, -1.0):
                                torch.tensor(A), 0.2, 0.2)
     loss.sum().backward()
     pull = [0.0 if g == 0 else round(-g, 1) for g in now.grad.tolist()]
-    print(f"advantage {A:+.0f}: pull on log p", pull)
+    print(f"advantage {A:+.0f}: pull on its log-probability", pull)
 
 # %% [markdown]
-# Columns are ratios from 0.5 to 1.5. A good token that is already more than 1.2 times as likely is left alone, and so is a bad one below 0.8 times. In the other direction the pull stays: a good token that has become rarer is brought back. With one update a rollout, the default and the setting of every run here, $\rho$ is 1 and nothing clips.
+# Columns are ratios from 0.5 to 1.5. A good token that is already more than 1.2 times as likely is left alone, and so is a bad one below 0.8 times. In the other direction the pull stays: a good token that has become rarer is brought back. With one update for each set of drawn answers (a *rollout*), the default and the setting of every run here, $\rho$ is 1 and nothing clips.
 #
 # ## What dividing by the deviation does
 #
-# Write $k$ for how many of the eight are right. Without the division a group pushes its right answers up by $k(1-k/8)$ in all, which is greatest when half are right. With it, the push goes like $\sqrt{k/8\,(1-k/8)}$:
+# Write $m$ for how many of the eight are right. Without the division a group pushes its right answers up by $m(1-m/8)$ in all, which is greatest when half are right. With it, the push goes like $\sqrt{m/8\,(1-m/8)}$:
 
 # %%
 print("right of 8   1     2     4     6     7")
 for name, how in (("plain", "none"), ("over std", "group")):
     pushes = []
-    for k in (1, 2, 4, 6, 7):
-        r = torch.tensor([[1.0] * k + [0.0] * (8 - k)])
-        pushes.append(grpo.advantages(r, how)[0, :k].sum().item())
+    for m in (1, 2, 4, 6, 7):
+        r = torch.tensor([[1.0] * m + [0.0] * (8 - m)])
+        pushes.append(grpo.advantages(r, how)[0, :m].sum().item())
     print(f"{name:9}", "  ".join(f"{p / pushes[2]:.2f}" for p in pushes))
 
 # %% [markdown]
@@ -170,17 +173,21 @@ for name, how in (("plain", "none"), ("over std", "group")):
 # say(f"It is no monotone climb: at p = 0.25 two of three seeds fall back on their way, to {100 * dips[0]:.0f} and {100 * dips[1]:.0f} %. At p = 0.1 the likeliest answers end at {100 * min(c['greedy_accuracy'] for c in tenth):.0f} to {100 * max(c['greedy_accuracy'] for c in tenth):.0f} %, while of the drawn ones {100 * min(c['drawn_accuracy'] for c in tenth):.0f} to {100 * max(c['drawn_accuracy'] for c in tenth):.0f} % are right.")
 
 # %% [markdown]
-# The left panel steps where the middle one climbs: as soon as going on passes ending, many likeliest answers change at once. At $p$ = 0.1 two seeds stand for a while with half of them worked out, and so with three quarters right. Who looks only there sees an ability appear; at $p$ = 0.25 it was there at step 0, in one drawn answer of four. Who looks only at length misses the right panel: at $p$ = 0.25 one seed draws chains alone after eight steps, and only 61 % of them are right.
+# The left panel steps where the middle one climbs: as soon as going on passes ending, many likeliest answers change at once. At $p$ = 0.1 two seeds stand for a while with half of them worked out, and so with three quarters right: the stair. Who looks only there sees an ability appear; at $p$ = 0.25 it was there at step 0, in one drawn answer of four. Who looks only at length misses the right panel: at $p$ = 0.25 one seed draws chains alone after eight steps, and only 61 % of them are right.
 #
-# A probe asks whether the model, given the true running parities, says the next one right all the way. In two of the nine runs of the figure this falls to a half while all likeliest answers are whole chains and right. So half of these chains hold a false bit and end right; imitation had shown none such. The reward reads the last bit. A chain that is paid by its end is not sworn to be the reasoning.
+# A probe asks whether the model, given the true running parities, says the next one right all the way. In two of the nine runs of the figure this falls to a half while all likeliest answers are whole chains and right. So half of these chains hold a false bit and end right; imitation had shown none such. The stairs are the same half. We repeated both runs and looked: on a stair the first token is the same whatever the bits, which begins a true chain for one input in two; the others are guessed. One run of the log goes from its stair straight to whole chains with a false bit in every second, so the first bit is the suspect.
+#
+# ```{admonition} Takeaway
+# :class: takeaway
+# The reward reads the last bit. A chain that is paid by its end is not sworn to be the reasoning.
+# ```
 #
 # ## Without the chain
 #
-# GRPO from a base that has seen guesses only; one seed, 60 steps of imitation and 16 of GRPO:
+# GRPO from a base that has seen guesses only; one seed, imitation as long as above, 16 steps of GRPO:
 
 # %% tags=["active-ipynb", "within-0.3"]
 # short = parity.settings(1, steps=16)
-# short.train.steps = 60
 # guesser = parity.imitate(short, 0.0, RUN / "guesser")
 # hopeless = parity.reinforce(short, guesser, RUN / "hopeless")
 # start, end = hopeless["curve"][0], hopeless["curve"][-1]
@@ -192,7 +199,7 @@ for name, how in (("plain", "none"), ("over std", "group")):
 #     print(f"{name}, of drawn answers: {start[key]:.2f} → {end[key]:.2f}")
 
 # %% tags=["active-ipynb", "within-0.3", "hide-input"]
-# answer("1.4", f"**{100 * end['greedy_accuracy']:.0f} %**, a coin. No answer was worked out before, so none could be paid.", 100 * end["greedy_accuracy"], unit="%")
+# answer("1.4", f"**{100 * (1 - equal):.0f} %**. And yet {100 * end['greedy_accuracy']:.0f} % of the likeliest answers are right at the end, a coin: no answer was worked out before, so none could be paid.", 100 * (1 - equal), unit="%")
 
 # %% [markdown]
 # Mind what the dashboard shows. The groups are mixed, so there are advantages, gradients, steps. Eight tosses of a coin hold a right one in 99.6 % of the cases, so pass@8, the share of prompts of which one of eight answers is right, is as high as one could wish. *Sometimes right* is the usual filter for prompts worth training on, and here it lets luck through. What GRPO reinforces has to be a way of answering that is right more often than its neighbours.
@@ -208,7 +215,7 @@ for name, how in (("plain", "none"), ("over std", "group")):
 # free = [r for r in rows if r["variant"] == "GRPO" and r["layers"] == 2 and r["share"] == 0.25]
 # show(draw_16.price(free + priced, 8 / 15),
 #      alt="Accuracy and length after forty steps against the price. At 0 all seeds are at 100 per cent and 17 tokens; at 0.3 two seeds are at 100 per cent and one at 86, with 12 to 14 tokens; at 0.45 they lie between 52 and 86 per cent with 6 to 14 tokens; at 0.6 and 0.7 all are near 50 per cent with two tokens. A dashed line at 0.53 lies between.",
-#      caption="At 0.3 and from 0.6 on all runs end on the computed side; at 0.45 one seed of three has not moved.")
+#      caption="At 0.3 and from 0.6 on all runs are on the computed side after forty steps; at 0.45 one seed of three has not moved.")
 # below = [r["curve"][-1]["drawn_length"] for r in priced if r["penalty"] == 0.3]
 # above = [r["curve"][-1]["drawn_length"] for r in priced if r["penalty"] == 0.7]
 # answer("1.3", f"From **0.53** on, by the napkin; the log has it between 0.45 and 0.6. At 0.3 drawn answers end at {min(below):.0f} to {max(below):.0f} tokens, at 0.7 at {max(above):.0f}: guesses, all of them.", 8 / 15, unit="λ")
@@ -218,7 +225,7 @@ for name, how in (("plain", "none"), ("over std", "group")):
 #
 # ## Staying close to the start
 #
-# A reward says nothing of what else should stay as it was. So many programs price leaving the *reference*, the model before this stage: the KL divergence, estimated from the drawn tokens. With $d = \log \pi_\text{ref} - \log \pi$ there are two common estimates, $k_1 = -d$ and $k_3 = e^d - d - 1$. On three tokens:
+# A reward says nothing of what else should stay as it was. So many programs price leaving the *reference*, the model before this stage: the KL divergence, estimated from the drawn tokens. Write $\pi$ for the probability that the model, the *policy*, gives a drawn token, $\pi_\text{ref}$ for the reference's. With $d = \log \pi_\text{ref} - \log \pi$ there are two common estimates, $k_1 = -d$ and $k_3 = e^d - d - 1$. On three tokens:
 
 # %%
 logits = torch.tensor([1.2, 0.1, -0.5], dtype=torch.float64,
@@ -265,38 +272,36 @@ show_row("ratio times k3", (held * (policy / held) * k3).sum())
 #
 # ## The town
 #
-# Does it carry over? In a life of the preset `laptop`, chapter 14's small model, GRPO comes last: 50 steps of 16 prompts, people of the fine-tuning's half, asked in new phrasings with four options; half of the reward for the right value, half for its letter, a little for ending. The exam asks about people from the other half. Three lives, seeds of world and model; changes are paired by question. The bars are errors over the people asked; they leave out what a fourth life would change.
+# Does it carry over? In a life of the preset `laptop`, chapter 14's small model, GRPO comes last: 50 steps of 16 prompts, people of the fine-tuning's half, asked in new phrasings with four options; half of the reward for the right value, half for its letter, a little for ending. The exam asks about people from the other half. For the *likeliest option* it shows the question alone and asks which of four values the model finds likeliest behind *The answer is*; an *option said* and the *letter written* behind it stand in its own reply to question and options; *behind the right option* the letter need only be copied; *at once* it is the first token. Three lives, seeds of world and model; changes are paired by question.
 
 # %% tags=["active-ipynb", "hide-input"]
-# import json
-#
-# from figures.claims import ROOT
-#
-# lives = json.loads((ROOT / "figures/runs/life-seeds.json").read_text(encoding="utf-8"))
-# pooled = lives["pooled"]
-# show(draw_16.town(pooled, lives["rows"]),
-#      alt="Three panels, one a stage: fine-tuning, preferences, rewards; changes in points of five measures with bars, and a stroke for each of three lives. Fine-tuning lifts the conversation by 50 points and what is written by 7, and lowers text scoring by 7. Preferences lift written options by 6 and written letters by 3. Rewards lift them by 6 and 3; text scoring, the letter alone and the conversation stay. The lives differ: written options gain 2 to 9 points under rewards.",
-#      caption="What each stage changed. Strokes: single lives. Grey: less than two standard errors.")
-# each = {way: [100 * r["changes"][way][0] for r in lives["rows"] if r["stage"] == "grpo"] for way in ("generate", "written", "text")}
-# move = {way: ", ".join(f"{v:+.1f}".replace("-", "−") for v in values) for way, values in each.items()}
-# say(f"GRPO changes written answers by {move['generate']} points in the three lives, answers with their letter by {move['written']}, text scoring by {move['text']}.")
+# lives = log("life-seeds")
+# ways = {way: WAYS[way] for way in ("generate", "written")} | {"conversation": "conversation"} | {way: WAYS[way] for way in ("text", "bind", "letter")}
+# stages = {"sft": "fine-tuning", "dpo": "preferences", "grpo": "rewards"}
+# alt = "; ".join(f"{name}: " + ", ".join(f"{ways[way]} {signed(moved(lives, stage, way)[0], 0)}" for way in ways) for stage, name in stages.items())
+# show(draw_16.town(lives, ways), alt=f"Three panels, one a stage, changes in points of six measures with bars, and a stroke for each of three lives. {alt}.",
+#      caption="What each stage changed. Strokes: single lives. Bars: two standard errors of their mean, a rough measure for three lives, or of the people asked where those are larger. Grey: zero is inside.")
+# gain = {way: moved(lives, "grpo", way) for way in ("generate", "written", "text")}
+# tell = {way: f"{signed(mean)} ± {error:.1f} points ({each(lives, 'grpo', way)})" for way, (mean, error) in gain.items()}
+# say(f"GRPO changes options said by {tell['generate']}, letters written by {tell['written']}, the likeliest option by {tell['text']}.")
+# assert gain["generate"][0] > 2 * gain["generate"][1] and abs(gain["text"][0]) < 1
 
 # %% [markdown]
-# By text scoring, which offers the four values and asks which is likeliest, GRPO adds no facts. What changes is what the model *does* when asked. In a prototype, fine-tuning on its own right answers brought more than half of such a rise; these lives have no such control. The letter as first token, which is not rewarded, is near chance before and after. The settings of these stages were chosen on the first life, with its exam and its conversation in view; the other two were run once.
+# By the likeliest option GRPO adds no facts. What changes is what the model *does* when asked: more right options are said; for letters three lives hardly settle it. In a prototype, on other prompts and fewer samples, fine-tuning on its own right answers brought a good half of such a rise; these lives have no such control. The letter at once, which is not rewarded, is near chance before and after. The settings of these stages were chosen on the first life, with its exam and its conversation in view; how much text fine-tuning replays was chosen on all three. So they confirm none of it. A fresh life (seed 4), run once with all of it fixed: options said +1.3 ± 1.1 points, letters written +2.1 ± 1.5.
 #
 # ## At full scale
 #
 # ```text
 # steel sample --model runs/laptop/sft/hf --data rl.jsonl --run own grpo.group_size=8
 # steel grpo --model runs/laptop/sft/hf --data own/rl.jsonl --run runs/grpo
-# torchrun --nproc-per-node 8 -m steel grpo --preset steel-1b -m sft/hf -d rl.jsonl -r runs/grpo
+# torchrun --nproc-per-node 8 -m steel grpo --preset steel-1b-dense -m sft/hf -d rl.jsonl -r runs/grpo
 # ```
 #
-# The first answers each prompt eight times, judges, and keeps the prompts solved sometimes, with pass@1 and pass@8 in its report. The preset `steel-1b` holds the original's settings: 128 prompts, eight answers, 1e-6, $k_3$ in the loss at 0.001, answers of up to 1,024 tokens. We have not run it at that size. Losses and gradients are held to TRL's in the tests, and a killed run resumed is equal to the bit.
+# The first answers each prompt eight times, judges, and keeps the prompts solved sometimes, with pass@1 and pass@8 in its report. The preset holds the original's settings: 128 prompts, eight answers, 1e-6, $k_3$ in the loss at 0.001, answers of up to 1,024 tokens. We have not run it at that size. Losses and gradients are held to TRL's in the tests, and a killed run resumed is equal to the bit.
 #
 # This chapter's script is `steel grpo`: `python notebooks/16_grpo.py --preset laptop --model FOLDER --data rl.jsonl --run RUN grpo.kl_beta=0.01`, with every option of the command. Without options it rehearses two steps on parity.
 #
-# Look, in this order, at: `zero_variance`; `reward`; `length`; `finished`; `entropy`. Then read twenty answers.
+# Look, in this order, at: `zero_variance`; `reward`; `length`; `finished`, the share of answers that end by themselves; `entropy`, how undecided the next token is: at zero every group is eight copies. Then read twenty answers.
 #
 # ## Failure gallery
 #
@@ -325,7 +330,7 @@ show_row("ratio times k3", (held * (policy / held) * k3).sum())
 # table(["reply", "reads prompt and reply", "right text anywhere in it", "`verify`"], [[name, *(f"{100 * c / len(orders):.0f} %" for c in found)] for name, found in counts.items()])
 
 # %% [markdown]
-# The rebuilt search (its order of patterns, without its last resort) finds the prompt's “A” first and pays a quarter, as chance does, for an empty reply and for a bare right letter. Only 答案是, “the answer is”, gets past it. The second reward is gamed by reciting the options: it pays every time and takes no knowledge.
+# The rebuilt search (its order of patterns, without its last resort) finds the prompt's “A” first and pays a quarter, as chance does, for an empty reply and for a bare right letter. Only 答案是, “the answer is”, gets past it. The second reward pays nothing for a right letter, and every time for reciting the options, which takes no knowledge.
 #
 # ```{admonition} The only thing left to earn
 # :class: failure
@@ -372,10 +377,16 @@ show_row("ratio times k3", (held * (policy / held) * k3).sum())
 # `[r - (sum(rewards) - r) / (len(rewards) - 1) for r in rewards]`. It is the plain advantage times $G/(G-1)$: one constant for all groups of a size, which the learning rate swallows.
 # ```
 #
-# **16.4 Break it.** Pay for length alone: write a reward that is the share of a whole chain that was written, right or wrong, and give it to `grpo.stage` as `parity_rl.reinforce` does with its own, from the base above. What do accuracy and the share of whole chains do? Say it first.
+# **16.4 Break it.** Pay for length alone, right or wrong. Hand this to `grpo.stage(job, prompts, paid)` in a copy of `parity.reinforce`, from the base above. What do accuracy and the share of whole chains do? Say it first.
+#
+# ```python
+# def paid(row, completion):  # reward, and whether it is right
+#     n = min(len(completion.ids) - completion.finished, 16)
+#     return n / 16, parity.right(row["bits"], completion)
+# ```
 #
 # ```{dropdown} Answer 16.4
-# We have not run it. We expect whole chains, right ones among them. If your reward grows past sixteen bits, the model should stop ending, and an answer that does not end is never right; capped there, nothing pushes the end away. Look at `finished`, not at the reward.
+# One run of 24 steps: by step 12 every drawn answer is a whole chain, and of the chains 63 % are right, where it was 98 %. Nothing pays for truth, so it drifts; most groups have equal rewards by then. If the reward grows past sixteen bits, the model stops ending, too: at step 24 one drawn answer in ten is right. Look at `finished`, not at the reward.
 # ```
 #
 # **16.5 Open, ten minutes of one core.** At $p$ = 0.1 one answer in ten is worked out. Is a group of 8 large enough? Compare 32 prompts of 8, 16 of 16 and 8 of 32 at equal numbers of answers, five seeds each, by the drawn length at step 20. Say beforehand how often a group of 8 holds no worked answer.
@@ -388,7 +399,7 @@ show_row("ratio times k3", (held * (policy / held) * k3).sum())
 #
 # ```{admonition} Card
 # :class: card
-# **What did RL with a verifiable reward add here?** It moved mass to answers that were drawn already and paid more often, and bent some of them on the way. From a base without them came nothing.
+# **What did RL with a verifiable reward add here?** It moved mass to answers that were drawn already and paid more often, and bent some of them on the way. From a base without them, in one short run, came nothing.
 # ```
 #
 # ```{admonition} Card

@@ -42,9 +42,10 @@ RUN = Path("runs") / "19_reproduce"
 # from figures import audit, claims, draw_19, facts
 # from figures.claims import ROOT, log
 # from figures.experiments.verdicts import paired, quantile
+# from figures.known_runs import published
 # from figures.style import answer, badge, say, show, table
 # from steel.config import load
-# from steel.plan import mfu, plan, published
+# from steel.plan import mfu, plan
 #
 # shutil.rmtree(RUN, ignore_errors=True)  # this notebook starts afresh every time
 # one_thing = log("bits")
@@ -60,7 +61,7 @@ RUN = Path("runs") / "19_reproduce"
 # 2. A number in the prose is wrong by a tenth, and so is its entry. In how many per cent of the cases does a check object?
 # 3. A small run is done again with one thing changed: another process; `kill -9` and resume; the rows of each batch in another order; two micro-batches instead of one; two ranks; compiled; instructions of an older processor. In how many of the seven does every weight keep every bit?
 # 4. Before the first step one weight of 140,000 is moved to the next number that float32 knows. After 400 steps with Muon, how far apart are the two models' held-out losses, in per cent of what two *seeds* are apart?
-# 5. Chapter 08 found a layer behind another, by 0.039 nats, under five seeds. A stranger trains each of the two once, under a seed of his own. In how many per cent of the cases does he find the opposite?
+# 5. Chapter 08 found a layer behind another, by 0.039 nats, under five seeds. A stranger trains one under a seed of his own and the other under another. In how many per cent of the cases does he find the opposite?
 # ```
 #
 # ## What a sentence hangs on
@@ -88,7 +89,7 @@ RUN = Path("runs") / "19_reproduce"
 # numbers = audit.slacks(every)
 # rests = {chapter: Counter(audit.rests_on(c) for c in every if c.chapter == chapter) for chapter in sorted({c.chapter for c in every})}
 # show(draw_19.ledger(rests, numbers), alt="Left: claims of every chapter as bars, by what they rest on. Quotations are a third of those that assert something and most of chapters 00 and 09; code that runs again, logs that are read again and sums make up the rest. Right: the share of numbers whose check objects, against how wrong the number is: at one per cent eight tenths of the quotations, six tenths of the computed and four tenths of those from a log; at ten per cent some 85 in a hundred; above a factor of two still not all.",
-#      caption="Left: the ledger. Right: every number in the prose is made wrong, together with its entry. The curves end below 100 because some checks compare other numbers of their sentence, or answer yes or no.")
+#      caption="Left: the ledger. Right: for every number of an entry with a check, computed from the check's value and tolerance, how wrong it could be. The curves end below 100 because some checks compare other numbers of their sentence, or answer yes or no.")
 # whole = sum(rests.values(), Counter())
 # asserted = whole.total() - whole[audit.NOTHING]
 # quoted = 100 * whole[audit.QUOTE] / asserted
@@ -105,7 +106,7 @@ RUN = Path("runs") / "19_reproduce"
 #
 # Quotations are another matter. A test can hold our sentence against our copy of a page. Whether the copy is right, you have to look up; the entry says where.
 #
-# The other half of the numbers is printed by cells. The tests run every chapter again and compare what it prints with what is stored and rendered, number by number, within what the cell's tag allows:
+# Most numbers, over five in six, are printed by cells. The tests run every chapter again and compare what it prints with what is stored and rendered, number by number, within what the cell's tag allows (numbers below one may move by that share of one, those below a hundred-thousandth by a factor of a hundred; pictures are not compared):
 
 # %% tags=["active-ipynb"]
 # print(differences("loss 2.672", "loss 2.690", 0))
@@ -190,7 +191,7 @@ RUN = Path("runs") / "19_reproduce"
 #     found[name] = bits.gap(course, base)
 
 # %% [markdown]
-# And the drill. The same run in a process of its own, which is sent `kill -9` at a moment that nobody chose: every execution of this page draws another. Then the same command again.
+# And the drill. The same run in a process of its own, which is sent `kill -9` at a step that nobody chose: every execution of this page draws another. Then the same command again.
 
 # %% tags=["active-ipynb", "timing"]
 # moment = random.SystemRandom().randrange(12, 50)
@@ -252,11 +253,11 @@ RUN = Path("runs") / "19_reproduce"
 # %% [markdown]
 # After twenty steps it no longer matters what the change was. One bit has become a rounding in every weight, and so has another order of summing; orange joins blue. From there AdamW's lines bend: they rise ever more slowly, like a power of the steps. Muon's are straight, which on this axis is exponential: what one step has moved apart, the next moves further, until the rate falls. Same model, same rows, the preset's rates. Whether a run breeds its roundings depends on the optimizer and its rate, and nobody can say beforehand.
 #
-# So in 400 steps no twin has become another seed. At Muon's pace a few hundred more at the full rate would have done it; Steel's run had a million steps, with AdamW. Summers and Dinneen found that all sources of nondeterminism leave models about equally different in the end, and that one bit at the start is enough {cite:p}`summers2021`.
+# So in 400 steps no twin has become another seed. How long it would take cannot be read from this: bf16, which started with a thousandth, slows down long before it. And Steel's million steps were AdamW's, at another size and rate. Summers and Dinneen found that all sources of nondeterminism leave models about equally different in the end, and that one bit at the start is enough {cite:p}`summers2021`.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# Ask for equal bits where you can have them: the same code, machine and number of ranks, above all after a crash. There any difference is a bug. Everywhere else ask for equal *statistics*, and say how many seeds they have.
+# Ask for equal bits where you can have them: the same code, packages, processor, threads, ranks and batch split, above all after a crash. On the CPU any difference there is a bug. On a GPU first run the same command twice: kernels that add with atomics need not repeat themselves, and ours were never asked. Everywhere else ask for equal *statistics*, and say how many seeds they have.
 # ```
 #
 # ## How many seeds
@@ -376,11 +377,11 @@ RUN = Path("runs") / "19_reproduce"
 # | machines | – | rented |
 # | two people's evenings, eight months | – | no |
 #
-# That is much. With it somebody can load the weights and sit the exams again, or train a *like* model and compare statistics. Nobody can train *the* model again.
+# That is much. With it somebody can load the weights and sit the exams again, or train a *like* model and compare statistics. Nobody outside can train *the* model again; whether its authors could, only their disk would tell.
 #
 # And of this book? **Nothing here has run on a GPU.** Speeds, memory and days on GPUs are arithmetic; the kernels were compiled for them and checked in an interpreter; NCCL has carried none of our bytes. What would measure it is written, a few starts of ten minutes each (`CONTRIBUTING.md`, “Measuring on a GPU”). No model above 3 million parameters was trained for these pages. Some logs are older than the code they speak of; `figures/runs/README.md` says which, and what to distrust.
 #
-# To hold two runs against each other, at any size (a GPU may not even repeat itself, since some of its kernels add in no fixed order; we have not tried):
+# To hold two runs against each other, at any size, and a GPU against itself:
 #
 # ```text
 # steel pretrain --preset gpu1 --data shards -r runs/one train.steps=50 train.log_every=1
@@ -513,7 +514,7 @@ def compare(one, two):
 #
 # ```{admonition} Card
 # :class: card
-# **When may you expect equal bits?** Same code, packages, processor, threads, ranks, batch split; after a kill, always. Then any difference is a bug.
+# **When may you expect equal bits?** Same code, packages, processor, threads, ranks and batch split, on kernels that repeat themselves; after a kill, the same. On our CPU a difference is a bug; on a GPU run twice first.
 # ```
 #
 # ```{admonition} Card

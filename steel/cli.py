@@ -13,9 +13,12 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from . import cli_common
-from .cli_common import Json, Model, Overrides, Preset, app, command, hf_folder, say
+from .cli_common import Json, Model, Overrides, Preset, Tokenizer, app, command, hf_folder, say
 from .config import UserError, load
+
+Run = Annotated[Path, Option("--run", "-r", help="RUN folder.")]
+From = Annotated[Path, Option("--model", "-m", help="Folder to start from.")]
+Rows = Annotated[list[Path], Option("--data", "-d", help="jsonl files.")]
 
 # -- the whole life --------------------------------------------------------------------------------
 
@@ -23,15 +26,9 @@ from .config import UserError, load
 @command("run", "steel run --preset laptop --run runs/mine train.steps=400")
 def run_life(
     preset: Preset = "laptop",
-    run: Annotated[
-        Path | None, Option("--run", "-r", help="RUN folder; default runs/PRESET.")
-    ] = None,
-    raw: Annotated[
-        Path | None, Option(help="Folder of real raw files instead of the closed world.")
-    ] = None,
-    exam: Annotated[
-        Path | None, Option(help="Folder with dev/ and test/ CSV files to be judged by.")
-    ] = None,
+    run: Annotated[Path | None, Option("--run", "-r", help="Default: runs/PRESET.")] = None,
+    raw: Annotated[Path | None, Option(help="Real raw files instead of the closed world.")] = None,
+    exam: Annotated[Path | None, Option(help="dev/ and test/ CSV files to be judged by.")] = None,
     chat: Annotated[bool, Option("--chat", help="Offer a chat at the end.")] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -48,9 +45,7 @@ def run_life(
 @command("report", "steel report runs/laptop", "steel report runs/one runs/two --out both.html")
 def report(
     runs: Annotated[list[Path], Argument(help="RUN folder of a life; several are compared.")],
-    out: Annotated[
-        Path | None, Option("--out", "-o", help="Page of the comparison; default comparison.html.")
-    ] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Page of the comparison.")] = None,
 ) -> None:
     """Write the report card of a RUN folder again, or a page that compares several."""
     from .report.render import write_comparison, write_report
@@ -58,8 +53,7 @@ def report(
     for run in runs:
         names = ("state.json", "log.jsonl", "*/log.jsonl")
         if run.is_dir() and not any(path for name in names for path in run.glob(name)):
-            line = f"{run} is not a RUN folder: it holds neither state.json nor a log.jsonl"
-            raise UserError(line)
+            raise UserError(f"{run} is not a RUN folder: neither state.json nor a log.jsonl in it")
     if len(runs) == 1:
         if out:
             raise UserError("--out is for a comparison; the card of one run lies in its folder")
@@ -99,13 +93,9 @@ def pretrain(
     run: Annotated[Path | None, Option("--run", "-r", help="RUN folder.")] = None,
     data: Annotated[Path | None, Option("--data", "-d", help="Token shards.")] = None,
     preset: Preset = "gpu1",
-    tokenizer: Annotated[
-        Path | None, Option("--tokenizer", "-t", help="Default: the shards' own.")
-    ] = None,
+    tokenizer: Tokenizer = None,
     resume: Annotated[str, Option(help="auto or never.")] = "auto",
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Print parameters, memory, tokens, days; end.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only print what it would take.")] = False,
     print_launch: Annotated[str, Option(help="Print a launch file instead: slurm or k8s.")] = "",
     nodes: Annotated[int, Option(help="Machines, for --dry-run and --print-launch.")] = 1,
     gpus_per_node: Annotated[int, Option(help="GPUs per machine, likewise.")] = 8,
@@ -137,6 +127,83 @@ def pretrain(
         say(f"model  {run / 'hf'}  (loss {result.loss:.4f} after {result.tokens:,} tokens)")
 
 
+# -- after pretraining -----------------------------------------------------------------------------
+
+SELF_COGNITION_REPEATS = 16
+
+
+@command(
+    "sft",
+    "steel sft --model runs/laptop/pretrain/hf --data sft.jsonl --run runs/sft",
+    "steel sft --preset minillm-0.2b -m base -d alpaca.jsonl -r runs/chat --name 小明 --author 李华",
+    doc="SFT: from a model folder and sft.jsonl.",
+)
+def sft(
+    run: Run,
+    model: From,
+    data: Rows,
+    preset: Preset = "laptop",
+    replay: Annotated[Path | None, Option(help="Token shards for sft.replay_rows.")] = None,
+    name: Annotated[str, Option(help="Teach it this name.")] = "",
+    author: Annotated[str, Option(help="… who trained it.")] = "",
+    date: Annotated[str, Option(help="… and when.")] = "",
+    overrides: Overrides = None,
+) -> None:
+    cfg = load(preset, overrides)
+    from .align.stage import run as train
+
+    if cfg.sft.replay_rows and replay is None:
+        say("no --replay SHARDS: sft.replay_rows is not used")
+    asked = {"name": name, "author": author, "date": date}
+    if given := {key: value for key, value in asked.items() if value}:
+        from .corpus.world.post import write_self_cognition
+
+        file = run / "self_cognition.jsonl"
+        write_self_cognition(file, cfg.world, cfg.seed, **given)
+        data = [*data, *[file] * SELF_COGNITION_REPEATS]
+    say(f"model  {train('sft', cfg, model, data, run, replay=replay)}")
+
+
+def _stage(name: str, rows: str) -> None:
+    """Add the command of a stage, which reads `rows`."""
+    example = f"steel {name} --model runs/laptop/sft/hf --data {rows} --run runs/{name}"
+
+    @command(name, example, doc=f"{name.upper()}: from a model folder and {rows}.")
+    def work(
+        run: Run, model: From, data: Rows, preset: Preset = "laptop", overrides: Overrides = None
+    ) -> None:
+        cfg = load(preset, overrides)
+        from .align.stage import run as train
+
+        say(f"model  {train(name, cfg, model, data, run)}")
+
+
+_stage("reward", "preference.jsonl")
+_stage("dpo", "preference.jsonl")
+_stage("grpo", "rl.jsonl")
+
+
+@command(
+    "sample",
+    "steel sample --model runs/laptop/sft/hf --data rl.jsonl --run runs/own grpo.group_size=8",
+)
+def sample(
+    run: Run, model: From, data: Rows, preset: Preset = "laptop", overrides: Overrides = None
+) -> None:
+    """A model's own answers to RL prompts, judged: pairs for DPO, rows for SFT, prompts for GRPO."""
+    cfg = load(preset, overrides)
+    from .align.samples import sample as work
+
+    report = work(cfg, model, data, run)
+    shares = f"pass@1 {report['pass_at_1']:.1%}   pass@{report['k']} {report['pass_at_k']:.1%}"
+    say(f"{shares}   of {report['prompts']:,} prompts")
+    for name, rows in report["rows"].items():
+        say(f"{rows:>8,} rows  {run / name}.jsonl")
+
+
+# -- what it takes ---------------------------------------------------------------------------------
+
+
 @command("plan", "steel plan --preset steel-1b --gpu H800 --num-gpus 8")
 def plan(
     preset: Preset = "steel-1b",
@@ -144,9 +211,7 @@ def plan(
     num_gpus: Annotated[int, Option(help="GPUs in all.")] = 8,
     tokens: Annotated[float, Option(help="Tokens to train on; 0: as the preset says.")] = 0,
     mfu: Annotated[float, Option(help="Share of the peak reached; 0: a published one.")] = 0,
-    document_length: Annotated[
-        float, Option(help="Mean tokens of a document, for presets that mask; 0: a row.")
-    ] = 0,
+    document_length: Annotated[float, Option(help="Mean, in tokens, where masked; 0: a row.")] = 0,
     overrides: Overrides = None,
 ) -> None:
     """Parameters, FLOPs per token, memory, days and money of a pretraining run."""
@@ -165,9 +230,7 @@ def bench_step(
     preset: Preset = "cpu",
     device: Annotated[str, Option(help="auto, cuda or cpu.")] = "auto",
     steps: Annotated[int, Option(min=1, help="Steps timed, after three for warm-up.")] = 8,
-    accumulation: Annotated[
-        int, Option(min=0, help="Micro-batches per step; 0: as the preset says.")
-    ] = 1,
+    accumulation: Annotated[int, Option(min=0, help="Micro-batches; 0: the preset's.")] = 1,
     out: Json = None,
     overrides: Overrides = None,
 ) -> None:
@@ -197,12 +260,73 @@ def chat_with(
     chat(hf_folder(ckpt), prompt, replace(CHAT, temperature=temperature))
 
 
-@command("export hf", "steel export hf runs/laptop exported")
-def export_hf(ckpt: Model, out: Path) -> None:
-    """Copy a model as a Hugging Face folder with its own code."""
+@command("serve", "steel serve runs/laptop", "steel serve runs/laptop --port 8080 --name steel")
+def serve(
+    ckpt: Model,
+    host: Annotated[
+        str, Option(help="Address to listen on; 0.0.0.0: every network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    name: Annotated[str, Option(help="The model's name; default: the folder's.")] = "",
+) -> None:
+    """Serve a model under OpenAI's protocol, with a page to chat at /. Ctrl-C ends it."""
+    from .serve.server import serve as room
+
+    folder, name = hf_folder(ckpt), name or ckpt.resolve().name
+    room(folder, host, port, name, lambda url: say(f"chat     {url}\nclients  {url}/v1"))
+
+
+@command(
+    "export hf",
+    "steel export hf runs/laptop exported --dtype bf16",
+    "steel export hf runs/laptop exported --as llama",
+)
+def export_hf(
+    ckpt: Model,
+    out: Path,
+    dtype: Annotated[str, Option(help="fp32 or bf16.")] = "fp32",
+    kind: Annotated[
+        str,
+        Option(
+            "--as", help="steel, with its code; a plain model also llama, qwen2 or qwen3, without."
+        ),
+    ] = "steel",
+) -> None:
+    """Copy a model as a Hugging Face folder with its own code, or as a class of transformers."""
     from .serve.export import export_hf as copy
 
-    say(f"model  {copy(hf_folder(ckpt), out)}")
+    say(f"model  {copy(hf_folder(ckpt), out, dtype, kind)}")
+
+
+@command("export gguf", "steel export gguf runs/laptop laptop.gguf --dtype q8_0")
+def export_gguf(
+    ckpt: Model,
+    out: Path,
+    dtype: Annotated[str, Option(help="Of the matrices: f32, f16, bf16 or q8_0.")] = "f16",
+) -> None:
+    """Write a plain dense model, tokenizer inside, as one file for llama.cpp and its kin."""
+    from .serve.gguf import export_gguf as write
+
+    say(f"model  {write(hf_folder(ckpt), out, dtype)}")
+
+
+@command(
+    "export llama-factory",
+    "steel export llama-factory sft --model runs/laptop/pretrain/hf --data sft.jsonl --run out",
+)
+def export_llama_factory(
+    stage: str,
+    run: Run,
+    model: From,
+    data: Rows,
+    preset: Preset = "laptop",
+    overrides: Overrides = None,
+) -> None:
+    """Rows and settings of a stage (sft, reward, dpo) as data and YAML for LLaMA-Factory."""
+    cfg = load(preset, overrides)
+    from .align.llama_factory import export
+
+    say(f"settings  {export(stage, cfg, model, data, run)}")
 
 
 @command("import-original", "steel import-original Steel-LLM steel-hf")
@@ -216,9 +340,8 @@ def import_original(folder: Path, out: Path) -> None:
 
 # -- entry -----------------------------------------------------------------------------------------
 
-from . import cli_align, cli_data, cli_eval  # noqa: E402, F401 - their commands come after these in --help
+from . import cli_data, cli_eval  # noqa: E402, F401 - their commands come after these in --help
 
-cli_common.add_not_built()
 _STOPPED = "stopped; nothing was left half-written: the same command goes on or starts afresh"
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: option types, how one is added, saying things, and what is not built."""
+"""What the commands share: option types, how one is added, and saying things."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -13,14 +13,10 @@ from .config import UserError
 Preset = Annotated[str, Option("--preset", "-p", help="Preset name, or a YAML file.")]
 Json = Annotated[Path | None, Option("--out", "-o", help="JSON file.")]
 Model = Annotated[Path, Argument(help="Model folder, or RUN folder.")]
+Tokenizer = Annotated[Path | None, Option("--tokenizer", "-t", help="Default: the shards' own.")]
 Overrides = Annotated[
     list[str] | None, Argument(help="section.key=value …", metavar="[KEY=VALUE]…")
 ]
-# Commands whose room is still empty: the room, and what it will do.
-NOT_BUILT = {
-    "serve": ("serve.server", "An OpenAI-compatible server with a small web page"),
-    "export gguf": ("serve.gguf", "Writing a dense model for llama.cpp"),
-}
 
 
 app = typer.Typer(
@@ -44,28 +40,16 @@ for _name, _summary in GROUPS.items():
     app.add_typer(_places[_name], name=_name)
 
 
-def command(name: str, *examples: str, doc: str = "", **settings) -> Callable:
+def command(name: str, *examples: str, doc: str = "") -> Callable:
     """Make a function the command `steel NAME`; its help is its docstring or `doc`, then examples."""
 
     def add(function: Callable) -> Callable:
         shown = [f"[dim]{example}[/dim]" for example in examples]
         page = "\n\n".join([doc or inspect.getdoc(function), *shown])
         group, _, word = name.rpartition(" ")
-        return _places[group].command(word, help=page, context_settings=settings)(function)
+        return _places[group].command(word, help=page)(function)
 
     return add
-
-
-def add_not_built() -> None:
-    """Give every command of NOT_BUILT its place; called, it says that it is not built, exit 2."""
-
-    def refuse(context: typer.Context) -> None:
-        raise UserError(context.obj)
-
-    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    for name, (room, what) in NOT_BUILT.items():
-        line = f"steel {name} is not built yet ({what}: steel.{room})"
-        command(name, doc=f"{what}: not built.", obj=line, **anything)(refuse)
 
 
 def say(text: str) -> None:

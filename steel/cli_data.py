@@ -9,7 +9,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from .cli_common import Json, command, say, show_table
+from .cli_common import Json, Tokenizer, command, say, show_table
 from .config import UserError
 from .runlog import write_json
 
@@ -44,9 +44,7 @@ def data_download(
     out: Path,
     sample: Annotated[int, Option(help="Only so many records, without the rest.")] = 0,
     endpoint: Annotated[str, Option(help="A mirror of the hub; also HF_ENDPOINT.")] = "",
-    map: Annotated[
-        str, Option(help="For hub: roles and columns, as text=… or turns=… or question=…,answer=…")
-    ] = "",
+    map: Annotated[str, Option(help="For hub: text=… or turns=… or question=…,answer=…")] = "",
     split: Annotated[str, Option(help="For hub:.")] = "train",
 ) -> None:
     """Fetch a source, or say how to."""
@@ -90,9 +88,7 @@ def data_prepare(
         Argument(help="KEY=VALUE of datatrove's executor.", metavar="[KEY=VALUE]…"),
     ] = None,
     recipe: Recipe = "steel",
-    trace: Annotated[
-        int, Option(help="Show so many changes of each operator, in OUT/report/traces.")
-    ] = 0,
+    trace: Annotated[int, Option(help="Changes of each operator to OUT/report/traces.")] = 0,
     executor: Annotated[str, Option(help="local, slurm or ray.")] = "local",
     workers: Annotated[int, Option(help="Tasks at a time.")] = 1,
     tasks: Annotated[int, Option(help="Tasks in all, at most; each has whole files.")] = 64,
@@ -177,14 +173,12 @@ def data_rejects(
 def data_append(
     out: Path,
     docs: Path,
-    tokenizer: Annotated[
-        Path | None, Option("--tokenizer", "-t", help="Has to be the shards' own.")
-    ] = None,
+    tokenizer: Tokenizer = None,
     run: Annotated[Path | None, Option(help="RUN folder that reads OUT.")] = None,
     workers: Workers = 1,
 ) -> None:
     """Add documents to a corpus that a run may be reading; duplicates are refused by content."""
-    from .data.append import append
+    from .data.pack import append
 
     added = append(out, docs, tokenizer, consumed=run, workers=workers)
     say(f"shards  {out}: {added['documents']:,} documents, {added['tokens']:,} tokens added")
@@ -212,9 +206,7 @@ def pack(
     tokenizer: Annotated[Path, Option("--tokenizer", "-t", help="Its folder.")],
     workers: Workers = 1,
     hold_out: Annotated[float, Option(help="Share of documents kept for validation.")] = 0.0,
-    litpkds: Annotated[
-        bool, Option("--litpkds", help="DOCS holds the original's chunks (*.bin).")
-    ] = False,
+    litpkds: Annotated[bool, Option("--litpkds", help="DOCS are the original's *.bin.")] = False,
 ) -> None:
     """Documents to token shards with a manifest."""
     from .data.pack import pack as pack_documents
@@ -246,9 +238,7 @@ def tokenizer_train(
 def tokenizer_merge(
     base: Annotated[Path, Argument(help="Tokenizer, or a model with one, to be extended.")],
     other: Annotated[list[Path], Argument(help="[OTHER] OUT: a tokenizer to add, and where to.")],
-    hanzi: Annotated[
-        str, Option(help="Add the national table's characters up to level FCC, SCC or TCC.")
-    ] = "",
+    hanzi: Annotated[str, Option(help="Add all Hanzi up to level FCC, SCC or TCC.")] = "",
 ) -> None:
     """Add another vocabulary's entries, or Hanzi, to a byte-level BPE; a model's rows grow with it."""
     from .tokenizer import bpe, measure
@@ -282,9 +272,7 @@ def tokenizer_merge(
 def tokenizer_report(
     folder: Annotated[Path, Argument(help="Tokenizer folder.")],
     docs: Annotated[Path, Argument(help="Folder of documents.")],
-    reference: Annotated[
-        Path | None, Option(help="Tokenizer to compare token counts with.")
-    ] = None,
+    reference: Annotated[Path | None, Option(help="Tokenizer to compare with.")] = None,
     sample_bytes: Annotated[int, Option(help="Text to draw of each source.")] = 2_000_000,
     out: Json = None,
 ) -> None:

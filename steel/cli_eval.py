@@ -22,27 +22,21 @@ def write(out: Path | None, result: dict) -> None:
 def eval_exam(
     ckpt: Model,
     folder: Annotated[Path, Option("--folder", "-d", help="Folder of dev/ and test/ CSVs.")],
-    suite: Annotated[
-        str, Option(help="cmmlu, ceval, mmlu or world; default: by its subjects.")
-    ] = "",
+    suite: Annotated[str, Option(help="cmmlu, ceval, mmlu, world; default: by subjects.")] = "",
     shots: Annotated[int, Option(min=0, help="Worked examples before a question.")] = 0,
     scoring: Annotated[
-        str, Option(help="letter, text, generate, cot; several with commas.")
+        str, Option(help="Of letter, text, generate, cot.")
     ] = "letter,text,generate",
     out: Json = None,
     limit: Annotated[int | None, Option(help="Questions per subject.")] = None,
     subjects: Annotated[str, Option(help="Only these; several with commas.")] = "",
     split: Annotated[str, Option(help="Default: the one with public answers.")] = "",
     style: Annotated[str, Option(help="Prompts: steel, official or lm-eval.")] = "steel",
-    chat: Annotated[
-        bool | None, Option("--chat/--no-chat", help="Chat turns; default: as the model can.")
-    ] = None,
+    chat: Annotated[bool | None, Option(help="In chat turns; default: as the model can.")] = None,
     bos: Annotated[bool, Option("--bos", help="Begin with the document separator.")] = False,
     shuffle: Annotated[int | None, Option(help="Seed to redraw the order of options.")] = None,
     batch_size: Annotated[int, Option(min=1, help="Rows per forward pass.")] = 128,
-    lm_eval: Annotated[
-        Path | None, Option("--write-lm-eval", help="Write task files for lm-eval here; end.")
-    ] = None,
+    write_lm_eval: Annotated[Path | None, Option(help="Only write task files for lm-eval.")] = None,
 ) -> None:
     """Multiple-choice exam, scored in several ways, with standard error and trivial baselines."""
     from .evaluation.exam import run_exam, the_questions
@@ -53,13 +47,14 @@ def eval_exam(
         check_suite(suite)  # before the model is opened, which may take long
     only = {"suite": suite, "limit": limit, "split": split, "shuffle_seed": shuffle}
     only["subjects"] = [name for name in subjects.split(",") if name]
-    if lm_eval:
-        from .evaluation.lm_eval_files import write_lm_eval
+    if write_lm_eval:
+        from .evaluation import lm_eval_files
         from .evaluation.questions import load_exam
 
         name, _, questions = the_questions(folder, **only)
-        tasks = write_lm_eval(lm_eval, name, questions, load_exam(folder, "dev"), style)
-        say(f"task files  {lm_eval} ({len(tasks)} tasks, group steel_{name or 'exam'})")
+        dev = load_exam(folder, "dev")
+        tasks = lm_eval_files.write_lm_eval(write_lm_eval, name, questions, dev, style)
+        say(f"task files  {write_lm_eval} ({len(tasks)} tasks, group steel_{name or 'exam'})")
         return
     how = {"scoring": scoring.split(","), "shots": shots, "style": style, "chat": chat, "bos": bos}
     how |= {"batch_size": batch_size, "partial": Path(f"{out}.partial") if out else None}
@@ -102,9 +97,7 @@ def eval_task(
     shots: Annotated[int, Option(min=0, help="Worked examples, of gsm8k.")] = 0,
     limit: Annotated[int | None, Option(help="Rows.")] = None,
     max_new_tokens: Annotated[int, Option(min=1, help="Longest reply.")] = 512,
-    run_code: Annotated[
-        bool, Option("--run-code", help="Run programs that the model wrote, for humaneval.")
-    ] = False,
+    run_code: Annotated[bool, Option("--run-code", help="Run what it wrote (humaneval).")] = False,
     out: Json = None,
 ) -> None:
     """GSM8K or HumanEval: free replies, judged by their last number or by their tests."""
@@ -116,9 +109,8 @@ def eval_task(
     how = {"shots": shots, "limit": limit, "max_new_tokens": max_new_tokens, "run_code": run_code}
     result = run_free(*open_model(hf_folder(ckpt)), folder, suite, **how)
     r = result["scoring"]["generate"]
-    say(
-        f"{suite}  {r['accuracy']:.2%} ± {r['se']:.2%}  (n {r['n']}, no answer {r['unparsed']:.1%})"
-    )
+    counts = f"(n {r['n']}, no answer {r['unparsed']:.1%})"
+    say(f"{suite}  {r['accuracy']:.2%} ± {r['se']:.2%}  {counts}")
     write(out, result)
 
 
@@ -135,9 +127,7 @@ def eval_fetch(
 
 @command("eval compare", "steel eval compare a.json b.json")
 def eval_compare(
-    before: Annotated[
-        Path, Argument(help="Result of eval exam or perplexity, or RUN/exams/*.json.")
-    ],
+    before: Annotated[Path, Argument(help="Result of a steel eval, or RUN/exams/*.json.")],
     after: Annotated[Path, Argument(help="Another model's, on the same questions or documents.")],
     out: Json = None,
 ) -> None:
@@ -151,11 +141,9 @@ def eval_compare(
         found["exam"] = {way: results.compare(one["exam"], two["exam"], way) for way in ways}
     if one["perplexity"] and two["perplexity"]:
         found["perplexity"] = perplexity.compare(one["perplexity"], two["perplexity"])
-        windows = [side["perplexity"].get("window") for side in (one, two)]
+        windows = [side["perplexity"].get("window") or "unknown" for side in (one, two)]
         if windows[0] != windows[1]:
-            say(
-                f"not through the same window: {windows[0] or 'unknown'}, {windows[1] or 'unknown'}"
-            )
+            say(f"not through the same window: {', '.join(map(str, windows))}")
     if not any(found.values()):
         raise UserError(f"{before} and {after} have nothing in common to compare")
     for way, r in found.get("exam", {}).items():
@@ -170,14 +158,12 @@ def _read(path: Path) -> dict:
     """{"exam", "perplexity"} of a result file, None for what it does not hold."""
     try:
         page = read_json(path)
-        inner = {"exam": page.get("exam"), "perplexity": page.get("perplexity")}
-    except (ValueError, AttributeError):
+        return {
+            "exam": page if "answers" in page else page.get("exam"),
+            "perplexity": page if "domains" in page else page.get("perplexity"),
+        }
+    except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path} is no result of steel eval") from None
-    if "answers" in page:
-        inner["exam"] = page
-    if "domains" in page:
-        inner["perplexity"] = page
-    return inner
 
 
 @command(
@@ -189,9 +175,7 @@ def eval_perplexity(
     files: Annotated[
         list[Path], Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.')
     ],
-    reference: Annotated[
-        Path | None, Option(help="Tokenizer folder whose count normalises the perplexity.")
-    ] = None,
+    reference: Annotated[Path | None, Option(help="Tokenizer to normalise perplexity.")] = None,
     context: Annotated[int | None, Option(help="Window [tokens]; default: the model's.")] = None,
     stride: Annotated[int | None, Option(help="Its advance; default: half of it.")] = None,
     out: Json = None,

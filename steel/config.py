@@ -15,10 +15,10 @@ import difflib
 import hashlib
 import json
 import math
-import operator
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
@@ -26,12 +26,7 @@ PRESETS = Path(__file__).parent / "presets"
 REST = "*"  # in the weights of a mixture: all sources that are not named, by their size
 RENAMED = {"model.top_k": "experts_per_token"}  # old keys in run folders and files of users
 # What a number must be, as its type says it and as errors repeat it.
-LIMITS = {
-    "at least": operator.ge,
-    "at most": operator.le,
-    "above": operator.gt,
-    "below": operator.lt,
-}
+LIMITS = {"at least": ge, "at most": le, "above": gt, "below": lt}
 Count = Annotated[int, "at least 1"]
 OrZero = Annotated[int, "at least 0"]
 Rate = Annotated[float, "at least 0"]
@@ -63,6 +58,19 @@ def needs(what: str, package: str, install: str = "") -> Iterator[None]:
     except ImportError:
         install = install or f"pip install {package}"
         raise UserError(f"{what} needs {package} ({install})") from None
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file. UserError when it holds none."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_bytes()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}")
+    return values
 
 
 def first_line(error: BaseException) -> str:
@@ -480,19 +488,16 @@ def from_dict(values: dict) -> Config:
 def preset(argv: list[str] | None = None, default: str = "cpu") -> Config:
     """The configuration a chapter runs with: `--preset NAME` and overrides from the command line.
 
-    Inside Jupyter the command line belongs to the kernel, so the default preset is taken. In a
-    script a UserError from here on ends the program as it ends the `steel` command: one line, exit
-    code 2.
+    In Jupyter the command line belongs to the kernel: the default preset is taken. In a script a
+    UserError from here on ends the program as it ends the `steel` command: one line, exit code 2.
     """
     jupyter = "ipykernel" in sys.modules and "ipykernel" in Path(sys.argv[0]).as_posix()
     if argv is None:
         argv = [] if jupyter else sys.argv[1:]
         sys.excepthook = sys.excepthook if jupyter else _one_line
-    parser = argparse.ArgumentParser(
-        epilog="then overrides: section.key=value …", allow_abbrev=False
-    )
-    names = ", ".join(preset_names())
-    parser.add_argument("--preset", nargs="?", const="", default=default, help=names)
+    usage = f"%(prog)s [--preset {'|'.join(preset_names())}] [section.key=value …]"
+    parser = argparse.ArgumentParser(usage=usage, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?", const="", default=default)
     chosen, overrides = parser.parse_known_args(argv)
     return load(chosen.preset, overrides)
 
@@ -512,24 +517,16 @@ def _find(preset_or_path: str, beside: Path = Path()) -> Path:
         if not path.is_file():
             raise UserError(f"no configuration file at {path}")
     elif not (path := PRESETS / f"{preset_or_path}.yaml").is_file():
-        raise UserError(
-            f"unknown preset '{preset_or_path}'{_nearest(preset_or_path, preset_names())}"
-        )
+        hint = _nearest(preset_or_path, preset_names())
+        raise UserError(f"unknown preset '{preset_or_path}'{hint}")
     return path
 
 
 def _read(path: Path, children: tuple[Path, ...] = ()) -> dict:
     """What a file says, over what it extends; children: the files that extend this one."""
-    import yaml
-
     if path.resolve() in children:
         raise UserError(f"'extends' of {children[-1]} leads back to {path}")
-    try:
-        values = yaml.safe_load(path.read_bytes()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}")
+    values = read_yaml(path)
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -608,11 +605,7 @@ def _convert(hint, value: object, dotted: str):
         return [_convert(args[0], item, f"{dotted}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {str(key): _convert(args[1], item, f"{dotted}.{key}") for key, item in value.items()}
-    if hint is float and type(value) in (
-        int,
-        float,
-        str,
-    ):  # YAML reads 3e-4, without a dot, as text
+    if hint is float and type(value) in (int, float, str):  # for YAML, 3e-4 without a dot is text
         with contextlib.suppress(ValueError, OverflowError):
             if math.isfinite(number := float(value)):
                 return number

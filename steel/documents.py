@@ -194,19 +194,15 @@ def decode(line: bytes, where: str = "line") -> Document:
         lang, meta = record.get("lang", "und"), record.get("meta") or {}
         return Document(record["id"], record["text"], record["source"], lang, meta)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{where}: not a document ({error}); documents have id, text, source, lang, meta "
-            "and are made by `steel data convert`"
-        ) from None
+        what = "documents have id, text, source, lang, meta and are made by `steel data convert`"
+        raise UserError(f"{where}: not a document ({error}); {what}") from None
 
 
 def document_files(folder: Path | str) -> list[Path]:
     """The `*.jsonl.zst` files of a folder, one a source, by name. UserError when there is none."""
     files = sorted(Path(folder).glob("*.jsonl.zst"))
     if not files:
-        raise UserError(
-            f"{folder}: no *.jsonl.zst files; make documents with `steel data prepare RAW OUT`"
-        )
+        raise UserError(f"{folder}: no *.jsonl.zst files; `steel data prepare RAW OUT` makes them")
     return files
 
 

@@ -173,18 +173,15 @@ class Life:
         else:
             texts = sample_texts(self.run / "docs", settings.sample_bytes)
             if settings.post_texts:
-                texts += self.post_texts()
+                files = sorted(self.post.glob("*.jsonl"))
+                said = [row["messages"] for file in files for _, row in read_rows(file)]
+                texts += ["\n".join(turn["content"] for turn in turns) for turns in said]
                 hanzi = sorted({c for text in texts for c in text if has_hanzi(c)})
                 texts += hanzi * HANZI_COPIES
             tokenizer = bpe.train(texts, settings.vocab_size, settings.longest_entry)
         if (entries := len(tokenizer)) > (rows := self.cfg.model.vocab_size):
             raise UserError(f"the tokenizer has {entries} entries; raise model.vocab_size={rows}")
         bpe.save(tokenizer, self.run / "tokenizer")
-
-    def post_texts(self) -> list[str]:
-        """What the rows of the post-training sets say."""
-        rows = (row for file in sorted(self.post.glob("*.jsonl")) for _, row in read_rows(file))
-        return ["\n".join(m["content"] for m in row["messages"]) for row in rows]
 
     def make_shards(self) -> None:
         """Documents to token shards."""
@@ -284,12 +281,10 @@ class Life:
         """A few greedy completions: of text for a base model, of questions for a chat model."""
         answer, prompts = continue_text, self.prompts()
         if chat:
-            files = (self.post / f"{n}.jsonl" for n in ("self_cognition", "sft", "multi_turn"))
-            some = (
-                itertools.islice(read_rows(file), 0, 30, 10) for file in files if file.is_file()
-            )
-            rows = itertools.islice(itertools.chain.from_iterable(some), SAMPLE_PROMPTS)
-            answer, prompts = complete, [row["messages"][:-1] for _, row in rows]
+            files = [self.post / f"{n}.jsonl" for n in ("self_cognition", "sft", "multi_turn")]
+            some = [list(itertools.islice(read_rows(f), 0, 30, 10)) for f in files if f.is_file()]
+            rows = [row for three in some for _, row in three][:SAMPLE_PROMPTS]
+            answer, prompts = complete, [row["messages"][:-1] for row in rows]
         greedy = Sampling(temperature=0, max_new_tokens=48)
         return [{"prompt": p, "completion": answer(model, tokenizer, p, greedy)} for p in prompts]
 

@@ -1,13 +1,19 @@
-"""The machine under a run: code, packages, hardware, memory; and the one progress bar."""
+"""The machine under a run: code, packages, hardware, memory; the one pool and the one progress bar."""
 
 import contextlib
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import ModuleType
+
+from .config import UserError
 
 PACKAGES = "torch transformers tokenizers numpy triton liger_kernel flash_attn".split()
 
@@ -119,8 +125,44 @@ def progress(
         yield Progress(bar, bar.add_task(description, total=total, completed=done, note=""))
 
 
+def in_processes(work: Callable, items: Iterable, workers: int) -> Iterator:
+    """work(item) of every item, as they are done, in `workers` processes; 1: here, in order.
+
+    UserError when a process is killed.
+    """
+    if workers == 1:
+        yield from map(work, items)
+        return
+    # spawn: a forked child of a process with threads (torch, tokenizers) may hang
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    try:
+        with _without_main():
+            futures = [pool.submit(work, item) for item in items]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        what = "a process was killed, probably for lack of memory"
+        raise UserError(f"{what}; the same command goes on, try fewer workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Prepare a worker. Processes are the parallelism: a tokenizer in each keeps to one thread.
+
+    A pool does not notice that its owner was killed, so that each process has to watch it.
+    """
+
+    def die_with_parent():
+        parent_process().join()
+        os._exit(1)
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=die_with_parent, daemon=True).start()
+
+
 @contextlib.contextmanager
-def without_main() -> Iterator[None]:
+def _without_main() -> Iterator[None]:
     """While processes start: hide the main script, which they would run again for nothing."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -36,6 +36,13 @@ def test_the_presets_that_the_book_promises_are_there():
     assert promised <= set(config.preset_names())
 
 
+@pytest.mark.parametrize("name", ["steel-1b", "steel-1b-causal", "steel-1b-dense"])
+def test_a_reward_model_at_steels_size_learns_as_dpo_does(name):
+    reward, dpo = config.load(name).reward, config.load(name).dpo
+    for key in ("learning_rate", "batch_size", "micro_batch_size", "sequence_length", "precision"):
+        assert getattr(reward, key) == getattr(dpo, key)
+
+
 def test_overrides_reach_nested_values_and_change_the_hash():
     cfg = config.load(
         "laptop",

@@ -15,6 +15,7 @@ preferences  written pairs and the model's own: chapter 15   parity_dpo  its toy
 life_seeds  what each stage of a life changes, over seeds   name_length  names of unequal length: chapter 14
 letters  one exam asked in four ways: chapter 17        harness  what the form of an exam is worth: chapter 17
 lessons  what fine-tuning rows do to a life, under several seeds: chapter 14
+shipping  files of a model read by strangers: chapter 18
 compression  what a vocabulary of each size does to held-out text   merging  a model's vocabulary grows
 vocabularies  three of them by what a model makes of them: chapter 13
 bits  one thing changed in a run, and how far that carries: chapter 19

@@ -101,10 +101,8 @@ def row_config(cfg: Config, name: str, seed: int, budget: str = "tokens") -> Con
     row = from_dict(cfg.to_dict())
     row.model, row.seed = variant_model(cfg.model, name), seed
     if budget == "flops":
-        cost = [
-            flops_per_token(variant_model(cfg.model, v), cfg.data.sequence_length).total
-            for v in (REFERENCE, name)
-        ]
+        models = (variant_model(cfg.model, variant) for variant in (REFERENCE, name))
+        cost = [flops_per_token(model, cfg.data.sequence_length).total for model in models]
         row.train.steps = round(cfg.train.steps * cost[0] / cost[1])
     return row
 
@@ -113,9 +111,15 @@ class OutOfTime(Exception):
     """The deadline has passed; what is finished is in the files."""
 
 
-def _in_time(deadline: float | None) -> None:
+def _row(cfg: Config, name: str, rate: float, data, rows: str, deadline: float | None) -> dict:
+    """`train_row` of a variant at a rate, in a folder of `rows` that is gone afterwards."""
     if deadline is not None and time.monotonic() > deadline:
         raise OutOfTime("the time limit is reached")
+    cfg.train.learning_rate = rate
+    folder = Path(rows) / f"{name.replace(' ', '-')}-{cfg.seed}-{rate:g}"
+    row = train_row(cfg, data, folder, empty_slots=name == "placebo")
+    shutil.rmtree(folder, ignore_errors=True)
+    return row
 
 
 def run_ablation(
@@ -142,13 +146,10 @@ def run_ablation(
     ledger = Ledger(out, "ablation", same)
 
     def work(key: dict) -> dict:
-        _in_time(deadline)
-        folder = Path(f"{out}.rows") / f"{key['variant'].replace(' ', '-')}-{key['seed']}"
-        row_cfg = row_config(cfg, key["variant"], key["seed"], budget)
-        row_cfg.train.learning_rate = (rates or {}).get(key["variant"], cfg.train.learning_rate)
-        row = train_row(row_cfg, data, folder, empty_slots=key["variant"] == "placebo")
-        shutil.rmtree(folder, ignore_errors=True)
-        row["learning_rate"] = row_cfg.train.learning_rate
+        name, seed = key["variant"], key["seed"]
+        rate = (rates or {}).get(name, cfg.train.learning_rate)
+        row = _row(row_config(cfg, name, seed, budget), name, rate, data, f"{out}.rows", deadline)
+        row["learning_rate"] = rate
         say(render_row({**key, **row}))
         return row
 
@@ -175,12 +176,8 @@ def tune_rates(
     ledger = Ledger(out, "ablation-rates", same)
 
     def work(key: dict) -> dict:
-        _in_time(deadline)
-        row_cfg = row_config(cfg, key["variant"], cfg.seed)
-        row_cfg.train.learning_rate = key["rate"]
-        folder = Path(f"{out}.rows") / f"{key['variant'].replace(' ', '-')}-{key['rate']:g}"
-        row = train_row(row_cfg, data, folder, empty_slots=key["variant"] == "placebo")
-        shutil.rmtree(folder, ignore_errors=True)
+        name, rate = key["variant"], key["rate"]
+        row = _row(row_config(cfg, name, cfg.seed), name, rate, data, f"{out}.rows", deadline)
         return {name: row[name] for name in ("steps", "tokens", "loss", "cpu_seconds")}
 
     best = {}
@@ -215,7 +212,7 @@ def train_row(
         return {"branch_ratio": branch_ratios(model, ids_BT)}
 
     done = train_run(cfg, data, folder, measure=measure)
-    T = cfg.data.sequence_length
+    T, second_half = cfg.data.sequence_length, done.steps[-len(done.steps) // 2 :]
     return {
         "seed": cfg.seed,
         "steps": cfg.train.steps,
@@ -227,9 +224,7 @@ def train_row(
         "ratio": [[r["step"], r["branch_ratio"]] for r in done.evals],
         **honest_losses(_load(folder), data, T),
         "loss_by_position": list(position_losses(_load(folder), data, T, cfg.model.segment_length)),
-        "tokens_per_s": statistics.median(
-            r["tokens_per_s"] for r in done.steps[-len(done.steps) // 2 :]
-        ),
+        "tokens_per_s": statistics.median(r["tokens_per_s"] for r in second_half),
         "cpu_seconds": done.cpu_seconds,
     }
 
@@ -250,9 +245,8 @@ def held_out_rows(data: Path | str, length: int, rows: int) -> tuple[torch.Tenso
     """(inputs, targets) of the first held-out rows that are full of text, (B, length), B ≤ rows."""
     shards = ShardSet.open(data, "validation", check=False)
     if not shards.pieces:
-        raise UserError(
-            f"the shards in {data} hold no validation documents; pack them with --hold-out 0.02"
-        )
+        nothing = f"the shards in {data} hold no validation documents"
+        raise UserError(f"{nothing}; pack them with --hold-out 0.02")
     batch = Loader(shards, length, rows, 0, mask_documents=False).batch(0)
     full_B = (batch.targets >= 0).all(dim=1)
     return batch.input_ids[full_B], batch.targets[full_B]
@@ -265,19 +259,19 @@ def branch_ratios(model, ids_BT: torch.Tensor) -> list[float]:
     if getattr(layers[0], "mlp", None) is None:
         return []
     written, stream, hooks = [], [], []
+
+    def watch(module, rms: list, part: int) -> None:
+        """Note the RMS of what a module returns, of a tuple that of one part."""
+
+        def note(_, args, out) -> None:
+            out = out[part] if isinstance(out, tuple) else out
+            rms.append(out.float().square().mean().sqrt())
+
+        hooks.append(module.register_forward_hook(note))
+
     for layer in layers:
-        hooks.append(
-            layer.post_attention_layernorm.register_forward_hook(  # (normed, the stream it adds to)
-                lambda _, args, out: stream.append(out[1].float().square().mean().sqrt())
-            )
-        )
-        hooks.append(
-            layer.mlp.register_forward_hook(
-                lambda _, args, out: written.append(
-                    (out[0] if isinstance(out, tuple) else out).float().square().mean().sqrt()
-                )
-            )
-        )
+        watch(layer.post_attention_layernorm, stream, 1)  # (normed, the stream it adds to)
+        watch(layer.mlp, written, 0)
     try:
         with torch.compiler.set_stance("force_eager"):  # a compiled block would not see the hooks
             model(input_ids=ids_BT.to(next(model.parameters()).device), use_cache=False)
@@ -300,18 +294,14 @@ def honest_losses(model, data: Path | str, length: int, rows: int = 32, points: 
     last = [round(length * (i + 1) / points) - 1 for i in range(points)]
 
     def loss(logits_BPV):  # P: the points
-        return float(
-            F.cross_entropy(logits_BPV.float().flatten(0, 1), targets_BT[:, last].flatten())
-        )
+        flat = logits_BPV.float().flatten(0, 1)
+        return float(F.cross_entropy(flat, targets_BT[:, last].flatten()))
+
+    def prefix(t: int) -> torch.Tensor:
+        return model(input_ids=ids_BT[:, : t + 1], use_cache=False, logits_to_keep=1).logits[:, 0]
 
     whole = model(input_ids=ids_BT, use_cache=False).logits[:, last]
-    cut = torch.stack(
-        [
-            model(input_ids=ids_BT[:, : t + 1], use_cache=False, logits_to_keep=1).logits[:, 0]
-            for t in last
-        ],
-        dim=1,
-    )
+    cut = torch.stack([prefix(t) for t in last], dim=1)
     cache, steps = None, []
     for t in range(length):
         out = model(input_ids=ids_BT[:, t : t + 1], use_cache=True, **{CACHE: cache})
@@ -343,11 +333,8 @@ def summary(report: dict) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for name in dict.fromkeys(row["variant"] for row in report["rows"]):
         rows = [row for row in report["rows"] if row["variant"] == name]
-        mean = {
-            k: math.fsum(r[k] for r in rows) / len(rows)
-            for k, v in rows[0].items()
-            if isinstance(v, (int, float))
-        }
+        numbers = [k for k, v in rows[0].items() if isinstance(v, (int, float))]
+        mean = {k: math.fsum(r[k] for r in rows) / len(rows) for k in numbers}
         losses = [row["loss"] for row in rows]
         found[name] = {**mean, "loss_range": (min(losses), max(losses), len(losses))}
     return found

@@ -38,9 +38,12 @@ def settings(*more: str) -> Config:
     return load("cpu", [*TOY, *more])
 
 
-def base(run: Path) -> Life:
-    """A town, its vocabulary and shards, a model that has read them, and rows: run/pretrain/hf, run/facts.jsonl."""
-    life = Life(settings(), run)
+def base(run: Path, *more: str) -> Life:
+    """A town, its vocabulary and shards, a model that has read them, and rows: run/pretrain/hf, run/facts.jsonl.
+
+    more: overrides of the toy's settings.
+    """
+    life = Life(settings(*more), run)
     with mock.patch("steel.life._say"):
         life.open()
         for name in ("world", "documents", "tokenizer", "shards"):
@@ -74,7 +77,7 @@ MASKS = {"answers": encode_chat, "everything": everything, "no end": without_end
 
 def tune(life: Life, name: str, masks: str = "answers", replay: int = 0) -> Path:
     """Fine-tune the base with one of MASKS and some rows of text in each step; the model's folder."""
-    cfg = settings(f"sft.replay_rows={replay}")
+    cfg = settings(f"sft.replay_rows={replay}", f"seed={life.cfg.seed}")
     shards = life.run / "shards" if replay else None
     where = (life.run / "pretrain" / "hf", files(life), life.run / name)
     with mock.patch.object(sft, "encode_chat", MASKS[masks]):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -29,6 +30,11 @@ SEMANTICS = {
     "original": "the same operators, parameters and order; n-grams hashed by another function",
     "steel": "recipe steel: other operators, and exact and MinHash deduplication",
 }
+
+NOTE = (
+    "CPU seconds of one process each, on two cores shared with other work; of Data-Juicer's two "
+    "runs the faster"
+)
 
 
 def documents(raw: Path) -> dict[str, list[Document]]:
@@ -76,7 +82,7 @@ def ours(kind: str, given: list[Document], name: str) -> tuple[float, list[str]]
 
 
 def peer(kind: str, given: list[Document], python: Path) -> tuple[float, list[str]]:
-    """The same of Data-Juicer, less the CPU seconds that it takes for ten documents."""
+    """The same of Data-Juicer, less the CPU seconds that it takes for ten documents; of two runs each the faster."""
     from steel.corpus.operators import make
     from steel.corpus.recipe import load_recipe
 
@@ -84,7 +90,8 @@ def peer(kind: str, given: list[Document], python: Path) -> tuple[float, list[st
     process = [{e: None} if isinstance(e, str) else e for e in entries]
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        for count in (10, len(given)):
+        for count in 2 * (10, len(given)):
+            shutil.rmtree(f"{folder}/out-{count}", ignore_errors=True)
             paths = {"dataset_path": f"{folder}/{count}.jsonl", "temp_dir": f"{folder}/tmp"}
             paths |= {"export_path": f"{folder}/out-{count}/out.jsonl"}
             rows = (json.dumps({"text": d.text}, ensure_ascii=False) for d in given[:count])
@@ -105,7 +112,7 @@ def peer(kind: str, given: list[Document], python: Path) -> tuple[float, list[st
             )
             seconds.append(sum(os.times()[2:4]) - sum(began[2:4]))
         lines = Path(paths["export_path"]).read_text(encoding="utf-8").splitlines()
-    return seconds[1] - seconds[0], [json.loads(line)["text"] for line in lines]
+    return min(seconds[1::2]) - min(seconds[::2]), [json.loads(line)["text"] for line in lines]
 
 
 def main(raw: Path, out: Path = None, peer_python: Path = None, every: int = 1) -> int:
@@ -139,7 +146,7 @@ def main(raw: Path, out: Path = None, peer_python: Path = None, every: int = 1) 
                     "megabytes_per_cpu_second": rate[1],
                 }
             )
-    ledger.write(note="CPU seconds of one process each, on two cores shared with other work")
+    ledger.write(note=NOTE)
     print(*ledger.rows, sep="\n")
     return 0
 

@@ -210,8 +210,8 @@ def as_command():
 
 def _watch_loader(room, ended: Path | None) -> list[int]:
     """Lets the loader's number of generations be known; with `ended`, opens the loader that this run ended with."""
-    from steel.data.append import find_state
     from steel.data.loader import Loader
+    from steel.data.pack import find_state
 
     opened, generations = room.open_loader, []
 

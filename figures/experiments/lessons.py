@@ -48,10 +48,10 @@ ARMS: dict[str, dict] = {
     "en": {"languages": {"en": 1.0}},
     "leaked": {"rows": "leaked"},
     "direct": {"rows": "direct"},
-    "replay 2": {"replay_rows": 2},
-    "replay 4": {"replay_rows": 4},
+    "replay 2": {"replay_rows": 2, "replay_weight": 0.3},
+    "replay 4": {"replay_rows": 4, "replay_weight": 0.3},
 }
-"""What each arm changes: settings of SFT, or the rows."""
+"""What each arm changes: settings of SFT, or the rows. The weight is that of preset laptop when the log was made."""
 LANGUAGES = ("zh", "en")
 HALVES = {"leaked": 0, "kept": 1}
 """Held-out people by the parity of their number: those whose questions an arm may see, and the others."""

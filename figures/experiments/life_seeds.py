@@ -31,12 +31,25 @@ def of_people(exam: dict) -> dict:
 
 
 def scores(found: dict) -> dict:
-    """Accuracy of each way on people, cloze, bits per byte and the conversation, with its kinds."""
-    people = found["exam"]["groups"]["people"]
+    """Accuracy of each way on people, cloze, bits per byte (mean, by domain), the conversation by kinds.
+
+    errors: way -> [plain, clustered by person], standard errors of its accuracy. unparsed: share of replies about
+    people that name no option.
+    """
+    people, answers = found["exam"]["groups"]["people"], of_people(found["exam"])["answers"]
     talk = found["conversation"]
     row = {way: round(people[way], 4) for way in WAYS if way in people}
+    row["errors"] = {
+        way: [round(share(right, c)["se"], 4) for c in (None, answers["clusters"])]
+        for way in WAYS
+        if way in answers
+        for right in [[a == key for a, key in zip(answers[way], answers["key"], strict=True)]]
+    }
+    row["unparsed"] = round(answers["generate"].count("-") / people["n"], 4)
     row |= {"n": people["n"], "cloze": round(found["cloze"]["accuracy"], 4)}
-    row["bits_per_byte"] = round(found["perplexity"]["geometric_mean"]["bpb"], 4)
+    read = found["perplexity"]
+    row["bits_per_byte"] = round(read["geometric_mean"]["bpb"], 4)
+    row["bits"] = {name: round(domain["bpb"], 4) for name, domain in read["domains"].items()}
     row["conversation"] = round(talk["accuracy"], 4)
     row["kinds"] = {
         kind: [round(k["accuracy"] * k["n"]), k["n"]] for kind, k in talk["kinds"].items()

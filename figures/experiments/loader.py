@@ -20,6 +20,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -76,14 +77,8 @@ def run_bench(
             "the benchmark needs batch divisible by 4, samples ≥ 16 × batch, index ≥ samples, repeats ≥ 1"
         )
     chosen = [n for n in CONTENDERS if names is None or n in names]
-    same = {
-        "samples": samples,
-        "index": index,
-        "length": length,
-        "batch": batch,
-        "workers": workers,
-    }
-    ledger = Ledger(out, "loader", same)
+    sizes = {"samples": samples, "index": index, "length": length, "batch": batch}
+    ledger = Ledger(out, "loader", sizes | {"workers": workers})
     absent = [n for n in chosen if importlib.util.find_spec(CONTENDERS[n].needs) is None]
     ledger.content["skipped"] = {n: f"pip install {CONTENDERS[n].pip}" for n in absent}
     chosen = [n for n in chosen if n not in absent]
@@ -104,18 +99,16 @@ def run_bench(
     return ledger.content
 
 
+@dataclass
 class _Bench:
     """Corpora, and the process that forks the readers of one contender."""
 
-    def __init__(self, root: Path, length: int, batch: int, workers: int, repeats: int):
-        self.root, self.length, self.batch, self.workers, self.repeats = (
-            root,
-            length,
-            batch,
-            workers,
-            repeats,
-        )
-        self.name = ""
+    root: Path
+    length: int
+    batch: int
+    workers: int
+    repeats: int
+    name: str = ""
 
     @contextmanager
     def contender(self, name: str) -> Iterator[None]:
@@ -133,65 +126,31 @@ class _Bench:
         tokens_NL[rng.random(tokens_NL.shape, dtype=np.float32) < 1e-3] = SEPARATOR
         np.savez(self.root / "tokens.npz", a=tokens_NL)
         np.savez(self.root / "one.npz", a=tokens_NL[: SHARD_TOKENS // (self.length + 1)])
-        for file, parts in (
-            ("numbered", {"a": (0, 1024)}),
-            ("more", {"a": (1024, 1280)}),
-            ("mixed", {"a": (0, 1024), "b": (4096, 5120)}),
-        ):
-            np.savez(
-                self.root / f"{file}.npz",
-                **{
-                    k: np.repeat(np.arange(*span)[:, None] + 1, 17, axis=1)
-                    for k, span in parts.items()
-                },
-            )
+        numbered = {"numbered": {"a": (0, 1024)}, "more": {"a": (1024, 1280)}}
+        numbered["mixed"] = {"a": (0, 1024), "b": (4096, 5120)}
+        for file, spans in numbered.items():
+            rows = {k: np.repeat(np.arange(*s)[:, None] + 1, 17, axis=1) for k, s in spans.items()}
+            np.savez(self.root / f"{file}.npz", **rows)
 
-    def ask(
-        self,
-        task: str,
-        corpus: str,
-        arguments: dict | None = None,
-        reader: dict | None = None,
-        **size: int,
-    ) -> dict:
+    def ask(self, task: str, corpus: str, arguments=None, reader=None, **size: int) -> dict:
         """One task in a fresh process."""
         return self.ask_ranks(task, corpus, arguments, [reader or {}], **size)[0]
 
     def ask_ranks(
-        self,
-        task: str,
-        corpus: str,
-        arguments: dict | None,
-        readers: list[dict],
-        length: int = 0,
-        batch: int = 0,
+        self, task: str, corpus: str, arguments: dict | None, readers: list[dict], **size: int
     ) -> list[dict]:
-        """The same task in one process per rank, at the same time."""
-        port = free_port()
-        requests = []
-        for rank, reader in enumerate(readers):
-            # the names under which torch, litdata and mosaicml-streaming look for their place
-            place = {
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "GLOBAL_RANK": rank,
-                "WORLD_SIZE": len(readers),
-                "LOCAL_WORLD_SIZE": len(readers),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }
-            requests.append(
-                {
-                    "name": self.name,
-                    "task": task,
-                    "folder": str(self.root / f"{self.name}-{corpus}"),
-                    "length": length or self.length,
-                    "batch": batch or self.batch,
-                    "reader": reader,
-                    "arguments": arguments or {},
-                    "environment": {k: str(v) for k, v in place.items()},
-                }
-            )
+        """The same task in one process per rank, at the same time. size: length and batch, if they are others."""
+        # the names under which torch, litdata and mosaicml-streaming look for their place
+        ranks, world = ("RANK", "LOCAL_RANK", "GLOBAL_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        master |= dict.fromkeys(world, str(len(readers)))
+        folder = str(self.root / f"{self.name}-{corpus}")
+        same = {"name": self.name, "task": task, "folder": folder, "arguments": arguments or {}}
+        same |= {"length": self.length, "batch": self.batch} | size
+        requests = [
+            {**same, "reader": reader, "environment": master | dict.fromkeys(ranks, str(rank))}
+            for rank, reader in enumerate(readers)
+        ]
         try:
             self.pipe.send(requests)
             return self.pipe.recv()
@@ -342,66 +301,39 @@ def _version(package: str) -> str:
 
 def render(report: dict) -> str:
     """The report as two tables in plain text."""
-    rows = [
-        ["", "samples/CPU s", "with positions", "many files", "start s", "resume s", "memory MB"]
-    ]
-    for name, row in ((row["name"], row) for row in report["rows"]):
-        rows.append(
-            [
-                LABELS[name],
-                *(
-                    _cell(row.get(k), "samples_per_cpu_s", 1, ",.0f")
-                    for k in ("tokens", "tokens_and_positions", "index_tokens")
-                ),
-                *(_cell(row.get(k), "cpu_s", 1, ".3f") for k in ("start", "resume")),
-                _cell(
-                    max(
-                        (row.get(k) or {} for k in ("start", "resume")),
-                        key=lambda figure: figure.get("memory_bytes", -1),
-                    ),
-                    "memory_bytes",
-                    1e6,
-                    ",.0f",
-                ),
-            ]
-        )
-    lines = _table(rows)
-    lines.append(f"start, resume: CPU seconds to the first batch, at {report['index']:,} samples")
-    rows = [["survives", *EXPERIMENTS.values()]]
-    for name, row in ((row["name"], row) for row in report["rows"]):
-        if "survives" in row:
-            rows.append(
-                [
-                    LABELS[name],
-                    *("yes" if row["survives"][k]["survives"] else "no" for k in EXPERIMENTS),
-                ]
+    titles = "samples/CPU s", "with positions", "many files", "start s", "resume s", "memory MB"
+    speeds, starts = ("tokens", "tokens_and_positions", "index_tokens"), ("start", "resume")
+    rows, survived, failures = [["", *titles]], [["survives", *EXPERIMENTS.values()]], []
+    for row in report["rows"]:
+        label, found = LABELS[row["name"]], row.get("survives", {})
+        cells = [_cell(row.get(k), "samples_per_cpu_s", ",.0f") for k in speeds]
+        cells += [_cell(row.get(k), "cpu_s", ".3f") for k in starts]
+        held = [row[k]["memory_bytes"] for k in starts if "memory_bytes" in (row.get(k) or {})]
+        rows.append([label, *cells, f"{max(held) / 1e6:,.0f}" if held else "–"])
+        if found:
+            survived.append(
+                [label, *("yes" if found[k]["survives"] else "no" for k in EXPERIMENTS)]
             )
-    lines += ["", *_table(rows)] if len(rows) > 1 else []
-    for name, row in ((row["name"], row) for row in report["rows"]):
-        lines += [
-            f"{LABELS[name]}, {EXPERIMENTS[k]}: {v['why']}"
-            for k, v in row.get("survives", {}).items()
-            if not v["survives"]
-        ]
-    lines += [
-        f"{LABELS[name]} is not installed: {command}" for name, command in report["skipped"].items()
+        lost = {k: v["why"] for k, v in found.items() if not v["survives"]}
+        failures += [f"{label}, {EXPERIMENTS[k]}: {why}" for k, why in lost.items()]
+    lines = [
+        *_table(rows),
+        f"start, resume: CPU seconds to the first batch, at {report['index']:,} samples",
     ]
+    lines += ["", *_table(survived)] if len(survived) > 1 else []
+    absent = report["skipped"].items()
+    lines += failures + [f"{LABELS[name]} is not installed: {command}" for name, command in absent]
     return "\n".join(lines)
 
 
-def _cell(figure: dict | None, key: str, unit: float, form: str) -> str:
-    return "–" if not figure or key not in figure else format(figure[key] / unit, form)
+def _cell(figure: dict | None, key: str, form: str) -> str:
+    return "–" if not figure or key not in figure else format(figure[key], form)
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w)
-            for i, (c, w) in enumerate(zip(r, widths, strict=True))
-        )
-        for r in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return ["  ".join([row[0].ljust(widths[0]), *right[1:]]) for row, right in zip(rows, cells)]
 
 
 def main(

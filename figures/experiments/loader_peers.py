@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,61 +24,63 @@ SHARD_TOKENS = 1 << 24  # 64 MiB of uint32 a file, which is every contender's ow
 SEED = 1
 
 
-class Reader:
+@dataclass
+class Reader(ABC):
     """One contender's batches for one rank. open() starts or resumes; state() is what it would keep in a checkpoint.
 
     batch: rows over all ranks. positions: whether batches have positions. mixture: {source: weight} or None.
     """
 
-    needs = ""  # package to find, what pip calls it, and what a run imports before it begins
-    pip = ""
-    modules: tuple[str, ...] = ()
-    many_files = True  # of the large corpus, all links to one: reading them costs what files cost
+    needs: ClassVar[
+        str
+    ]  # package to find, what pip calls it, and what a run imports before it begins
+    pip: ClassVar[str]
+    modules: ClassVar[tuple[str, ...]]
+    many_files: ClassVar[bool] = (
+        True  # of the large corpus, all links to one: reading them costs what files cost
+    )
 
-    def __init__(
-        self,
-        folder: Path,
-        length: int,
-        batch: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 0,
-        positions: bool = False,
-        mixture: dict | None = None,
-    ):
-        self.folder, self.length, self.batch, self.rank, self.world = (
-            folder,
-            length,
-            batch,
-            rank,
-            world,
-        )
-        self.workers, self.positions, self.mixture, self.taken = workers, positions, mixture, 0
+    folder: Path
+    length: int
+    batch: int
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+    positions: bool = False
+    mixture: dict | None = None
+    taken: int = 0  # batches, counted by whoever takes them
 
+    @abstractmethod
     def open(self, state: dict | None) -> None:
-        raise NotImplementedError
+        """Make `loader`, which is what the others ask."""
 
     def state(self) -> dict:
-        raise NotImplementedError
+        return self.loader.state_dict()
 
+    @abstractmethod
     def state_at(self, position: int) -> dict:
         """What it would have kept after `position` samples, without reading them."""
-        raise NotImplementedError
 
     def batches(self) -> Iterator[tuple]:
         """(inputs, targets, positions or None) until the end of the epoch."""
-        raise NotImplementedError
+        return iter(self.loader)
 
     @staticmethod
+    @abstractmethod
     def write(folder: Path, sources: dict[str, np.ndarray], length: int, part: int = 0) -> None:
         """Store samples_NL of each source (N samples of `length` + 1 tokens); part 1 is appended to part 0."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def multiply(folder: Path, samples: int, length: int) -> int:
         """Turn a written folder into one that claims `samples` samples; files are links to one. Returns how many."""
-        raise NotImplementedError
+
+    def stream(self, loader, state: dict | None, collate) -> None:
+        """A peer's own loader of `data`, at its beginning or at `state`."""
+        size, workers = self.batch // self.world, self.workers
+        self.loader = loader(self.data, batch_size=size, num_workers=workers, collate_fn=collate)
+        if state is not None:
+            self.loader.load_state_dict(state)
 
     def split(self, rows: list | np.ndarray) -> tuple:
         """Rows of T + 1 tokens -> a batch. Documents are found by their separators, for want of an index."""
@@ -113,18 +118,9 @@ class Steel(Reader):
         shards = ShardSet.open(self.folder)
         place = {"rank": self.rank, "world": self.world}
         if state is None:
-            self.loader, self.first = (
-                Loader(
-                    shards,
-                    self.length,
-                    self.batch,
-                    SEED,
-                    self.mixture,
-                    **place,
-                    mask_documents=self.positions,
-                ),
-                0,
-            )
+            order = (self.length, self.batch, SEED, self.mixture)
+            self.loader = Loader(shards, *order, **place, mask_documents=self.positions)
+            self.first = 0
         else:
             self.loader, self.first = Loader.from_state(shards, state, **place), state["step"]
 
@@ -152,28 +148,18 @@ class Steel(Reader):
         from steel.data.shards import generation_hash
 
         path = folder / "manifest.json"
-        manifest = (
-            json.loads(path.read_text())
-            if part
-            else {
-                "format": 1,
-                "dtype": "uint32",
-                "separator_id": SEPARATOR,
-                "tokenizer_hash": "",
-                "shards": [],
-                "generations": [],
-            }
-        )
+        manifest = {"format": 1, "dtype": "uint32", "separator_id": SEPARATOR, "tokenizer_hash": ""}
+        manifest |= {"shards": [], "generations": []}
+        if part:
+            manifest = json.loads(path.read_text())
         for source, samples_NL in sources.items():
-            stream = np.append(samples_NL[:, :-1].ravel(), samples_NL[-1, -1:]).astype(
-                token_dtype(1 << 17)
-            )
+            stream = np.append(samples_NL[:, :-1].ravel(), samples_NL[-1, -1:])
+            stream = stream.astype(token_dtype(1 << 17))
             (folder / source).mkdir(parents=True, exist_ok=True)
             for i, at in enumerate(range(0, len(stream), SHARD_TOKENS)):
                 tokens = stream[at : at + SHARD_TOKENS]
-                ends = np.union1d(np.flatnonzero(tokens == SEPARATOR) + 1, [len(tokens)]).astype(
-                    "<i8"
-                )
+                separators = np.flatnonzero(tokens == SEPARATOR)
+                ends = np.union1d(separators + 1, [len(tokens)]).astype("<i8")
                 facts = write_shard(folder, f"{source}/{part:03d}-0000-{i:05d}", tokens, ends)
                 place = {"source": source, "file": f"{source}.jsonl.zst", "generation": part}
                 manifest["shards"].append({"split": "train", "bytes": 0, **facts, **place})
@@ -188,10 +174,8 @@ class Steel(Reader):
         for i in range(1, count):
             name = f"{first['source']}/000-0000-{i:05d}.bin"
             for suffix in (".bin", ".idx"):
-                os.link(
-                    (folder / first["path"]).with_suffix(suffix),
-                    (folder / name).with_suffix(suffix),
-                )
+                written, link = ((folder / n).with_suffix(suffix) for n in (first["path"], name))
+                os.link(written, link)
             manifest["shards"].append(first | {"path": name})
         atomic_write(folder / "manifest.json", json.dumps(manifest))
         return count * first["tokens"] // length
@@ -217,25 +201,14 @@ class Torch(Reader):
         if self.mixture is None:
             order = np.random.default_rng(SEED).permutation(counts[0])
         else:
-            weights = np.repeat(
-                [self.mixture[p.stem] / n for p, n in zip(sources, counts, strict=True)], counts
-            )
-            generator = torch.Generator().manual_seed(SEED)
-            order = np.array(
-                list(
-                    torch.utils.data.WeightedRandomSampler(
-                        weights, sum(counts), generator=generator
-                    )
-                )
-            )
+            share = [self.mixture[p.stem] / n for p, n in zip(sources, counts, strict=True)]
+            generator, draws = torch.Generator().manual_seed(SEED), sum(counts)
+            sampler = torch.utils.data.WeightedRandomSampler
+            order = np.array([*sampler(np.repeat(share, counts), draws, generator=generator)])
         self.starts = np.cumsum([0, *counts])[:-1]
-        self.loader = torch.utils.data.DataLoader(
-            self,
-            self.batch // self.world,
-            sampler=order[self.first :][self.rank :: self.world],
-            num_workers=self.workers,
-            collate_fn=self.split,
-        )
+        mine = order[self.first :][self.rank :: self.world]
+        how = {"sampler": mine, "num_workers": self.workers, "collate_fn": self.split}
+        self.loader = torch.utils.data.DataLoader(self, self.batch // self.world, **how)
 
     def __getitem__(self, i):
         if len(self.maps) == 1:
@@ -249,9 +222,6 @@ class Torch(Reader):
     def state_at(self, position):
         return {"position": position}
 
-    def batches(self):
-        return iter(self.loader)
-
     @staticmethod
     def write(folder, sources, length, part=0):
         folder.mkdir(parents=True, exist_ok=True)
@@ -261,9 +231,8 @@ class Torch(Reader):
 
     @staticmethod
     def multiply(folder, samples, length):
-        os.truncate(
-            next(folder.glob("*.bin")), samples * (length + 1) * 4
-        )  # sparse: zeros that take no disk
+        # sparse: zeros that take no disk
+        os.truncate(next(folder.glob("*.bin")), samples * (length + 1) * 4)
         return samples
 
 
@@ -280,35 +249,17 @@ class LitData(Reader):
             TokensLoader,
         )
 
-        def dataset(folder):
-            return StreamingDataset(
-                str(folder),
-                item_loader=TokensLoader(block_size=self.length + 1),
-                shuffle=True,
-                seed=SEED,
-            )
+        def dataset(name):
+            how = {"item_loader": TokensLoader(block_size=self.length + 1), "shuffle": True}
+            return StreamingDataset(str(self.folder / name), **how, seed=SEED)
 
         if self.mixture is None:
-            self.data = dataset(self.folder / "a")
+            self.data = dataset("a")
         else:
             names = sorted(self.mixture)
-            self.data = CombinedStreamingDataset(
-                [dataset(self.folder / k) for k in names],
-                seed=SEED,
-                weights=[self.mixture[k] for k in names],
-                iterate_over_all=False,
-            )
-        self.loader = StreamingDataLoader(
-            self.data,
-            batch_size=self.batch // self.world,
-            num_workers=self.workers,
-            collate_fn=self.split,
-        )
-        if state is not None:
-            self.loader.load_state_dict(state)
-
-    def state(self):
-        return self.loader.state_dict()
+            how = {"weights": [self.mixture[name] for name in names], "iterate_over_all": False}
+            self.data = CombinedStreamingDataset([*map(dataset, names)], seed=SEED, **how)
+        self.stream(StreamingDataLoader, state, self.split)
 
     def state_at(self, position):
         self.open(None)
@@ -317,9 +268,6 @@ class LitData(Reader):
         for key in ("num_samples_yielded", "sample_in_epoch"):
             text = text.replace(f'"{key}": {self.batch}', f'"{key}": {position}')
         return json.loads(text)
-
-    def batches(self):
-        return iter(self.loader)
 
     @staticmethod
     def write(folder, sources, length, part=0):
@@ -381,17 +329,8 @@ class Mosaic(Reader):
                 ],
                 **settings,
             )
-        self.loader = StreamingDataLoader(
-            self.data,
-            batch_size=self.batch // self.world,
-            num_workers=self.workers,
-            collate_fn=lambda rows: self.split([r["tokens"] for r in rows]),
-        )
-        if state is not None:
-            self.loader.load_state_dict(state)
-
-    def state(self):
-        return self.loader.state_dict()
+        collate = lambda rows: self.split([r["tokens"] for r in rows])  # noqa: E731
+        self.stream(StreamingDataLoader, state, collate)
 
     def state_at(self, position):
         return {
@@ -401,9 +340,6 @@ class Mosaic(Reader):
             "shuffle_seed": SEED,
             "initial_physical_nodes": 1,
         }
-
-    def batches(self):
-        return iter(self.loader)
 
     @staticmethod
     def write(folder, sources, length, part=0):

@@ -73,9 +73,14 @@ class Reader:
         return span[:-1].view(ROWS, LENGTH), span[1:].view(ROWS, LENGTH)
 
 
-def read(model, reader: Reader, amount: float) -> None:
-    """Train on `amount` bytes of text, a fresh AdamW."""
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, (0.9, 0.95), weight_decay=0.0)
+def adamw(model) -> torch.optim.AdamW:
+    """The optimizer of these small models."""
+    return torch.optim.AdamW(model.parameters(), RATE, (0.9, 0.95), weight_decay=0.0)
+
+
+def read(model, reader: Reader, amount: float, optimizer=None) -> None:
+    """Train on `amount` bytes of text. optimizer: one that goes on; by default a fresh one."""
+    optimizer = optimizer or adamw(model)
     for _ in range(round(amount / reader.per_step)):
         inputs_BT, targets_BT = reader.step()
         logits_BTV = model(input_ids=inputs_BT).logits

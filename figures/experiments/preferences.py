@@ -32,6 +32,7 @@ from steel.runlog import read_log
 
 from . import command
 from .ledger import Ledger
+from .life_seeds import of_people
 
 ONCE = {"epochs": 1.0, "learning_rate": 5e-5}
 TWICE = {"epochs": 2.0, "learning_rate": 2e-4}
@@ -42,8 +43,11 @@ ARMS: dict[str, tuple[str, dict]] = {
     "own, NLL": ("own", {**ONCE, "nll_weight": 1.0}),
     "own, harder": ("own", {**TWICE, "nll_weight": 0.0}),
     "own, harder, NLL": ("own", {**TWICE, "nll_weight": 1.0}),
+    "written, harder, NLL": ("written", {**TWICE, "nll_weight": 1.0}),
+    "own, NLL alone": ("own", {**TWICE, "nll_weight": 1.0, "beta": 1e-6}),
 }
-"""Name -> whose pairs, and the settings of DPO; the last arm has the preset's."""
+"""Name -> whose pairs, and the settings of DPO; "own, harder, NLL" has the preset's. In the last arm the pairs do not
+pull: what is left is fine-tuning on the model's own right answers."""
 CURVE = ("step", "loss", "accuracy", "margin", "logprob_chosen", "logprob_rejected")
 
 
@@ -94,7 +98,10 @@ def judge(folder: Path, cfg: Config, life: Path, files: dict[str, Path], before:
     asked = {"scoring": ["generate"], "max_new_tokens": cfg.exam.max_new_tokens}
     exam = run_exam(model, tokenizer, life / "world" / "exam", **asked)
     people = exam["groups"]["people"]
-    return row | {"exam": {k: people[k] for k in ("n", "generate", "written") if k in people}}
+    scores = {k: people[k] for k in ("n", "generate", "written") if k in people}
+    replies = of_people(exam)["answers"]["generate"]
+    scores["unparsed"] = round(replies.count("-") / len(replies), 4)
+    return row | {"exam": scores}
 
 
 def reward_accuracy(folder: Path, files: dict[str, Path]) -> dict[str, float]:

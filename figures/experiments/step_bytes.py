@@ -19,7 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from steel.kernels import elementwise, soft_moe
 from steel.kernels.linear_cross_entropy import chunk_tokens
-from steel.plan import GPUS, count_parameters, experts_per_token, flops_per_token
+from steel.model.attention import rope_qkv
+from steel.model.feed_forward import swiglu
+from steel.plan import GPUS, count_parameters, flops_per_token
+from steel.plan.count import feed_forward_cost
 
 BANDWIDTH = {"A100-80G": 2.039e12, "H100": 3.35e12}  # bytes/s, data sheets
 SHARE = {"products": 0.69, "narrow": 0.48, "attention": 0.50, "memory": 0.90}
@@ -129,28 +132,40 @@ def _norm(D, N):
 def _rope(H, G, C, B, T):
     half = meta(1, T, 1, C // 2, dtype=torch.float32)
     forms = [
-        lambda x, form=form: form(x, half, half, H, G)
-        for form in (elementwise.rope_qkv_reference, elementwise.rope_qkv)
+        lambda x, form=form: form(x, half, half, H, G) for form in (rope_qkv, elementwise.rope_qkv)
     ]
     return _both(*forms, meta(B, T, H + 2 * G, C), tokens=B * T)
 
 
 def _gate(width, N):
-    return _both(elementwise.swiglu_reference, elementwise.swiglu, meta(N, 2 * width), tokens=N)
+    return _both(swiglu, elementwise.swiglu, meta(N, 2 * width), tokens=N)
+
+
+def _in_segments(weight_BTJ, plan):
+    """Weights (B, T, S, J), 0 where token t is not in segment s."""
+    B, T, _ = weight_BTJ.shape
+    t = torch.arange(B * T, device=weight_BTJ.device).view(B, T, 1)
+    start, length = plan.start_BS[:, None, :], plan.length_BS[:, None, :]
+    member = (t >= start) & (t < start + length)
+    return member[..., None] * weight_BTJ.float()[:, :, None, :]
+
+
+def _written_sums(x_BTD, w_BTJ, plan):
+    weight_BTSJ = _in_segments(w_BTJ, plan)
+    return torch.einsum("btsj,btd->bsjd", weight_BTSJ, x_BTD.to(weight_BTSJ)), weight_BTSJ.sum(1)
+
+
+def _written_combine(c_BTJ, z_BSJD, plan):
+    weight_BTSJ = _in_segments(c_BTJ, plan)
+    return torch.einsum("btsj,bsjd->btd", weight_BTSJ, z_BSJD.to(weight_BTSJ)).to(z_BSJD.dtype)
 
 
 def _mixture(D, C, J, B, T):
     """Dispatch and combine of one layer, segments of C tokens."""
     w, z = meta(B, T, J), meta(B, -(-T // C), J, D)
     plan = soft_moe.even_segments(B, T, C, "meta")
-    sums = [
-        lambda x, w, f=f: f(x, w, plan)
-        for f in (soft_moe.segment_sums_reference, soft_moe.segment_sums)
-    ]
-    mixes = [
-        lambda w, z, f=f: f(w, z, plan)
-        for f in (soft_moe.segment_combine_reference, soft_moe.segment_combine)
-    ]
+    sums = [lambda x, w, f=f: f(x, w, plan) for f in (_written_sums, soft_moe.segment_sums)]
+    mixes = [lambda w, z, f=f: f(w, z, plan) for f in (_written_combine, soft_moe.segment_combine)]
     dispatch = _both(*sums, meta(B, T, D), w, tokens=B * T)
     return [a + b for a, b in zip(dispatch, _both(*mixes, w, z, tokens=B * T), strict=True)]
 
@@ -175,7 +190,7 @@ def pieces(model, B: int = 8, T: int = 2048) -> dict[str, tuple[float, float]]:
     N, D, L = B * T, model.hidden_size, model.num_hidden_layers
     H, G = model.num_attention_heads, model.num_key_value_heads
     C, J = model.segment_length, model.num_experts * model.slots_per_expert
-    runs = L * experts_per_token(model)  # gates that each token passes
+    runs = L * feed_forward_cost(model).per_token  # gates that each token passes
     parts = [
         ("norm", 2 * L, _norm(D, N)),
         ("RoPE", L, _rope(H, G, model.head_dim or D // H, B, T)),

@@ -12,12 +12,12 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
-from steel.config import ModelConfig
+from steel.config import ModelConfig, first_line
 from steel.machine import peak_memory_bytes
 from steel.model.build import build
 from steel.plan import flops_per_token
@@ -26,7 +26,7 @@ from steel.train.device import clocks, describe
 
 from .table2_peers import Peer
 from .table2_rows import BY_ID, Row, shape_of
-from .table2_steel import MasterAdamW, Steel, enliven
+from .table2_steel import MasterAdamW, Steel, backward, enliven, gradients
 
 CONVENTIONS = ("executed_causal", "executed_full", "seed")
 # The gate: a copy with two layers beside the model's own code in fp32, on the same weights and tokens.
@@ -51,22 +51,13 @@ class Bench:
     def engine(self, shape: ModelConfig, row: Row, batch: int):
         """The row's model, ready to train."""
         make = Steel if row.engine == "steel" else Peer
-        return make(
-            shape,
-            row,
-            self.device,
-            self.dtype,
-            batch=batch,
-            length=self.length,
-            backend=self.backend,
-            choices=self.choices,
-        )
+        how = {"batch": batch, "length": self.length, "backend": self.backend}
+        return make(shape, row, self.device, self.dtype, **how, choices=self.choices)
 
     def batches(self, count: int, batch: int, vocabulary: int) -> list[tuple]:
         """Zipf-distributed tokens and targets."""
-        return zipf_batches(
-            count, batch, self.length, vocabulary, self.device, self.settings["seed"]
-        )
+        seed = self.settings["seed"]
+        return zipf_batches(count, batch, self.length, vocabulary, self.device, seed)
 
     def free(self, compiled: bool = True) -> None:
         """Give memory back before the next model; compiled: and what the compiler made of this one."""
@@ -87,18 +78,15 @@ def reference(bench: Bench, shape: ModelConfig, batch: int) -> dict:
     if key not in bench.references:
         model = build(shape, device=str(bench.device), seed=2)
         enliven(model)
-        state = {
-            name: tensor.detach().to(bench.dtype).cpu().clone()
-            for name, tensor in model.state_dict().items()
-        }
+        named = model.state_dict().items()
+        state = {name: t.detach().to(bench.dtype).cpu().clone() for name, t in named}
         found = {}
         for dtype in dict.fromkeys((torch.float32, bench.dtype)):
             model = model.to(dtype).train()
             model.load_state_dict(state)
             optimizer = MasterAdamW(list(model.parameters()), fused=False)
-            found[dtype] = _twelve_steps(
-                bench, shape, batch, _own(model), lambda m=model: _gradients(m), optimizer
-            )
+            own = partial(backward, model), partial(gradients, model)
+            found[dtype] = _twelve_steps(bench, shape, batch, *own, optimizer)
         exact, own = found[torch.float32], found[bench.dtype]
         bench.references[key] = {
             "state": state,
@@ -110,36 +98,14 @@ def reference(bench: Bench, shape: ModelConfig, batch: int) -> dict:
     return bench.references[key]
 
 
-def _own(model) -> Callable:
-    """Forward and backward by the model's own code."""
-
-    def backward(tokens, targets):
-        position = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        loss = model(
-            tokens, position_ids=position, shift_labels=targets, num_items_in_batch=targets.numel()
-        ).loss
-        loss.backward()
-        return loss.detach()
-
-    return backward
-
-
-def _gradients(model) -> dict[str, torch.Tensor]:
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
-def _twelve_steps(
-    bench, shape, batch, backward, gradients, optimizer
-) -> tuple[list[float], dict, list[float]]:
+def _twelve_steps(bench, shape, batch, backward, gradients, optimizer) -> tuple[list, dict, list]:
     """Losses, the first step's gradients on the CPU, and seconds of each forward and backward."""
     losses, first, seconds = [], {}, []
     for tokens, targets in bench.batches(GATE_STEPS, batch, shape.vocab_size):
         began = time.monotonic()
         losses.append(float(backward(tokens, targets)))
         seconds.append(time.monotonic() - began)
-        first = first or {
-            name: gradient.detach().cpu().clone() for name, gradient in gradients().items()
-        }
+        first = first or {name: g.detach().cpu().clone() for name, g in gradients().items()}
         optimizer.step()
     return losses, first, seconds
 
@@ -150,24 +116,21 @@ def gate(bench: Bench, row: Row, shape: ModelConfig, batch: int) -> dict:
     A gradient may be as far off fp32 as a cosine of 0.999, or twice as far as the model's own code in the row's type
     (1 - cosine grows with the square): some gradients, a router's at rest, are noise in bf16, whoever computes them.
     """
-    small = replace(
-        shape, num_hidden_layers=GATE_LAYERS, vocab_size=min(shape.vocab_size, GATE_VOCABULARY)
-    )
+    vocabulary = min(shape.vocab_size, GATE_VOCABULARY)
+    small = replace(shape, num_hidden_layers=GATE_LAYERS, vocab_size=vocabulary)
     wanted = reference(bench, small, batch)
     engine = bench.engine(small, row, batch)
     try:
         engine.load(wanted["state"])
         optimizer = MasterAdamW(list(engine.model.parameters()), engine.fused_adamw)
-        losses, gradients, seconds = _twelve_steps(
-            bench, small, batch, engine.backward, engine.gradients, optimizer
-        )
+        own = engine.backward, engine.gradients
+        losses, slopes, seconds = _twelve_steps(bench, small, batch, *own, optimizer)
     finally:
         engine.close()
-    cosines = _cosines(gradients, wanted["gradients"])
+    cosines = _cosines(slopes, wanted["gradients"])
     limits = {name: min(COSINE_LIMIT, 1 - 4 * (1 - own)) for name, own in wanted["cosines"].items()}
-    worst = min(
-        cosines, key=lambda name: (cosines[name] >= limits[name], cosines[name] - limits[name])
-    )
+    spare = {name: cosine - limits[name] for name, cosine in cosines.items()}
+    worst = min(spare, key=lambda name: (spare[name] >= 0, spare[name]))
     found = {
         "layers": GATE_LAYERS,
         "loss": losses[0],
@@ -179,21 +142,15 @@ def gate(bench: Bench, row: Row, shape: ModelConfig, batch: int) -> dict:
         "curve_difference": _apart(losses, wanted["losses"]),
         "curve_limit": max(CURVE_LIMIT, 2 * wanted["curve"]),
     }
+    reason = _refusal(found)
     first = max(0.0, seconds[0] - statistics.median(seconds))  # what compiling took
-    return {
-        "passed": not (reason := _refusal(found)),
-        **found,
-        "reason": reason,
-        "first_seconds": first,
-    }
+    return {"passed": not reason, **found, "reason": reason, "first_seconds": first}
 
 
 def _apart(losses: list[float], wanted: list[float]) -> float:
     """Largest relative difference of two curves; infinite where one is not finite."""
-    return max(
-        abs(a - b) / b if math.isfinite(a) else math.inf
-        for a, b in zip(losses, wanted, strict=True)
-    )
+    pairs = zip(losses, wanted, strict=True)
+    return max(abs(a - b) / b if math.isfinite(a) else math.inf for a, b in pairs)
 
 
 def _cosines(found: dict, wanted: dict) -> dict[str, float]:
@@ -250,13 +207,10 @@ class Clock:
 
 def spread(values: list[float]) -> dict:
     """Median, 10th and 90th percentile."""
-    ordered = sorted(values)
-    at = lambda q: ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]  # noqa: E731
-    return {
-        "median": round(statistics.median(ordered), 4),
-        "p10": round(at(0.1), 4),
-        "p90": round(at(0.9), 4),
-    }
+    ordered, last = sorted(values), len(values) - 1
+    found = {"median": statistics.median(ordered)}
+    found |= {name: ordered[round(q * last)] for name, q in (("p10", 0.1), ("p90", 0.9))}
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def timed(bench: Bench, row: Row, shape: ModelConfig, batch: int) -> dict:
@@ -306,24 +260,20 @@ def timed(bench: Bench, row: Row, shape: ModelConfig, batch: int) -> dict:
 
 
 def _rates(bench: Bench, shape: ModelConfig, tokens: int, ms: dict) -> dict:
-    forward_backward, update = ms["forward_backward"]["median"] / 1e3, ms["update"]["median"] / 1e3
-    rate = {
-        f"accumulation_{n}": round(n * tokens / (n * forward_backward + update), 1) for n in (1, 8)
-    }
+    both, update = (ms[part]["median"] / 1e3 for part in ("forward_backward", "update"))
+    rate = {f"accumulation_{n}": round(n * tokens / (n * both + update), 1) for n in (1, 8)}
     flops = {name: flops_per_token(shape, bench.length, name).total for name in CONVENTIONS}
     achieved = {name: value * rate["accumulation_8"] for name, value in flops.items()}
-    peak, measured = bench.facts["peak_flops"], bench.facts["matmul_flops"]
+    tops = {"peak": bench.facts["peak_flops"], "measured": bench.facts["matmul_flops"]}
+
+    def over_tops(value: float) -> dict:
+        return {over: round(value / top, 4) if top else None for over, top in tops.items()}
+
     return {
         "tokens_per_s": rate,
         "flops_per_token": flops,
         "tflops": {name: round(value / 1e12, 3) for name, value in achieved.items()},
-        "mfu": {
-            name: {
-                "peak": round(value / peak, 4) if peak else None,
-                "measured": round(value / measured, 4),
-            }
-            for name, value in achieved.items()
-        },
+        "mfu": {name: over_tops(value) for name, value in achieved.items()},
     }
 
 
@@ -333,12 +283,10 @@ def _reset_peaks(device: torch.device) -> None:
 
 
 def _peaks(device: torch.device) -> dict:
-    if device.type == "cuda":
-        return {
-            "allocated": torch.cuda.max_memory_allocated(),
-            "reserved": torch.cuda.max_memory_reserved(),
-        }
-    return {"allocated": None, "reserved": peak_memory_bytes()}
+    if device.type != "cuda":
+        return {"allocated": None, "reserved": peak_memory_bytes()}
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return {"allocated": allocated, "reserved": reserved}
 
 
 # Kernels (on a CPU: operators) by what they do; the first pattern that matches counts.
@@ -357,10 +305,9 @@ def _shares(bench: Bench, engine, optimizer: MasterAdamW, batch: tuple) -> dict[
     """Shares of one step's device time by kind; {} when the profiler is of no use here."""
     cuda = bench.device.type == "cuda"
     activity = torch.profiler.ProfilerActivity
+    kinds = [activity.CUDA if cuda else activity.CPU]
     try:
-        with torch.profiler.profile(
-            activities=[activity.CUDA] if cuda else [activity.CPU]
-        ) as profile:
+        with torch.profiler.profile(activities=kinds) as profile:
             engine.backward(*batch)
             optimizer.step()
             if cuda:
@@ -368,10 +315,10 @@ def _shares(bench: Bench, engine, optimizer: MasterAdamW, batch: tuple) -> dict[
         totals = dict.fromkeys(KINDS, 0.0)
         for event in profile.key_averages():
             spent = event.self_device_time_total if cuda else event.self_cpu_time_total
-            kind = next(
-                kind for kind, pattern in KINDS.items() if re.search(pattern, event.key.lower())
+            name = event.key.lower()
+            totals[next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))] += (
+                spent
             )
-            totals[kind] += spent
         whole = sum(totals.values())
     except RuntimeError:
         return {}
@@ -394,13 +341,12 @@ def measure(bench: Bench, row: Row) -> dict:
             checked = gate(bench, row, shape, batch)
             bench.free(compiled=False)
             found = timed(bench, row, shape, batch)
-            found["compile"]["seconds"] = round(
-                found["compile"]["seconds"] + checked.pop("first_seconds"), 2
-            )
+            seconds = found["compile"]["seconds"] + checked.pop("first_seconds")
+            found["compile"]["seconds"] = round(seconds, 2)
             status = "ok" if checked["passed"] else "refused"
             return {"status": status, "reason": checked["reason"], "gate": checked, **found}
         except torch.OutOfMemoryError as error:
-            said = str(error).splitlines()[0][:160]
+            said = first_line(error)[:160]
         bench.free()
         if batch <= max(1, bench.settings["micro_batch"] // 4):
             return {"status": "oom", "reason": said}
@@ -425,10 +371,10 @@ def run(pipe, settings: dict) -> None:
         try:
             record = measure(bench, row)
         except ImportError as error:
-            record = {"status": "skipped", "reason": str(error).splitlines()[0][:160]}
+            record = {"status": "skipped", "reason": first_line(error)[:160]}
         except Exception as error:  # noqa: BLE001 - a row that fails is a result; the others go on
-            said = (str(error).strip().splitlines() or [""])[0][:200]
-            record = {"status": "failed", "reason": f"{type(error).__name__}: {said}"}
+            said = f"{type(error).__name__}: {first_line(error)[:200]}"
+            record = {"status": "failed", "reason": said}
         say("row", {"id": id, **record, "seconds": round(time.monotonic() - began, 2)})
         bench.free()
     if bench.device.type == "cuda":

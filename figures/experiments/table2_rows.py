@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from figures.known_runs import published
 from steel.config import ModelConfig
-from steel.plan import published
 
 # The dense twin stores as many weights as the six double experts: 6 · 4 · 448 = 3 · 3584.
 STEEL_1B = published("steel-1b").model

@@ -152,22 +152,28 @@ class Steel:
 
     def backward(self, tokens_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
         """Forward and backward of the mean loss [nats], which is returned; gradients are added up."""
-        position = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-        loss = self.model(
-            tokens_BT,
-            position_ids=position,
-            shift_labels=targets_BT,
-            num_items_in_batch=targets_BT.numel(),
-        ).loss
-        loss.backward()
-        return loss.detach()
+        return backward(self.model, tokens_BT, targets_BT)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Gradients by Steel's parameter names."""
-        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        return gradients(self.model)
 
     def close(self) -> None:
         """Nothing outside the model was changed."""
+
+
+def backward(model: nn.Module, tokens_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+    """Forward and backward of the mean loss [nats], which is returned; gradients are added up."""
+    position = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+    given = {"position_ids": position, "shift_labels": targets_BT}
+    loss = model(tokens_BT, **given, num_items_in_batch=targets_BT.numel()).loss
+    loss.backward()
+    return loss.detach()
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Gradients by parameter name."""
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 # -- what all rows share -----------------------------------------------------------------------------------------------

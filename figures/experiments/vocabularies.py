@@ -1,10 +1,11 @@
-"""Vocabularies judged by what they are for: bits per byte of a small model trained through them. For chapter 13.
+"""Vocabularies judged by what they are for: bits per byte of a small model trained through them: chapters 05, 13.
 
     python -m figures.experiments.vocabularies --run runs/vocabularies --out figures/runs/vocabularies.json
 
 SteelTown is read by one small shape through several vocabularies, once with the same bytes of text for all and once
 with the same CPU seconds. A larger vocabulary makes a step's text longer and its head dearer, so the two budgets may
-rank them differently; perplexity per token ranks them by their number of tokens.
+rank them differently; perplexity per token ranks them by their number of tokens. A run has one optimizer, from its
+first step to its last.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from steel.tokenizer.texts import document_text
 
 from . import command
 from .ledger import Ledger
-from .merging import HEADS, LENGTH, SHAPE, Reader, read
+from .merging import HEADS, LENGTH, SHAPE, Reader, adamw, read
 
 BYTES_ONLY = 259
 """Entries of a vocabulary without any merge: 256 bytes and three control tokens."""
@@ -87,15 +88,16 @@ def main(run: Path, out: Path = Path("vocabularies.json"), seeds: int = 3) -> No
     train, held = town(run)
     sizes = {name: len(part) for name, part in held.items()}
     same = {"entries": ENTRIES, "bytes": BUDGET_BYTES, "seconds": BUDGET_SECONDS}
-    ledger = Ledger(out, "vocabularies", same | {"held_out_documents": sizes})
+    same |= {"train_bytes": sum(len(text.encode()) for text in train), "held_out_documents": sizes}
+    ledger = Ledger(out, "vocabularies", same)
 
     def work(key: dict) -> dict:
         model, tokenizer, reader = newborn(train, key["entries"], key["seed"])
-        began, done = time.process_time(), 0
+        optimizer, began, done = adamw(model), time.process_time(), 0
         if key["budget"] == "bytes":
-            read(model, reader, done := BUDGET_BYTES)
+            read(model, reader, done := BUDGET_BYTES, optimizer)
         while key["budget"] == "seconds" and time.process_time() - began < BUDGET_SECONDS:
-            read(model, reader, SLICE)
+            read(model, reader, SLICE, optimizer)
             done += SLICE
         seconds = time.process_time() - began
         found = bits_per_byte(model, tokenizer, held, context=LENGTH)
@@ -103,7 +105,8 @@ def main(run: Path, out: Path = Path("vocabularies.json"), seeds: int = 3) -> No
             name: {"bpb": d["bpb"], "ppl": d["ppl"], "tokens": d["tokens"]}
             for name, d in found["domains"].items()
         }
-        return {"bytes": done, "seconds": seconds, "domains": domains}
+        parameters = sum(p.numel() for p in model.parameters())
+        return {"bytes": done, "seconds": seconds, "parameters": parameters, "domains": domains}
 
     keys = [
         {"budget": budget, "entries": entries, "seed": seed}

@@ -98,7 +98,7 @@ def hold_out(rows: list[dict], share: float, seed: int) -> tuple[list[int], list
     for i, row in enumerate(rows):
         prompts.setdefault(repr(row["messages"]), []).append(i)
     groups, held = list(prompts.values()), []
-    for g in Stream("reward held out", seed, len(groups)).samples(range(len(groups)))[0]:
+    for g in Stream("reward held out", seed, len(groups)).samples(range(len(groups))):
         if len(held) >= share * len(rows):
             break
         held += groups[g]

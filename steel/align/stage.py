@@ -90,7 +90,7 @@ class Job:
 
     def take(self, stream: Stream, step: int) -> list[list[int]]:
         """This rank's items at a step, a list for each micro-batch."""
-        return [stream.samples(draws)[0].tolist() for draws in self.draws(step)]
+        return [stream.samples(draws).tolist() for draws in self.draws(step)]
 
     def stage(
         self, batch_fn, loss_fn, length: int, counts: dict, packed: bool = False, **more
@@ -103,39 +103,24 @@ class Job:
         if rank := self.settings.lora_rank:
             add_lora(self.model, rank, self.settings.lora_alpha, self.cfg.seed)
         prepare(self.model, self.settings, self.world, length, packed)
+        work = (STAGES[self.name][0], self.settings, self.model, batch_fn, loss_fn)
         data = {**self.facts, "long": self.long, **counts}
-        return Stage(
-            STAGES[self.name][0],
-            self.settings,
-            self.model,
-            batch_fn,
-            loss_fn,
-            seed=self.cfg.seed,
-            tokenizer=self.tokenizer,
-            config=self.cfg.to_dict(),
-            header={"config_hash": self.cfg.hash(), "data": data},
-            **more,
-        )
+        header = {"config_hash": self.cfg.hash(), "data": data}
+        about = {"seed": self.cfg.seed, "tokenizer": self.tokenizer, "config": self.cfg.to_dict()}
+        return Stage(*work, **about, header=header, **more)
 
 
 def run(
-    name: str,
-    cfg: Config,
-    model: Path | str,
-    data,
-    run: Path | str,
-    *,
-    resume: str = "auto",
-    replay: Path | str | None = None,
+    name: str, cfg: Config, model: Path | str, data, run: Path | str, replay: Path | None = None
 ) -> Path:
     """Train stage `name` of `STAGES` on the model folder `model`; returns the new model's folder.
 
     data: one jsonl file of rows or a list of them. run: the folder for log.jsonl, checkpoints/ and
     hf/. replay: token shards for `cfg.sft.replay_rows`. Settings are the section of `cfg` with the
-    stage's name. Raises UserError for a batch that
-    does not divide by the ranks, files without usable rows, a `run` folder that was started on
-    others, a model that mixes the tokens of a row (padding and packed neighbours would enter its
-    loss) and a tokenizer without the chat template's tokens.
+    stage's name. Raises UserError for a batch that does not divide by the ranks, files without
+    usable rows, a `run` folder that was started on others, a model that mixes the tokens of a row
+    (padding and packed neighbours would enter its loss) and a tokenizer without the chat template's
+    tokens.
     """
     title, what, check = STAGES[name]
     folder, world = RunFolder(run), join_world()
@@ -145,9 +130,8 @@ def run(
     lm, tokenizer = open_model(model, device=world.device)
     require_causal(lm, title)
     stop_ids(tokenizer, chat=True)
-    job = Job(name, cfg, Path(model), rows, facts, lm, tokenizer, folder, world)
-    job.replay = Path(replay) if replay else None
-    fit(importlib.import_module(f".{name}", __package__).stage(job), folder, world, resume)
+    job = Job(name, cfg, Path(model), rows, facts, lm, tokenizer, folder, world, replay)
+    fit(importlib.import_module(f".{name}", __package__).stage(job), folder, world)
     return folder.hf
 
 

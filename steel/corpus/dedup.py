@@ -44,6 +44,14 @@ class Near:
     permutations: int = 128
     min_chars: int = 30
 
+    def __post_init__(self) -> None:
+        sizes = (self.ngram, self.permutations // 8, self.min_chars)
+        if min(sizes) < 1 or not 0 < self.threshold <= 1:
+            limits = (
+                "a threshold above 0 and at most 1, permutations of 8 or more, others of 1 or more"
+            )
+            raise UserError(f"dedup: near takes {limits}")
+
 
 @dataclass(frozen=True)
 class Dedup:
@@ -65,17 +73,9 @@ class Dedup:
         """From a recipe's `dedup` part; an empty mapping means no deduplication."""
         try:
             near = Near(**settings["near"]) if settings.get("near") else None
-            sizes = (near.ngram, near.permutations // 8, near.min_chars) if near else (1,)
-            good = min(sizes) >= 1 and (not near or 0 < near.threshold <= 1)
         except TypeError as error:
-            raise UserError(
-                f"dedup: {error}; near takes {', '.join(Near.__match_args__)}"
-            ) from None
-        if not good:
-            limits = (
-                "a threshold above 0 and at most 1, permutations of 8 or more, others of 1 or more"
-            )
-            raise UserError(f"dedup: near takes {limits}")
+            takes = ", ".join(Near.__match_args__)
+            raise UserError(f"dedup: {error}; near takes {takes}") from None
         return cls(bool(settings.get("exact")), near, simhash or {})
 
 
@@ -93,9 +93,9 @@ class Pair(NamedTuple):
 
 class Keys(NamedTuple):
     """What deduplication remembers of N documents, of none if nothing is compared: `exact_N2` uint64
-    (128-bit hash), `long_N` bool,
-    whether it takes part in near-duplicate search, and `signature_MP` uint32 of those M that do;
-    `simhash_N` uint64 and `group_N` int16, the group whose fingerprint that is, -1 for none."""
+    (128-bit hash), `long_N` bool, whether it takes part in near-duplicate search, `signature_MP`
+    uint32 of those M that do, `simhash_N` uint64, and `group_N` int16, the group of that fingerprint,
+    -1 for none."""
 
     exact_N2: np.ndarray
     long_N: np.ndarray
@@ -133,17 +133,15 @@ def bands(threshold: float, permutations: int) -> tuple[int, int]:
 
 def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
     """Hashes and signatures of documents, in order: 27 + 4 P bytes each; `find` takes about twice that."""
-    near, exact, long = settings.near, [], []
-    simhashes, groups, fingerprint = [], [], _fingerprint(settings)
+    near, fingerprint = settings.near, _fingerprint(settings)
+    exact, long, fingerprints = [], [], []
     signatures: list[np.ndarray] = []
     batch: list[np.ndarray] = []
     held = 0
     for document in documents:
         if settings == NO_DEDUP:
             continue
-        group, value = fingerprint(document)
-        groups.append(group)
-        simhashes.append(value)
+        fingerprints.append(fingerprint(document))
         text = normalise(document.readable())
         roles = "".join(turn["role"][0] for turn in document.messages)
         data = f"{roles}\0{text}".encode("utf-8", "surrogatepass")
@@ -160,13 +158,9 @@ def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
         signatures.append(_signatures(batch, near))
     none = np.zeros((0, near.permutations if near else 0), np.uint32)
     exact_N2 = np.frombuffer(b"".join(exact), "<u8").reshape(-1, 2)
-    return Keys(
-        exact_N2,
-        np.array(long, bool),
-        np.concatenate([none, *signatures]),
-        np.array(simhashes, np.uint64),
-        np.array(groups, np.int16),
-    )
+    groups, simhashes = zip(*fingerprints) if fingerprints else ((), ())
+    more = np.array(simhashes, np.uint64), np.array(groups, np.int16)
+    return Keys(exact_N2, np.array(long, bool), np.concatenate([none, *signatures]), *more)
 
 
 def _fingerprint(settings: Dedup) -> Callable[[Document], tuple[int, int]]:
@@ -182,7 +176,7 @@ def _fingerprint(settings: Dedup) -> Callable[[Document], tuple[int, int]]:
 
     def fingerprint(document: Document) -> tuple[int, int]:
         group, function = of(document.source, bool(document.messages))
-        return group, function(document.readable()) if group >= 0 else 0
+        return group, function(document.readable())
 
     return fingerprint
 
@@ -221,9 +215,8 @@ def find(all_keys: Keys, settings: Dedup) -> list[Pair]:
         left_M = ~np.isin(index_M, list(pairs))
         index_M, signature_MP = index_M[left_M].tolist(), all_keys.signature_MP[left_M]
         for later, earlier, similarity in _near(signature_MP, settings.near):
-            pairs[index_M[later]] = Pair(
-                index_M[later], index_M[earlier], "near", round(similarity, 3)
-            )
+            removed, kept = index_M[later], index_M[earlier]
+            pairs[removed] = Pair(removed, kept, "near", round(similarity, 3))
     for group, parameters in enumerate(settings.groups()):
         index_M = np.flatnonzero(all_keys.group_N == group)
         index_M = index_M[~np.isin(index_M, list(pairs))]

@@ -13,7 +13,7 @@ import yaml
 
 from ..config import UserError, first_line, needs
 from ..documents import DocumentWriter
-from .sources import CARD, Source, find_source
+from .sources import CARD, find_source
 from .sources.readers import opened_records
 from .sources.steel_rules import mapped
 
@@ -45,18 +45,18 @@ def download(
     try:
         api = hub.HfApi(endpoint=endpoint or None)
         tree = api.list_repo_tree(**place, recursive=True)
-        sizes = {e.path: e.size for e in tree if hasattr(e, "size") and _wanted(source, e.path)}
+        files = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
+        wanted = {p for pattern in source.hub_files for p in fnmatch.filter(files, pattern)}
+        sizes = {path: files[path] for path in sorted(wanted)}
         total = sum(sizes.values())
         tell(f"{name}: {len(sizes)} files, {total / 1e9:,.2f} GB, {source.licence}")
         if sample:
             fs = hub.HfFileSystem(endpoint=endpoint or None)
-            rows = itertools.islice(_remote(fs, source.hub, sorted(sizes)), sample)
+            rows = itertools.islice(_remote(fs, source.hub, sizes), sample)
             return f"{name}: {_write(folder / 'sample.jsonl.zst', rows)} records in {folder}"
         _check_disk(folder, total)
-        patterns = list(source.hub_files)
-        hub.snapshot_download(
-            **place, local_dir=folder, allow_patterns=patterns, endpoint=endpoint or None
-        )
+        how = {"allow_patterns": list(source.hub_files), "endpoint": endpoint or None}
+        hub.snapshot_download(**place, local_dir=folder, **how)
         damaged = api.verify_repo_checksums(**place, local_dir=folder).mismatches if sizes else []
     except UserError:
         raise
@@ -64,10 +64,8 @@ def download(
         if source.gated and any(sign in str(error) for sign in ("401", "403", "gated", "Gated")):
             why = f"the publisher wants its terms accepted: {source.obtain}"
         else:
-            why = (
-                f"{source.hub} cannot be reached ({first_line(error)[:160]}); check the network or "
-                "set HF_ENDPOINT to a mirror, then run the same command again: it goes on"
-            )
+            remedy = "check the network or set HF_ENDPOINT to a mirror; the same command goes on"
+            why = f"{source.hub} cannot be reached ({first_line(error)[:160]}); {remedy}"
         raise UserError(f"{name}: {why}") from None
     if not sizes:
         patterns = ", ".join(source.hub_files)
@@ -111,11 +109,7 @@ def stream_dataset(
     return f"{name}: {count} records in {folder}"
 
 
-def _wanted(source: Source, path: str) -> bool:
-    return any(fnmatch.fnmatch(path, pattern) for pattern in source.hub_files)
-
-
-def _remote(fs: Any, repo: str, paths: list[str]) -> Iterator[dict]:
+def _remote(fs: Any, repo: str, paths: Iterable[str]) -> Iterator[dict]:
     """The good records of files on the hub, one file after another."""
     for path in paths:
         with fs.open(f"datasets/{repo}/{path}", "rb") as file:

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..config import UserError, first_line
+from ..config import UserError, read_yaml
 from .dedup import NO_DEDUP, Dedup
 from .operators import Operator, make
 from .sources import KINDS, SOURCES, chosen
@@ -47,10 +45,6 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         known = " or ".join(RECIPES)
         raise UserError(f"no recipe {str(recipe)!r}; use {known}, or the path of a YAML file")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({first_line(error)})") from None
 
     def part(of: dict, name: str, *allowed: str) -> dict:
         value = of.get(name) or {}
@@ -61,7 +55,7 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
             raise UserError(f"{path}: {name} has no {', '.join(sorted(unknown))}; it takes {takes}")
         return value
 
-    top = part({"recipe": data}, "recipe", "name", "convert", "clean", "dedup")
+    top = part({"recipe": read_yaml(path)}, "recipe", "name", "convert", "clean", "dedup")
     convert, clean = part(top, "convert", "rules", "options"), part(top, "clean", *KINDS, *SOURCES)
     rules, options = convert.get("rules", "steel"), part(convert, "options", *SOURCES)
     if rules not in RULE_SETS:

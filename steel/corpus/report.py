@@ -39,15 +39,15 @@ class Tally:
 
 
 class Evidence:
-    """Writes what one step over one source threw away and changed, until the block ends.
+    """Counts and writes what one step over one source threw away and changed, until the block ends.
 
     STEM.rejects.jsonl.zst: documents as they were when they were removed, with `meta["rejected"]`:
     {"operator", "reason", "value" measured and "limit" passed or None}. STEM.traces.jsonl: the
     first `trace` changes of each operator, {"operator", "id", "before", "after"}.
     """
 
-    def __init__(self, stem: Path, trace: int = 0):
-        self._trace, self._rows, self._count = trace, [], Counter()
+    def __init__(self, stem: Path, tally: Tally, trace: int = 0):
+        self._tally, self._trace, self._rows = tally, trace, []
         self._path = stem.with_name(f"{stem.name}.traces.jsonl")
         self._writer = DocumentWriter(stem.with_name(f"{stem.name}.rejects.jsonl.zst"))
 
@@ -61,13 +61,15 @@ class Evidence:
 
     def reject(self, document: Document, reject: Reject, **more: Any) -> None:
         """Keep a removed document; `more` goes to what is said of it."""
+        self._tally.gone[reject.operator] += 1
         meta = document.meta | {"rejected": reject._asdict() | more}
         self._writer.write(replace(document, meta=meta))
 
     def changed(self, op: Operator, before: Document, after: Document) -> None:
         """Keep a change, if the operator has not shown enough."""
-        self._count[op.name] += 1
-        if self._count[op.name] <= self._trace:
+        count = self._tally.more["changed"]
+        count[op.name] += 1
+        if count[op.name] <= self._trace:
             texts = {"before": before.readable(), "after": after.readable()}
             self._rows.append({"operator": op.name, "id": before.id, **texts})
 
@@ -92,19 +94,15 @@ def read_rejects(out: Path, operator: str = "", source: str = "") -> Iterator[Do
     """The documents that `prepare` removed, of one operator or source if one is named."""
     folder = Path(out) / "report" / "rejects"
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder; give the folder that `steel data prepare` wrote"
-        )
+        raise UserError(f"{folder}: no such folder; give what `steel data prepare` wrote")
     for path in sorted(folder.glob(f"{source or '*'}.jsonl.zst")):
         for document in read_documents(path):
             if operator in ("", document.meta["rejected"]["operator"]):
                 yield document
 
 
-def write_report(
-    out: Path, recipe: str, parts: dict[str, dict], about: dict[str, Any]
-) -> dict[str, Any]:
-    """Check that the sums close, add totals and warnings, write and return OUT/report.json."""
+def write_report(out: Path, recipe: str, parts: dict[str, dict], about: dict[str, Any]) -> None:
+    """Check that the sums close, add totals and warnings, write OUT/report.json."""
     totals: dict[str, dict[str, int]] = {}
     for name, part in parts.items():
         before = None
@@ -119,7 +117,6 @@ def write_report(
     report["flows"] = _flows(parts)
     report["warnings"] = _warnings(report)
     write_json(out / "report.json", report)
-    return report
 
 
 def drop_stale(out: Path, names: list[str]) -> None:
@@ -143,10 +140,8 @@ def _flows(parts: dict[str, dict]) -> list[dict[str, Any]]:
         before = name
         for step, counts in part["steps"].items():
             flows[before, step] += counts["in"]
-            for reason, number in {
-                **counts.get("rejected", {}),
-                **counts.get("removed", {}),
-            }.items():
+            gone = counts.get("rejected", {}) | counts.get("removed", {})
+            for reason, number in gone.items():
                 flows[step, reason] += number
             before = step
         flows[before, "documents"] += counts["kept"]

@@ -6,12 +6,14 @@ encoded twice. What a task leaves in OUT/.work is written atomically before data
 as completed: a task that is killed in between is done again, to the same bytes.
 """
 
-import io
 import itertools
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,61 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from ..documents import Document, DocumentWriter, decode, encode, read_lines, write_rows
-from ..runlog import atomic_write, read_json
+from ..runlog import atomic_file, atomic_write, read_json
 from . import dedup as duplicates
 from .convert import PLACES, convert_source
-from .dedup import Keys
-from .job import Job
-from .operators import Operator, Reject, apply
+from .dedup import NO_DEDUP, Dedup, Keys
+from .operators import Reject, apply
 from .recipe import Recipe
 from .report import Evidence, Tally, drop_stale, publish_evidence, write_report
 
 LISTED = 100_000  # pairs of copies, at most
 Stream = Iterator[tuple[Document, bytes]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `prepare`, all paths absolute: it travels to other processes and machines."""
+
+    root: Path
+    out: Path
+    recipe: Recipe
+    steps: tuple[str, ...]
+    trace: int
+    files: dict[str, list[Path]]  # by source
+    about: dict[str, Any]  # for the report
+    blocks: list[dict[str, list[Path]]]  # the files of each task, by source
+    digest: str  # of everything that decides the outputs
+
+    @property
+    def done(self) -> Path:
+        return self.out / ".work" / "done.json"
+
+    @property
+    def work(self) -> Path:
+        return self.out / ".work" / f"{self.digest}-{len(self.blocks)}"
+
+    @property
+    def copies(self) -> Dedup:
+        return self.recipe.dedup if "dedup" in self.steps else NO_DEDUP
+
+    def outcome(self) -> str:
+        """What stands in done.json when this call has been made and its outputs still stand."""
+        sizes = {file.name: file.stat().st_size for file in sorted(self.out.glob("*.json*"))}
+        return json.dumps([self.digest, sizes])
+
+    def is_done(self) -> bool:
+        return self.done.is_file() and self.done.read_text() == self.outcome()
+
+    def make_room(self) -> None:
+        """Remove what other calls have left in OUT/.work, and this one's if its outputs are gone."""
+        self.done.unlink(missing_ok=True)
+        finished = (self.work / "report/completions/00000").exists()
+        for old in self.done.parent.glob("*"):
+            if old.is_file():
+                old.unlink()
+            elif old != self.work or finished:
+                shutil.rmtree(old)
 
 
 class Step(PipelineStep):
@@ -42,11 +88,8 @@ class Step(PipelineStep):
         self.job = job
 
     def count(self, rank: int, tallies: dict[str, Tally]) -> None:
-        """Leave the counts of this step, by source, for the report and for datatrove's stats."""
+        """Leave the counts of this step, by source, for the report."""
         counts = {source: tally.counts() for source, tally in tallies.items()}
-        for source, tally in tallies.items():
-            self.stat_update(f"{source} in", value=tally.read)
-            self.stat_update(f"{source} kept", value=tally.kept)
         atomic_write(self.job.work / "counts" / f"{self.name}-{rank:05d}.json", json.dumps(counts))
 
     def counts(self, source: str) -> dict[str, Any]:
@@ -110,33 +153,23 @@ class Clean(Step):
     def run(self, data, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, Stream]]:
         tallies = {}
         for name, documents in data:
-            tallies[name] = Tally()
-            with Evidence(self.part(rank, name, ".clean"), self.job.trace) as evidence:
-                yield name, cleaned(documents, self.job.recipe, tallies[name], evidence)
+            tally, stem = tallies.setdefault(name, Tally()), self.part(rank, name, ".clean")
+            with Evidence(stem, tally, self.job.trace) as evidence:
+                yield name, cleaned(documents, self.job.recipe, tally, evidence)
         self.count(rank, tallies)
 
 
 def cleaned(found: Stream, recipe: Recipe, tally: Tally, evidence: Evidence) -> Stream:
     """What the recipe's operators leave of the documents; a changed one is encoded again."""
-    operators: dict[tuple[str, bool], list] = {}
-    changed = tally.more.setdefault("changed", Counter())
-    removed = tally.more.setdefault("removed_characters", Counter())
-    tally.more["characters"] = 0
-
-    def note(op: Operator, before: Document, after: Document) -> None:
-        changed[op.name] += 1
-        evidence.changed(op, before, after)
-
+    operators = cache(recipe.operators)
+    tally.more |= {"changed": Counter(), "removed_characters": Counter(), "characters": 0}
     for document, line in found:
-        kind = (document.source, bool(document.messages))
-        if kind not in operators:
-            operators[kind] = recipe.operators(*kind)
         tally.read += 1
-        result, reject = apply(operators[kind], document, note)
+        chain = operators(document.source, bool(document.messages))
+        result, reject = apply(chain, document, evidence.changed)
         size = len(result.readable())
         if reject is not None:
-            tally.gone[reject.operator] += 1
-            removed[reject.operator] += size
+            tally.more["removed_characters"][reject.operator] += size
             evidence.reject(result, reject)
             continue
         tally.kept += 1
@@ -153,18 +186,18 @@ class Keep(Step):
         for name, documents in data:
             ids: list[str] = []
             with DocumentWriter(self.part(rank, name, ".jsonl.zst")) as writer:
-
-                def written(documents=documents, writer=writer, ids=ids) -> Iterator[Document]:
-                    for document, line in documents:
-                        writer.write_line(line)
-                        ids.append(document.id)
-                        yield document
-
-                keys, buffer = duplicates.keys(written(), self.job.copies), io.BytesIO()
-            np.savez(buffer, **keys._asdict(), documents=len(ids))
-            atomic_write(self.part(rank, name, ".npz"), buffer.getvalue())
+                keys = duplicates.keys(written(documents, writer, ids), self.job.copies)
+            with atomic_file(self.part(rank, name, ".npz")) as file:
+                np.savez(file, **keys._asdict(), documents=len(ids))
             atomic_write(self.part(rank, name, ".ids.json"), json.dumps(ids))
-            self.stat_update(name, value=writer.count)
+
+
+def written(documents: Stream, writer: DocumentWriter, ids: list[str]) -> Iterator[Document]:
+    """The documents, each written and its name noted on the way."""
+    for document, line in documents:
+        writer.write_line(line)
+        ids.append(document.id)
+        yield document
 
 
 class Compare(Step):
@@ -185,7 +218,6 @@ class Compare(Step):
         keys = Keys(*map(np.concatenate, zip(*loaded, strict=True)))
         del loaded  # as large as the keys
         pairs = duplicates.find(keys, self.job.copies)
-        self.stat_update("copies", value=len(pairs))
         ids = self._ids({place for pair in pairs for place in (pair.removed, pair.kept)})
         named = [
             (p.removed, p._asdict() | {"removed": ids[p.removed], "kept": ids[p.kept]})
@@ -212,13 +244,14 @@ class LeaveOut(Step):
         docs = self.job.work / "docs"
         parts = (self.part(*at, ".jsonl.zst") for at in self.parts() if at[1] == name)
         lines = (line for part in parts for _, line in read_lines(part))
-        with DocumentWriter(docs / f"{name}.jsonl.zst") as writer, Evidence(docs / name) as thrown:
+        writer, evidence = DocumentWriter(docs / f"{name}.jsonl.zst"), Evidence(docs / name, tally)
+        with writer, evidence:
             for place, line in enumerate(lines, firsts[name]):
                 tally.read += 1
                 if pair := copies.get(place):
-                    tally.gone[kind := pair["kind"]] += 1
+                    kind = pair["kind"]
                     reject = Reject(f"{kind} copy", pair["similarity"], limits.get(kind), kind)
-                    thrown.reject(decode(line), reject, copy_of=pair["kept"])
+                    evidence.reject(decode(line), reject, copy_of=pair["kept"])
                 else:
                     tally.kept += 1
                     writer.write_line(line + b"\n")
@@ -237,13 +270,10 @@ class Report(Step):
             rows = (pair for _, pair in named[:LISTED])
             write_rows(job.out / "report" / "duplicates.jsonl", rows)
         counted = {step.name: step(job) for step in (Convert, Clean, LeaveOut)}
-        parts = {
-            name: {
-                "files": len(files),
-                "steps": {step: counted[step].counts(name) for step in job.steps},
-            }
-            for name, files in job.files.items()
-        }
+        parts = {}
+        for name, files in job.files.items():
+            steps = {step: counted[step].counts(name) for step in job.steps}
+            parts[name] = {"files": len(files), "steps": steps}
         drop_stale(job.out, list(job.files))
         for name in job.files:
             stems = [self.part(*at, ".clean") for at in self.parts() if at[1] == name]

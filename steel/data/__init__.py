@@ -7,10 +7,9 @@
 Reading needs only numpy and torch. Writing (`pack`, `append`) imports the tokenizer and zstandard when it is called.
 """
 
-from .append import append
 from .batch import Batch
 from .loader import Loader
-from .pack import pack
-from .shards import ShardSet, describe
+from .pack import append, pack
+from .shards import ShardSet
 
-__all__ = ["Batch", "Loader", "ShardSet", "append", "describe", "pack"]
+__all__ = ["Batch", "Loader", "ShardSet", "append", "pack"]

@@ -55,7 +55,8 @@ class Loader:
         world: int = 1,
         mask_documents: bool = True,
     ):
-        _positive(sequence_length=sequence_length, batch_size=batch_size)
+        if min(sequence_length, batch_size) < 1:
+            raise UserError(f"{sequence_length=} and {batch_size=} have to be 1 or more")
         if not shards.pieces:
             hint = "hold_out above 0" if shards.split == "validation" else "some documents"
             raise UserError(f"{shards.root} holds no {shards.split} tokens; pack with {hint}")
@@ -180,7 +181,6 @@ class Loader:
         """Take on, from `step`, another batch size, another mixture, and appended shards."""
         slot, rows = self._span(step)
         if batch_size not in (None, rows):
-            _positive(batch_size=batch_size)
             earlier = [b for b in self._batches if b[0] < step]
             self._batches = [*earlier, (step, slot, batch_size)]
             self.events.append(f"batch size {rows} → {batch_size} sequences from step {step}")
@@ -232,7 +232,7 @@ class Loader:
         piece, sample = np.empty_like(slots), np.empty_like(slots)
         for name, at, draws in self.mixture.draws(slots):
             members, first, stream = self._stream(name)
-            found, _ = stream.samples(draws)
+            found = stream.samples(draws)
             which = np.searchsorted(first, found, side="right") - 1
             piece[at], sample[at] = members[which], found - first[which]
         _, first_token, tokens, source = self._pieces[:, piece]
@@ -299,12 +299,6 @@ def _spread(weights: Mapping[str, float], sizes: Mapping[str, int]) -> Mapping[s
     each = weights[REST] / max(1, sum(rest.values()))
     named = {name: weight for name, weight in weights.items() if name != REST}
     return named | {name: each * size for name, size in rest.items()}
-
-
-def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{name} is {value!r}; it must be a whole number ≥ 1")
 
 
 def _same_corpus(shards: ShardSet, generations: list[str]) -> None:

@@ -149,21 +149,20 @@ class Stream:
         laps, t = divmod(d - era.start, era.size)
         return era.epoch + laps, t, era.size
 
-    def samples(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """int64 draws -> (samples, epochs), both int64 of the same shape."""
+    def samples(self, draws: np.ndarray) -> np.ndarray:
+        """int64 draws -> int64 samples of the same shape."""
         draws = np.asarray(draws, dtype=np.int64)
-        out, epochs = np.empty_like(draws), np.empty_like(draws)
+        out = np.empty_like(draws)
         if not self._eras:
             raise ValueError(f"stream {self.name!r} is empty")
         which = np.searchsorted(self._starts, draws, side="right") - 1
         for i in np.unique(which):
             era, rows = self._eras[i], np.flatnonzero(which == i)
             laps, t = np.divmod(draws.flat[rows] - era.start, era.size)
-            epochs.flat[rows] = era.epoch + laps
             for lap in np.unique(laps):
                 key = (self.seed, self.name, era.epoch + int(lap))
                 out.flat[rows[laps == lap]] = sigma_array(t[laps == lap], era.n0, era.log, key)
-        return out, epochs
+        return out
 
 
 def _append(eras: list[_Era], d: int, m: int) -> list[_Era]:

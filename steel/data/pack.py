@@ -5,13 +5,19 @@ A task is one file of documents; worker processes read and tokenise it, cut it i
 with the next file, and the result is byte-identical at any number of workers.
 
 Records in = documents in shards + rejects, per reason: the sums close.
+
+`append` adds documents while a run is using the corpus. They become the next generation of shards;
+nothing that is on disk changes, so a running job notices nothing. When the run resumes,
+`Loader.from_state` shuffles them together with exactly the samples that it has not seen in the
+current epoch, from the slot at which it resumes.
 """
 
 import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -19,17 +25,20 @@ from typing import NamedTuple
 from .. import machine
 from ..config import UserError
 from ..runlog import read_json, write_json
+from .loader import Loader
+from .mixture import POOL
 from .shard_file import EDGE, hash_file, token_dtype
 from .shards import (
     FORMAT,
     MANIFEST,
     TOKENIZER,
+    ShardSet,
     copy_tokenizer,
     generation_hash,
     read_manifest,
     tokenizer_hash,
 )
-from .tasks import Task, run_tasks
+from .tasks import Task, run_task
 
 SHARD_TOKENS = 1 << 24
 SMALL_BYTES = 8 << 20  # below this, starting worker processes takes longer than the work
@@ -60,11 +69,10 @@ def pack(
 ) -> dict:
     """Write token shards of all documents below `docs` into `out`; returns the manifest (OUT/manifest.json).
 
-    docs: folder of <source>.jsonl.zst or <source>/*.jsonl.zst, or one such file. Lines are documents
-    {"id", "text", "source", "lang", "meta"}; a dialogue has text "" and meta["messages"]. workers:
-    processes, each for a file at a time. shard_tokens: a shard ends after so many tokens. hold_out:
-    share of documents that go to the split "validation", by a hash of their content. litpkds: `docs`
-    holds chunks of the original's format (*.bin) instead. progress: show a bar.
+    docs: see `find_inputs`. workers: processes, each for a file at a time. shard_tokens: a shard
+    ends after so many tokens. hold_out: share of documents that go to the split "validation", by a
+    hash of their content. litpkds: `docs` holds chunks of the original's format (*.bin) instead.
+    progress: show a bar.
 
     The same call after a crash goes on; on a finished folder it changes nothing. UserError when
     `out` holds another pack or is being packed into, an input is damaged, or two inputs have the
@@ -87,10 +95,72 @@ def pack(
         return write_generation(inputs, root, tokenizer, settings, None, workers, progress)
 
 
+def append(
+    out: Path | str,
+    docs: Path | str,
+    tokenizer_folder: Path | str | None = None,
+    *,
+    consumed: Mapping | Path | str | None = None,
+    workers: int = 1,
+    progress: bool = True,
+) -> dict:
+    """Pack `docs` into the shard folder `out` as its next generation. Interrupted, the same call goes on.
+
+    tokenizer_folder: has to be the one in the shards, which is taken without it.
+    consumed: the data state of a run (`Loader.state`), or its folder: checked against `out`, and the
+    answer then says what the run will mix. Returns {"generation", "documents", "tokens", "bytes"}
+    and, with `consumed`, {"from_step", "new_samples", "without_share"}: the sources that are new to a run
+    with shares by name. It refuses to go on until they have one, or "*" stands for them.
+
+    UserError when the tokenizer is another one, when a file repeats an earlier one (both are named),
+    when a shard has changed on disk, or when the run does not read these shards.
+    """
+    from ..tokenizer import bpe
+
+    root = Path(out)
+    shards = ShardSet.open(root)
+    shards.check_all()
+    before = shards.manifest
+    state = find_state(consumed) if isinstance(consumed, (str, Path)) else consumed
+    if state is not None:
+        Loader.from_state(shards, state)
+    tokenizer_folder = tokenizer_folder or shards.tokenizer
+    shards.check_vocabulary(shards.vocab_size, tokenizer_folder)
+    settings = {key: before[key] for key in SETTINGS}
+    inputs, tokenizer = find_inputs(docs, settings["litpkds"]), bpe.load(tokenizer_folder)
+    with locked(root):
+        if read_manifest(root) != before:
+            raise UserError(f"another process has just appended to {root}; run the command again")
+        manifest = write_generation(inputs, root, tokenizer, settings, before, workers, progress)
+    generation = len(before["generations"])
+    now = manifest["generations"][generation]
+    added = {key: now[key] for key in ("documents", "tokens", "bytes")}
+    answer = {"generation": generation, **added}
+    if state is not None:
+        grown = ShardSet(root, manifest, "train")
+        named = POOL not in state["phases"][-1]["quotas"]
+        answer["from_step"] = state["step"]
+        answer["new_samples"] = grown.samples(state["sequence_length"], since=generation)
+        answer["without_share"] = sorted({*grown.sources} - {*shards.sources}) if named else []
+    return answer
+
+
+def find_state(run: Path | str) -> dict:
+    """The newest data state in the checkpoints of a RUN folder and of its stages."""
+    files = list(Path(run).glob("**/step-*/state.json"))
+    if not files:
+        raise UserError(f"no checkpoint in {run}; give the stage's folder, such as RUN/pretrain")
+    states = [state for file in files if (state := read_json(file).get("data"))]
+    if not states:
+        raise UserError(f"{run} holds no data state; was this run trained on token shards?")
+    return max(states, key=lambda state: state["step"])
+
+
 def find_inputs(docs: Path | str, litpkds: bool = False) -> list[Input]:
     """<source>.jsonl[.zst] files, or <source>/*.jsonl[.zst], of a folder; or the one file given.
 
-    A LITPKDS chunk <source>_0_0000000000.bin, or <source>/*.bin, belongs to <source>.
+    Lines are documents, see `steel.documents`. A LITPKDS chunk <source>_0_0000000000.bin, or
+    <source>/*.bin, belongs to <source>.
     """
     root = Path(docs)
     if not root.exists():
@@ -157,11 +227,14 @@ def write_generation(
     sizes = {task.path: task.path.stat().st_size for task in left}
     left.sort(key=lambda task: -sizes[task.path])  # the longest first: none is waited for
     workers = min(workers, len(left)) if sum(sizes.values()) >= SMALL_BYTES else 1
-    core = tokenizer.backend_tokenizer.to_str()
     done = sum(record["records"] for record in records.values())
     with machine.progress(None, "packing", "documents", done, show=progress) as bar:
-        new = run_tasks(left, root, core, workers, bar.advance)
-    records |= {record["stem"]: record for record in new}
+        advance = bar.advance if workers == 1 else None
+        work = partial(run_task, root, tokenizer.backend_tokenizer.to_str(), advance)
+        for record in machine.in_processes(work, left, workers):
+            records[record["stem"]] = record
+            if advance is None:
+                bar.advance(record["records"])
     manifest = _manifest(settings, [records[task.record["stem"]] for task in tasks], before)
     try:
         _refuse_copies(manifest)
@@ -233,13 +306,10 @@ def _manifest(settings: dict, records: list[dict], before: dict | None) -> dict:
         documents = sum(shard["documents"] for shard in record["shards"])
         inputs.append({**{key: record[key] for key in kept}, "documents": documents})
         for shard in record["shards"]:
-            place = {key: record[key] for key in ("source", "file", "generation")}
-            shards.append({**shard, **place})
+            shards.append(shard | {key: record[key] for key in ("source", "file", "generation")})
             for key in counted:
                 counted[key] += shard[key]
-    rejected: Counter[str] = Counter()
-    for row in inputs:
-        rejected.update(row["rejected"])
+    rejected = sum((Counter(row["rejected"]) for row in inputs), Counter())
     result = {
         "format": FORMAT,
         "dtype": token_dtype(settings["vocab_size"]).name,

@@ -69,7 +69,6 @@ class ShardFile:
 
     def __init__(self, root: Path, record: dict, width: int):
         self.root, self.record, self.width = root, record, width
-        self.file: IO[bytes] | None = None
         self.sums: np.ndarray | None = None  # uint32, CRC-32 of every block
         self.unread = bytearray()  # one byte a block: 1 until it is checked
         self.left = 0  # how many are still 1
@@ -78,26 +77,22 @@ class ShardFile:
     def path(self) -> Path:
         return self.root / self.record["path"]
 
-    def open(self) -> None:
-        """Open the file and, the first time, read its checksums."""
+    def open(self) -> IO[bytes]:
+        """The open file; the first time, its checksums are read, too."""
         try:
             if self.sums is None:
                 self._read_sums()
-            self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (open as long as it is read)
+            return open(self.path, "rb", buffering=0)
         except OSError as error:
             raise UserError(f"cannot read shard {self.path}: {error}") from None
 
-    def close(self) -> None:
-        self.file.close()
-        self.file = None
-
-    def read(self, first: int, out: np.ndarray) -> None:
+    def read(self, file: IO[bytes], first: int, out: np.ndarray) -> None:
         """Fill `out` with the tokens from `first` on. UserError when the file is cut or changed."""
         low = first * self.width
         if self.left:
-            self._check_blocks(low // BLOCK_BYTES, (low + out.nbytes - 1) // BLOCK_BYTES + 1)
-        if os.preadv(self.file.fileno(), [out], low) != out.nbytes:
-            raise self._broken()
+            self._check_blocks(file, low // BLOCK_BYTES, (low + out.nbytes - 1) // BLOCK_BYTES + 1)
+        if os.preadv(file.fileno(), [out], low) != out.nbytes:
+            raise self._broken(file)
 
     def _read_sums(self) -> None:
         index = self.path.with_suffix(".idx").read_bytes()
@@ -106,16 +101,16 @@ class ShardFile:
         self.sums = np.frombuffer(index, "<u4", offset=8 * self.record["documents"]).copy()
         self.unread, self.left = bytearray(b"\1") * len(self.sums), len(self.sums)
 
-    def _check_blocks(self, begin: int, end: int) -> None:
+    def _check_blocks(self, file: IO[bytes], begin: int, end: int) -> None:
         while (block := self.unread.find(1, begin, end)) >= 0:
-            data = os.pread(self.file.fileno(), BLOCK_BYTES, block * BLOCK_BYTES)
+            data = os.pread(file.fileno(), BLOCK_BYTES, block * BLOCK_BYTES)
             if zlib.crc32(data) != self.sums[block]:
-                raise self._broken()
+                raise self._broken(file)
             self.unread[block] = 0
             self.left -= 1
 
-    def _broken(self) -> UserError:
-        found, expected = os.fstat(self.file.fileno()).st_size, self.record["tokens"] * self.width
+    def _broken(self, file: IO[bytes]) -> UserError:
+        found, expected = os.fstat(file.fileno()).st_size, self.record["tokens"] * self.width
         return changed(self.path) if found == expected else wrong_size(self.path, found, expected)
 
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections import defaultdict, deque
+from collections import defaultdict
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,8 +112,8 @@ class ShardSet:
                 self._shards.append(ShardFile(root, record, self.dtype.itemsize))
                 self._first.append(self.tokens + record["tokens"])
             self.pieces.append(Piece(generation, source, records, first, self.tokens - first))
-        self._open: deque[ShardFile] = deque()  # those whose file is open, in the order of opening
-        self._most_open = 0
+        most, shards = _file_limit(len(self._shards)), self._shards
+        self._open = lru_cache(most)(lambda number: shards[number].open())  # the rest are closed
 
     @classmethod
     def open(cls, folder: Path | str, split: str = "train", *, check: bool = True) -> ShardSet:
@@ -173,21 +174,10 @@ class ShardSet:
     def read(self, at: int, out: np.ndarray) -> None:
         """Fill `out` (n,), contiguous and of `self.dtype`, with tokens [at, at + n) of the split."""
         number = bisect_right(self._first, at) - 1
-        while (left := self._first[number + 1] - at) < len(out):
-            self._opened(number).read(at - self._first[number], out[:left])
+        while len(out):
+            left, file = self._first[number + 1] - at, self._open(number)
+            self._shards[number].read(file, at - self._first[number], out[:left])
             at, out, number = at + left, out[left:], number + 1
-        self._opened(number).read(at - self._first[number], out)
-
-    def _opened(self, number: int) -> ShardFile:
-        """A shard whose file is open; the one opened first is closed when there are too many."""
-        shard = self._shards[number]
-        if shard.file is None:
-            self._most_open = self._most_open or _file_limit(len(self._shards))
-            if len(self._open) >= self._most_open:
-                self._open.popleft().close()
-            shard.open()
-            self._open.append(shard)
-        return shard
 
 
 def _file_limit(wanted: int) -> int:
@@ -238,24 +228,3 @@ def verify(folder: Path | str) -> dict:
                     raise changed(file)
             bar.advance(shard["tokens"])
     return {"shards": len(shards.manifest["shards"]), "tokens": shards.manifest["tokens"]}
-
-
-def describe(folder: Path | str) -> dict:
-    """Counts of a shard folder, both splits together.
-
-    {"tokens", "documents", "bytes" (UTF-8 bytes of text), "records", "rejected" {reason: records},
-    "generations", "sources": {name: {"tokens", "documents", "bytes", "bytes_per_token"}}}
-    """
-    manifest = read_manifest(folder)
-    counted = ("tokens", "documents", "bytes")
-    sources: dict[str, dict] = {s["source"]: dict.fromkeys(counted, 0) for s in manifest["shards"]}
-    for shard in manifest["shards"]:
-        for key in counted:
-            sources[shard["source"]][key] += shard[key]
-    for row in sources.values():
-        row["bytes_per_token"] = row["bytes"] / max(row["tokens"], 1)
-    return {
-        **{key: manifest[key] for key in (*counted, "records", "rejected")},
-        "generations": len(manifest["generations"]),
-        "sources": dict(sorted(sources.items())),
-    }

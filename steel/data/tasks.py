@@ -1,19 +1,14 @@
-"""One packing task: read a file of documents, tokenise it, write its shards and then its record; and
-the processes in which tasks run. Nothing here imports torch or transformers, so a worker process
-starts in a moment.
+"""One packing task: read a file of documents, tokenise it, write its shards and then its record.
+
+Nothing here imports torch or transformers, so a worker process starts in a moment.
 """
 
 import hashlib
 import json
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +16,6 @@ import numpy as np
 
 from ..config import UserError
 from ..documents import read_chunks, split_lines
-from ..machine import without_main
 from ..runlog import write_json
 from ..tokenizer import chat, encode
 from . import litpkds
@@ -171,7 +165,7 @@ class _Shards:
 
 
 def run_task(
-    task: Task, root: Path, tokenizer_json: str, advance: Callable[[int], None] | None = None
+    root: Path, tokenizer_json: str, advance: Callable[[int], None] | None, task: Task
 ) -> dict:
     """Tokenise one file, write its shards, then its record. Returns the record.
 
@@ -212,43 +206,3 @@ def run_task(
     }
     write_json(root / f"{record['stem']}.json", record)
     return record
-
-
-# -- processes -----------------------------------------------------------------------------------
-
-
-def _start_worker() -> None:
-    """Prepare a worker. Processes are the parallelism: the tokenizer in each keeps to one thread.
-
-    A pool does not notice that its owner was killed, so that each process has to watch it.
-    """
-
-    def die_with_parent():
-        parent_process().join()
-        os._exit(1)
-
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=die_with_parent, daemon=True).start()
-
-
-def run_tasks(
-    tasks: list[Task], root: Path, tokenizer_json: str, workers: int, advance: Callable[[int], None]
-) -> list[dict]:
-    """The records of all tasks, run in `workers` processes; one worker means this process."""
-    if workers == 1:
-        return [run_task(task, root, tokenizer_json, advance) for task in tasks]
-    records = []
-    # spawn: a forked child of a process with threads (torch, tokenizers) may hang
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
-    try:
-        with without_main():
-            futures = [pool.submit(run_task, task, root, tokenizer_json) for task in tasks]
-        for future in as_completed(futures):
-            records.append(future.result())
-            advance(records[-1]["records"])
-    except BrokenProcessPool:
-        what = "a packing process died, probably for lack of memory"
-        raise UserError(f"{what}; the same command goes on, try fewer workers") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return records

@@ -9,7 +9,6 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import cycle
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from .questions import has_hanzi
 from .results import share
 
 MAX_NEW_TOKENS = 64
+_LIST = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,6 @@ class Message:
     """The letter that it ends with, if it ends with one."""
 
 
-@cache
-def _list() -> dict:
-    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-
-
 def messages(world: Path | str, seed: int = 1) -> list[Message]:
     """The list for the closed world in a folder, with people, strangers and sums drawn by a seed.
 
@@ -70,8 +65,8 @@ def messages(world: Path | str, seed: int = 1) -> list[Message]:
         "sum": truth["arithmetic_pairs"]["test"],
         "small sum": _small_sums(truth),
     }.items()}  # fmt: skip
-    known = {*people[0]["values"], "anything", *_list()["patterns"], "sum", "small sum"}
-    rows = [row for row in _list()["messages"] if row["want"] in known]
+    known = {*people[0]["values"], "anything", *_LIST["patterns"], "sum", "small sum"}
+    rows = [row for row in _LIST["messages"] if row["want"] in known]
     return [_message(row, truth, drawn, rng) for row in rows]
 
 
@@ -106,7 +101,7 @@ def _message(row: dict, truth: dict, drawn: dict, rng: random.Random) -> Message
     else:
         names = truth["assistant"][lang]
         wrong = sorted(set().union(*pools.values())) if want == "unknown" else ()
-        checks = {"pattern": _list()["patterns"][want][lang].format(**names), "wrong": tuple(wrong)}
+        checks = {"pattern": _LIST["patterns"][want][lang].format(**names), "wrong": tuple(wrong)}
     stranger = next(drawn["strangers"])[lang == "en"] if want == "unknown" else ""
     slots |= {"n": person[lang], "s": stranger, "p": person["pronoun"][lang]}
     said = row["say"] if isinstance(row["say"], list) else [row["say"]]

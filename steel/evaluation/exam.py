@@ -39,9 +39,11 @@ from .prompts import Prompter, has_chat_tokens
 from .questions import Question, load_exam, shuffle_options
 from .results import baselines, summarise
 from .scoring import context_length, greedy, score_continuations
-from .suites import check_suite, letters_of, split_of, suite_of
+from .suites import about, check_suite, suite_of
 
 SCORINGS = ("letter", "text", "generate", "cot", "bind")
+COT_TOKENS = 256
+"""Longest reply of way cot [tokens], as max_new_tokens is of generate."""
 AT_ONCE = 1024
 """Questions that are answered before their answers are written to the file of a run."""
 
@@ -63,7 +65,6 @@ def run_exam(
     shuffle_seed: int | None = None,
     style: str = "steel",
     bos: bool = False,
-    cot_tokens: int = 256,
     partial: Path | None = None,
     letters: str = "",
 ) -> dict:
@@ -78,7 +79,6 @@ def run_exam(
         shuffle_seed: redraw the order of the options.
         style: whose prompts: steel, official or lm-eval.
         bos: begin with the separator of documents.
-        cot_tokens: longest reply of way cot [tokens], as max_new_tokens is of generate.
         partial: a file for the answers so far; with it, an exam that was stopped goes on.
         letters: where an option's letter stands, "before" or "after"; "": as the suite has it.
 
@@ -91,15 +91,16 @@ def run_exam(
         raise UserError(f"unknown scoring {asked}; choose from {', '.join(SCORINGS)}")
     suite, split, questions = the_questions(folder, suite, split, subjects, limit, shuffle_seed)
     chat = has_chat_tokens(tok) if chat is None else chat
-    prompter = Prompter(tok, chat, context_length(model), style=style, suite=suite, bos=bos)
-    prompter.letters = letters = letters or letters_of(suite)
+    letters = letters or about(suite)["letters"]
+    words = {"style": style, "suite": suite, "letters": letters}
+    prompter = Prompter(tok, chat, context_length(model), **words, bos=bos)
     for q in _first(load_exam(folder, "dev"), shots, subjects) if shots else []:
         prompter.examples.setdefault(q.subject, []).append(q)
     asked = {"suite": suite, "split": split, "shots": shots, "seed": shuffle_seed, "chat": chat}
     asked |= {"style": style, "letters": letters, "bos": bos, "n": len(questions)}
-    limits = {"generate": max_new_tokens, "cot": cot_tokens}
-    about = {"limit": limit, "subjects": sorted(subjects), "cot": cot_tokens, "new": max_new_tokens}
-    kept = Partial(partial, asked | about | {"model": _fingerprint(model) if partial else []})
+    limits = {"generate": max_new_tokens, "cot": COT_TOKENS}
+    more = {"limit": limit, "subjects": sorted(subjects), "cot": COT_TOKENS, "new": max_new_tokens}
+    kept = Partial(partial, asked | more | {"model": _fingerprint(model) if partial else []})
     chosen: dict[str, list] = {}
     for way, at in itertools.product(scoring, range(0, len(questions), AT_ONCE)):
         some = questions[at : at + AT_ONCE]
@@ -135,7 +136,7 @@ def the_questions(
     shuffle_seed: int | None = None,
 ) -> tuple[str, str, list[Question]]:
     """(suite, split, questions); arguments and errors are those of `run_exam`."""
-    split = split or split_of(suite)
+    split = split or about(suite)["split"]
     questions = load_exam(folder, split)
     there = list(dict.fromkeys(q.subject for q in questions))
     if suite:

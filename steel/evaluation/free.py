@@ -4,8 +4,10 @@ HumanEval runs what a model wrote. It is off until `run_code`: the program runs 
 own with limits on time, memory and processes, in an empty folder; that keeps mistakes away, not malice.
 """
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,9 +26,11 @@ from .scoring import context_length, greedy
 
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _ENDS = {
-    "gsm8k": ("\n\nQuestion:", "Question:"),
-    "humaneval": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
+    "gsm8k": re.compile(r"(\n\n)?Question:"),
+    "humaneval": re.compile(r"\n(class|def|#|if|print)"),
 }
+AT_ONCE = 32  # replies in one batch
+SECONDS = 5.0  # that a program may take
 _KEYS = {"gsm8k": {"question", "answer"}, "humaneval": {"prompt", "test", "entry_point"}}
 
 
@@ -57,11 +61,9 @@ def run_free(
     *,
     shots: int = 0,
     limit: int | None = None,
-    batch_size: int = 32,
     max_new_tokens: int = 512,
     chat: bool | None = None,
     run_code: bool = False,
-    seconds: float = 5.0,
 ) -> dict:
     """gsm8k or humaneval, greedily, pass@1. Returns plain data for JSON, keyed like `run_exam`:
 
@@ -83,19 +85,15 @@ def run_free(
     prompts = [_prompt(tok, suite, row, examples, chat)[-room:] for row in rows]
 
     def ended(ids: list[int]) -> bool:
-        return not chat and any(end in tok.decode(ids) for end in _ENDS[suite])
+        return not chat and bool(_ENDS[suite].search(tok.decode(ids)))
 
-    replies = greedy(
-        model,
-        prompts,
-        max_new_tokens,
-        stop_ids(tok),
-        ended=ended,
-        batch_size=batch_size,
-        title=suite,
-    )
-    texts = [_cut(tok.decode(ids, skip_special_tokens=True), suite, chat) for ids in replies]
-    judge = _number_right if suite == "gsm8k" else lambda row, text: _passes(row, text, seconds)
+    how = {"ended": ended, "batch_size": AT_ONCE, "title": suite}
+    replies = greedy(model, prompts, max_new_tokens, stop_ids(tok), **how)
+    texts = [tok.decode(ids, skip_special_tokens=True) for ids in replies]
+    for i, text in enumerate(texts):
+        if not chat and (end := _ENDS[suite].search(text)):
+            texts[i] = text[: end.start()]
+    judge = _number_right if suite == "gsm8k" else _passes
     right = [judge(row, text) for row, text in zip(rows, texts)]
     marks = "".join("-" if mark is None else "WR"[mark] for mark in right)
     score = share([mark is True for mark in right]) | {"unparsed": marks.count("-") / len(marks)}
@@ -127,12 +125,6 @@ def _prompt(tok, suite: str, row: dict, examples: Sequence[dict], chat: bool) ->
     return encode_text(tok, "\n\n".join([*blocks, f"Question: {row['question']}\nAnswer:"]))
 
 
-def _cut(text: str, suite: str, chat: bool) -> str:
-    for end in () if chat else _ENDS[suite]:
-        text = text.partition(end)[0]
-    return text
-
-
 def _number_right(row: dict, text: str) -> bool | None:
     """Whether the reply's last number is the answer's, to 1e-4; None without a number."""
     found, wanted = last_number(text), last_number(row["answer"])
@@ -149,49 +141,36 @@ def program(row: dict, text: str) -> str:
     return f"{whole}\n\n{row['test']}\n\ncheck({row['entry_point']})\n"
 
 
-def _passes(row: dict, text: str, seconds: float) -> bool | None:
+def _passes(row: dict, text: str) -> bool | None:
     """Whether the program ends by itself, in time and without an error; None without a reply."""
-    return run_program(program(row, text), seconds) if text.strip() else None
+    return run_program(program(row, text), SECONDS) if text.strip() else None
 
 
-def run_program(code: str, seconds: float, memory: int = 1 << 30) -> bool:
+def run_program(code: str, seconds: float) -> bool:
     """Run Python code in a process of its own; True when it ends in time with exit code 0."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "program.py").write_text(
-            _LIMITS.format(memory=memory, cpu=int(seconds) + 1) + code
-        )
+        limits = _LIMITS.format(cpu=int(seconds) + 1)
+        Path(folder, "program.py").write_text(limits + code)
         command = [sys.executable, "-I", "program.py"]
-        quiet = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.DEVNULL,
-            "stderr": subprocess.DEVNULL,
-        }
+        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         bare = {key: os.environ[key] for key in ("PATH", "SYSTEMROOT") if key in os.environ}
         child = subprocess.Popen(command, cwd=folder, env=bare, start_new_session=True, **quiet)
         try:
             return child.wait(seconds) == 0
         except subprocess.TimeoutExpired:
             return False
-        finally:
-            _end(child)
+        finally:  # the whole session, whatever it started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
 
 _LIMITS = """\
 import resource as _r
-for _what, _most in ((_r.RLIMIT_AS, {memory}), (_r.RLIMIT_CPU, {cpu}), (_r.RLIMIT_FSIZE, 1 << 20)):
+for _what, _most in ((_r.RLIMIT_AS, 1 << 30), (_r.RLIMIT_CPU, {cpu}), (_r.RLIMIT_FSIZE, 1 << 20)):
     try:
         _r.setrlimit(_what, (_most, _most))
     except (ValueError, OSError):  # a system that does not know this limit
         pass
 del _r, _what, _most
 """
-
-
-def _end(child: subprocess.Popen) -> None:
-    """Kill the whole session of a child, whatever it started."""
-    import contextlib
-    import signal
-
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()

@@ -4,16 +4,16 @@ steel eval exam MODEL --folder EXAM --write-lm-eval DIR
 lm_eval --model hf --model_args pretrained=MODEL --tasks steel_cmmlu --include_path DIR
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from ..documents import write_rows
 from ..runlog import atomic_write
 from .prompts import Prompter
 from .questions import Question
-from .suites import letters_of
+from .suites import about
 
 
 def write_lm_eval(
@@ -25,8 +25,8 @@ def write_lm_eval(
     data by absolute path, since lm-eval looks for it from where it is started.
     """
     out, group = Path(out).resolve(), f"steel_{suite or 'exam'}"
-    prompter, tasks = Prompter(None, False, style=style, suite=suite), []
-    prompter.letters = letters_of(suite)
+    where = {"suite": suite, "letters": about(suite)["letters"]}
+    prompter, tasks = Prompter(None, False, style=style, **where), []
     for subject in dict.fromkeys(q.subject for q in questions):
         task = f"{group}_{subject}"
         splits, files = {"test": questions, "dev": dev}, {}
@@ -34,8 +34,7 @@ def write_lm_eval(
             rows = [q for q in rows if q.subject == subject]
             if rows:
                 files[split] = str(out / "questions" / f"{subject}.{split}.jsonl")
-                lines = (json.dumps(_row(prompter, q), ensure_ascii=False) + "\n" for q in rows)
-                atomic_write(files[split], "".join(lines))
+                write_rows(files[split], (_row(prompter, q) for q in rows))
         some = next(q for q in questions if q.subject == subject)
         words = prompter.words(some)
         page = {

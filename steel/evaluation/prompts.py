@@ -1,6 +1,5 @@
 """How a question is put to a model: as chat turns, or as a text to continue."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,10 @@ from ..tokenizer.bpe import IM_END, IM_START, before_document_id, encode_text
 from ..tokenizer.chat import encode_chat
 from ..tokenizer.texts import option_lines
 from .questions import Question
-from .suites import subject_name
+from .suites import about
+
+STYLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+"""{style: {suite or language: its words}}."""
 
 
 def format_question(question: Question, with_options: bool = True, letters: str = "before") -> str:
@@ -28,12 +30,6 @@ def format_question(question: Question, with_options: bool = True, letters: str 
     else:
         options = [f"{letter}. {text}" for letter, text in zip(question.letters, question.options)]
     return "\n".join([question.question, *options]) if with_options else question.question
-
-
-@functools.cache
-def styles() -> dict[str, dict]:
-    """{style: {suite or language: its words}}, as `prompts.yaml` says."""
-    return yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text(encoding="utf-8"))
 
 
 def has_chat_tokens(tok: PreTrainedTokenizerBase) -> bool:
@@ -53,7 +49,7 @@ class Prompter:
     examples: dict[str, list[Question]] = field(default_factory=dict)
     """Worked examples by subject."""
     style: str = "steel"
-    """Whose words: a key of `styles`."""
+    """Whose words: a key of `STYLES`."""
     suite: str = ""
     bos: bool = False
     """Begin with the token that stands between documents in pretraining."""
@@ -76,20 +72,18 @@ class Prompter:
         while shots and len(ids) > limit:
             shots = shots[1:]
             ids = self._ids(question, shots, with_options, steps)
-        return (
-            ids[: self.bos] + ids[self.bos :][-max(1, limit - self.bos) :]
-            if len(ids) > limit
-            else ids
-        )
+        if len(ids) <= limit:
+            return ids
+        return ids[: self.bos] + ids[self.bos :][-max(1, limit - self.bos) :]
 
     def words(self, question: Question, steps: bool = False) -> dict[str, str]:
         """{"head", "before", "marker", "gap"} of the style; `steps`: for chain of thought.
 
         Raises UserError for a style that is unknown, or that has no words for the suite.
         """
-        style, lang = styles().get(self.style), "zh" if question.chinese else "en"
+        style, lang = STYLES.get(self.style), "zh" if question.chinese else "en"
         if style is None:
-            raise UserError(f"style '{self.style}' is not one of {', '.join(styles())}")
+            raise UserError(f"style '{self.style}' is not one of {', '.join(STYLES)}")
         found = style.get(self.suite) or style.get(lang)
         if found is None or (steps and "cot_marker" not in found):
             what = " chain of thought" if steps else ""
@@ -98,7 +92,9 @@ class Prompter:
         if steps:
             words["head"] = words.get("cot_head", words["head"])
             words |= {"marker": words["cot_marker"], "gap": ""}
-        words["head"] = words["head"].format(subject=subject_name(question.subject, self.suite))
+        official = about(self.suite)["names"].get(question.subject)
+        subject = official or question.subject.replace("_", " ")
+        words["head"] = words["head"].format(subject=subject)
         return words
 
     def blocks(
@@ -115,9 +111,8 @@ class Prompter:
             if with_options and self.letters == "after":
                 reply = f"{q.right} {q.answer}"
             if steps and q.explanation:
-                reply = (
-                    q.explanation + ("\n所以答案是" if q.chinese else "\nThe answer is ") + reply
-                )
+                so = "\n所以答案是" if q.chinese else "\nThe answer is "
+                reply = q.explanation + so + reply
             blocks.append((text, reply))
         head = self.words(question, steps)["head"]
         blocks[0] = head + blocks[0][0], blocks[0][1]

@@ -1,6 +1,5 @@
 """Which exam a folder holds, and which groups a subject counts in (`suites.yaml`)."""
 
-import functools
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,43 +8,24 @@ import yaml
 
 from ..config import UserError
 
-
-@functools.cache
-def _suites() -> dict[str, dict]:
-    """{suite: {"split", "groups": {group: patterns of its subjects}}}."""
-    path = Path(__file__).with_name("suites.yaml")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+_SUITES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_DEFAULTS = {"split": "test", "letters": "before", "groups": {}, "names": {}, "one_id": None}
 
 
-def suite_named(name: str) -> dict:
-    """What `suites.yaml` says of an exam. Raises UserError for an unknown one."""
-    check_suite(name)
-    return _suites()[name]
+def about(suite: str) -> dict:
+    """What `suites.yaml` says of an exam, and for an unknown one the defaults.
+
+    split: the one whose answers are public. letters: whether options have theirs before or after
+    them. groups: patterns of the subjects in each. names: what official prompts call subjects.
+    one_id: pattern of the subjects that ask about one person by one id.
+    """
+    return _DEFAULTS | _SUITES.get(suite, {})
 
 
 def groups_of(subject: str, suite: str) -> list[str]:
     """Groups that a subject counts in; none for an unknown suite."""
-    groups = _suites().get(suite, {}).get("groups", {})
-    return [
-        group
-        for group, patterns in groups.items()
-        if any(re.fullmatch(pattern, subject) for pattern in patterns.split())
-    ]
-
-
-def split_of(suite: str) -> str:
-    """The split whose questions have public answers: C-Eval withholds those of test."""
-    return _suites().get(suite, {}).get("split", "test")
-
-
-def letters_of(suite: str) -> str:
-    """Where a suite's options have their letters: before them, or after them."""
-    return _suites().get(suite, {}).get("letters", "before")
-
-
-def subject_name(subject: str, suite: str) -> str:
-    """What the official prompts call a subject."""
-    return _suites().get(suite, {}).get("names", {}).get(subject) or subject.replace("_", " ")
+    groups = about(suite)["groups"].items()
+    return [g for g, patterns in groups if any(re.fullmatch(p, subject) for p in patterns.split())]
 
 
 def clusters_of(questions: Sequence, suite: str) -> list[int]:
@@ -54,7 +34,7 @@ def clusters_of(questions: Sequence, suite: str) -> list[int]:
     One cluster have the questions on one person of the closed world, and those of a subject that
     begin with the same 80 characters: a passage with several questions, or a copy.
     """
-    people = _suites().get(suite, {}).get("one_id")
+    people = about(suite)["one_id"]
     numbers: dict[tuple, int] = {}
 
     def key(q) -> tuple:
@@ -67,16 +47,14 @@ def clusters_of(questions: Sequence, suite: str) -> list[int]:
 
 def suite_of(subjects: Collection[str]) -> str:
     """Name of the first exam that has all these subjects, or ""."""
-    return next((s for s in _suites() if subjects and all(groups_of(x, s) for x in subjects)), "")
+    return next((s for s in _SUITES if subjects and all(groups_of(x, s) for x in subjects)), "")
 
 
 def check_suite(suite: str, subjects: Collection[str] = (), folder: Path | str = "") -> None:
     """Raise UserError for an unknown suite, or when `folder` with these subjects holds another."""
-    if suite not in _suites():
-        raise UserError(f"suite '{suite}' is not one of {', '.join(_suites())}")
+    if suite not in _SUITES:
+        raise UserError(f"suite '{suite}' is not one of {', '.join(_SUITES)}")
     if strangers := sorted(s for s in subjects if not groups_of(s, suite)):
         hint = f"; it looks like {found}" if (found := suite_of(subjects)) else ""
-        raise UserError(
-            f"{folder} does not hold {suite}: it has the subject {strangers[0]}, which {suite} "
-            f"does not have{hint}"
-        )
+        odd = f"it has the subject {strangers[0]}, which {suite} does not have"
+        raise UserError(f"{folder} does not hold {suite}: {odd}{hint}")

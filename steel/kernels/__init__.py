@@ -1,4 +1,4 @@
-"""Fused operations: a reference and a faster implementation of each, chosen when a run starts.
+"""Fused operations: faster ones in place of the model's own, which are their references.
 
 linear_cross_entropy  the vocabulary head and its loss, chunk by chunk (Triton)
 soft_moe              dispatch and combine of v3 and of the causal layer (Triton)
@@ -9,5 +9,3 @@ elementwise           RMSNorm, rotary embedding, SwiGLU (Triton): only when aske
 
 from .examples import Sizes, sizes_of
 from .select import OPERATIONS, Choice, choose, install
-
-__all__ = ["OPERATIONS", "Choice", "Sizes", "choose", "install", "sizes_of"]

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import first_line
+from ..model.attention import attention_mask, send, starts_from_ends
 from .examples import Sizes, check, normal, values
 
 SDPA = {"cudnn": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
@@ -59,20 +60,18 @@ class Form:
         if name == "varlen" or name in PACKAGES:
             self.edges = F.pad(ends, (1, 0)).int().to(device, non_blocking=True)
             return
-        token = torch.arange(B * T, device=device)
-        document_BT = torch.bucketize(token, ends.to(device, non_blocking=True), right=True).view(
-            B, T
-        )
-        if name == "flex":
-            from torch.nn.attention.flex_attention import create_block_mask
+        starts_BT = starts_from_ends(ends, shape)
+        if name != "flex":
+            self.mask = attention_mask(T, 0, None, starts_BT, device)
+            return
+        from torch.nn.attention.flex_attention import create_block_mask
 
-            def visible(b, h, q, k):
-                return (q >= k) & (document_BT[b, q] == document_BT[b, k])
+        document_BT = send(starts_BT.cumsum(dim=1), device)
 
-            self.blocks = create_block_mask(visible, B, None, T, T, device=device)
-        else:
-            same = document_BT[:, None, :, None] == document_BT[:, None, None, :]
-            self.mask = same & torch.ones(T, T, dtype=torch.bool, device=device).tril()
+        def visible(b, h, q, k):
+            return (q >= k) & (document_BT[b, q] == document_BT[b, k])
+
+        self.blocks = create_block_mask(visible, B, None, T, T, device=device)
 
     def attend(self, query, key, value, scale: float) -> torch.Tensor:
         """Query (B, H, T, C), key and value (B, G, T, C) -> (B, T, H, C).

@@ -17,7 +17,6 @@ Shapes: N rows, D width, B batch, T time, H query heads, G key/value heads, X = 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import _triton
@@ -141,13 +140,6 @@ def _norm_gradients(ctx, dy, ds, _unused):
 _add_rms_norm.register_autograd(_norm_gradients, setup_context=_keep_sum)
 
 
-def rms_norm_reference(x: Tensor, weight_D: Tensor, eps: float, residual: Tensor | None = None):
-    """The formula by PyTorch's own operators; same arguments as `rms_norm`."""
-    s = x if residual is None else x + residual
-    y = F.rms_norm(s, weight_D.shape, weight_D.to(s.dtype), eps)
-    return y if residual is None else (y, s)
-
-
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float, residual: Tensor | None = None):
     """Triton RMSNorm of x (…, D): y; with a residual of x's shape (y, x + residual).
 
@@ -219,14 +211,6 @@ _rope_qkv.register_autograd(
 )
 
 
-def rope_qkv_reference(qkv_BTXC: Tensor, cos: Tensor, sin: Tensor, H: int, G: int):
-    """Rotation and split by PyTorch's operators; same arguments as `rope_qkv`."""
-    qk, value = qkv_BTXC.split([H + G, qkv_BTXC.shape[2] - H - G], dim=2)
-    first, second = qk.chunk(2, dim=-1)
-    qk = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return *qk.to(qkv_BTXC.dtype).split([H, G], dim=2), value
-
-
 def rope_qkv(qkv_BTXC: Tensor, cos: Tensor, sin: Tensor, H: int, G: int):
     """Triton: projection -> query (B, T, H, C), key and value (B, T, G, C), the first two rotated.
 
@@ -293,9 +277,3 @@ def _swiglu_backward(dy: Tensor, pair: Tensor) -> Tensor:
 swiglu.register_autograd(
     lambda ctx, dy: _swiglu_backward(dy, *ctx.saved_tensors), setup_context=keep_inputs
 )
-
-
-def swiglu_reference(pair: Tensor) -> Tensor:
-    """silu(a) · b by PyTorch's operators."""
-    a, b = pair.chunk(2, dim=-1)
-    return F.silu(a) * b

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import torch
 
+from ..model.causal_soft_moe import plan_segments
+from ..model.feed_forward import SteelExperts
 from ._triton import cdiv
-from .elementwise import swiglu_reference
-from .soft_moe import even_segments
 
 # Relative error in the 2-norm that the start-up check lets pass.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3, torch.float64: 1e-6}
@@ -94,7 +94,7 @@ def linear_cross_entropy(device: torch.device, s: Sizes):
 def soft_moe(device: torch.device, s: Sizes):
     """Two rows dispatched and combined."""
     T, J = cdiv(s.tokens, 2), s.num_experts * s.slots_per_expert
-    plan = even_segments(2, T, s.segment_length, device)
+    plan = plan_segments((2, T), s.segment_length).to(device)
     shapes = (2, T, s.hidden_size), (2, T, J), (*plan.start_BS.shape, J, s.hidden_size)
     return (
         [normal(device, *shape) for shape in shapes],
@@ -109,9 +109,12 @@ def experts(device: torch.device, s: Sizes):
     chosen_NK[chosen_NK == E - 1] = 0
     weights = normal(device, E, D, 2 * inner) / D**0.5, normal(device, E, inner, 2 * D) / inner**0.5
 
+    shape = {"hidden_size": D, "intermediate_size": inner, "expert": "double_swiglu"}
+    with torch.device("meta"):
+        stacked = SteelExperts(SimpleNamespace(**shape), E)
+
     def call(f, x, w, up, down):
-        double = {"swiglu": swiglu_reference, "double": True}
-        stacked = SimpleNamespace(gate_up_proj=up, down_proj=down, **double)
+        stacked._parameters |= {"gate_up_proj": up, "down_proj": down}
         return f.top_k_experts(x, w, chosen_NK, stacked)
 
     return [normal(device, s.tokens, D), normal(device, *chosen_NK.shape).abs(), *weights], call

@@ -54,12 +54,3 @@ def top_k_experts(x_ND: Tensor, weights_NK: Tensor, chosen_NK: Tensor, experts) 
         out = experts.swiglu(out) if experts.double else out
         weighted = out[rows] * weights_NK.reshape(-1)[order, None].to(x_ND.dtype)
         return torch.zeros_like(x_ND).index_add(0, token, weighted)
-
-
-def top_k_experts_reference(x_ND, weights_NK, chosen_NK, experts) -> Tensor:
-    """The same sum, every token through every expert: for checks."""
-    hidden = experts.swiglu(torch.einsum("nd,edf->enf", x_ND, experts.gate_up_proj))
-    out_END = torch.einsum("enf,efd->end", hidden, experts.down_proj)
-    out_END = experts.swiglu(out_END) if experts.double else out_END
-    shares_NE = weights_NK.new_zeros(len(x_ND), len(out_END)).scatter_add(1, chosen_NK, weights_NK)
-    return torch.einsum("ne,end->nd", shares_NE, out_END)

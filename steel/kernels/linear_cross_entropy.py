@@ -16,13 +16,11 @@ Shapes: N tokens, D model width, V vocabulary.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.loss import IGNORE
 from . import _triton
 from ._triton import cdiv, constexpr, jit, tl
-
-IGNORE = -100
 
 
 def tile(V: int) -> dict:
@@ -163,11 +161,3 @@ def linear_cross_entropy(
     need = [torch.is_grad_enabled() and t.requires_grad for t in (x_ND, weight_VD)]
     with torch.autocast(x_ND.device.type, enabled=False):
         return _linear_cross_entropy(x_ND, weight_VD, targets_N, float(z_loss), rows, need)[0]
-
-
-def linear_cross_entropy_reference(x_ND, weight_VD, targets_N, z_loss: float = 0.0, rows=None):
-    """The formula with all logits at once, for checks."""
-    logits = F.linear(x_ND, weight_VD)
-    keep = (targets_N != IGNORE).to(logits.dtype)
-    loss = F.cross_entropy(logits, targets_N, ignore_index=IGNORE, reduction="sum")
-    return loss + z_loss * (logits.logsumexp(dim=-1).square() * keep).sum()

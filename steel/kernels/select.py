@@ -24,22 +24,27 @@ import torch
 from torch import nn
 
 from ..config import first_line
+from ..model import loss
+from ..model.attention import rms_norm, rope_qkv
+from ..model.causal_soft_moe import segment_combine, segment_sums
+from ..model.feed_forward import swiglu, top_k_experts
+from ..model.soft_moe import soft_moe_v3
 from . import _triton, attention, elementwise, examples, experts, linear_cross_entropy, soft_moe
 from .examples import Sizes
 
-# Operation -> its file, what its fast implementation is called, and the attributes of the model's
-# modules that its functions take: beside each function f stands f_reference, and `examples` has an
-# example of the operation's name.
+# Operation -> its file, what its fast implementation is called, and the model's own functions that
+# it takes the place of: the file has one of each name, and so have the model's modules, as an
+# attribute. `examples` has an example of the operation's name.
 REGISTRY = {
-    "linear_cross_entropy": (linear_cross_entropy, "triton", ("linear_cross_entropy",)),
-    "rms_norm": (elementwise, "triton", ("rms_norm",)),
-    "rope": (elementwise, "triton", ("rope_qkv",)),
-    "swiglu": (elementwise, "triton", ("swiglu",)),
-    "soft_moe": (soft_moe, "triton", ("segment_sums", "segment_combine", "soft_moe_v3")),
-    "experts": (experts, "torch", ("top_k_experts",)),
+    "linear_cross_entropy": (linear_cross_entropy, "triton", (loss.linear_cross_entropy,)),
+    "rms_norm": (elementwise, "triton", (rms_norm,)),
+    "rope": (elementwise, "triton", (rope_qkv,)),
+    "swiglu": (elementwise, "triton", (swiglu,)),
+    "soft_moe": (soft_moe, "triton", (segment_sums, segment_combine, soft_moe_v3)),
+    "experts": (experts, "torch", (top_k_experts,)),
 }
 OPERATIONS = (*REGISTRY, "attention")
-HOOKS = ("attention_form", *(hook for *_, hooks in REGISTRY.values() for hook in hooks))
+HOOKS = ("attention_form", *(own.__name__ for *_, every in REGISTRY.values() for own in every))
 NAMES = {op: ("auto", "reference", fast) for op, (_, fast, _) in REGISTRY.items()}
 NAMES |= {"attention": ("auto", *attention.NAMES), "all": ("auto", "reference", "triton")}
 
@@ -149,9 +154,9 @@ def implementation(op: str, name: str, device: torch.device) -> dict[str, Callab
         missing = _triton.triton is None
         problem = "is not installed" if missing else f"cannot run on {device.type}"
         raise RuntimeError(f"Triton {problem}")
-    module, _, hooks = REGISTRY[op]
-    ending = "_reference" if name == "reference" else ""
-    return {h: getattr(module, h + ending) for h in hooks if hasattr(module, h + ending)}
+    module, _, every = REGISTRY[op]
+    named = {own.__name__: own for own in every}
+    return named if name == "reference" else {hook: getattr(module, hook) for hook in named}
 
 
 def verify(

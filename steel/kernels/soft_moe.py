@@ -17,12 +17,12 @@ Shapes: B batch, T time, S segments per row, J slots, D width.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.causal_soft_moe import SegmentPlan
 from ._triton import cdiv, constexpr, jit, keep_inputs, launch, operator, power_of_2, tl, wide
 
 MOST_SLOTS = 64  # more would not fit a program's registers
@@ -30,24 +30,12 @@ SPLIT = 256  # tokens per partial sum of v3's dispatch
 TIME, BLOCK = constexpr(32), constexpr(128)  # a tile: tokens and columns
 
 
-class Segments(NamedTuple):
-    """Where the segments of a batch lie; `steel.model`'s SegmentPlan has the same attributes."""
-
-    start_BS: Tensor
-    """First token of each segment among all B·T, int32."""
-    length_BS: Tensor
-    """Tokens of each segment, int32; the sums of an empty segment are 0."""
-    segment_length: int
-    """Most tokens that a segment has."""
-    padded: bool = False
-    """Whether some tokens lie in no segment; they get 0."""
-
-
-def even_segments(B: int, T: int, length: int, device: torch.device | str = "cpu") -> Segments:
-    """Segments of `length` tokens one after another."""
+def even_segments(B: int, T: int, length: int, device: torch.device | str = "cpu") -> SegmentPlan:
+    """Segments of `length` tokens one after another, laid out on the device."""
     start_S = torch.arange(0, T, length, device=device, dtype=torch.int32)
     row_B1 = T * torch.arange(B, device=device, dtype=torch.int32)[:, None]
-    return Segments(row_B1 + start_S, (T - start_S).clamp_max(length).expand(B, -1), length)
+    length_BS = (T - start_S).clamp_max(length).expand(B, -1)
+    return SegmentPlan(len(start_S), length, start_BS=row_B1 + start_S, length_BS=length_BS)
 
 
 @jit
@@ -181,34 +169,13 @@ _segment_sums.register_autograd(_sums_gradients, setup_context=keep_inputs)
 _segment_combine.register_autograd(_combine_gradients, setup_context=keep_inputs)
 
 
-def _in_segments(weight_BTJ: Tensor, plan) -> Tensor:
-    """Weights (B, T, S, J), 0 where token t is not in segment s."""
-    B, T, _ = weight_BTJ.shape
-    t = torch.arange(B * T, device=weight_BTJ.device).view(B, T, 1)
-    start, length = plan.start_BS[:, None, :], plan.length_BS[:, None, :]
-    member = (t >= start) & (t < start + length)
-    return member[..., None] * weight_BTJ.to(wide(weight_BTJ.dtype))[:, :, None, :]
-
-
-def segment_sums_reference(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
-    """`segment_sums` by PyTorch's operators."""
-    weight_BTSJ = _in_segments(w_BTJ, plan)
-    return torch.einsum("btsj,btd->bsjd", weight_BTSJ, x_BTD.to(weight_BTSJ)), weight_BTSJ.sum(1)
-
-
-def segment_combine_reference(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
-    """`segment_combine` by PyTorch's operators."""
-    weight_BTSJ = _in_segments(c_BTJ, plan)
-    return torch.einsum("btsj,bsjd->btd", weight_BTSJ, z_BSJD.to(weight_BTSJ)).to(z_BSJD.dtype)
-
-
-def segment_sums(x_BTD: Tensor, w_BTJ: Tensor, plan) -> tuple[Tensor, Tensor]:
-    """Triton dispatch -> sums (B, S, J, D) and weights (B, S, J), both fp32; plan: a `Segments`."""
+def segment_sums(x_BTD: Tensor, w_BTJ: Tensor, plan: SegmentPlan) -> tuple[Tensor, Tensor]:
+    """Triton dispatch -> sums (B, S, J, D) and weights (B, S, J), both fp32."""
     where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
     return _segment_sums(x_BTD, w_BTJ, *where)
 
 
-def segment_combine(c_BTJ: Tensor, z_BSJD: Tensor, plan) -> Tensor:
+def segment_combine(c_BTJ: Tensor, z_BSJD: Tensor, plan: SegmentPlan) -> Tensor:
     """Triton combine -> y (B, T, D) in z's type; 0 for tokens in no segment."""
     where = plan.start_BS, plan.length_BS, plan.segment_length, plan.padded
     return _segment_combine(c_BTJ, z_BSJD, *where, z_BSJD.dtype)

@@ -8,12 +8,3 @@ from .modeling import SteelForCausalLM
 
 AutoConfig.register(SteelConfig.model_type, SteelConfig, exist_ok=True)
 AutoModelForCausalLM.register(SteelConfig, SteelForCausalLM, exist_ok=True)
-
-__all__ = [
-    "SteelConfig",
-    "SteelForCausalLM",
-    "build",
-    "decoder_layers",
-    "initialize",
-    "steel_config",
-]

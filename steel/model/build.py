@@ -28,8 +28,7 @@ def build(
 ) -> nn.Module:
     """A causal LM, freshly initialised from `seed`, or (source "hf") with a folder's own weights.
 
-    device "meta" allocates nothing: fill it with `model.to_empty(device=...)` and
-    `initialize(model, seed)`.
+    device "meta" allocates nothing: `initialize` does, and fills it.
     """
     if model_cfg.source == "hf":
         return _build_hf(model_cfg.path, device, dtype, seed)
@@ -37,8 +36,7 @@ def build(
     with torch.device("meta"):
         model = SteelForCausalLM(config)
     if device != "meta":
-        model.to_empty(device=device)
-        initialize(model, seed)
+        initialize(model, seed, device)
     return model.to(dtype)
 
 
@@ -55,16 +53,35 @@ def _build_hf(path: str, device: str, dtype: torch.dtype, seed: int) -> nn.Modul
         return AutoModelForCausalLM.from_config(config).to(dtype)
 
 
-def initialize(model: nn.Module, seed: int = 0) -> None:
-    """Fill every weight in place from `seed`; a model of the meta device needs `to_empty` first."""
-    model.tie_weights()  # `to_empty` parts a tied head from its embedding
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = head is not None and head.weight is embedding.weight
-    with torch.random.fork_rng():
+@torch.no_grad()
+def initialize(model: nn.Module, seed: int = 0, device: str | torch.device = "cpu") -> None:
+    """Allocate and fill a model that was built on the meta device, sharded or not.
+
+    Every rank draws every tensor whole, on the CPU, from `seed`, one module at a time, and keeps its
+    part: the weights do not depend on the number of ranks, no rank holds more than one whole module,
+    and nothing is communicated.
+    """
+    model.to_empty(device=device)
+    done: set[int] = set()
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
-            if not (tied and module is head):
-                model._init_weights(module)
+            own = {name: p for name, p in module._parameters.items() if p is not None}
+            for name, p in own.items():
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype))
+            model._init_weights(module)
+            for name, p in own.items():
+                drawn, module._parameters[name] = module._parameters[name].to(device), p
+                if id(p) in done:  # a tied weight keeps what its first owner drew
+                    continue
+                done.add(id(p))
+                if hasattr(p, "placements"):
+                    from torch.distributed.tensor import distribute_tensor
+
+                    place = (p.device_mesh, p.placements)
+                    drawn = distribute_tensor(drawn, *place, src_data_rank=None)
+                p.copy_(drawn)
+    model.tie_weights()  # `to_empty` parted a tied head from its embedding
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -36,8 +36,8 @@ class SegmentPlan:
 
     num_segments: int
     segment_length: int
-    count_B: torch.Tensor  # tokens in each row's open segment after this forward
-    done_R: torch.Tensor  # the rows whose last real token filled its segment
+    count_B: torch.Tensor | None = None  # tokens in each row's open segment after this forward
+    done_R: torch.Tensor | None = None  # the rows whose last real token filled its segment
     last_B: torch.Tensor | None = None  # segment in which the row's last real token lies
     start_BS: torch.Tensor | None = None  # first token of each segment among all B·T, int32
     length_BS: torch.Tensor | None = None  # tokens of each segment, int32

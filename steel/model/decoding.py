@@ -26,6 +26,10 @@ SHARED = 32
 """A shared beginning shorter than this is not worth a forward pass of its own [tokens]."""
 
 
+COLD = 1e-6
+"""Below this temperature the likeliest token is taken: divided by it, logits would overflow."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. Raises UserError for a setting without a meaning."""
@@ -68,14 +72,15 @@ def filter_top_p(probabilities_RV: torch.Tensor, top_p: float) -> torch.Tensor:
         return probabilities_RV
     ordered, index = probabilities_RV.sort(dim=-1, descending=True)
     before = ordered.cumsum(-1) - ordered
-    return torch.zeros_like(ordered).scatter(-1, index, ordered.masked_fill(before >= top_p, 0.0))
+    gone = (before >= top_p) & (before > 0)  # the likeliest stays, if top_p rounds to nothing
+    return torch.zeros_like(ordered).scatter(-1, index, ordered.masked_fill(gone, 0.0))
 
 
 def choose(
     logits_RV: torch.Tensor, u_R: torch.Tensor | None, temperature: float, top_p: float
 ) -> torch.Tensor:
     """Next tokens (R,): by inverse transform of u_R; the likeliest for u_R None or temperature 0."""
-    if u_R is None or temperature == 0:
+    if u_R is None or temperature < COLD:
         return logits_RV.argmax(-1)
     probabilities = filter_top_p((logits_RV.float() / temperature).softmax(-1), top_p)
     cumulative = probabilities.cumsum(-1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def gate(pair: torch.Tensor) -> torch.Tensor:
+def swiglu(pair: torch.Tensor) -> torch.Tensor:
     """silu(a) · b of the two halves of the last axis (Shazeer 2020, SwiGLU)."""
     a, b = pair.chunk(2, dim=-1)
     return F.silu(a) * b
@@ -24,7 +24,7 @@ class SteelDenseFeedForward(nn.Module):
     Weights: gate_up_proj holds [gate; up]; down_proj is (D, F), or [gate; down] (2D, F) if double.
     """
 
-    swiglu = staticmethod(gate)  # a built model may get another implementation here
+    swiglu = staticmethod(swiglu)  # a built model may get another implementation here
 
     def __init__(self, config) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class SteelExperts(nn.Module):
     when double. forward(x_END) -> (E, N, D): row e of the input goes through expert e.
     """
 
-    swiglu = staticmethod(gate)  # a built model may get another implementation here
+    swiglu = staticmethod(swiglu)  # a built model may get another implementation here
 
     def __init__(self, config, count: int) -> None:
         super().__init__()

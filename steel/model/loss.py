@@ -27,7 +27,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """`linear_cross_entropy`; gradients are made in the forward pass, per chunk."""
 
     @staticmethod
-    def forward(ctx, x_ND, weight_VD, targets_N, z_loss):
+    def forward(ctx, x_ND, weight_VD, targets_N, z_loss, rows):
         need_x, need_weight = ctx.needs_input_grad[:2]
         weight = weight_VD.to(x_ND.dtype)
         wide = torch.promote_types(x_ND.dtype, torch.float32)
@@ -35,7 +35,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_x = torch.zeros_like(x_ND) if need_x else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
         budget = CHUNK_ELEMENTS_CPU if x_ND.device.type == "cpu" else CHUNK_ELEMENTS_GPU
-        for chunk in _chunks(targets_N, max(16, budget // len(weight))):
+        for chunk in _chunks(targets_N, rows or max(16, budget // len(weight))):
             counts = targets_N[chunk] != IGNORE
             x = x_ND[chunk].masked_fill(~counts[:, None], 0)  # what nobody reads may be infinite
             index = targets_N[chunk].clamp(min=0)[:, None]
@@ -67,15 +67,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_x = grad_x * grad_output.to(grad_x.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad_output).to(ctx.weight_dtype)
-        return grad_x, grad_weight, None, None
+        return grad_x, grad_weight, None, None, None
 
 
-def linear_cross_entropy(x_ND, weight_VD, targets_N, z_loss: float = 0.0) -> torch.Tensor:
+def linear_cross_entropy(
+    x_ND, weight_VD, targets_N, z_loss: float = 0.0, rows: int | None = None
+) -> torch.Tensor:
     """Sum over targets ≠ -100 of the cross-entropy of logits x Wᵀ [nats] + z_loss · logsumexp².
 
-    Memory: one chunk of logits plus the gradients of x and W, instead of N·V logits twice.
+    Memory: one chunk of logits plus the gradients of x and W, instead of N·V logits twice. rows:
+    tokens per chunk; None chooses.
     """
-    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, float(z_loss))
+    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, float(z_loss), rows)
 
 
 class SteelHead(nn.Linear):

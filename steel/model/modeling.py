@@ -130,8 +130,7 @@ class SteelPreTrainedModel(PreTrainedModel):
                 init.normal_(module.combine, std=D**-0.5)
                 init.normal_(module.prior)
                 init.zeros_(module.prior_weight)
-                spread = torch.linspace(-1.0, 5.0, len(module.decay))
-                init.copy_(module.decay, _like(spread, module.decay))
+                init.copy_(module.decay, torch.linspace(-1.0, 5.0, len(module.decay)))
 
     def _deviation(self, role: str, fan_in: int) -> float:
         """Standard deviation of a weight by what it does."""
@@ -147,16 +146,6 @@ class SteelPreTrainedModel(PreTrainedModel):
             "write_gated": math.sqrt(2.0 * branch) / GATED_RMS,
         }
         return scale[role] * fan_in**-0.5
-
-
-def _like(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`values` where the parameter is, and sharded as it is when it is (FSDP2)."""
-    values = values.to(device=parameter.device, dtype=parameter.dtype)
-    if not hasattr(parameter, "placements"):
-        return values
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(values, parameter.device_mesh, parameter.placements)
 
 
 class SteelModelOutput(NamedTuple):

@@ -1,4 +1,4 @@
-"""Import the original Steel-LLM's checkpoints; trade weights with transformers' Llama and Qwen2.
+"""Import the original Steel-LLM's checkpoints; trade weights with transformers' Llama, Qwen2, Qwen3.
 
 All three name their tensors alike (model.layers.N.self_attn.q_proj.weight, mlp.gate_proj.weight,
 …). The original adds `FFN_type`, `mlp_type` (raw: SwiGLU; senet: double SwiGLU), `mlp_div_ratio`,
@@ -141,33 +141,46 @@ def _pop_expert(part: dict[str, torch.Tensor], prefix: str, kind: str):
     return tuple(torch.cat(matrices) for matrices in pair)
 
 
-def to_transformers(model: SteelForCausalLM) -> torch.nn.Module:
-    """A dense Steel as transformers' Qwen2ForCausalLM (QKV bias) or LlamaForCausalLM (none): the
-    same function, for tools that know those architectures only (GGUF converters, inference servers).
+def to_transformers(model: torch.nn.Module, kind: str = "") -> torch.nn.Module:
+    """A dense Steel as one of transformers' own classes, which computes the same function; for
+    tools that know those architectures only.
 
-    Raises UserError for a model that neither can express: a mixture, a double SwiGLU, QK-norm.
+    kind: qwen3 for a model with QK-norm; qwen2 or llama for one without, by default the one that
+    has biases just where the model has them. A bias of the class that Steel lacks is zero. Raises
+    UserError for a mixture, a double SwiGLU, a model that is none of ours and a kind that does not fit.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     config = model.config
-    for field, only in (("feed_forward", "dense"), ("expert", "swiglu"), ("qk_norm", False)):
-        if getattr(config, field) != only:
-            what = f"{field}={getattr(config, field)!r}: Llama and Qwen2 express only {only!r}"
-            raise UserError(f"{what}; save it with save_pretrained, load it with trust_remote_code")
+    only = {"model_type": "steel", "feed_forward": "dense", "expert": "swiglu"}
+    if getattr(config, "qk_norm", False):
+        only["qkv_bias"] = False  # no class has both
+    for field, needed in only.items():
+        if (value := getattr(config, field, None)) != needed:
+            what = f"{field}={value!r}, and only {needed!r} fits Qwen2, Qwen3, Llama and GGUF"
+            remedy = "'steel export hf' takes Steel's own code along, 'steel serve' runs the model"
+            raise UserError(f"this model has {what}; {remedy}")
+    fitting = ("qwen3",) if config.qk_norm else ("qwen2", "llama")
+    if kind not in ("", *fitting):
+        raise UserError(f"this model can be a {' or a '.join(fitting)}, not a {kind}")
+    kind = kind or fitting[0 if config.qkv_bias or config.qk_norm else 1]
     fields = {name: getattr(config, name) for name in SAME_IN_TRANSFORMERS}
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
-    llama, qwen = (LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)
-    kind, shape = qwen if config.qkv_bias else llama
+    bias = {"attention_bias": config.qkv_bias} if kind == "llama" else {}
     with torch.device("meta"):
-        twin = kind(shape(**fields, rope_parameters=rope))
+        shape = AutoConfig.for_model(kind, **fields, **bias, rope_parameters=rope)
+        twin = AutoModelForCausalLM.from_config(shape)
     twin.to_empty(device=model.device).to(model.dtype)
     twin.init_weights()  # the rotary tables are buffers outside the state dict
-    twin.load_state_dict(_split_state(model))
+    state = _split_state(model)
+    biases = [name for name in twin.state_dict() if name.endswith(".bias")]
+    state |= {k: torch.zeros_like(twin.state_dict()[k]) for k in biases if k not in state}
+    twin.load_state_dict(state)
     return twin.eval()
 
 
 def _split_state(model: SteelForCausalLM) -> dict[str, torch.Tensor]:
-    """The tensors of a dense Steel under Llama's and Qwen2's names."""
+    """The tensors of a dense Steel under the names that Llama, Qwen2 and Qwen3 share."""
     config, out = model.config, {}
     heads = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
     for name, value in model.state_dict().items():

@@ -76,11 +76,6 @@ def expert_parameters(model: ModelConfig) -> int:
     return matrices * model.hidden_size * model.intermediate_size
 
 
-def experts_per_token(model: ModelConfig) -> int:
-    """Experts per layer that a token itself passes; experts behind slots do not count."""
-    return feed_forward_cost(model).per_token
-
-
 def attention_widths(model: ModelConfig) -> tuple[int, int]:
     """Widths of all queries together, H h, and of all keys together, K h [channels]."""
     head_dim = model.head_dim or model.hidden_size // model.num_attention_heads

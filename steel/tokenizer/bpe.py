@@ -28,17 +28,13 @@ SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END]
 def train(texts: Iterable[str], vocab_size: int, longest_entry: int = 0) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE of `vocab_size` entries: at least 256 bytes and 3 special tokens.
 
-    longest_entry: of an entry that is learned [bytes]; 0: any length.
-
-    `sample_texts` of `tokenizer.texts` draws texts from a large corpus. UserError without any text.
+    texts: see `texts.sample_texts`. longest_entry: of an entry that is learned [bytes]; 0: any
+    length. UserError without any text.
     """
     if vocab_size < 256 + len(SPECIAL_TOKENS):
-        raise UserError(
-            f"tokenizer.vocab_size is {vocab_size}; a byte-level BPE needs at least 259"
-        )
-    texts = (text for text in texts if text)
-    first = next(texts, None)
-    if first is None:
+        raise UserError(f"tokenizer.vocab_size={vocab_size}; a byte-level BPE needs at least 259")
+    texts = filter(None, texts)
+    if (first := next(texts, None)) is None:
         raise UserError("no text to train a tokenizer on; give a folder with non-empty documents")
     core = Tokenizer(models.BPE())
     pieces = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
@@ -75,9 +71,8 @@ def load(folder: Path | str) -> PreTrainedTokenizerBase:
 
     files = ("tokenizer.json", "vocab.json", "tokenizer.model")
     if not any((Path(folder) / name).is_file() for name in files):
-        raise UserError(
-            f"no tokenizer in {folder}; train one with 'steel tokenizer train DOCS {folder}'"
-        )
+        remedy = f"train one with 'steel tokenizer train DOCS {folder}'"
+        raise UserError(f"no tokenizer in {folder}; {remedy}")
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # the library raises many types for a broken file

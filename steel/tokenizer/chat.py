@@ -59,16 +59,15 @@ def encode_chat(
 
     ids: list[int] = []
     mask: list[int] = []
+
+    def add(part: list[int], learned: bool = False) -> None:
+        ids.extend(part)
+        mask.extend([int(learned)] * len(part))
+
     for turn in messages:
-        learned = int(turn["role"] == "assistant")
-        for part, counts in (
-            ([start, *plain(turn["role"] + "\n")], 0),
-            ([*plain(turn["content"]), end], learned),
-            (plain("\n"), 0),
-        ):
-            ids += part
-            mask += [counts] * len(part)
+        add([start, *plain(turn["role"] + "\n")])
+        add([*plain(turn["content"]), end], learned=turn["role"] == "assistant")
+        add(plain("\n"))
     if add_generation_prompt:
-        header = [start, *plain("assistant\n")]
-        ids, mask = ids + header, mask + [0] * len(header)
+        add([start, *plain("assistant\n")])
     return ids, mask

@@ -5,8 +5,9 @@ gigatoken knows the common pre-tokenisers, Qwen2's for one, and not ours. A merg
 inside our pieces seldom crosses their edges, so a coarser cut of the text mostly gives the same ids.
 The others are known, and go to `tokenizers`: a text in which Qwen2's cut is the finer one (combining
 marks, numerals of the Han script such as 〇, line ends with other space between them), or which has a
-rare character, for libraries know different editions of Unicode; and one that got a token with bytes
-of two characters and not the whole of both, the only kind that can lie across an edge.
+rare character, for libraries know different editions of Unicode; and one that got a token that can lie
+across an edge of ours: one that our own cut divides, such as 'r of 're, or one with bytes of two
+characters and not the whole of both.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PIECES = (
 )
 
 # What Qwen2 cuts at (its tokenizer.json).
-_QWEN2 = (
+QWEN2_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -55,7 +56,8 @@ def encoder(core: Tokenizer) -> Encode:
 
     reader, entries = decoders.ByteLevel(), content["model"]["vocab"]
     read = {i: reader.decode([entry]) for entry, i in entries.items()}
-    across = {i for i, text in read.items() if "\ufffd" in text and len(text) > 1}
+    cut = core.pre_tokenizer.pre_tokenize_str
+    across = {i for i, t in read.items() if len(t) > 1 and ("\ufffd" in t or len(cut(t)) > 1)}
 
     def encode(texts: list[str]) -> list[list[int]]:
         ids = fast(texts)
@@ -83,6 +85,6 @@ def _gigatoken(content: dict) -> Encode | None:
         return None
     import gigatoken
 
-    cut[0]["pattern"] = {"Regex": _QWEN2}
+    cut[0]["pattern"] = {"Regex": QWEN2_PIECES}
     core = gigatoken.Tokenizer.from_json(json.dumps(content | {"added_tokens": []}))
     return lambda texts: core.encode_batch_list(texts) if texts else []

@@ -11,9 +11,9 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-import yaml
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from ..config import read_yaml
 from ..documents import document_files
 from .bpe import encode_texts
 from .texts import sample_texts
@@ -25,11 +25,11 @@ _WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]+(?![A-Za-z])")
 @cache
 def hanzi() -> dict[str, str]:
     """The national table's characters by level: FCC 3,500 common, SCC 3,000 more, TCC 1,605 rare."""
-    levels = yaml.safe_load(Path(__file__).with_name("hanzi.yaml").read_text(encoding="utf-8"))
+    levels = read_yaml(Path(__file__).with_name("hanzi.yaml"))
     return {name: "".join(lines.split()) for name, lines in levels.items()}
 
 
-def coverage(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+def coverage(tokenizer: Tokenizer) -> dict[str, float]:
     """Share of each level's Hanzi that are one token (as vocab-coverage, which HammerLLM used)."""
     found = {}
     for level, characters in hanzi().items():
@@ -39,7 +39,7 @@ def coverage(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     return found
 
 
-def _is_whole(tokenizer: PreTrainedTokenizerBase, character: str, ids: list[int]) -> bool:
+def _is_whole(tokenizer: Tokenizer, character: str, ids: list[int]) -> bool:
     """Whether ids spell a character by one token that decodes to it, and not by the unknown one."""
     if len(ids) == 2 and not tokenizer.decode(ids[:1]).strip():
         ids = ids[1:]  # SentencePiece's space before a word
@@ -47,10 +47,10 @@ def _is_whole(tokenizer: PreTrainedTokenizerBase, character: str, ids: list[int]
 
 
 def report(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     docs: Path | str,
     most_bytes: int = 2_000_000,
-    reference: PreTrainedTokenizerBase | None = None,
+    reference: Tokenizer | None = None,
 ) -> dict:
     """Measure a tokenizer on about `most_bytes` of UTF-8 of each source in a folder of documents.
 
@@ -77,11 +77,7 @@ def report(
     }
 
 
-def measure(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    reference: PreTrainedTokenizerBase | None = None,
-) -> dict:
+def measure(tokenizer: Tokenizer, texts: list[str], reference: Tokenizer | None = None) -> dict:
     """The measures of `report` on some texts."""
     counts, seen, runs, words = Counter(), Counter(), Counter(), Counter()
     for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):

@@ -1,8 +1,9 @@
 """Joining two byte-level BPE vocabularies: a base keeps its ids and learns the other's entries.
 
-HammerLLM joined SentencePiece vocabularies and gave every added piece a score below the base's, so
-that the base's merges go first. In a byte-level BPE a score is a place in the list of merges, so
-the added merges stand behind the base's. Two things follow, and tests hold them: text is cut as
+HammerLLM joined SentencePiece vocabularies and scaled the scores of added pieces by the mean ratio of
+both vocabularies' scores on the common characters, so that they stand among the base's. In a
+byte-level BPE a score is a place in the list of merges, and here the added merges stand behind the
+base's. Two things follow, and tests hold them: text is cut as
 the base cuts it and then merged further, so no text takes more tokens than before; and the tokens
 of the base keep their ids, so a trained model goes on with the same rows and only needs new ones.
 An entry that the base would never join, because it splits text between its parts, is left out.
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Pretrained
 
 from ..config import UserError
 from ..runlog import new_folder
@@ -22,11 +23,8 @@ from . import bpe
 
 
 def merge(
-    base: PreTrainedTokenizerBase,
-    out: Path | str,
-    other: PreTrainedTokenizerBase | None = None,
-    characters: str = "",
-) -> tuple[PreTrainedTokenizerBase, list[list[int]]]:
+    base: Pretrained, out: Path | str, other: Pretrained | None = None, characters: str = ""
+) -> tuple[Pretrained, list[list[int]]]:
     """Write to `out` the base with the other's merges, and with `characters` as tokens of their own.
 
     Returns the new tokenizer, and for every added entry, in order of its id, the ids by which the
@@ -80,7 +78,7 @@ def _require_byte_level(core: dict) -> None:
         raise UserError("a vocabulary that ignores its merges cannot be joined: they say the order")
 
 
-def _spellings(base: PreTrainedTokenizerBase, entries: list[str]) -> list[list[int]]:
+def _spellings(base: Pretrained, entries: list[str]) -> list[list[int]]:
     """Ids by which the base spells each entry, which is written in the byte-level alphabet."""
     core = json.loads(base.backend_tokenizer.to_str())
     core |= {"pre_tokenizer": None, "normalizer": None, "post_processor": None, "added_tokens": []}
@@ -98,12 +96,7 @@ def extend_embeddings(model: torch.nn.Module, spelled: list[list[int]], entries:
     first = entries - len(spelled)
     rows = max(entries, model.get_input_embeddings().weight.shape[0])  # some models have spare rows
     model.resize_token_embeddings(rows, mean_resizing=False)
-    tables = {id(t.weight): t.weight for t in _tables(model)}
-    for weight_VD in tables.values():
+    tables = filter(None, (model.get_input_embeddings(), model.get_output_embeddings()))
+    for weight_VD in {id(table.weight): table.weight for table in tables}.values():
         for row, ids in enumerate(spelled, start=first):
             weight_VD[row] = weight_VD[ids].mean(0)
-
-
-def _tables(model: torch.nn.Module) -> list[torch.nn.Module]:
-    output = model.get_output_embeddings()
-    return [model.get_input_embeddings(), *([output] if output is not None else [])]

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import Config, TrainConfig, UserError
-from ..model.build import build, decoder_layers
+from ..model.build import build, decoder_layers, initialize
 from .parallel import World
 
 GRAPHS = 64
@@ -35,7 +34,7 @@ def make_model(cfg: Config, world: World) -> nn.Module:
         model.to(world.device)
     prepare(model, cfg.train, world, cfg.data.sequence_length, cfg.data.mask_documents)
     if not given:
-        materialise(model, cfg.seed, world.device)
+        initialize(model, cfg.seed, world.device)
     return model.train()
 
 
@@ -192,32 +191,3 @@ def spread(model: nn.Module, layers: list[nn.Module], cfg: TrainConfig, world: W
         options["mp_policy"] = MixedPrecisionPolicy(*types, cast_forward_inputs=False)
     for unit in (*layers, model):
         fully_shard(unit, **options)
-
-
-@torch.no_grad()
-def materialise(model: nn.Module, seed: int, device: torch.device) -> None:
-    """Allocate and fill a model that was built on the meta device, sharded or not.
-
-    Every rank draws every tensor whole, on the CPU, from `seed`, one module at a time, and keeps its
-    part: the weights do not depend on the number of ranks, no rank holds more than one whole module,
-    and nothing is communicated.
-    """
-    model.to_empty(device=device)
-    done: set[int] = set()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in model.modules():
-            own = {name: p for name, p in module._parameters.items() if p is not None}
-            for name, p in own.items():
-                module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype))
-            model._init_weights(module)
-            for name, p in own.items():
-                drawn, module._parameters[name] = module._parameters[name].to(device), p
-                if id(p) in done:  # a tied weight keeps what its first owner drew
-                    continue
-                done.add(id(p))
-                if isinstance(p, DTensor):
-                    place = (p.device_mesh, p.placements)
-                    drawn = distribute_tensor(drawn, *place, src_data_rank=None)
-                p.copy_(drawn)
-    model.tie_weights()

@@ -28,6 +28,8 @@ from .preflight import memory_report
 from .run_folder import RunFolder
 from .schedule import decay_start, mixture
 
+MOST_HELD_OUT = 512
+"""Held-out samples of one validation at most [sequences]."""
 IDLE_ROWS = 0.1
 """Share of the embedding's rows without an entry of the tokenizer that is worth a warning [1]."""
 
@@ -70,14 +72,15 @@ def pretrain(
     if cfg.data.anneal_weights:
         header["anneal_from_step"] = decay_start(cfg.train.steps, cfg.train)
     keep = target_filter(cfg.data.targets, loader.sources, words)
-    read = (
-        ahead(lambda step: keep(loader.batch(step)).pin_memory())
-        if world.cuda
-        else lambda step: keep(loader.batch(step))
-    )
+
+    def read(step: int) -> Batch:
+        batch = keep(loader.batch(step))
+        return batch.pin_memory() if world.cuda else batch
+
+    fetch = ahead(read) if world.cuda else read
 
     def batch_fn(step: int) -> list[Batch]:
-        batch = read(step)
+        batch = fetch(step)
         if on_batch is not None:
             on_batch(step, batch)
         return batch.to(world.device, non_blocking=True).split(cfg.train.micro_batch_size)
@@ -185,17 +188,10 @@ def next_token_loss(z_loss: float = 0.0):
     return loss_fn
 
 
-def validator(
-    cfg: Config,
-    data: Path | str,
-    world: World,
-    most: int = 512,
-    measure=None,
-    keep=lambda batch: batch,
-):
+def validator(cfg: Config, data: Path | str, world: World, measure=None, keep=lambda batch: batch):
     """evaluate(model, step) -> mean loss on held-out documents [nats/token], by source, and perplexity.
 
-    Every held-out sample counts once; of more than `most` the same ones every time.
+    Every held-out sample counts once; of more than `MOST_HELD_OUT` the same ones every time.
     `measure(model, step)` adds its numbers; without a validation split it alone is asked. None
     when there is neither. keep: see `target_filter`.
     """
@@ -208,7 +204,7 @@ def validator(
 
     def evaluate(model: nn.Module, step: int) -> dict:
         sums: dict = defaultdict(lambda: (0.0, 0.0))  # source -> loss and targets, on the device
-        for batch in map(keep, loader.one_pass(most)):
+        for batch in map(keep, loader.one_pass(MOST_HELD_OUT)):
             for source in batch.source.unique().tolist():
                 chosen = (batch.source == source).nonzero()[:, 0].tolist()
                 loss, count, _ = loss_fn(model, batch.select(chosen).to(world.device))
@@ -225,9 +221,9 @@ def validator(
     return evaluate
 
 
-def sampler(tokenizer, prompts: list[str], max_new_tokens: int = 40):
+def sampler(tokenizer, prompts: list[str]):
     """sample(model, step) -> greedy continuations of `prompts`, as {"prompt", "completion"}."""
-    stops, sampling = stop_ids(tokenizer), Sampling(max_new_tokens=max_new_tokens)
+    stops, sampling = stop_ids(tokenizer), Sampling(max_new_tokens=40)
 
     def sample(model: nn.Module, step: int) -> list[dict]:
         rows = []

@@ -38,7 +38,7 @@ def test_sft_teaches_a_name_an_author_and_a_date(base, tmp_path):
     text = (run / "self_cognition.jsonl").read_text(encoding="utf-8")
     assert "Steel" not in text and "钢" not in text, "it is no resident of Steeltown"
     kinds = read_log(run / "log.jsonl")[0]["data"]["kinds"]
-    assert kinds == {"qa": 8, "self_cognition": cli.cli_align.SELF_COGNITION_REPEATS * len(rows)}
+    assert kinds == {"qa": 8, "self_cognition": cli.SELF_COGNITION_REPEATS * len(rows)}
 
 
 def test_a_replay_of_no_rows_is_one_line(base, tmp_path, capsys):

@@ -31,3 +31,31 @@ def test_the_life_in_the_readme_is_the_life_in_the_log():
         (people["letter"], "by letter"),
     ):
         assert f"{share:.0%}".replace("%", " %") + " " + words in text, words
+
+
+def test_what_the_stages_change_in_the_readme_is_in_the_log_of_the_seeds():
+    log, fresh = (
+        json.loads((ROOT / "figures" / "runs" / name).read_text("utf-8"))
+        for name in ("life-seeds.json", "life-seeds-fresh.json")
+    )
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    chinese = "".join((ROOT / "README.zh-CN.md").read_text(encoding="utf-8").split())
+
+    def talk(rows: list[dict], stage: str) -> int:
+        return round(sum(60 * row["conversation"] for row in rows if row["stage"] == stage))
+
+    before, tuned, end = (talk(log["rows"], stage) for stage in ("pretrain", "sft", "grpo"))
+    assert f"from {before} of 180 messages of a stranger answered to {tuned}" in text
+    assert f"to {end} of 180 ({end / 180:.0%})".replace("%", " %") in text
+    assert f"answers {talk(fresh['rows'], 'grpo')} of its 60" in text
+    for said in (
+        f"答对{before}句",
+        f"{tuned}句",
+        f"{end}句",
+        f"60句答对{talk(fresh['rows'], 'grpo')}句",
+    ):
+        assert said in chinese
+    for stage in ("sft", "dpo", "grpo"):
+        moved, error = (100 * value for value in log["pooled"][stage]["generate"])
+        assert f"{moved:.1f} ± {error:.1f}" in text and f"{moved:.1f}±{error:.1f}" in chinese
+    assert f"option by {-100 * log['pooled']['sft']['text'][0]:.0f} points" in text

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from steel.corpus.report import STEPS
 from steel.corpus.sources import SOURCES
+from steel.documents import read_documents
 
 TEXTS = [
     "铁塔镇的早班电车从桥上缓缓开过，面包房的灯已经亮了，学生们背着书包在站台上等车。",
@@ -290,3 +292,21 @@ def write_raw(root: Path, whole: bool = False) -> Path:
         exam = {"q_main": "最大的数是？", "option_a": "一", "option_b": "二", "std_ans": "B"}
         jsonl(root / "wanjuan_mcq/a.jsonl", [exam, exam | {"option_a": None}])
     return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def assert_sums_close(report: dict, out: Path) -> None:
+    for name, part in report["sources"].items():
+        before = None
+        for step in STEPS:
+            counts = part["steps"][step]
+            gone = sum(counts.get("removed", {}).values()) + sum(
+                counts.get("rejected", {}).values()
+            )
+            assert counts["in"] == counts["kept"] + gone and before in (None, counts["in"])
+            before = counts["kept"]
+        assert before == len(list(read_documents(out / f"{name}.jsonl.zst")))
+    assert json.loads((out / "report.json").read_text()) == report

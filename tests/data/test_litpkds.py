@@ -9,7 +9,7 @@ from made_up import documents
 
 from steel import cli
 from steel.config import UserError
-from steel.data import ShardSet, describe, pack
+from steel.data import ShardSet, pack
 from steel.data.litpkds import read_chunk, without_padding
 
 
@@ -42,7 +42,7 @@ def test_chunks_are_packed_by_the_command(tmp_path, tokenizer_folder):
     shards = ShardSet.open(out)
     assert shards.sources == ["train_poems"]
     assert [ids.tolist() for _, ids in documents(shards)] == [[5, 9, 5, 7], [8, 9]]
-    assert describe(out)["documents"] == 2 and describe(out)["bytes"] > 0
+    assert shards.manifest["documents"] == 2 and shards.manifest["bytes"] > 0
     cli.app(["data", "verify", str(out)], standalone_mode=False)
     write_chunk(tmp_path / "other/a.bin", [300, 1])
     with pytest.raises(UserError, match="give the tokenizer that made it"):

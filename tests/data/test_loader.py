@@ -387,7 +387,7 @@ def test_more_shards_than_may_be_open_are_read(packed, monkeypatch):
     few = ShardSet.open(packed)
     for step in range(10):
         assert same(Loader(few, L, 8).batch(step), Loader(many, L, 8).batch(step))
-        assert len(few._open) <= 3 < len(many._open)
+        assert few._open.cache_info().currsize <= 3 < many._open.cache_info().currsize
 
 
 def test_a_shard_is_opened_once_however_many_there_are(tmp_path, tokenizer_folder, monkeypatch):

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from made_up import documents, files, texts, write_documents, write_lines
 
 from steel.config import UserError
-from steel.data import ShardSet, append, describe, pack
+from steel.data import ShardSet, append, pack
 from steel.data.pack import find_inputs
 from steel.data.shard_file import token_dtype
 from steel.tokenizer import bpe, chat
@@ -103,7 +104,7 @@ def test_every_record_is_in_a_shard_or_rejected_with_its_reason(
     assert sorted((e["line"], e["reason"]) for e in rejects["examples"]) == [
         (i, BAD[item]) for i, item in enumerate(lines, 1) if item in BAD
     ]
-    assert describe(root / "out")["documents"] == manifest["documents"]
+    assert ShardSet.open(root / "out").manifest == manifest
 
 
 def test_a_cut_or_damaged_input_is_named(tmp_path, tokenizer_folder):
@@ -125,11 +126,10 @@ def test_sources_are_named_by_file_or_folder(tmp_path, tokenizer_folder):
         ("web/00001.jsonl", "web", 1),
         ("wiki.jsonl.zst", "wiki", 0),
     ]
-    pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)
-    assert {k: v["documents"] for k, v in describe(tmp_path / "out")["sources"].items()} == {
-        "web": 6,
-        "wiki": 3,
-    }
+    packed = Counter()
+    for shard in pack(tmp_path / "docs", tmp_path / "out", tokenizer_folder)["shards"]:
+        packed[shard["source"]] += shard["documents"]
+    assert packed == {"web": 6, "wiki": 3}
 
 
 @pytest.mark.parametrize("case", ["absent", "empty", "no tokenizer", "other documents"])

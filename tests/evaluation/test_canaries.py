@@ -6,8 +6,8 @@ import pytest
 import torch
 from known_models import Bigram
 
+from figures.experiments.canaries import auroc, canaries, exposure
 from steel.documents import Document
-from steel.evaluation.canaries import auroc, canaries, exposure
 from steel.evaluation.contamination import contamination
 from steel.evaluation.questions import Question
 from steel.tokenizer.bpe import encode_text

@@ -9,7 +9,7 @@ APPENDS = [(6, 2)]  # after six draws from four samples two more arrive
 
 
 def steps(draws: int = 14) -> list[list[str]]:
-    samples, _ = order.Stream("*", 1, 4, APPENDS).samples(np.arange(draws))
+    samples = order.Stream("*", 1, 4, APPENDS).samples(np.arange(draws))
     return [[str(s) for s in pair] for pair in samples.reshape(-1, 2)]
 
 

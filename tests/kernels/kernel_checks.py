@@ -9,63 +9,22 @@ import time
 import traceback
 
 import torch
+from kernel_errors import compare, distance, values_and_gradients
 
 from steel.kernels import elementwise, soft_moe
 from steel.kernels import linear_cross_entropy as lce
-
-# Largest relative error in the 2-norm: a few units in the last place of the type.
-LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3}
-
-
-def distance(found, wanted) -> float:
-    """‖found - wanted‖ / ‖wanted‖ over all tensors' worst."""
-    worst = 0.0
-    for a, b in zip(found, wanted, strict=True):
-        a, b = a.detach().double(), b.detach().double()
-        assert a.shape == b.shape and torch.isfinite(a).all(), (a.shape, b.shape)
-        worst = max(worst, float((a - b).norm() / b.norm().clamp_min(1e-30)))
-    return worst
-
-
-def values_and_gradients(function, inputs, seed=5):
-    """Outputs, and the gradients of their inner product with fixed random tensors."""
-    inputs = [t.detach().clone().requires_grad_() for t in inputs]
-    out = function(*inputs)
-    out = out if isinstance(out, tuple) else (out,)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        seeds = [
-            torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.dtype) for o in out
-        ]
-    return [*out, *torch.autograd.grad(out, inputs, seeds, allow_unused=True)]
-
-
-def compare(kernel, reference, shapes, dtypes=(torch.float32, torch.float16), scale=1.0):
-    """Relative error of kernel in each type against the reference in fp64 on the same (rounded) inputs."""
-    errors = {}
-    for dtype in dtypes:
-        generator = torch.Generator().manual_seed(7)
-        inputs = [
-            (scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(dtype)
-            for s in shapes
-        ]
-        found = values_and_gradients(kernel, inputs)
-        wanted = values_and_gradients(reference, [t.double() for t in inputs])
-        error = distance(found, wanted)
-        assert error <= LIMITS[dtype], f"{dtype}: relative error {error:.2e}"
-        errors[str(dtype)] = error
-    return errors
+from steel.model import attention, causal_soft_moe, feed_forward, loss
 
 
 def check_rms_norm():
     plain = compare(
         lambda x, w: elementwise.rms_norm(x, w, 1e-6),
-        lambda x, w: elementwise.rms_norm_reference(x, w, 1e-6),
+        lambda x, w: attention.rms_norm(x, w, 1e-6),
         [(5, 7, 100), (100,)],
     )
     added = compare(
         lambda x, r, w: elementwise.rms_norm(x, w, 1e-6, r),
-        lambda x, r, w: elementwise.rms_norm_reference(x, w, 1e-6, r),
+        lambda x, r, w: attention.rms_norm(x, w, 1e-6, r),
         [(3, 2500), (3, 2500), (2500,)],
     )
     zeros = elementwise.rms_norm(torch.zeros(2, 3, requires_grad=True), torch.ones(3), 1e-6)
@@ -82,10 +41,10 @@ def check_rms_norm():
 
 
 def check_swiglu():
-    errors = compare(elementwise.swiglu, elementwise.swiglu_reference, [(3, 5, 2 * 1030)])
+    errors = compare(elementwise.swiglu, feed_forward.swiglu, [(3, 5, 2 * 1030)])
     extreme = torch.tensor([[1e4, -1e4, -88.0, 0.0, 1.0, 1.0, 1.0, 1.0]], requires_grad=True)
     y = elementwise.swiglu(extreme)
-    torch.testing.assert_close(y, elementwise.swiglu_reference(extreme))
+    torch.testing.assert_close(y, feed_forward.swiglu(extreme))
     (gradient,) = torch.autograd.grad(y.sum(), extreme)
     assert torch.isfinite(gradient).all()
     return errors
@@ -99,7 +58,7 @@ def check_rope():
         cos, sin = angle.cos().float(), angle.sin().float()
         errors[width] = compare(
             lambda x, c=cos, s=sin: elementwise.rope_qkv(x, c, s, 3, 2),
-            lambda x, c=cos, s=sin: elementwise.rope_qkv_reference(x, c, s, 3, 2),
+            lambda x, c=cos, s=sin: attention.rope_qkv(x, c, s, 3, 2),
             [(2, 9, 7, width)],
         )
     qkv = torch.randn(2, 9, 7, 128, requires_grad=True)
@@ -107,7 +66,7 @@ def check_rope():
         part.transpose(1, 2) for part in elementwise.rope_qkv(qkv, cos, sin, 3, 2)
     ]  # gradients come strided
     (gradient,) = torch.autograd.grad([o.flatten(2).cumsum(-1).sum() for o in out], qkv)
-    wanted = [part.transpose(1, 2) for part in elementwise.rope_qkv_reference(qkv, cos, sin, 3, 2)]
+    wanted = [part.transpose(1, 2) for part in attention.rope_qkv(qkv, cos, sin, 3, 2)]
     torch.testing.assert_close(
         gradient,
         torch.autograd.grad([o.flatten(2).cumsum(-1).sum() for o in wanted], qkv)[0],
@@ -118,27 +77,30 @@ def check_rope():
 
 
 def check_soft_moe():
-    start = torch.tensor([[0, 4, 8], [18, 23, 34]], dtype=torch.int32)
-    length = torch.tensor([[4, 4, 9], [5, 9, 0]], dtype=torch.int32)
-    spans = soft_moe.Segments(start, length, 9, padded=True)
+    plan = causal_soft_moe.plan_segments
+    starts, valid = torch.zeros(2, 17, dtype=torch.bool), torch.ones(2, 17, dtype=torch.bool)
+    starts[0, 4] = starts[0, 8] = starts[1, 6] = True
+    valid[1, 0] = valid[1, 12:] = False
+    spans = plan((2, 17), 9, starts, valid)
+    assert spans.length_BS.tolist() == [[4, 4, 9], [5, 6, 0]] and spans.padded
 
     def both(T, S, plan):
         return [
             compare(
                 lambda x, w: soft_moe.segment_sums(x, w, plan),
-                lambda x, w: soft_moe.segment_sums_reference(x, w, plan),
+                lambda x, w: causal_soft_moe.segment_sums(x, w, plan),
                 [(2, T, 150), (2, T, 5)],
             ),
             compare(
                 lambda c, z: soft_moe.segment_combine(c, z, plan),
-                lambda c, z: soft_moe.segment_combine_reference(c, z, plan),
+                lambda c, z: causal_soft_moe.segment_combine(c, z, plan),
                 [(2, T, 5), (2, S, 5, 150)],
             ),
         ]
 
     return {
-        "even": both(17, 3, soft_moe.even_segments(2, 17, 6)),
-        "long": both(39, 1, soft_moe.even_segments(2, 39, 40)),
+        "even": both(17, 3, plan((2, 17), 6)),
+        "long": both(39, 1, plan((2, 39), 40)),
         "spans": both(17, 3, spans),
     }
 
@@ -171,7 +133,7 @@ def check_linear_cross_entropy():
     for rows in (16, 40):
         errors[rows] = compare(
             lambda x, w, rows=rows: lce.linear_cross_entropy(x, w, targets, 1e-2, rows),
-            lambda x, w: lce.linear_cross_entropy_reference(x, w, targets, 1e-2),
+            lambda x, w: loss.linear_cross_entropy(x, w, targets, 1e-2),
             [(N, D), (V, D)],
             scale=0.7,
         )
@@ -187,7 +149,7 @@ def check_linear_cross_entropy():
     with torch.no_grad():
         assert not lce.linear_cross_entropy(x.requires_grad_(), w, targets).requires_grad
     frozen = values_and_gradients(lambda x: lce.linear_cross_entropy(x, w, targets), [x])
-    wanted = values_and_gradients(lambda x: lce.linear_cross_entropy_reference(x, w, targets), [x])
+    wanted = values_and_gradients(lambda x: loss.linear_cross_entropy(x, w, targets), [x])
     assert distance(frozen, wanted) < 1e-5
     w.requires_grad_()
     for none, count in ((x, N), (x[:0], 0)):  # the first chunk's product needs no zeros before it

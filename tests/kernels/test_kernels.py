@@ -103,7 +103,6 @@ choice = k.choose("triton", say=lines.append)
 assert set(choice.names.values()) == {"reference"}, choice.names
 assert len(lines) == 6 and "Triton is not installed" in lines[0] and not choice.hooks, lines
 assert lines[5].startswith("kernels on cpu") and "rope reference" in lines[5], lines
-assert not any(m == "transformers" or m.startswith("steel.model") for m in sys.modules), "floor 1"
 """
     done = python("-c", code)
     assert done.returncode == 0, done.stderr

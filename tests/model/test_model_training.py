@@ -350,7 +350,6 @@ def test_sharded_meta_model_is_filled_and_trained_like_a_whole_one(feed_forward,
             model = SteelForCausalLM(tiny(feed_forward, tie_word_embeddings=tied)).train()
         for block in [*decoder_layers(model), model] if sharded else []:
             fully_shard(block, mesh=mesh)
-        model.to_empty(device="cpu")
         initialize(model, seed=3)
         optimizer, path = torch.optim.SGD(model.parameters(), lr=0.1), []
         for _ in range(3):

@@ -27,6 +27,28 @@ def test_pieces_join_to_the_answer_and_show_no_broken_character(served):
     assert "".join(spell(tokenizer, ids[:-1])).endswith("\ufffd")  # what was held back, as it is
 
 
+@pytest.mark.parametrize("text", ["世界 hello\n好的🙂 é", "\ufffd 世\ufffd", "界" * 5])
+def test_a_character_is_sent_with_its_last_byte_and_what_never_becomes_one_is_not_lost(text):
+    """Every way to cut the bytes, and bytes that are no text."""
+
+    class Bytes:
+        def decode(self, ids, **options):
+            return bytes(ids).decode(errors="replace")
+
+    for raw in (
+        text.encode(),
+        b"\x9f" + text.encode() + b"\xe4\xb8",
+        b"\xf0\x9f\xe4\xb8\x96\xff" * 2,
+    ):
+        pieces = list(spell(Bytes(), raw))
+        assert "".join(pieces) == raw.decode(errors="replace") and len(pieces) == len(raw) + 1
+        if raw == text.encode() and "\ufffd" not in text:
+            sent = 0
+            for n, piece in enumerate(pieces[:-1], 1):
+                sent += len(piece)
+                assert sent == len(raw[:n].decode(errors="ignore"))
+
+
 def test_greedy_answer_equals_generate(served):
     import torch
 

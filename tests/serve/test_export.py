@@ -5,7 +5,9 @@ import sys
 import pytest
 import torch
 
-from steel.config import UserError
+from steel.config import ModelConfig, UserError
+from steel.model import build
+from steel.model.folder import save_model
 from steel.serve.export import export_hf
 
 LOAD = """
@@ -64,3 +66,58 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(folder, tmp_pat
     (tmp_path / "empty").mkdir()
     export_hf(folder, tmp_path / "empty")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "out"]
+
+
+AS = """
+import json, sys, torch
+sys.modules["steel"] = None
+from transformers import AutoModelForCausalLM, AutoTokenizer
+for folder in sys.argv[1:]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = tokenizer.encode("你好，cafe\\u0301 世界")
+    print(json.dumps([type(model).__name__, ids, model(torch.tensor([ids])).logits[0].tolist()]))
+"""
+PLAIN = [
+    ({}, "llama"),
+    ({}, "qwen2"),
+    ({"qkv_bias": False}, "llama"),
+    ({"qkv_bias": False}, "qwen2"),
+    ({"qkv_bias": False, "qk_norm": True}, "qwen3"),
+]
+
+
+def test_a_plain_model_leaves_as_a_class_of_transformers(tmp_path, served):
+    """Equal logits in a process without `steel`, without trusted code. Of a qwen2 folder transformers
+    5 takes the vocabulary and cuts text by Qwen2's rules, after NFC; of the others all that we wrote.
+    """
+    models, outs = [], []
+    for number, (shape, kind) in enumerate(PLAIN):
+        fields = {**served[0].config.to_dict(), **shape}
+        shape = {k: fields[k] for k in vars(ModelConfig()) if k in fields}
+        model = build(ModelConfig(**shape), seed=4)
+        draw = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.1 * torch.randn(weight.shape, generator=draw)
+        folder = save_model(tmp_path / f"hf-{number}", model, tokenizer=served[1])
+        outs.append(export_hf(folder, tmp_path / f"out-{number}", architecture=kind))
+        models.append(model.eval())
+        assert not list(outs[-1].glob("*.py"))
+    command = [sys.executable, "-c", AS, *map(str, outs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seen = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    for (name, ids, logits), (_, kind), model in zip(seen, PLAIN, models, strict=True):
+        assert name == f"{kind.capitalize()}ForCausalLM"
+        assert (ids == served[1].encode("你好，cafe\u0301 世界")) == (kind != "qwen2")
+        with torch.no_grad():
+            ours = model(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(torch.tensor(logits), ours, rtol=1e-5, atol=1e-5)
+
+
+def test_an_architecture_that_does_not_fit_is_refused(folder, tmp_path):
+    for kind in ("qwen3", "gpt2"):
+        with pytest.raises(UserError, match=f"qwen2 or a llama, not a {kind}"):
+            export_hf(folder, tmp_path / "out", architecture=kind)
+    assert not list(tmp_path.iterdir())

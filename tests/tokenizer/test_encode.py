@@ -62,6 +62,15 @@ def test_ids_where_a_merge_joins_parts_of_two_characters():
     assert found == expected
 
 
+def test_ids_where_an_entry_is_of_whole_characters_and_our_cut_divides_it():
+    """'re is one piece and may be learned as 'r and e; before another letter 'r is two."""
+    tokenizer = bpe.train(["you're we're they're 你好"] * 50, 400)
+    assert "'r" in tokenizer.get_vocab()
+    texts = ["'rabbit", "中'ra", "you're", "a 'r"]
+    found, expected = both(tokenizer, texts)
+    assert found == expected
+
+
 def test_ids_around_every_character_are_the_same(trained):
     every = [chr(c) for c in range(0x10000) if not 0xD800 <= c < 0xE000]
     texts = [f"年{a} a{a}人{a}\n{b}'s" for a, b in zip(every, every[1:], strict=False)]

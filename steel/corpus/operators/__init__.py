@@ -13,7 +13,6 @@ original's texts: same parameters, same results, its damage included (`juicer.py
 
     @operator("mapper")
     def lowercase(text: str, enabled: bool = True) -> str:
-        \"\"\"One line that `describe` shows.\"\"\"
         return text.lower() if enabled else text
 
 Every operator is called once with an empty text when a recipe is read: it raises ValueError for
@@ -28,12 +27,12 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ...config import UserError
 from ...documents import Document
 
-_MODULES = ("mappers", "filters", "scores", "juicer", "juicer_filters")
+_MODULES = ("mappers", "filters", "juicer", "juicer_filters")
 _FUNCTIONS: dict[str, tuple[str, Callable]] = {}
 
 
@@ -92,26 +91,21 @@ class Operator:
         return replace(document, meta={**document.meta, "scores": scores})
 
     def _map(self, document: Document) -> Document | Reject:
-        messages = document.messages
-        if not messages:
-            text = self.function(document.text)
-            if text == document.text:
-                return document
-            if not text.strip():
-                return Reject("nothing left", operator=self.name)
-            return replace(document, text=text)
-        turns = [{**turn, "content": self.function(turn["content"])} for turn in messages]
-        if turns == messages:
+        turns = document.messages
+        before = [turn["content"] for turn in turns] or [document.text]
+        after = list(map(self.function, before))
+        if after == before:
             return document
-        if any(not turn["content"].strip() for turn in turns):
-            return Reject("a turn would be empty", operator=self.name)
+        if not all(map(str.strip, after)):
+            return Reject("a turn would be empty" if turns else "nothing left", operator=self.name)
+        if not turns:
+            return replace(document, text=after[0])
+        turns = [turn | {"content": text} for turn, text in zip(turns, after, strict=True)]
         return replace(document, meta={**document.meta, "messages": turns})
 
 
-def operator(
-    kind: Literal["mapper", "filter", "scorer", "deduplicator"],
-) -> Callable[[Callable], Callable]:
-    """Register a function under its own name."""
+def operator(kind: str) -> Callable[[Callable], Callable]:
+    """Register a function under its own name: a mapper, filter, scorer or deduplicator."""
 
     def register(function: Callable) -> Callable:
         assert function.__name__ not in _FUNCTIONS, f"{function.__name__} registered twice"
@@ -121,21 +115,11 @@ def operator(
     return register
 
 
-def _registered() -> dict[str, tuple[str, Callable]]:
+def registered() -> dict[str, tuple[str, Callable]]:
+    """(kind, function) of all operators by name."""
     for module in _MODULES:
         importlib.import_module(f"{__name__}.{module}")
     return _FUNCTIONS
-
-
-def names() -> list[str]:
-    """The names of all operators."""
-    return sorted(_registered())
-
-
-def describe(name: str) -> str:
-    """`name(parameters with defaults) [kind]: first line of its documentation`."""
-    kind, function = _registered()[name]
-    return f"{name}{_parameters(function)} [{kind}]: {inspect.getdoc(function).splitlines()[0]}"
 
 
 def make(entry: str | dict[str, dict | None]) -> Operator:
@@ -146,7 +130,7 @@ def make(entry: str | dict[str, dict | None]) -> Operator:
     except (AttributeError, TypeError, ValueError):
         form = "`name` or `name: {parameter: value}`"
         raise UserError(f"a recipe lists operators as {form}, not {entry!r}") from None
-    table = _registered()
+    table = registered()
     if name not in table:
         near = difflib.get_close_matches(str(name), table, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(table))}"
@@ -163,7 +147,8 @@ def make(entry: str | dict[str, dict | None]) -> Operator:
     except Idle as lacks:
         return Operator(name, kind, bound, str(lacks))
     except (ValueError, TypeError, re.error) as error:
-        raise UserError(f"operator {name}: {error}") from None
+        given = ", ".join(f"{key}={value!r}" for key, value in parameters.items())
+        raise UserError(f"operator {name}({given}): {error}") from None
     return Operator(name, kind, bound)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import yaml
+
+from ...config import read_yaml
 
 LETTER, CJK, DIGIT, SPACE, PUNCTUATION, SYMBOL, OTHER = range(7)
 # Marks that ordinary Chinese and English prose is made of. Rarer punctuation counts as a symbol.
@@ -44,9 +45,8 @@ def word_table() -> np.ndarray:
 @functools.cache
 def special_table() -> np.ndarray:
     """bool by code point: what Data-Juicer calls special; see special.yaml."""
-    data = yaml.safe_load((Path(__file__).parent / "special.yaml").read_text(encoding="utf-8"))
     table = np.zeros(sys.maxunicode + 1, dtype=bool)
-    for span in data["special"].split():
+    for span in read_yaml(Path(__file__).with_name("special.yaml"))["special"].split():
         low, _, high = span.partition("-")
         table[int(low, 16) : int(high or low, 16) + 1] = True
     return table
@@ -105,8 +105,11 @@ def ngram_hashes(codes: np.ndarray, n: int) -> np.ndarray:
     """uint64 hash of every window of n values, (len - n + 1,): a polynomial with a final mix.
 
     A window is the difference of two prefix sums, divided by the power where it starts: the work
-    does not grow with n (Rabin and Karp, with a base that has an inverse).
+    does not grow with n (Rabin and Karp, with a base that has an inverse). ValueError for other n
+    than 1 to 1000.
     """
+    if not 1 <= n <= 1000:
+        raise ValueError(f"windows of {n}: they must be 1 to 1000")
     count = len(codes) - n + 1
     hashes = np.empty(max(count, 0), dtype=np.uint64)
     for start in range(0, count, _PIECE):

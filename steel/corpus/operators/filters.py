@@ -1,12 +1,22 @@
-"""Filters: text -> None to keep it, or a Reject."""
+"""Filters, text -> None to keep it, or a Reject; and scorers, text -> numbers for `meta["scores"]`.
 
+Scorers remove nothing; a mixture, a sampler or a chart may use them. All are counts of characters:
+no model, nothing to download, and no more than that.
+"""
+
+import functools
 import re
+from pathlib import Path
 
 import numpy as np
 
+from ...config import read_yaml
 from . import Reject, operator, within
 from . import characters as chars
 from .mappers import is_gbk_mojibake
+
+_LATIN = re.compile(r"[A-Za-z]+")
+_ENDS = re.compile(r"[。！？；…!?;]+|\.(?=\s|\Z)")
 
 
 def _visible_share(text: str, *classes: int) -> float:
@@ -14,6 +24,12 @@ def _visible_share(text: str, *classes: int) -> float:
     counts = chars.class_counts(text)
     visible = len(text) - int(counts[chars.SPACE])
     return int(counts[list(classes)].sum()) / visible if visible else 0.0
+
+
+def _repeated_share(text: str, n: int) -> float:
+    """The share of n-grams that stood there before."""
+    hashes = np.sort(chars.ngram_hashes(chars.code_points(text), n))
+    return int((hashes[1:] == hashes[:-1]).sum()) / max(len(hashes), 1)
 
 
 @operator("filter")
@@ -40,13 +56,7 @@ def digit_ratio(text: str, max_ratio: float = 0.5) -> Reject | None:
 @operator("filter")
 def char_repetition(text: str, n: int = 10, max_ratio: float = 0.4) -> Reject | None:
     """Remove texts that repeat themselves: the share of n-grams that stood there before."""
-    if not 1 <= n <= 1000:
-        raise ValueError(f"n is {n}; it must be 1 to 1000")
-    if len(text) <= n:
-        return None
-    hashes = np.sort(chars.ngram_hashes(chars.code_points(text), n))
-    repeated = int((hashes[1:] == hashes[:-1]).sum())
-    return within("repetition", repeated / len(hashes), high=max_ratio)
+    return within("repetition", _repeated_share(text, n), high=max_ratio)
 
 
 @operator("filter")
@@ -60,8 +70,6 @@ def mojibake(text: str, max_ratio: float = 0.2) -> Reject | None:
 @operator("filter")
 def max_token(text: str, max_chars: int = 200) -> Reject | None:
     """Remove texts with a run of ASCII letters and digits over max_chars: base64, hashes."""
-    if len(text) <= max_chars:
-        return None
     found = re.search(rf"[A-Za-z0-9+/=_-]{{{max_chars + 1},}}", text)
     return within("run of characters", len(found[0]), high=max_chars) if found else None
 
@@ -72,3 +80,49 @@ def contains(text: str, phrases: list[str], min_hits: int = 1) -> Reject | None:
     if not phrases:
         raise ValueError("give at least one phrase")
     return within("listed phrases", sum(phrase in text for phrase in phrases), high=min_hits - 1)
+
+
+@operator("scorer")
+def language_scores(text: str) -> dict[str, float]:
+    """zh and en: Chinese characters and Latin words as shares of the two together; 0 for neither."""
+    chinese, latin = int(chars.class_counts(text)[chars.CJK]), len(_LATIN.findall(text))
+    units = max(chinese + latin, 1)
+    return {"zh": round(chinese / units, 3), "en": round(latin / units, 3)}
+
+
+@functools.cache
+def _tables() -> dict:
+    data = read_yaml(Path(__file__).with_name("scores.yaml"))
+    data["zh"] = np.zeros(0x110000, bool)
+    data["zh"][list(map(ord, data["function"]["zh"]))] = True
+    data["en"] = frozenset(data["function"]["en"].split())
+    return data
+
+
+@operator("scorer")
+def quality_scores(text: str) -> dict[str, float]:
+    """quality: share of six rules of ordinary prose that a text keeps, and the measures behind it.
+
+    function: share of function characters among the Hanzi (or words among the Latin words) of the
+    text's main script. The others: see scores.yaml. A rule of thumb that tells prose from menus,
+    tables and noise; it knows nothing about truth or style.
+    """
+    tables, counts, words = _tables(), chars.class_counts(text), _LATIN.findall(text)
+    main = "zh" if counts[chars.CJK] >= len(words) else "en"
+    if main == "zh":
+        function = int(tables["zh"][chars.code_points(text)].sum()) / max(int(counts[chars.CJK]), 1)
+    else:
+        function = sum(word.lower() in tables["en"] for word in words) / len(words)
+    visible = max(len(text) - int(counts[chars.SPACE]), 1)
+    measures = {
+        "function": function,
+        "sentence": visible / max(len(_ENDS.findall(text)), 1),
+        "repetition": _repeated_share(text, 10),
+        "symbols": _visible_share(text, chars.SYMBOL, chars.OTHER),
+        "digits": _visible_share(text, chars.DIGIT),
+        "marks": _visible_share(text, chars.PUNCTUATION),
+    }
+    rules = {**tables["rules"], "function": tables["rules"]["function"][main]}
+    kept = [rules[name][0] <= value <= rules[name][1] for name, value in measures.items()]
+    scores = {"quality": sum(kept) / len(kept), **measures}
+    return {name: round(value, 3) for name, value in scores.items()}

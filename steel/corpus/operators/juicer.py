@@ -45,23 +45,17 @@ _LINK_SIGN = re.compile(r":[/a-zA-Z0-9%ſ\u212a]|[wW]{3}\d{0,3}[.]|[.][a-zA-Zſ\
 _IP_SIGN = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]|:[\da-fA-F]{1,4}:")
 
 
-@functools.cache
-def compiled(pattern: str) -> re.Pattern:
-    """A pattern whose dots match newlines, compiled once."""
-    return re.compile(pattern, re.DOTALL)
-
-
 def _substituted(text: str, own: str | None, pattern: str, sign: re.Pattern, repl: str) -> str:
     """repl for a recipe's own pattern, or for the standard one, which no newline matches: that is
     looked for only in lines with its sign."""
     if own:
-        return compiled(own).sub(repl, text)
+        return re.sub(own, repl, text, flags=re.DOTALL)
     parts, done = [], 0
     while found := sign.search(text, done):
         start = text.rfind("\n", done, found.start()) + 1 or done
         end = text.find("\n", found.end())
         end = len(text) if end < 0 else end
-        parts += text[done:start], compiled(pattern).sub(repl, text[start:end])
+        parts += text[done:start], re.sub(pattern, repl, text[start:end])
         done = end
     return "".join([*parts, text[done:]]) if parts else text
 
@@ -104,15 +98,12 @@ def clean_copyright_mapper(text: str) -> str:
     """Remove the first /* comment */ if it says "copyright"; without any such comment, all first
     lines that begin with //, # or --: `#include` and the headings of Markdown, too."""
     if found := _COMMENT.search(text) if "/*" in text else None:
-        return text[: found.start()] + text[found.end() :] if _rights(found[0]) else text
+        rights = "copyright" in found[0].lower()
+        return text[: found.start()] + text[found.end() :] if rights else text
     place = 0
     while text.startswith(("//", "#", "--", "\n"), place):
         place = text.find("\n", place) + 1 or len(text)
     return text[place:]
-
-
-def _rights(comment: str) -> bool:
-    return "copyright" in comment.lower()
 
 
 _MACROS = (

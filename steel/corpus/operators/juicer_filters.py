@@ -2,6 +2,7 @@
 `juicer.py`, which holds the mappers."""
 
 import functools
+import re
 import sys
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy as np
 from ...config import needs
 from . import Idle, Reject, operator, within
 from . import characters as chars
-from .juicer import compiled
 
 _ANY = sys.maxsize
 
@@ -95,11 +95,6 @@ def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
     return chars.words(gap, ~chars.special_table()[codes])
 
 
-def _length(rep_len: int) -> None:
-    if not 1 <= rep_len <= 1000:
-        raise ValueError(f"rep_len is {rep_len}; it must be 1 to 1000")
-
-
 @operator("filter")
 def word_repetition_filter(
     text: str,
@@ -111,7 +106,6 @@ def word_repetition_filter(
 ) -> Reject | None:
     """Share of the n-grams of words that occur more than once."""
     _no_pieces(tokenization)
-    _length(rep_len)
     if len(text.split()) < rep_len:  # no n-gram, as in most Chinese texts
         return within("repeated words", 0.0, min_ratio, max_ratio)
     lower = text.lower()
@@ -130,7 +124,6 @@ def character_repetition_filter(
 
     A sentence written a hundred times has few n-grams, all frequent, and passes.
     """
-    _length(rep_len)
     hashes = np.sort(chars.ngram_hashes(chars.code_points(text), rep_len))
     new = hashes[1:] != hashes[:-1]
     if new.all():  # also where there is none
@@ -209,13 +202,11 @@ def document_simhash_deduplicator(
     """
     if tokenization not in _SPLITS:
         raise ValueError(f"no tokenization {tokenization!r}; use {', '.join(_SPLITS)}")
-    if not 0 < hamming_distance < num_blocks <= 16 or not 1 <= window_size <= 1000:
-        raise ValueError(
-            "needs 0 < hamming_distance < num_blocks <= 16, window_size from 1 to 1000"
-        )
+    if not 0 < hamming_distance < num_blocks <= 16:
+        raise ValueError("needs 0 < hamming_distance < num_blocks <= 16")
     text = text.lower() if lowercase else text
     if ignore_pattern and ignore_pattern != r"\p{P}":  # a property that `re` does not know
-        text = compiled(ignore_pattern).sub("", text)
+        text = re.sub(ignore_pattern, "", text, flags=re.DOTALL)
     if tokenization == "space" and text.count(" ") + 1 < window_size:
         return 0
     codes = chars.code_points(text)

@@ -1,17 +1,14 @@
 """The sources: a card for each (cards.yaml), and how a folder of raw files is recognised."""
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ...config import UserError, first_line
+from ...config import UserError, first_line, read_yaml
 from . import readers
 
 KINDS = ("text", "dialogue", "code", "poetry")
-
-
 CARD = "card.yaml"  # in a folder of raw files: the card of a source that is not in the catalogue
 
 
@@ -72,16 +69,14 @@ class Source:
         return "\n".join([f"## {self.title}", "", "| | |", "|---|---|", *lines, ""])
 
 
-def _load() -> dict[str, Source]:
-    cards = yaml.safe_load((Path(__file__).parent / "cards.yaml").read_text(encoding="utf-8"))
-    return {name: Source(name=name, **card) for name, card in cards.items()}
-
-
 def _simple(folder: str) -> str:
     return "".join(c for c in folder.lower() if c.isalnum())
 
 
-SOURCES = _load()  # in the order of the cards, which is that of preference among copies
+_CARDS = read_yaml(
+    Path(__file__).with_name("cards.yaml")
+)  # in the order of preference among copies
+SOURCES = {name: Source(name=name, **card) for name, card in _CARDS.items()}
 _FOLDERS = {_simple(name): [name] for name in SOURCES}  # folder -> sources that it may hold
 for _source in SOURCES.values():
     for _alias in _source.aliases:
@@ -104,9 +99,8 @@ def own_card(path: Path, root: Path) -> Source | None:
         file = root / folder / CARD
         if file.is_file():
             try:
-                card = yaml.safe_load(file.read_text(encoding="utf-8"))
-                return Source(name=file.resolve().parent.name, **card)
-            except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+                return Source(name=file.resolve().parent.name, **read_yaml(file))
+            except TypeError as error:
                 raise UserError(f"{file}: not a card of a source ({first_line(error)})") from None
     return None
 
@@ -160,11 +154,9 @@ def _named(folder: str) -> list[str]:
     return _FOLDERS.get(_simple(folder), [])
 
 
-def sniff(path: Path, look: int = 20) -> str | None:
+def sniff(path: Path) -> str | None:
     """The source with the longest sign in the first readable records of this file, or None."""
-    for number, record in readers.records(path):
-        if number >= look:
-            return None
+    for _, record in itertools.islice(readers.records(path), 20):
         if not isinstance(record, dict):
             continue
         keys = set(record)

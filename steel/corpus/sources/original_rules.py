@@ -1,10 +1,10 @@
 """The rules of the original Steel-LLM, bugs included, for comparison (recipe `original`).
 
 Each is named after its source. Documented in the data chapter: Baike entries without a summary are
-lost, "赞同 1.6 万" counts as 0 upvotes, the description of a Baidu question and the input of a BELLE
-instruction are ignored, punctuation becomes half-width by NFKC, and the end of a conversation is
-stripped by characters instead of by the end marker. One thing is not reproduced: there, a malformed
-record ended its whole file; here it is counted and skipped.
+lost, "赞同 1.6 万" counts as 0 upvotes, the description of a Baidu question is ignored (so is the
+input of a BELLE instruction, but it is empty in the real sample), punctuation becomes half-width by
+NFKC, and the end of a conversation is stripped by characters instead of by the end marker. One thing
+is not reproduced: there, a malformed record ended its whole file; here it is counted and skipped.
 """
 
 import json
@@ -17,10 +17,8 @@ from .rules import Piece, Rule, Skip, list_of, text_of
 
 _SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 _END = "<|im_end|>\n"
-_SPEAKER, _ENDED = (
-    re.compile(r"<\|im_start\|>(?:user|assistant)\n?"),
-    re.compile(r"<\|im_end\|>\n?"),
-)
+_SPEAKER = re.compile(r"<\|im_start\|>(?:user|assistant)\n?")
+_ENDED = re.compile(r"<\|im_end\|>\n?")
 
 
 def without_template(text: str) -> str:
@@ -127,6 +125,4 @@ def belle_3_5m(record: dict[str, Any], path: Path, options: dict) -> Piece:
 
 def moss(record: dict[str, Any], path: Path, options: dict) -> Piece:
     pairs = list_of(record, "conversation", dict, "turn")
-    return _conversation(
-        *([_field(pair, side) for pair in pairs] for side in ("human", "assistant"))
-    )
+    return _conversation(*([_field(p, side) for p in pairs] for side in ("human", "assistant")))

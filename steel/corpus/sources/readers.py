@@ -18,22 +18,15 @@ from typing import IO, Any
 
 import orjson
 
+from ...config import first_line
 from ...documents import CHUNK, LARGEST, BrokenFile, decompressed, read_chunks, split_lines
-from .text_files import TEXT_SUFFIXES, Bad, read_text_file
+from .text_files import TEXT_SUFFIXES, Bad, plain_suffix, read_text_file
 
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 1 << 16  # bytes that decide whether a file is JSON lines
 _GAP = re.compile(r"[ \t\r\n,\[\]]*")  # what may stand between the records of an array
 _BRACKET = re.compile(r"[{\]]")
 _DECODER = json.JSONDecoder()
-
-
-def plain_suffix(path: Path | str) -> str:
-    """The suffix below compression: ".jsonl" for a.jsonl.zst, ".tar" for a.tar.gz, also ".tgz"."""
-    name = str(path).lower()
-    for compression in (".gz", ".zst", ".zstd"):
-        name = name.removesuffix(compression)
-    return Path(name).suffix
 
 
 def records(path: Path | str) -> Iterator[tuple[int, Any]]:
@@ -200,8 +193,7 @@ def _parquet(path: Path) -> Iterator[Any]:
     try:
         file = pq.ParquetFile(path)
     except problems as error:
-        first_line = str(error).partition("\n")[0]
-        yield Bad(f"unreadable parquet: {first_line[:80]}", path.stat().st_size)
+        yield Bad(f"unreadable parquet: {first_line(error)[:80]}", path.stat().st_size)
         return
     with file:
         for group in range(file.num_row_groups):
@@ -289,4 +281,3 @@ READERS = {
     ".tar": _tar,
     ".tgz": _tar,
 }
-RECORD_SUFFIXES = tuple(suffix for suffix in READERS if suffix not in TEXT_SUFFIXES)

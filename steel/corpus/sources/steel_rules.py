@@ -51,7 +51,10 @@ def mapped(roles: dict[str, str], keep: list[str], where: str = "map") -> Rule:
 
         meta = only(record, *keep)
         if "text" in roles:
-            return Piece(_titled(text("title"), needed(record, roles["text"])), meta=meta)
+            title, content = text("title"), needed(record, roles["text"])
+            if title and not content.lstrip().startswith(title):
+                content = f"{title}\n{content}"
+            return Piece(content, meta=meta)
         before = [{"role": "system", "content": text("system")}] if text("system") else []
         if "turns" in roles:
             turns = turns_of(record.get(roles["turns"]), roles["turns"])
@@ -114,12 +117,6 @@ def _preference(record: dict, roles: dict[str, str], before: list, meta: dict) -
         asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
         chosen = [*turns_of(asked, roles.get("question", "question")), *chosen]
     return _dialogue([*before, *chosen], meta | {"rejected_answer": rejected[-1]["content"]})
-
-
-def _titled(title: str, content: str) -> str:
-    """The content under its title, where one is given and the content does not begin with it."""
-    begins = not title or content.lstrip().startswith(title)
-    return content if begins else f"{title}\n{content}"
 
 
 def only(record: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -213,10 +210,8 @@ def belle_multiturn(record: dict[str, Any], path: Path, options: dict) -> Piece:
     """The instruction is a transcript that ends where the assistant has to speak: the output."""
     said = f"{needed(record, 'instruction').strip()}\n{text_of(record, 'input').strip()}".strip()
     _, *parts = _TRANSCRIPT.split(said)
-    turns = [
-        {"role": _ROLES[who.lower()], "content": text.strip()}
-        for who, text in zip(parts[::2], parts[1::2])
-    ]
+    pairs = zip(parts[::2], parts[1::2])
+    turns = [{"role": _ROLES[who.lower()], "content": text.strip()} for who, text in pairs]
     if turns and turns[-1] == {"role": "assistant", "content": ""}:
         turns.pop()
     answer = {"role": "assistant", "content": needed(record, "output").strip()}

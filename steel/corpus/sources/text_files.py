@@ -25,13 +25,14 @@ class Bad(NamedTuple):
     bytes: int = 0
 
 
+def plain_suffix(path: Path | str) -> str:
+    """The suffix below compression: ".jsonl" for a.jsonl.zst, ".tar" for a.tar.gz, also ".tgz"."""
+    return Path(re.sub(r"(\.(gz|zstd?))+$", "", str(path).lower())).suffix
+
+
 def read_text_file(path: Path) -> Iterator[Any]:
     """The document in a text file, or why there is none. Raises BrokenFile for damaged .gz, .zst."""
-    size = path.stat().st_size
-    suffixes = [
-        suffix for suffix in path.name.lower().split(".")[1:] if suffix not in ("gz", "zst")
-    ]
-    kind = f".{suffixes[-1]}" if suffixes else ""
+    kind, size = plain_suffix(path), path.stat().st_size
     if size > LARGEST:
         yield Bad("larger than 64 MiB, too much for one document", size)
         return

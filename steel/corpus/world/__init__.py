@@ -14,10 +14,9 @@ from ...config import UserError, WorldConfig
 from ...documents import write_rows
 from ...runlog import new_folder, write_json
 from . import exam, post, raw
-from .containers import LABELS, text_of, write_file
+from .containers import LABELS, plant, text_of, truth_rows, write_file
 from .exam import LeakageError, check
-from .people import Person, World, build_world
-from .plants import plant, truth_rows
+from .people import Person, World, build_world, stream
 
 _CHINESE, _LATIN = re.compile("[\u4e00-\u9fff]"), re.compile("[A-Za-z]")
 _NAMES = {"raw", "post", "exam", "heldout", "truth.json", "leakage.json", "summary.json"}
@@ -28,11 +27,9 @@ __all__ = ["LeakageError", "Person", "World", "build_world", "check", "write_wor
 def write_world(out: Path | str, cfg: WorldConfig, seed: int) -> dict:
     """Writes raw/, post/, exam/, heldout/, truth.json, leakage.json and summary.json under `out`.
 
-    Returns the summary (counts, bytes, shares). The folder appears whole or not at all, and may only
-    take the place of an empty folder or of a world with nothing of anybody else beside it.
-
-    Raises UserError for a configuration that cannot be built or an `out` that holds something else,
-    LeakageError when training text knows the exam.
+    Returns the summary (counts, bytes, shares). The folder appears whole or not at all. Raises
+    UserError for a configuration that cannot be built and for an `out` that holds anything but an
+    old world, LeakageError when training text knows the exam.
     """
     out, world = Path(out), build_world(cfg, seed)
     if out.exists() and not (out.is_dir() and {p.name for p in out.iterdir()} in (set(), _NAMES)):
@@ -42,7 +39,10 @@ def write_world(out: Path | str, cfg: WorldConfig, seed: int) -> dict:
 
 
 def _write(root: Path, world: World, cfg: WorldConfig) -> dict:
-    shelf = raw.write_shelf(world, cfg)
+    shelf = raw.Shelf(stream(world.seed, "shelf"))
+    raw.write_statements(world, cfg, shelf)
+    raw.write_code(world, shelf)
+    raw.write_questions(world, cfg, shelf)
     rows = post.tables(world, cfg, shelf)
     plant(shelf.files, cfg, world)
     for file in shelf.files:

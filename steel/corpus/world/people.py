@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
-
-from ...config import UserError, WorldConfig, from_dict
+from ...config import UserError, WorldConfig, from_dict, read_yaml
 
 STRANGERS = 240  # names of people who do not live in the town
 
@@ -20,7 +18,7 @@ STRANGERS = 240  # names of people who do not live in the town
 @cache
 def table(name: str) -> dict:
     """A YAML file of this folder: town, zh, en, sources or code."""
-    return yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).with_name(f"{name}.yaml"))
 
 
 def stream(seed: int, *names: object) -> random.Random:
@@ -65,14 +63,10 @@ class World:
     seed: int
     attributes: list[str]
     people: list[Person]
-    pools: dict[str, dict[str, list[str]]]
-    """attribute, or "product" -> language -> values"""
-    cities: dict[str, list[tuple[str, str]]]
-    """language -> (city, what it is known for); no city in a world without that attribute"""
-    pairs: dict[str, list[tuple[int, int]]]
-    """split -> (a, b)"""
-    strangers: dict[str, list[tuple[str, str]]]
-    """split -> names (中文, English) of people who do not live here"""
+    pools: dict[str, dict[str, list[str]]]  # attribute, or "product" -> language -> values
+    cities: dict[str, list[tuple[str, str]]]  # language -> (city, product); none without "city"
+    pairs: dict[str, list[tuple[int, int]]]  # split -> (a, b)
+    strangers: dict[str, list[tuple[str, str]]]  # split -> (中文, English), people of elsewhere
 
     def split(self, name: str) -> list[Person]:
         return [p for p in self.people if p.split == name]
@@ -123,11 +117,8 @@ def build_world(settings: WorldConfig, seed: int) -> World:
     train, dev = count // 2, max(1, round(count * 0.1))
     splits = ["train"] * train + ["dev"] * dev + ["test"] * (count - train - dev)
     splits = shuffled(splits, stream(seed, "splits"))
-    names, rng, people = (
-        _names(count + STRANGERS, stream(seed, "names")),
-        stream(seed, "people"),
-        [],
-    )
+    names = _names(count + STRANGERS, stream(seed, "names"))
+    rng, people = stream(seed, "people"), []
     for (zh, en), split in zip(names, splits):
         female = rng.random() < 0.5
         values = {a: rng.randrange(len(pools[a]["zh"])) for a in attributes}

@@ -13,9 +13,8 @@ from pathlib import Path
 from ...config import WorldConfig
 from ...documents import write_rows
 from .people import Person, World, shuffled, stream, table
-from .questions import Item
+from .questions import Item, Tutor
 from .raw import Shelf
-from .worked import Tutor
 
 
 def tables(world: World, settings: WorldConfig, shelf: Shelf) -> dict[str, list[dict]]:

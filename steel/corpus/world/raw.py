@@ -7,9 +7,8 @@ from collections.abc import Callable
 from ...config import WorldConfig
 from .containers import LABELS, RawFile, Record, dumps, text_of
 from .people import Person, World, chunks, shuffled, stream, table
-from .questions import Asker, Item
+from .questions import Asker, Item, Tutor
 from .text import Teller, fill
-from .worked import Tutor
 
 _LETTERS_AND_DIGITS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz0123456789"
 
@@ -76,15 +75,6 @@ def form(source: str, **slots: object) -> dict:
     """A record of a source, its slots filled; what is no text is left to the caller."""
     fields = table("sources")["records"][source]
     return {name: field.format(**slots) for name, field in fields.items()}
-
-
-def write_shelf(world: World, settings: WorldConfig) -> Shelf:
-    """All raw records of a world, without plants."""
-    shelf = Shelf(stream(world.seed, "shelf"))
-    write_statements(world, settings, shelf)
-    write_code(world, shelf)
-    write_questions(world, settings, shelf)
-    return shelf
 
 
 def write_statements(world: World, settings: WorldConfig, shelf: Shelf) -> None:

@@ -14,8 +14,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..tokenizer.bpe import before_document_id, encode_text
-from .scoring import score_continuations
+from steel.evaluation.scoring import score_continuations
+from steel.tokenizer.bpe import before_document_id, encode_text
 
 _DIGITS = 8
 
