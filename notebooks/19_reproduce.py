@@ -340,7 +340,7 @@ RUN = Path("runs") / "19_reproduce"
 # print("since:", new, sorted(own["hardware"].keys() - head["hardware"].keys()))
 
 # %% [markdown]
-# The whole configuration stands beside these. Could you get the same bits from it? No: the sums depend on the threads and on the instruction set, and a number of tokens does not say which ones. Writing this chapter put both into the hardware, and the corpus's hashes beside it. And there is a `+`.
+# The whole configuration stands beside these. Could you get the same bits from it? No: the sums depend on the threads and on the instruction set, and a number of tokens does not say which ones. Writing this chapter put both into the hardware, and the corpus's hashes beside it. And the commit? In other logs it ends in a `+`.
 
 # %% tags=["active-ipynb", "within-0.3"]
 # heads = []
@@ -353,7 +353,7 @@ RUN = Path("runs") / "19_reproduce"
 # print(f"{dirty} name a commit with a +: files differed from it")
 
 # %% [markdown]
-# A `+` says that the code which made the log is no commit. Half of this book's logs are like that: somebody started a long run while the next change was open in the editor. They can be measured again, they cannot be traced. The remedy is one line: commit, then start.
+# A `+` says that the code which made the log is no commit. Nearly half of this book's logs are like that: somebody started a long run while the next change was open in the editor. They can be measured again, they cannot be traced. The remedy is one line: commit, then start.
 #
 # ## At full scale: Steel again
 #
