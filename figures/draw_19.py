@@ -13,7 +13,6 @@ from .style import (
     FURNACE,
     GRID,
     INK,
-    MIDDLE,
     OKABE_ITO,
     ON_PALE,
     PALE,
@@ -31,7 +30,7 @@ from .style import (
 SMALL = 7.5
 COLOURS = {
     CODE: STEEL,
-    LOG: MIDDLE,
+    LOG: OKABE_ITO["purple"],
     SUMS: OKABE_ITO["green"],
     QUOTE: OKABE_ITO["orange"],
     NOTHING: GRID,
@@ -109,7 +108,7 @@ def ledger(rests: dict[str, dict[str, int]], numbers: list[Number]):
         slack = np.array([n.slack for n in numbers if n.kind in kinds])
         y = [100 * np.mean(slack < wrong) for wrong in x]
         right.plot(100 * x, y, color=colours[name])
-    heights = {"quotation": (0.13, 86), "computed": (0.12, 51), "from a log": (1.2, 36)}
+    heights = {"quotation": (0.13, 86), "computed": (0.12, 58), "from a log": (1.2, 36)}
     for name, (at, y) in heights.items():
         right.text(at, y, name, color=colours[name], fontsize=8.5, va="center")
     right.set(xscale="log", ylim=(0, 102), xlim=(0.1, 200), xticks=[0.1, 1, 10, 100])

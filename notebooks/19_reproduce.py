@@ -96,14 +96,13 @@ RUN = Path("runs") / "19_reproduce"
 # noticed = {wrong: 100 * np.mean([n.slack < wrong for n in numbers]) for wrong in (0.01, 0.1)}
 # unheld = 100 * np.mean([np.isinf(n.slack) for n in numbers])
 # echo = [c for c in every if c.source["kind"] in ("seed", "paper") and c.check and not audit.names(c.check)]
-# table(["what a claim rests on", "what CI does about it", "claims"], [[kind, audit.RESTS[kind], whole[kind]] for kind in audit.RESTS], "llr")
 # answer("1.1", f"**{quoted:.0f} %** of {asserted}.", quoted, unit="%")
 # answer("1.2", f"**{noticed[0.1]:.0f} %**; if it is wrong by a hundredth, {noticed[0.01]:.0f} %.", noticed[0.1], unit="%")
-# say(f"{unheld:.0f} % of the numbers that a sentence brings into the ledger are compared with nothing at all. {len(echo)} checks of quotations name nothing but their own numbers: there the ledger holds what was typed against what was typed.")
+# say(f"Of {len(every)} claims {whole[audit.CODE]} rest on code that CI runs again, {whole[audit.LOG]} on logs that it reads again, {whole[audit.SUMS]} on a sum of their own numbers, {whole[audit.QUOTE]} on quotations; {whole[audit.NOTHING]} assert nothing. {unheld:.0f} % of the numbers that a sentence brings into the ledger are compared with nothing at all. {len(echo)} checks of quotations name nothing but their own numbers: there the ledger holds what was typed against what was typed.")
 # assert 20 < quoted < 50 and noticed[0.01] < noticed[0.1] < 100
 
 # %% [markdown]
-# We had thought better of it. Before this chapter we had counted claims; nobody had made them wrong. Some of it is rounding: “43 %” has room for half a per cent. Some is sloth: a check that says *yes* to a sentence with three numbers guards none of them. And no check of any kind sees a right number in a wrong role, a mean called a best. That takes a reader, and not the writer.
+# We had expected more. Before this chapter claims had been counted; nobody had made them wrong. Some of it is rounding: “43 %” has room for half a per cent. Some is sloth: a check that says *yes* to a sentence with three numbers guards none of them. And no check of any kind sees a right number in a wrong role, a mean called a best. That takes a reader, and not the writer.
 #
 # Quotations are another matter. A test can hold our sentence against our copy of a page. Whether the copy is right, you have to look up; the entry says where.
 #
@@ -159,11 +158,14 @@ RUN = Path("runs") / "19_reproduce"
 # %% tags=["active-ipynb"]
 # print((0.1 + 0.2) + 0.3, 0.1 + (0.2 + 0.3))
 # terms = np.random.default_rng(1).normal(size=512).astype("f")
+#
 # def total(parts):  # one after another, as float32
 #     return np.cumsum([np.cumsum(part)[-1] for part in parts])[-1]
-# sums = [total([terms]), total([terms[::-1]]), *(total(np.split(terms, k)) for k in (2, 4, 8))]
-# print(len(set(sums)), "different sums of 5; the largest distance is",
-#       f"{(max(sums) - min(sums)) / np.abs(terms).sum():.0e} of the terms' size")
+#
+# sums = [total([terms]), total([terms[::-1]])]
+# sums += [total(np.split(terms, k)) for k in (2, 4, 8)]
+# width = (max(sums) - min(sums)) / np.abs(terms).sum()
+# print(f"{len(set(sums))} different sums of 5, {width:.0e} of the terms' size apart")
 
 # %% [markdown]
 # ```{admonition} Napkin
@@ -180,43 +182,48 @@ RUN = Path("runs") / "19_reproduce"
 #     shards = town_shards(plain, RUN / "town")
 # base = bits.run(plain, shards, RUN / "base")
 # changes = {"again": bits.Change(), "rows reversed": bits.Change(reverse=True),
-#            "two micro-batches": bits.Change(overrides=("train.micro_batch_size=4",)),
+#            "two micro-batches": bits.CHANGES["micro"],
 #            "one bit of one weight": bits.Change(bit=7)}
-# found = {name: bits.gap(bits.run(bits.settings(STEPS, OPTIMIZER, 1, change), shards, RUN / name.replace(" ", "-"), change), base)
-#          for name, change in changes.items()}
+# found = {}
+# for name, change in changes.items():
+#     course = bits.run(bits.settings(STEPS, OPTIMIZER, 1, change), shards,
+#                       RUN / name.replace(" ", "-"), change)
+#     found[name] = bits.gap(course, base)
 
 # %% [markdown]
 # And the drill. The same run in a process of its own, which is sent `kill -9` at a step that nobody chose: every execution of this page draws another. Then the same command again.
 
 # %% tags=["active-ipynb", "timing"]
-# moment = random.SystemRandom()
-# deadly = bits.Change("kill -9", ("train.checkpoint_every=10",), die_after=moment.randrange(12, 50))
-# survivor = bits.fresh(bits.settings(STEPS, OPTIMIZER, 1, deadly), shards, RUN / "killed", deadly)
+# moment = random.SystemRandom().randrange(12, 50)
+# deadly = bits.Change(overrides=("train.checkpoint_every=10",), die_after=moment)
+# survivor = bits.fresh(bits.settings(STEPS, OPTIMIZER, 1, deadly), shards,
+#                       RUN / "killed", deadly)
 # events = read_log(RUN / "killed" / "log.jsonl", "event")
-# print(f"killed at step {deadly.die_after}, resumed from step", *(e["step"] for e in events if e["what"] == "resume"))
+# resumed = [event["step"] for event in events if event["what"] == "resume"]
+# print(f"killed at step {moment}, resumed from step {resumed[0]}")
 # assert (survivor.losses == base.losses).all()
 # assert (survivor.weights_EP == base.weights_EP).all()
-# found["killed with -9, resumed"] = bits.gap(survivor, base)
+# found["kill -9, resumed"] = bits.gap(survivor, base)
 
 # %% tags=["active-ipynb", "timing"]
-# print(f"{'60 steps, beside the first run':31} equal losses  largest |Δloss|  weights apart")
+# print(f"{'':22} equal losses  largest Δ  weights apart")
 # for name, g in found.items():
-#     print(f"{name:31} {g['steps_equal']:6} of {STEPS}  {max(g['loss']):15.0e}  {g['weights'][-1]:13.0e}",
-#           "  every bit equal" if g["equal"] else "")
-# assert found["again"]["equal"] and found["killed with -9, resumed"]["equal"]
+#     print(f"{name:22} {g['steps_equal']:6} of {STEPS} {max(g['loss']):10.0e}"
+#           f" {g['weights'][-1]:14.0e}", "  no bit differs" if g["equal"] else "")
+# assert found["again"]["equal"] and found["kill -9, resumed"]["equal"]
 # assert all(max(g["loss"]) < 1e-3 and g["weights"][-1] < 1e-3 for g in found.values())
 
 # %% [markdown]
-# What the table calls apart is the distance of all weights as a share of their size. Read the first column against it: a loss is *one* float32 number, near 6 its neighbours are $5 \cdot 10^{-7}$ away, and a run that has left the other goes on printing the same one, step after step. Equal loss curves do not prove equal runs. Compare weights.
+# *Δ* is the distance of two losses, *apart* that of all weights as a share of their size; where no bit differs, it says so. Read the first column against the last: a loss is *one* float32 number, near 6 its neighbours are $5 \cdot 10^{-7}$ away, and a run that has left the other goes on printing the same one, step after step. Equal loss curves do not prove equal runs. Compare weights.
 #
-# The committed log (`bits.json`) has 400 steps, two optimizers, and what is dear or wants another processor:
+# The committed log (`bits.json`) has 400 steps, every tenth loss, two optimizers, and what is dear or wants another processor:
 
 # %% tags=["active-ipynb", "hide-input"]
 # by = {name: {r["change"]: r for r in one_thing if r["optimizer"] == name and r["change"] != "seed"} for name in bits.OPTIMIZERS}
 # others = {name: [r for r in one_thing if r["optimizer"] == name and r["change"] == "seed"] for name in bits.OPTIMIZERS}
 # brief = lambda loss, weights: f"{loss:.0e} · {weights:.0e}"
 # shown = lambda r: "every bit equal" if r["equal"] else brief(max(r["loss"]), r["weights"][-1])
-# table(["one thing changed, 400 steps: largest |Δloss| · weights apart", "AdamW", "Muon"],
+# table(["one thing changed, 400 steps: largest Δ · weights apart", "AdamW", "Muon"],
 #       [[change.words, *(shown(by[name][key]) for name in bits.OPTIMIZERS)] for key, change in bits.CHANGES.items() if key not in ("bit 1111", "bit 2222", "bit 3333")]
 #       + [["another seed, mean of four", *(brief(np.mean([max(r["loss"]) for r in others[name]]), np.mean([r["weights"][-1] for r in others[name]])) for name in bits.OPTIMIZERS)]], "lrr")
 # listed = ("again", "killed", "reversed", "micro", "ranks", "compiled", "older")
@@ -263,7 +270,7 @@ RUN = Path("runs") / "19_reproduce"
 #     loss.setdefault(row["variant"], {})[row["seed"]] = row["loss"]
 #
 # def opposite(a, b):
-#     """Of a stranger's single pairs, each arm under a seed of its own, how many are ordered unlike the means [1]."""
+#     """Share of pairs, each arm under any seed, that are ordered unlike the means [1]."""
 #     x, y = (np.array(list(loss[arm].values())) for arm in (a, b))
 #     return float(np.mean(np.sign(x[:, None] - y) != np.sign(x.mean() - y.mean())))
 
@@ -283,7 +290,7 @@ RUN = Path("runs") / "19_reproduce"
 
 # %% tags=["active-ipynb"]
 # def needed(n, freedom):
-#     """The true difference, in scatters, that n of them tell from zero in four of five tries."""
+#     """The true difference, in scatters, that n seeds see in four of five tries."""
 #     return (quantile(0.975, freedom) + quantile(0.8, freedom)) / n**0.5
 #
 # print({n: round(needed(n, n - 1), 1) for n in (2, 3, 5, 10, 40)})
@@ -325,28 +332,32 @@ RUN = Path("runs") / "19_reproduce"
 
 # %% tags=["active-ipynb"]
 # head = read_log(ROOT / "figures/runs/laptop.jsonl", "header")[0]
-# print({key: head[key] for key in ("commit", "config_hash", "seed", "ranks", "corpus_tokens")})
-# print(head["packages"], head["hardware"], sep="\n")
+# for key in ("commit", "config_hash", "seed", "ranks", "corpus_tokens"):
+#     print(key, head[key], end="   ")
+# print("", head["packages"], head["hardware"], sep="\n")
 # own = read_log(RUN / "base" / "log.jsonl", "header")[0]
-# print("since then:", sorted(own.keys() - head.keys()), sorted(own["hardware"].keys() - head["hardware"].keys()))
+# new = sorted(own.keys() - head.keys())
+# print("since:", new, sorted(own["hardware"].keys() - head["hardware"].keys()))
 
 # %% [markdown]
-# The whole configuration stands beside these. Could you get the same bits from it? No: the sums depend on the threads and on the instruction set, and a number of tokens does not say which ones. Writing this chapter put both into the hardware, and the corpus's hashes beside it. And there is a `+`.
+# The whole configuration stands beside these. Could you get the same bits from it? No: the sums depend on the threads and on the instruction set, and a number of tokens does not say which ones. Writing this chapter put both into the hardware, and the corpus's hashes beside it. And the commit? In other logs it ends in a `+`.
 
 # %% tags=["active-ipynb", "within-0.3"]
-# heads = {}
+# heads = []
 # for path in sorted((ROOT / "figures/runs").glob("*.json*")):
 #     text = path.read_text(encoding="utf-8")
-#     heads[path.stem] = json.loads(text.splitlines()[0] if path.suffix == ".jsonl" else text)
+#     heads.append(json.loads(text.splitlines()[0] if path.suffix == ".jsonl" else text))
 # for key in ("commit", "packages", "hardware"):
-#     print(f"{key:9} in {sum(key in h for h in heads.values())} of {len(heads)} committed logs")
-# dirty = sum(h.get("commit", "").endswith("+") for h in heads.values())
-# print(f"{dirty} name a commit with +: files differed from it")
+#     print(f"{key:9} in {sum(key in first for first in heads)} of {len(heads)} logs")
+# dirty = sum(first.get("commit", "").endswith("+") for first in heads)
+# print(f"{dirty} name a commit with a +: files differed from it")
 
 # %% [markdown]
 # A `+` says that the code which made the log is no commit. Nearly half of this book's logs are like that: somebody started a long run while the next change was open in the editor. They can be measured again, they cannot be traced. The remedy is one line: commit, then start.
 #
 # ## At full scale: Steel again
+#
+# What would it cost to do it again? By the planner, whose speed is an assumption (chapter 01), and by the author:
 
 # %% tags=["active-ipynb", "hide-input"]
 # bills = {name: plan(load("steel-1b"), name, 8) for name in ("A100-80G", "H800")}
@@ -360,7 +371,7 @@ RUN = Path("runs") / "19_reproduce"
 # | weights | checkpoints of 200, 480, 660, 720, 980 and 1,060 thousand steps, chat models | yes; ours loads their format to 1e-5 |
 # | tokenizer | Qwen1.5's | yes |
 # | raw texts | names of public sets, samples of most | the names; publishers change files, and no hashes say which it was |
-# | order of the samples | a seed in the script, lists of files of one disk | no |
+# | order of the samples | the script's seed, 3407; lists of files of one disk | no |
 # | curves | linked at a tracker's site, for the second leg | as long as the site keeps them |
 # | exam scores | scripts | yes, with another letter drawn where none is found (chapter 17) |
 # | machines | – | rented |
@@ -370,7 +381,7 @@ RUN = Path("runs") / "19_reproduce"
 #
 # And of this book? **Nothing here has run on a GPU.** Speeds, memory and days on GPUs are arithmetic; the kernels were compiled for them and checked in an interpreter; NCCL has carried none of our bytes. What would measure it is written, a few starts of ten minutes each (`CONTRIBUTING.md`, “Measuring on a GPU”). No model above 3 million parameters was trained for these pages. Some logs are older than the code they speak of; `figures/runs/README.md` says which, and what to distrust.
 #
-# To hold two runs against each other, at any size (a GPU may not even repeat itself, since some of its kernels add in no fixed order; we have not tried):
+# To hold two runs against each other, at any size, and a GPU against itself:
 #
 # ```text
 # steel pretrain --preset gpu1 --data shards -r runs/one train.steps=50 train.log_every=1

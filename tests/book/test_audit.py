@@ -52,4 +52,5 @@ def test_a_number_that_nothing_compares_has_no_bound():
 def test_few_numbers_of_the_book_are_compared_with_nothing():
     """Chapter 19 counts them: one in twelve. New entries should not add to it."""
     numbers = audit.slacks(load())
-    assert sum(math.isinf(n.slack) for n in numbers) / len(numbers) < 0.09
+    loose = [f"{n.claim}: {n.text}" for n in numbers if math.isinf(n.slack)]
+    assert len(loose) / len(numbers) < 0.09, "give these numbers a value:\n" + "\n".join(loose)
