@@ -150,7 +150,7 @@ print(f"their arithmetic:        {read / 989.5e12 * 1e3:.4f} ms")
 # print(f"{ours.size:,} logits, all within 1e-4")
 
 # %% [markdown]
-# `numpy_logits` is a decoder of thirty lines that knows GGUF and NumPy and nothing of us. That it agrees proves names, shapes, rotation and norms. What does rounding cost? Say the weights are normal. bf16 keeps 8 significant bits of each, so its error grows with the weight. `q8_0` has 255 values for a block of 32, and the largest of the 32 sets the step for all:
+# `numpy_logits` is a decoder of some fifty lines that knows GGUF and NumPy and nothing of us. That it agrees proves names, shapes, rotation and norms. What does rounding cost? Say the weights are normal. bf16 keeps 8 significant bits of each, so its error grows with the weight. `q8_0` has 255 values for a block of 32, and the largest of the 32 sets the step for all:
 
 # %% tags=["active-ipynb"]
 # import gguf
