@@ -111,6 +111,8 @@ def _inputs(raw: Path, out: Path, recipe: Recipe, steps: tuple[str, ...]) -> tup
         "sources_without_a_rule": [name for name in found if name not in rules],
     }
     known = {name: [f.absolute() for f in found[name]] for name in found if name in rules}
+    if not known:
+        raise UserError(f"{raw}: recipe {recipe.name} has no rule for {', '.join(found)}")
     return known, about
 
 

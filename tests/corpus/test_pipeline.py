@@ -65,6 +65,11 @@ def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(prepared, tmp_
     assert set(contents(tmp_path / "out")) == {"firefly.jsonl.zst", "report.json"}, "stale outputs"
 
 
+def test_a_recipe_without_a_rule_for_any_source_is_one_line(prepared, tmp_path):
+    with pytest.raises(UserError, match="original has no rule for chinese_poetry"):
+        prepare(prepared[0] / "chinese_poetry", tmp_path / "out", "original")
+
+
 def test_an_output_inside_the_raw_folder_is_refused(prepared):
     with pytest.raises(UserError, match="lies inside"):
         prepare(prepared[0], prepared[0] / "docs")
