@@ -223,19 +223,19 @@ def encode(document: Document) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
-class DocumentWriter:
+class DocumentWriter(contextlib.ExitStack):
     """Writes documents to a file that takes its name when the block ends well (see `atomic_file`)."""
 
     def __init__(self, path: Path | str):
-        self.path, self.count = Path(path), 0
+        super().__init__()
+        self.path, self.count = path, 0
 
     def __enter__(self) -> DocumentWriter:
         import zstandard
 
-        self._files = contextlib.ExitStack()
-        file = self._files.enter_context(atomic_file(self.path))
+        file = self.enter_context(atomic_file(self.path))
         compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-        self._stream = self._files.enter_context(compressor.stream_writer(file, closefd=False))
+        self._stream = self.enter_context(compressor.stream_writer(file, closefd=False))
         return self
 
     def write(self, document: Document) -> None:
@@ -245,9 +245,6 @@ class DocumentWriter:
         """A line made by `encode`, for copying documents without parsing them again."""
         self._stream.write(line)
         self.count += 1
-
-    def __exit__(self, *error) -> bool | None:
-        return self._files.__exit__(*error)
 
 
 def write_documents(path: Path | str, documents: Iterable[Document]) -> int:

@@ -65,9 +65,8 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
         made = [make(entry) for entry in entries or []]
         if any(op.kind == "deduplicator" for op in made[:-1]):
             raise UserError(f"{path}: in {name}, a deduplicator must be the last operator")
-        last = made[-1] if made else None
-        found = last is not None and last.kind == "deduplicator"
-        simhash[name] = last.function.keywords if found else None  # its kind's is not asked for
+        last = [op.function.keywords for op in made[-1:] if op.kind == "deduplicator"]
+        simhash[name] = last[0] if last else None  # its kind's is not asked for
     used = simhash if any(found is not None for found in simhash.values()) else {}
     dedup = Dedup.of(part(top, "dedup", "exact", "near"), used)
     return Recipe(str(top.get("name", path.stem)), rules, options, clean, dedup)

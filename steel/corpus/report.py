@@ -38,7 +38,7 @@ class Tally:
         return entry | by_name
 
 
-class Evidence:
+class Evidence(contextlib.ExitStack):
     """Counts and writes what one step over one source threw away and changed, until the block ends.
 
     STEM.rejects.jsonl.zst: documents as they were when they were removed, with `meta["rejected"]`:
@@ -47,17 +47,11 @@ class Evidence:
     """
 
     def __init__(self, stem: Path, tally: Tally, trace: int = 0):
+        super().__init__()
         self._tally, self._trace, self._rows = tally, trace, []
-        self._path = stem.with_name(f"{stem.name}.traces.jsonl")
-        self._writer = DocumentWriter(stem.with_name(f"{stem.name}.rejects.jsonl.zst"))
-
-    def __enter__(self) -> "Evidence":
-        self._writer.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._writer.__exit__(*error)
-        write_rows(self._path, self._rows)
+        self.callback(write_rows, stem.with_name(f"{stem.name}.traces.jsonl"), self._rows)
+        rejects = DocumentWriter(stem.with_name(f"{stem.name}.rejects.jsonl.zst"))
+        self._writer = self.enter_context(rejects)
 
     def reject(self, document: Document, reject: Reject, **more: Any) -> None:
         """Keep a removed document; `more` goes to what is said of it."""

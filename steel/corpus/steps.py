@@ -244,8 +244,8 @@ class LeaveOut(Step):
         docs = self.job.work / "docs"
         parts = (self.part(*at, ".jsonl.zst") for at in self.parts() if at[1] == name)
         lines = (line for part in parts for _, line in read_lines(part))
-        writer, evidence = DocumentWriter(docs / f"{name}.jsonl.zst"), Evidence(docs / name, tally)
-        with writer, evidence:
+        kept = DocumentWriter(docs / f"{name}.jsonl.zst")
+        with kept as writer, Evidence(docs / name, tally) as evidence:
             for place, line in enumerate(lines, firsts[name]):
                 tally.read += 1
                 if pair := copies.get(place):
