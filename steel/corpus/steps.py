@@ -92,11 +92,12 @@ class Step(PipelineStep):
         counts = {source: tally.counts() for source, tally in tallies.items()}
         atomic_write(self.job.work / "counts" / f"{self.name}-{rank:05d}.json", json.dumps(counts))
 
-    def counts(self, source: str) -> dict[str, Any]:
-        """The sum over all tasks of what `count` left of one source."""
-        files = sorted((self.job.work / "counts").glob(f"{self.name}-*.json"))
-        found = [read_json(file).get(source) for file in files]
-        return total([counts for counts in found if counts is not None])
+    def counts(self, step: str, source: str) -> dict[str, Any]:
+        """The sum over all tasks of what `count` of a step left of one source: numbers, numbers by
+        reason, and the first places by reason."""
+        files = sorted((self.job.work / "counts").glob(f"{step}-*.json"))
+        found = [counts for file in files if (counts := read_json(file).get(source))]
+        return {key: _sum([counts[key] for counts in found]) for key in found[0]}
 
     def part(self, rank: int, source: str, suffix: str) -> Path:
         """A file that a task leaves of one source."""
@@ -105,11 +106,6 @@ class Step(PipelineStep):
     def parts(self) -> list[tuple[int, str]]:
         """(rank, source) of all parts, in the order of documents."""
         return [(rank, name) for rank, block in enumerate(self.job.blocks) for name in block]
-
-
-def total(counts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of counts: numbers, numbers by reason, and the first places by reason."""
-    return {key: _sum([count[key] for count in counts]) for key in counts[0]}
 
 
 def _sum(values: list[Any]) -> Any:
@@ -269,10 +265,9 @@ class Report(Step):
             _, named = read_json(job.work / "pairs.json")
             rows = (pair for _, pair in named[:LISTED])
             write_rows(job.out / "report" / "duplicates.jsonl", rows)
-        counted = {step.name: step(job) for step in (Convert, Clean, LeaveOut)}
         parts = {}
         for name, files in job.files.items():
-            steps = {step: counted[step].counts(name) for step in job.steps}
+            steps = {step: self.counts(step, name) for step in job.steps}
             parts[name] = {"files": len(files), "steps": steps}
         drop_stale(job.out, list(job.files))
         for name in job.files:
