@@ -174,10 +174,10 @@ class ShardSet:
     def read(self, at: int, out: np.ndarray) -> None:
         """Fill `out` (n,), contiguous and of `self.dtype`, with tokens [at, at + n) of the split."""
         number = bisect_right(self._first, at) - 1
-        while len(out):
-            left, file = self._first[number + 1] - at, self._open(number)
-            self._shards[number].read(file, at - self._first[number], out[:left])
+        while (left := self._first[number + 1] - at) < len(out):
+            self._shards[number].read(self._open(number), at - self._first[number], out[:left])
             at, out, number = at + left, out[left:], number + 1
+        self._shards[number].read(self._open(number), at - self._first[number], out)
 
 
 def _file_limit(wanted: int) -> int:
