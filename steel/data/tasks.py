@@ -6,7 +6,7 @@ Nothing here imports torch or transformers, so a worker process starts in a mome
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     """One record of a file: a document, or the reason to reject it."""
 
     reason: str
-    ids: Iterable[int] = ()  # with the separator
+    ids: np.ndarray | tuple = ()  # with the separator
     content: bytes = b""  # what makes it the same document as another
     size: int = 0  # UTF-8 bytes of its text
 
@@ -56,7 +56,7 @@ class Encoder:
         self.encode_texts = encode.encoder(self.core)
 
     def encode(self, text: str, **_) -> list[int]:
-        return self.encode_texts([text])[0]
+        return self.encode_texts([text])[0].tolist()
 
     def convert_tokens_to_ids(self, tokens: list[str]) -> list[int | None]:
         return [self.core.token_to_id(token) for token in tokens]
@@ -88,7 +88,8 @@ def _documents(task: Task, encoder: Encoder) -> Iterator[list[Row]]:
                 continue
             is_text = isinstance(content, str)
             ids = next(encoded) if is_text else chat.encode_chat(encoder, content)[0]
-            rows.append(Row("", [*ids, task.record["separator_id"]], utf8, len(utf8)))
+            ids = np.append(ids, np.uint32(task.record["separator_id"]))
+            rows.append(Row("", ids, utf8, len(utf8)))
         yield rows
 
 

@@ -39,7 +39,7 @@ def trained():
 
 def both(tokenizer, texts):
     core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    return encode.encoder(core)(texts), bpe.encode_texts(tokenizer, texts)
+    return [ids.tolist() for ids in encode.encoder(core)(texts)], bpe.encode_texts(tokenizer, texts)
 
 
 def test_ids_of_hard_texts_are_the_same(trained):
