@@ -75,6 +75,7 @@ PIECES = (
         "Ⅳ",
         "ｈａｌｆ",
     ),
+    *("a:ışık ", "Www.a.b ", "x.co/b ", "::", "&amp;lt;", "&#10;", "“", "W", "w.", ":"),
     *("ﾊ", "😀", "e\u0301", "1:2:3:4:5:6:7:8 ", "，", "好", "-- x\n", "# y\n"),
 )
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=40).map("".join)

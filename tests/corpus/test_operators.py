@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,3 +177,21 @@ def test_a_recipe_file_is_checked(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=words):
             load_recipe(path)
+
+
+@given(
+    text=st.text(alphabet="a字 \t\n\r\u3000\x85\u2028\x0b", max_size=30),
+    collapse=st.booleans(),
+    indent=st.booleans(),
+)
+def test_whitespace_is_normalised_by_these_rules_in_this_order(text, collapse, indent):
+    expected = re.sub("\r\n?|[\x85\u2028\u2029]", "\n", text).replace("\u3000", " ")
+    if collapse:
+        expected = re.sub(r"(?<=\S)[ \t]{2,}", " ", expected)
+    expected = re.sub(r"(?m)[ \t]+$", "", expected)
+    if not indent:
+        expected = re.sub(r"(?m)^[ \t]+", "", expected)
+    expected = re.sub(r"\n{3,}", "\n\n", expected)
+    expected = expected.strip("\n") if indent else expected.strip()
+    mapper = make({"normalise_whitespace": {"collapse": collapse, "indent": indent}}).function
+    assert mapper(text) == expected

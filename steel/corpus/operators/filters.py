@@ -13,7 +13,7 @@ import numpy as np
 from ...config import read_yaml
 from . import Reject, operator, within
 from . import characters as chars
-from .mappers import is_gbk_mojibake
+from .mappers import GBK_SIGN, is_gbk_mojibake
 
 _LATIN = re.compile(r"[A-Za-z]+")
 _ENDS = re.compile(r"[。！？；…!?;]+|\.(?=\s|\Z)")
@@ -28,7 +28,7 @@ def _visible_share(text: str, *classes: int) -> float:
 
 def _repeated_share(text: str, n: int) -> float:
     """The share of n-grams that stood there before."""
-    hashes = np.sort(chars.ngram_hashes(chars.code_points(text), n))
+    hashes = chars.sorted_ngrams(text, n)
     return int((hashes[1:] == hashes[:-1]).sum()) / max(len(hashes), 1)
 
 
@@ -62,7 +62,8 @@ def char_repetition(text: str, n: int = 10, max_ratio: float = 0.4) -> Reject | 
 @operator("filter")
 def mojibake(text: str, max_ratio: float = 0.2) -> Reject | None:
     """Remove texts with more than max_ratio decoded wrongly beyond repair: UTF-8 read as GBK."""
-    bad = sum(len(line) for line in text.split("\n") if is_gbk_mojibake(line))
+    lines = text.split("\n") if GBK_SIGN.search(text) else []
+    bad = sum(len(line) for line in lines if is_gbk_mojibake(line))
     bad += text.count("\ufffd") + 3 * text.count("锟斤拷")
     return within("wrongly decoded", bad / max(len(text), 1), high=max_ratio)
 

@@ -39,10 +39,13 @@ _LINK = (
 )
 _BYTE = "(?:1[0-9][0-9]|2[0-4][0-9]|25[0-5]|[1-9][0-9]|[0-9])"
 _IP = rf"(?:{_BYTE}\.){{3}}{_BYTE}|([\da-fA-F]{{1,4}}:){{7}}[\da-fA-F]{{1,4}}"
-# What every match holds; of letters, ſ and the Kelvin sign are k and s where case is ignored.
+# What every match holds; where case is ignored, [a-z] has four letters more: İ, ı, ſ and the Kelvin sign.
 _EMAIL_SIGN = re.compile("@")
-_LINK_SIGN = re.compile(r":[/a-zA-Z0-9%ſ\u212a]|[wW]{3}\d{0,3}[.]|[.][a-zA-Zſ\u212a]{2,4}/")
-_IP_SIGN = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]|:[\da-fA-F]{1,4}:")
+_LINK_SIGN = re.compile(
+    r":(?<=[\w-]:)[/a-zA-Z0-9%İıſ\u212a]|w[wW]{2}\d{0,3}[.]|W[wW]{2}\d{0,3}[.]"
+    r"|[.][a-zA-Zİıſ\u212a]{2,4}/"
+)
+_IP_SIGN = re.compile(r"[.](?<=[0-9][.])[0-9]{1,3}[.][0-9]|:[\da-fA-F]{1,4}:")
 
 
 def _substituted(text: str, own: str | None, pattern: str, sign: re.Pattern, repl: str) -> str:
@@ -134,22 +137,34 @@ def fix_unicode_mapper(text: str, normalization: str | None = None) -> str:
     if form not in _FORMS:
         raise ValueError(f"no normalization {form}; use {', '.join(_FORMS)}")
     table, suspicious, odd = _ftfy()
-    if not suspicious(text):
-        fixed = text.replace("\r\n", "\n") if "\r" in text else text
-        fixed = fixed.translate(table) if odd(fixed) else fixed
+    fixed = _unescaped(text)
+    if not suspicious(fixed):
+        fixed = fixed.replace("\r\n", "\n") if "\r" in fixed else fixed
+        fixed = _replaced(fixed, {char: table[char] for char in odd(fixed)})
         if not unicodedata.is_normalized(form, fixed):
             fixed = unicodedata.normalize(form, fixed)
-        if fixed == text or not (suspicious(fixed) or odd(fixed)):
+        if fixed == text or not (suspicious(fixed) or odd(fixed) or _unescaped(fixed) != fixed):
             return fixed
     import ftfy
 
     return ftfy.fix_text(text, normalization=form)
 
 
+def _unescaped(text: str) -> str:
+    """What ftfy does to HTML entities: it leaves them alone from the first line with a tag on."""
+    if "&" not in text:
+        return text
+    from ftfy import fixes
+
+    tag = text.find("<")
+    end = text.rfind("\n", 0, tag) + 1 if tag >= 0 else len(text)
+    return fixes.unescape_html(text[:end]) + text[end:]
+
+
 @functools.cache
 def _ftfy():
     """(table, suspicious, odd): what ftfy does to single characters; whether a text may need ftfy
-    for more than that; whether it holds a character of the table.
+    for more than that; which characters of the table it holds.
 
     Each of ftfy's patterns of a wrong decoding takes two of its signs in a row, or one of a few
     alone: only texts that show these are given to its slow search.
@@ -162,30 +177,27 @@ def _ftfy():
     between = "\U00010000"  # all characters in one call of each step
     fixed = functools.reduce(lambda text, step: step(text), steps, between.join(plane))
     pairs = zip(plane, fixed.split(between), strict=True)
-    table = {ord(char): new for char, new in pairs if new != char}
-    odd = re.compile(f"[{re.escape(''.join(map(chr, table)))}]")
+    table = {char: new for char, new in pairs if new != char}
+    odd = re.compile(f"[{re.escape(''.join(table))}]")
     ascii_odd = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\r]")
     ranges = re.findall("[^\x00-\x7f]-[^\x00-\x7f]|[^\x00-\x7f]", badness.BADNESS_RE.pattern)
     signs = "".join(re.findall(f"[{''.join(ranges)}]", "".join(plane[0xA0:])))
     first = signs.translate(dict.fromkeys(map(ord, "…—–―·’´")))  # never the first of two
-    control = re.compile("[\x1b\x80-\x9f\ud800-\udfff]")
-    screen = re.compile(
-        rf"{control.pattern}|[{re.escape(first)}][{re.escape(signs)}]|[ŒœÃÂØÙ]|[ВГРСΒΓΞΟ]-"
+    control, greek = "\x1b\x80-\x9f\ud800-\udfff", "ВГРСΒΓΞΟ"
+    one, signs, first = f"{control}ŒœÃÂØÙ", re.escape(signs), re.escape(first)
+    screen = re.compile(  # a set at its beginning is what `re` looks for fast
+        f"[{one}{first}{greek}](?:(?<=[{one}])|(?<=[{first}])[{signs}]|(?<=[{greek}])-)"
     )
+    controls = re.compile(f"[{control}]")
 
     def suspicious(text: str) -> bool:
-        if "&" in text:  # ftfy leaves entities alone from the first line with a tag on
-            tag = text.find("<")
-            end = text.rfind("\n", 0, tag) + 1 if tag >= 0 else len(text)
-            if fixes.HTML_ENTITY_RE.search(text, 0, end):
-                return True
         if len(text) > 1_000_000:
             return True
         if text.isascii():
             return "\x1b" in text
-        return bool(screen.search(text) and (control.search(text) or badness.is_bad(text)))
+        return bool(screen.search(text) and (controls.search(text) or badness.is_bad(text)))
 
-    return table, suspicious, lambda text: (ascii_odd if text.isascii() else odd).search(text)
+    return table, suspicious, lambda text: set((ascii_odd if text.isascii() else odd).findall(text))
 
 
 _PUNCTUATION = dict(zip("，。、？！（）；：∶～【】％〈〉–━►", ",.,?!();::~[]%<>---", strict=True))
@@ -228,26 +240,24 @@ def remove_repeat_sentences_mapper(
 ) -> str:
     """Remove a sentence that stood there before, wherever: also the second `<|im_end|>`."""
 
-    def compared(sentences: list[str]) -> list[str]:
-        bare = "\n".join(map(str.strip, sentences))
-        bare = bare.lower() if lowercase else bare
-        return (_NOT_LETTERS.sub("", bare) if ignore_special_character else bare).split("\n")
-
-    def long(keys: list[str]) -> list[str]:
-        return [key for key in keys if len(key) >= min_repeat_sentence_length]
-
     if _RUNS.search(text):
-        sentences = _sentences(text)
+        split = _sentences(text)
     else:  # one mark at the end of each sentence, and no quotes: the same without patterns
-        sentences = _replaced(text, {mark: mark + "\n" for mark in ".。！!？?"}).split("\n")
-    keys = long(compared(sentences))
-    if len(set(keys)) == len(keys):
+        split = _replaced(text, {mark: mark + "\n" for mark in ".。！!？?"}).split("\n")
+    sentences = [sentence for sentence in split if sentence]
+    bare = "\n".join(map(str.strip, sentences))
+    bare = bare.lower() if lowercase else bare
+    keys = (_NOT_LETTERS.sub("", bare) if ignore_special_character else bare).split("\n")
+    long = [key for key in keys if len(key) >= min_repeat_sentence_length]
+    if len(set(long)) == len(long):
         return text
     seen: set[str] = set()
-    lines = []
+    lines, pairs = [], zip(sentences, keys, strict=True)
     for line in text.split("\n"):
-        kept = ""
-        for sentence, key in zip(sentences := _sentences(line), compared(sentences), strict=True):
+        kept, left = "", len(line)
+        while left:
+            sentence, key = next(pairs)
+            left -= len(sentence)
             if len(key) < min_repeat_sentence_length or key not in seen:
                 kept += sentence
                 seen.add(key)

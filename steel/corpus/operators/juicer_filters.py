@@ -88,6 +88,7 @@ def words_num_filter(
     return within("words", len(_words(text)[0]), min_num, max_num)
 
 
+@functools.lru_cache(maxsize=1)  # filters in a row look at the same text
 def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends of the words between white space, less special characters at their ends."""
     codes = chars.code_points(text)
@@ -124,10 +125,12 @@ def character_repetition_filter(
 
     A sentence written a hundred times has few n-grams, all frequent, and passes.
     """
-    hashes = np.sort(chars.ngram_hashes(chars.code_points(text), rep_len))
+    hashes = chars.sorted_ngrams(text, rep_len)
     new = hashes[1:] != hashes[:-1]
     if new.all():  # also where there is none
         return within("repetition", 0.0, min_ratio, max_ratio)
+    if min_ratio <= 0 and 2 * (len(new) - np.count_nonzero(new)) <= max_ratio * len(hashes):
+        return None  # what occurs n > 1 times counts n, and n - 1 of it are not new
     sizes = np.diff(np.flatnonzero(new), prepend=-1, append=len(hashes) - 1)
     top = min(int(np.sqrt(len(sizes))), np.count_nonzero(sizes > 1))
     repeated = int(np.sort(sizes)[len(sizes) - top :].sum())
@@ -214,5 +217,5 @@ def document_simhash_deduplicator(
         codes = codes[~chars.punctuation_table()[codes]]
     if tokenization != "character":
         gap = codes == 0x20 if tokenization == "space" else chars.punctuation_table()[codes]
-        codes = chars.span_hashes(codes, *chars.words(gap, ~gap))
+        codes = chars.span_hashes(codes, *chars.runs(~gap))
     return chars.simhash(chars.ngram_hashes(codes, window_size))

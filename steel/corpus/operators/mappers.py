@@ -19,13 +19,14 @@ _CONTROL = re.compile(
     "\u2060-\u2069\ufeff\ufff0-\uffff\ue000-\uf8ff\ud800-\udfff]"
 )
 # What GBK makes of the first two bytes of common Chinese characters in UTF-8; rare in real text.
-_GBK_SIGN = re.compile("[锛銆鐨鍦涓浜鏄鍙鎴鍚鍜涔杩欎鎵鏉鎬庝潵鍒璁绗璇鎶]")
+GBK_SIGN = re.compile("[锛銆鐨鍦涓浜鏄鍙鎴鍚鍜涔杩欎鎵鏉鎬庝潵鍒璁绗璇鎶]")
 _HAN = re.compile("[\u4e00-\u9fff]")
-_LINE_END = re.compile("\r\n?|[\x85\u2028\u2029]")
+# A pattern that begins with a set of characters is looked for fast; what it needs before them follows.
+_LINE_END = re.compile("[\r\x85\u2028\u2029](?:(?<=\r)\n)?")
 _ODD_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-_LINE_TAIL = re.compile(r"[ \t]+$", re.MULTILINE)
-_LINE_HEAD = re.compile(r"^[ \t]+", re.MULTILINE)
-_RUN = re.compile(r"(?<=\S)[ \t]{2,}")
+_LINE_TAIL = re.compile(r"[ \t](?<![ \t]{2})[ \t]*$", re.MULTILINE)
+_LINE_HEAD = re.compile(r"\n[ \t]+")
+_RUN = re.compile(r"[ \t](?<=\S[ \t])[ \t]+")
 
 _BLOCK = (
     "p|div|br|hr|li|ul|ol|dl|dt|dd|table|thead|tbody|tr|h1|h2|h3|h4|h5|h6|section|article|header|"
@@ -67,7 +68,7 @@ def _as_gbk(text: str, errors: str) -> str:
 @operator("mapper")
 def fix_gbk(text: str) -> str:
     """Undo UTF-8 read as GBK (浣犲ソ for 你好), line by line, where nothing was lost on the way."""
-    if not _GBK_SIGN.search(text):
+    if not GBK_SIGN.search(text):
         return text
 
     def repair(line: str) -> str:
@@ -85,7 +86,7 @@ def is_gbk_mojibake(line: str) -> bool:
     GBK bytes of ordinary Chinese are hardly ever a three-byte UTF-8 sequence; of misread UTF-8
     nearly all are.
     """
-    if not _GBK_SIGN.search(line):
+    if not GBK_SIGN.search(line):
         return False
     head = line[:400]
     chinese = len(_HAN.findall(head))
@@ -114,7 +115,7 @@ def normalise_whitespace(
         text = _RUN.sub(" ", text)
     text = _LINE_TAIL.sub("", text)
     if not indent:
-        text = _LINE_HEAD.sub("", text)
+        text = _LINE_HEAD.sub("\n", text)  # the first line's go with the strip
     text = re.sub(rf"\n{{{blank_lines + 2},}}", "\n" * (blank_lines + 1), text)
     return text.strip("\n") if indent else text.strip()
 
