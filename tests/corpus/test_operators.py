@@ -195,3 +195,28 @@ def test_whitespace_is_normalised_by_these_rules_in_this_order(text, collapse, i
     expected = expected.strip("\n") if indent else expected.strip()
     mapper = make({"normalise_whitespace": {"collapse": collapse, "indent": indent}}).function
     assert mapper(text) == expected
+
+
+@given(parts=st.lists(st.sampled_from(["甲乙丙丁戊己", "子丑寅卯", "a", "\n", "🙂"]), max_size=30))
+def test_repeated_passages_are_cut_and_nothing_else(parts):
+    text = "".join(parts)
+    gone = set()
+    for i in range(len(text) - 4):
+        if text.find(text[i : i + 5]) <= i - 5:
+            gone |= set(range(i, i + 5))
+    mapper = make({"cut_repeats": {"min_chars": 5}}).function
+    assert mapper(text) == "".join(c for i, c in enumerate(text) if i not in gone)
+
+
+def test_a_page_that_says_everything_twice_says_it_once():
+    page = "".join(chr(0x4E00 + 7 * i) for i in range(300))
+    [recipe] = [load_recipe("steel").operators("skypile", False)]
+    twice, reject = apply(recipe, Document("x", page + page, "skypile"), lambda *change: None)
+    assert reject is None and twice.text == page
+
+
+def test_indents_are_no_repetition():
+    code = "".join(f"{' ' * 80}x{i} = y{i * i}\n" for i in range(400))
+    with_spaces = run("char_repetition", code, max_ratio=0.6)
+    assert isinstance(with_spaces, Reject)
+    assert run("char_repetition", code, max_ratio=0.6, spaces=False) == code

@@ -54,8 +54,14 @@ def digit_ratio(text: str, max_ratio: float = 0.5) -> Reject | None:
 
 
 @operator("filter")
-def char_repetition(text: str, n: int = 10, max_ratio: float = 0.4) -> Reject | None:
-    """Remove texts that repeat themselves: the share of n-grams that stood there before."""
+def char_repetition(
+    text: str, n: int = 10, max_ratio: float = 0.4, spaces: bool = True
+) -> Reject | None:
+    """Remove texts that repeat themselves: the share of n-grams that stood there before.
+
+    spaces=False leaves white space out, the indents of code.
+    """
+    text = text if spaces else "".join(text.split())
     return within("repetition", _repeated_share(text, n), high=max_ratio)
 
 

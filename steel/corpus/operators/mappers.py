@@ -3,6 +3,9 @@
 import html
 import re
 
+import numpy as np
+
+from . import characters as chars
 from . import operator
 
 # UTF-8 read as Windows-1252 or Latin-1: a lead byte shown as a letter, then a continuation byte
@@ -118,6 +121,26 @@ def normalise_whitespace(
         text = _LINE_HEAD.sub("\n", text)  # the first line's go with the strip
     text = re.sub(rf"\n{{{blank_lines + 2},}}", "\n" * (blank_lines + 1), text)
     return text.strip("\n") if indent else text.strip()
+
+
+@operator("mapper")
+def cut_repeats(text: str, min_chars: int = 100) -> str:
+    """Remove every passage of min_chars or more that stood in the text before, word for word: a
+    summary printed twice, all but min_chars of two thousand dots.
+
+    Exact substring deduplication (Lee et al. 2022, https://arxiv.org/abs/2107.06499) inside a text.
+    """
+    found = chars.sorted_ngrams(text if len(text) >= 2 * min_chars else "", min_chars)
+    if not (found[1:] == found[:-1]).any():  # as in nearly all texts
+        return text
+    codes = chars.code_points(text)
+    hashes = chars.ngram_hashes(codes, min_chars)
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    again = np.flatnonzero(np.arange(len(hashes)) - first[which] >= min_chars)
+    edges = np.bincount(again, minlength=len(codes) + 1)
+    edges -= np.bincount(again + min_chars, minlength=len(codes) + 1)
+    kept = codes[np.cumsum(edges[:-1]) == 0]
+    return kept.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 @operator("mapper")
