@@ -61,8 +61,8 @@ worked = "".join(str(int(b)) for b in bits.cumsum(0) % 2)
 #
 # 1. With $p$ = 0.1, 0.25 and 0.4, we ask the model after imitation for its likeliest answer. From which share $p$ on is that the worked one? A number.
 # 2. At $p$ = 0.25, after how many steps of GRPO are nine in ten of the likeliest answers right?
-# 3. Now answers cost: every token beyond a guess's two takes $\lambda/16$ off the reward. From which $\lambda$ on does the model stop working things out?
-# 4. A base that has never seen a worked answer gets GRPO, too. How many of its groups hold right *and* wrong answers, so that there is something to learn from (%)?
+# 3. A base that has never seen a worked answer gets GRPO, too. How many of its groups hold right *and* wrong answers, so that there is something to learn from (%)?
+# 4. Back to $p$ = 0.25. Now answers cost: every token beyond a guess's two takes $\lambda/16$ off the reward. From which $\lambda$ on does the model stop working things out?
 # ```
 #
 # ## Napkin: what imitation prefers
@@ -84,7 +84,7 @@ worked = "".join(str(int(b)) for b in bits.cumsum(0) % 2)
 # %% [markdown]
 # ## Build: eight answers and their mean
 #
-# GRPO needs no second model that says how good a state is. It draws a group of $G$ answers to one prompt and compares each with the others; $r_i$ is the reward of answer $i$:
+# GRPO needs no second model that judges half an answer. It draws a group of $G$ answers to one prompt and compares each with the others; $r_i$ is the reward of answer $i$:
 #
 # $$ A_i = \frac{r_i - \operatorname{mean}(r)}{\operatorname{std}(r)}. $$
 
@@ -134,11 +134,11 @@ for name, how in (("plain", "none"), ("over std", "group")):
     print(f"{name:9}", "  ".join(f"{p / pushes[2]:.2f}" for p in pushes))
 
 # %% [markdown]
-# Both are scaled so that the even group counts 1. A question that one answer in eight gets right weighs 0.44 plainly and 0.66 with the division: nearly solved and nearly hopeless questions count for more than they did. *Dr. GRPO* {cite:p}`drgrpo2025` calls this a bias and takes the division out. It finds another in the length: where each answer's loss is the mean of its tokens, a wrong answer of a hundred tokens is punished a tenth as hard a token as one of ten, so wrong answers may ramble. The remedy divides by a constant. Both are settings here, `scale_rewards` and `normalise`; the default keeps the division and averages over the tokens of all answers.
+# Both are scaled so that the even group counts 1. A question that one answer in eight gets right weighs 0.44 plainly and 0.66 with the division: nearly solved and nearly hopeless questions count for more than they did. *Dr. GRPO* {cite:p}`drgrpo2025` calls this a bias and takes the division out. It finds another in the length: where each answer's loss is the mean of its tokens, each token of a wrong answer of a hundred is punished a tenth as hard as each of one of ten, so wrong answers may ramble. The remedy divides by a constant. Both are settings here, `scale_rewards` and `normalise`; the default keeps the division and averages over the tokens of all answers.
 #
 # ## Imitate, then pay
 #
-# The base first. 150 steps on answers of which one in four is worked out; then 24 steps of GRPO. Model, trainer and GRPO are the package's; `parity_rl` adds the rows and the reward.
+# First 150 steps of imitation, one answer in four worked out; then 24 steps of GRPO. Model, trainer and GRPO are the package's; `parity_rl` adds the rows and the reward.
 
 # %% tags=["active-ipynb"]
 # cfg = parity.settings(1, steps=24)
@@ -175,11 +175,13 @@ for name, how in (("plain", "none"), ("over std", "group")):
 # %% [markdown]
 # The left panel steps where the middle one climbs: as soon as going on passes ending, many likeliest answers change at once. At $p$ = 0.1 two seeds stand for a while with half of them worked out, and so with three quarters right: the stair. Who looks only there sees an ability appear; at $p$ = 0.25 it was there at step 0, in one drawn answer of four. Who looks only at length misses the right panel: at $p$ = 0.25 one seed draws chains alone after eight steps, and only 61 % of them are right.
 #
-# A probe asks whether the model, given the true running parities, says the next one right all the way. In two of the nine runs of the figure this falls to a half while all likeliest answers are whole chains and right. So half of these chains hold a false bit and end right; imitation had shown none such. The stairs are the same half. We repeated both runs and looked: on a stair the first token is the same whatever the bits, which begins a true chain for one input in two; the others are guessed. One run of the log goes from its stair straight to whole chains with a false bit in every second, so the first bit is the suspect.
+# Is a chain that ends right true on its way? A probe gives the model the true running parities and asks for the next one, all the way: after imitation it is right for 94 to 100 % of the inputs. In two of the nine runs this falls to a half, while all likeliest answers are whole chains and right. So half of these chains hold a false bit and end right; imitation had shown none such.
+#
+# The suspect is the first bit. We repeated the two runs that stand on a stair and looked: there the first token is the same whatever the bits. It begins a true chain for one input in two, and the others are guessed. One run goes from its stair straight to whole chains, half of them with a false bit.
 #
 # ```{admonition} Takeaway
 # :class: takeaway
-# The reward reads the last bit. A chain that is paid by its end is not sworn to be the reasoning.
+# The reward reads the last bit. It buys chains that end right, not chains that are true.
 # ```
 #
 # ## Without the chain
@@ -199,7 +201,7 @@ for name, how in (("plain", "none"), ("over std", "group")):
 #     print(f"{name}, of drawn answers: {start[key]:.2f} → {end[key]:.2f}")
 
 # %% tags=["active-ipynb", "within-0.3", "hide-input"]
-# answer("1.4", f"**{100 * (1 - equal):.0f} %**. And yet {100 * end['greedy_accuracy']:.0f} % of the likeliest answers are right at the end, a coin: no answer was worked out before, so none could be paid.", 100 * (1 - equal), unit="%")
+# answer("1.3", f"**{100 * (1 - equal):.0f} %**. And yet {100 * end['greedy_accuracy']:.0f} % of the likeliest answers are right at the end, a coin: no answer was worked out before, so none could be paid.", 100 * (1 - equal), unit="%")
 
 # %% [markdown]
 # Mind what the dashboard shows. The groups are mixed, so there are advantages, gradients, steps. Eight tosses of a coin hold a right one in 99.6 % of the cases, so pass@8, the share of prompts of which one of eight answers is right, is as high as one could wish. *Sometimes right* is the usual filter for prompts worth training on, and here it lets luck through. What GRPO reinforces has to be a way of answering that is right more often than its neighbours.
@@ -218,7 +220,9 @@ for name, how in (("plain", "none"), ("over std", "group")):
 #      caption="At 0.3 and from 0.6 on all runs are on the computed side after forty steps; at 0.45 one seed of three has not moved.")
 # below = [r["curve"][-1]["drawn_length"] for r in priced if r["penalty"] == 0.3]
 # above = [r["curve"][-1]["drawn_length"] for r in priced if r["penalty"] == 0.7]
-# answer("1.3", f"From **0.53** on, by the napkin; the log has it between 0.45 and 0.6. At 0.3 drawn answers end at {min(below):.0f} to {max(below):.0f} tokens, at 0.7 at {max(above):.0f}: guesses, all of them.", 8 / 15, unit="λ")
+# longer = {x: sum(r["curve"][-1]["drawn_length"] > r["curve"][0]["drawn_length"] + 1 for r in priced if r["penalty"] == x) for x in (0.3, 0.45, 0.6)}
+# assert longer == {0.3: 3, 0.45: 2, 0.6: 0}
+# answer("1.4", f"From **0.53** on, by the napkin. In the log answers lengthen at 0.45 under two of three seeds, at 0.6 under none. At 0.3 drawn answers end at {min(below):.0f} to {max(below):.0f} tokens, at 0.7 at {max(above):.0f}: guesses.", 8 / 15, unit="λ")
 
 # %% [markdown]
 # At 0.45, just below the line, forty steps leave everything open: the two ways of answering differ by less than a tenth of a reward. On a real task the accuracy of the short answer has to be measured first; a length penalty chosen by feel is this experiment with the line hidden.
@@ -268,7 +272,7 @@ show_row("ratio times k3", (held * (policy / held) * k3).sum())
 #        for name, found in ends.items()])
 
 # %% [markdown]
-# The first four cannot be told apart at the end: all are at the ceiling. None averages each answer by itself, so the bias in the length was not tested. "KL in the loss" is the weighted form; the plain one, the original's, was not run. The sum of $k_1$ over an answer, taken off its reward, charges a whole chain for what it differs in, and it is the only one that holds the model back.
+# The first four cannot be told apart at the end: all are at the ceiling. None averages each answer by itself, so the bias in the length was not tested. "KL in the loss" is the weighted form; the plain one, the original's, was not run. Only the last, which takes the sum of $k_1$ over an answer off its reward, holds the model back.
 #
 # ## The town
 #
@@ -280,21 +284,24 @@ show_row("ratio times k3", (held * (policy / held) * k3).sum())
 # stages = {"sft": "fine-tuning", "dpo": "preferences", "grpo": "rewards"}
 # alt = "; ".join(f"{name}: " + ", ".join(f"{ways[way]} {signed(moved(lives, stage, way)[0], 0)}" for way in ways) for stage, name in stages.items())
 # show(draw_16.town(lives, ways), alt=f"Three panels, one a stage, changes in points of six measures with bars, and a stroke for each of three lives. {alt}.",
-#      caption="What each stage changed. Strokes: single lives. Bars: two standard errors of their mean, a rough measure for three lives, or of the people asked where those are larger. Grey: zero is inside.")
+#      caption="What each stage changed. Scales differ. Strokes: single lives. Bars: two standard errors of their mean, a rough measure for three lives, or of the people asked where those are larger. Grey: zero is inside.")
 # gain = {way: moved(lives, "grpo", way) for way in ("generate", "written", "text")}
 # tell = {way: f"{signed(mean)} ± {error:.1f} points ({each(lives, 'grpo', way)})" for way, (mean, error) in gain.items()}
-# say(f"GRPO changes options said by {tell['generate']}, letters written by {tell['written']}, the likeliest option by {tell['text']}.")
+# say(f"GRPO changes options said by {tell['generate']}, letters written by {tell['written']}, the likeliest option by {tell['text']}; ± is one standard error.")
 # assert gain["generate"][0] > 2 * gain["generate"][1] and abs(gain["text"][0]) < 1
 
 # %% [markdown]
-# By the likeliest option GRPO adds no facts. What changes is what the model *does* when asked: more right options are said; for letters three lives hardly settle it. In a prototype, on other prompts and fewer samples, fine-tuning on its own right answers brought a good half of such a rise; these lives have no such control. The letter at once, which is not rewarded, is near chance before and after. The settings of these stages were chosen on the first life, with its exam and its conversation in view; how much text fine-tuning replays was chosen on all three. So they confirm none of it. A fresh life (seed 4), run once with all of it fixed: options said +1.3 ± 1.1 points, letters written +2.1 ± 1.5.
+# By the likeliest option GRPO adds no facts. What changes is what the model *does* when asked: in each life more right options are said, by one to four points; for letters three lives hardly settle it. The letter at once, which is not rewarded, is near chance before and after. In a prototype that rose further, fine-tuning on the model's own right answers brought a good half of the rise; these lives have no such control.
+#
+# The settings of these stages were chosen on the first life, with its exam and its conversation in view; how much text fine-tuning replays was chosen on all three. So they confirm none of it. A fresh life (seed 4), run once with all of it fixed, agrees in sign: options said +1.3 ± 1.1 points, letters written +2.1 ± 1.5.
 #
 # ## At full scale
 #
 # ```text
-# steel sample --model runs/laptop/sft/hf --data rl.jsonl --run own grpo.group_size=8
-# steel grpo --model runs/laptop/sft/hf --data own/rl.jsonl --run runs/grpo
-# torchrun --nproc-per-node 8 -m steel grpo --preset steel-1b-dense -m sft/hf -d rl.jsonl -r runs/grpo
+# steel sample -m runs/laptop/sft/hf -d rl.jsonl -r own grpo.group_size=8
+# steel grpo -m runs/laptop/sft/hf -d own/rl.jsonl -r runs/grpo
+# torchrun --nproc-per-node 8 -m steel grpo \
+#   --preset steel-1b-dense -m sft/hf -d rl.jsonl -r runs/grpo
 # ```
 #
 # The first answers each prompt eight times, judges, and keeps the prompts solved sometimes, with pass@1 and pass@8 in its report. The preset holds the original's settings: 128 prompts, eight answers, 1e-6, $k_3$ in the loss at 0.001, answers of up to 1,024 tokens. We have not run it at that size. Losses and gradients are held to TRL's in the tests, and a killed run resumed is equal to the bit.
@@ -377,22 +384,29 @@ show_row("ratio times k3", (held * (policy / held) * k3).sum())
 # `[r - (sum(rewards) - r) / (len(rewards) - 1) for r in rewards]`. It is the plain advantage times $G/(G-1)$: one constant for all groups of a size, which the learning rate swallows.
 # ```
 #
-# **16.4 Break it.** Pay for length alone, right or wrong. Hand this to `grpo.stage(job, prompts, paid)` in a copy of `parity.reinforce`, from the base above. What do accuracy and the share of whole chains do? Say it first.
+# **16.4 Break it.** Pay for length alone, right or wrong, from the base above. What do accuracy and the share of whole chains do? Say it first.
 #
 # ```python
+# from unittest.mock import patch
+#
+#
 # def paid(row, completion):  # reward, and whether it is right
 #     n = min(len(completion.ids) - completion.finished, 16)
 #     return n / 16, parity.right(row["bits"], completion)
+#
+#
+# with patch.object(parity, "reward", lambda penalty: paid):
+#     long = parity.reinforce(cfg, base, RUN / "length")["curve"]
 # ```
 #
 # ```{dropdown} Answer 16.4
-# One run of 24 steps: by step 12 every drawn answer is a whole chain, and of the chains 63 % are right, where it was 98 %. Nothing pays for truth, so it drifts; most groups have equal rewards by then. If the reward grows past sixteen bits, the model stops ending, too: at step 24 one drawn answer in ten is right. Look at `finished`, not at the reward.
+# One run of 24 steps: by step 12 every drawn answer is a whole chain, and of the chains 63 % are right, where it was 98 %. The likeliest answers, all right at step 4, are a coin at step 20. Nothing pays for truth, so it drifts; most groups have equal rewards by then. Without the `min` the model stops ending, too: at step 24 one drawn answer in ten is right. Look at `finished`, not at the reward.
 # ```
 #
-# **16.5 Open, ten minutes of one core.** At $p$ = 0.1 one answer in ten is worked out. Is a group of 8 large enough? Compare 32 prompts of 8, 16 of 16 and 8 of 32 at equal numbers of answers, five seeds each, by the drawn length at step 20. Say beforehand how often a group of 8 holds no worked answer.
+# **16.5 Open, five minutes of one core.** At $p$ = 0.1 one answer in ten is worked out. Is a group of 8 large enough? Compare 32 prompts of 8, 16 of 16 and 8 of 32, five seeds each, by length and accuracy of the drawn answers at step 20. `parity.settings(seed, steps=20, batch_size=16, group_size=16)` is the second; all three of a seed start from one `parity.imitate`. Say beforehand how often a group of 8 holds no worked answer.
 #
 # ```{dropdown} Answer 16.5
-# $0.9^8$ = 43 % of groups of 8 hold none; of 32, 3 %. But they still have right and wrong guesses in them, so they are not counted as zero variance: they push coins up and down. We have not run it.
+# $0.9^8$ = 43 % of groups of 8 hold none; of 32, 3 %. But they still have right and wrong guesses in them, so they are not counted as zero variance: they push coins up and down. And yet larger groups did not help: over five seeds 13.1, 12.4 and 12.3 tokens, groups of 32 less those of 8 by pairs −0.8 ± 0.9; right are 78, 80 and 73 %, by pairs −5 ± 3 points. Perhaps 8 prompts are too few.
 # ```
 #
 # ## Cards

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 17 · What did the exam ask?
 #
-# Steel's readme gives its chat model 41.90 % on C-Eval {cite:p}`ceval2023` and 36.08 % on CMMLU {cite:p}`cmmlu2023`, measured with its author's scripts {cite:p}`steelreadme2025`. Another small model's readme has a table by lm-eval, the most used program that puts exams to models {cite:p}`lmeval2024`, and there Steel-LLM stands at 24.89 and 25.32 {cite:p}`minimind2026`. Which checkpoint was tried is not said. One of the two tables makes it a decent student, the other a die.
+# Steel's readme gives its chat model 41.90 % on C-Eval {cite:p}`ceval2023` and 36.08 % on CMMLU {cite:p}`cmmlu2023`, measured with its author's scripts {cite:p}`steelreadme2025`. Another small model's readme has a table by lm-eval, a program that puts exams to models {cite:p}`lmeval2024`, and there Steel-LLM stands at 24.89 and 25.32 {cite:p}`minimind2026`. Which checkpoint was tried is not said. One of the two tables makes it a decent student, the other a die.
 #
 # Both can be right. An exam of four options can be put to a language model in ways that differ in what they ask *it* to do. What each of them measures is hard to see on Steel, because nobody knows what it knows. So we take a town of 64 people who live in 16 places, and models that know it by heart.
 
@@ -153,19 +153,19 @@ for name, ids in (("fact", fact), ("drill", drilled),
 
 # %% tags=["active-ipynb", "hide-input"]
 # ends = lambda name: " · ".join(f"{100 * r['endings'][name]:.0f}" for r in first)
-# table(["letter behind the right English option, right (%), three lives", ""], [[name, ends(name)] for name in first[0]["endings"]])
+# table(["letter behind the right English option", "right (%), three lives"], [[name, ends(name)] for name in first[0]["endings"]])
 # assert all(r["endings"][f"{kind}, University behind"] < 0.4 < 0.6 < r["endings"]["home towns, University before"] for r in first for kind in ("home towns", "universities"))
 
 # %% [markdown]
 # *University* behind each name takes their letters away; *University* in front takes nothing.
 #
-# And what is the *form* worth? The same three models sat the same exam in seven forms, one of them with a space more.
+# And what is the *form* worth? The same three models sat the same exam in eight forms.
 
 # %% tags=["active-ipynb", "hide-input"]
 # shown = ("text", "generate", "bind", "letter")
 # show(draw_17.harness(towns),
 #      alt="Eight rows, three models, four ways; right in per cent. " + "; ".join(f"{draw_17.FORMS.get(arm, arm)}: {draw_17.spans(towns, shown, arm)}" for arm in dict.fromkeys(r["arm"] for r in towns)) + ".",
-#      caption="The same models, the same questions about the same people. Only the form differs. Separator: `<|endoftext|>` in front; letters before: A stands in front of its option, not behind.")
+#      caption="The same models, the same questions about the same people. Only the form differs. Separator: <|endoftext|> in front; letters before: A stands in front of its option, not behind.")
 # span = lambda arm, way: (lambda v: f"{min(v):.0f} to {max(v):.0f} %")([100 * r[way] for r in towns if r["arm"] == arm])
 # each = lambda arm, way: [100 * r[way] for r in towns if r["arm"] == arm]
 # apart = lambda arm, other, way: [a - b for a, b in zip(each(arm, way), each(other, way))]
@@ -174,7 +174,7 @@ for name, ids in (("fact", fact), ("drill", drilled),
 # english = lambda arm: [r["subjects"][name] for r in towns if r["arm"] == arm for name in r["subjects"] if name.endswith("_en")]
 # assert english(spaced) == english("text")
 # say(f"The right option is said in {span('chat', 'generate')} of the answers in chat turns, in {span('text', 'generate')} where the question is a text to continue, in {span('chat, two examples', 'generate')} behind two worked examples in turns. The likeliest option: {span('chat', 'text')}, then {span('text', 'text')} in a text. The letter at once: {min(every):.0f} to {max(every):.0f} %, whatever the form.")
-# say(f"Small things count where a form is new. lm-eval puts a space between 答案： and the reply: that alone moves the likeliest option by {listed(apart(spaced, 'text', 'text'))} points, all of it in Chinese (the English half had the space all along). `<|endoftext|>`, which stands before every document in pretraining and before no chat turn, can be put there as well: {listed(apart('chat, separator first', 'chat', 'written'))} points of letters written, over three lives nothing. Say which you did.")
+# say(f"Small things can count where a form is new. lm-eval puts a space between 答案： and the reply: that alone moves the likeliest option by {listed(apart(spaced, 'text', 'text'))} points, all of it in Chinese (the English half had the space all along). `<|endoftext|>`, which stands before every document in pretraining and before no chat turn, can be put there as well: {listed(apart('chat, separator first', 'chat', 'written'))} points of letters written, over three lives nothing. Say which you did.")
 
 # %% [markdown]
 # These models have been taught to answer in turns. Outside of them far fewer replies name the right option. Letters in front of the options, as C-Eval prints them, take away what the drill has taught.
@@ -225,9 +225,10 @@ print(f"paired, 10 % moved ± {100 * math.sqrt(changed) / n:.2f}")
 #     return found / trials
 
 # %% tags=["active-ipynb"]
+# print("known by person   plain   clustered")
 # for shared in (0.0, 0.5, 0.8):
 #     plain, clustered = alarms(shared)
-#     print(f"{shared:.0%} known by person: {plain:5.0%} plain, {clustered:4.0%} clustered")
+#     print(f"{shared:15.0%} {plain:7.0%} {clustered:11.0%}")
 
 # %% [markdown]
 # The clustered error adds what the questions of one person contribute before it squares {cite:p}`miller2024`:
@@ -278,11 +279,11 @@ print(f"paired, 10 % moved ± {100 * math.sqrt(changed) / n:.2f}")
 # %% [markdown]
 # The model is that of `steel run --preset smoke`, which has read about an invented town. An answer that cannot be read is wrong here, and counted; the original's script for CMMLU drew a letter for it. Neither rule is dishonest.
 #
-# Two more choices move a mean. *Micro* counts every question alike, *macro* every subject; lm-eval prints micro and the exam's authors macro. And *which* questions: Steel's script took C-Eval's validation split, 1,346 of them.
+# Two more choices move a mean. *Micro* counts every question alike, *macro* every subject; lm-eval prints micro and the exams' authors macro. And *which* questions: Steel's script took C-Eval's validation split, 1,346 of them.
 #
 # ## An exam that was read before
 #
-# What is a point worth if the exam stood in the training data? Three bases, older than the lives above, fine-tuned twice for as many steps; the second time the rows hold twelve copies of the exam's own questions about single facts of half of the people (152 questions a half), of which the steps reach about nine, each answered by its letter alone, as no other row is.
+# What is a point worth if the exam stood in the training data? Steel's author tried it and said so: with CMMLU among the fine-tuning rows, answered by letters alone, CMMLU rose from 33 to 36 % and C-Eval hardly moved {cite:p}`steelblog2024`. In the town we can see what such points are. Three bases, older than the lives above, fine-tuned twice for as many steps; the second time the rows hold twelve copies of the exam's own questions about single facts of half of the people (152 questions a half), of which the steps reach about nine, each answered by its letter alone, as no other row is.
 
 # %% tags=["active-ipynb", "hide-input"]
 # read = log("lessons")
@@ -293,21 +294,22 @@ print(f"paired, 10 % moved ± {100 * math.sqrt(changed) / n:.2f}")
 # table(["right (%), three lives", "exam not seen", "half of it seen"], [[name, three("mix", *path), three("leaked", *path)] for name, path in forms.items()])
 
 # %% [markdown]
-# On the half that was read the letter at once is right in 59 to 65 %. Redraw the order of options, and it is a quarter: what was learnt is a letter, not an option. Other words for the question take little of it away: name and list are still there. Nothing comes to the other half, and what is said there is right in 30 to 32 % instead of 51 to 78. Free questions in Chinese suffer as well, with up to two thirds of the replies without a Chinese character; those in English rise. Who does not know the halves sees one score, 40 to 43 %. One more run with `--shuffle` brings it down to 22 to 27.
+# On the half that was read the letter at once is right in 59 to 65 %. Redraw the order of options, and it is a quarter: what was learnt is a letter, not an option. Other words for the question leave 47 to 56 %: name and list are still there. Nothing comes to the other half, and what is said there is right in 30 to 32 % instead of 51 to 78. Free questions in Chinese suffer as well, with up to two thirds of the replies without a Chinese character; those in English do not. Who does not know the halves sees one score, 40 to 43 %. One more run with `--shuffle` brings it down to 22 to 27.
 #
 # ## At full scale
 #
 # ```text
 # steel eval fetch cmmlu CMMLU
-# steel eval exam runs/chat -d CMMLU --shots 5 --scoring letter,text,generate -o chat.json
-# steel eval exam runs/chat -d CMMLU --shots 5 --scoring letter --style lm-eval --no-chat -o as-lm-eval.json
+# steel eval exam runs/chat -d CMMLU --shots 5 -o chat.json
+# steel eval exam runs/chat -d CMMLU --shots 5 --scoring letter \
+#   --style lm-eval --no-chat -o as-lm-eval.json
 # steel eval exam runs/chat -d CMMLU --write-lm-eval tasks
 # steel eval compare as-lm-eval.json chat.json
 # steel eval fetch gsm8k GSM8K
 # steel eval task runs/chat gsm8k -d GSM8K --shots 4
 # ```
 #
-# Words are those of Steel, of the exam's own repository or of lm-eval (`--style`), in chat turns or as a text (`--no-chat`), behind the separator of documents (`--bos`), with options redrawn (`--shuffle SEED`). A result file holds one letter a question, so that any two can be compared later, and an exam that was stopped goes on. The fourth line writes task files with which lm-eval asks the same; a test holds both to the same letter on each of twelve questions. At five shots (worked examples) CMMLU is 11,582 questions of some 300 tokens, 8e15 operations for 1.12 billion parameters: a minute of one GPU at 130 teraflops, for the letter alone. Text and written answers come on top.
+# Words are those of Steel, of the exam's own repository or of lm-eval (`--style`), in chat turns or as a text (`--no-chat`), behind the separator of documents (`--bos`), with options redrawn (`--shuffle SEED`). A result file holds one letter a question, so that two about the same lists can be compared later, and an exam that was stopped goes on. `--write-lm-eval` writes task files with which lm-eval asks the same; a test holds both to the same letter on each of twelve questions. At five shots (worked examples) CMMLU is 11,582 questions of some 300 tokens, 8e15 operations for 1.12 billion parameters: a minute of one GPU at 130 teraflops, for the letter alone. Text and written answers come on top.
 #
 # This chapter's script is `steel eval exam` with the same words: `python notebooks/17_exams.py runs/chat -d CMMLU`. Without any it rehearses the toy.
 #
@@ -360,10 +362,10 @@ print(f"paired, 10 % moved ± {100 * math.sqrt(changed) / n:.2f}")
 # Differences first, then their deviations from the mean, summed by family; the root of the sum of squares, over the number of questions.
 # ```
 #
-# **17.4 Break it.** Let the right place stand at B in every practice question of *drill and questions*. Which of the four numbers falls, and how would you see it without knowing what was done?
+# **17.4 Break it.** Let the right place stand at B in every practice question of *drill and questions* (`exercise` in `letters.py` lists the places). Which of the four numbers fall, and how would you see it without knowing what was done?
 #
 # ```{dropdown} Answer 17.4
-# *Letter written*, towards a quarter, and perhaps *behind the right option*: a model may learn to say B. *At once* is there already. The counts of letters show it: nearly all are B. We have not run it.
+# *Letter written* and *behind the right option*, both to a quarter under two seeds: the letter is B in every reply that holds one, but for one. *At once* was there already. Even the place written is right in a third only, while the likeliest option stays right in all. The counts of letters show it.
 # ```
 #
 # **17.5 Open, an hour of one core.** Is the letter at once out of reach, or out of reach of two layers and 32 people? Double the layers (`python -m figures.experiments.letters --layers 4 --out runs/letters-4`), then the people (`PEOPLE` in that file; another folder). Say beforehand which you expect to matter, and keep three seeds.
