@@ -494,7 +494,7 @@ def trained(cut, texts, entries=2048):
 #
 # ```{admonition} The same ids, nearly
 # :class: failure
-# Our own: the proof above. Tens of thousands of hostile strings agreed, three real pages of six thousand did not: in two the end of 値 was joined to the beginning of を, in the third the end of a drawn line │ to 台. **Now:** a page with an entry that can lie across an edge, or with a character where Qwen's cut is finer (marks, 〇, some line ends), is encoded again by the slow library. On all 6,351 pages, with both vocabularies, every id is the same, at four to eight times the bytes per CPU second, the more the busier the machine.
+# Our own: the proof above. Tens of thousands of hostile strings agreed, three real pages of six thousand did not: in two the end of 値 was joined to the beginning of を, in the third the end of a drawn line │ to 台. **Now:** a line with an entry that can lie across an edge, or with a character where Qwen's cut is finer (marks, 〇), is encoded again by the slow library. On all 6,351 pages, with both vocabularies, every id is the same, at five times the bytes per CPU second.
 # ```
 #
 # ## Exercises
