@@ -202,7 +202,7 @@ RUN = Path("runs") / "19_reproduce"
 #                       RUN / "killed", deadly)
 # events = read_log(RUN / "killed" / "log.jsonl", "event")
 # resumed = next(e["step"] for e in events if e["what"] == "resume")
-# print(f"killed at step {moment}, resumed from step {resumed}")
+# print(f"killed after {moment} steps, resumed from step {resumed}")
 # found["kill -9, resumed"] = bits.gap(survivor, base)
 # assert found["again"]["equal"] and found["kill -9, resumed"]["equal"]
 # assert all(g["weights"][-1] < 1e-3 for g in found.values())
@@ -533,7 +533,7 @@ def compare(one, two):
 # From step 31, the first after the checkpoint: the generator began again. The differences are smaller than what a loss moves from one step to the next anyhow, so a curve shows nothing. Such a bug lives for years, until somebody compares bits. The remedy is chapter 11's: seed the generator with the run's seed and the step.
 # ```
 #
-# **19.5 Open, an evening.** Take a claim of this book that rests on a log and do it again: another seed of `letters`, `when` or `bits`, on your machine (`figures/runs/README.md` has the commands). Write down before you start what you will call a confirmation. Then tell us.
+# **19.5 Open, an evening.** Take a claim of this book that rests on a log and do it again: another seed of `letters` or `when`, say, on your machine (`figures/runs/README.md` has the commands; `--seeds 4` trains the first four). Write down before you start what you will call a confirmation. Then tell us.
 #
 # ```{dropdown} Answer 19.5
 # A good rule names the difference, its scatter in the log, your number of seeds, and the size below which you will not be able to tell (`needed`). A contradiction is worth an issue: with your log, header included.
