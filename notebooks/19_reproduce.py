@@ -269,7 +269,7 @@ RUN = Path("runs") / "19_reproduce"
 #     print(f"{setting:25} apart {bred[setting]:.0e}  loss {after:.2f}")
 
 # %% [markdown]
-# They change places, and neither learns the worse for it. So it is not the optimizer alone, and nobody can say beforehand whether a run breeds its roundings. (One seed here; a second, tried once, agreed.)
+# They change places, and neither learns the worse for it. So it is not the optimizer alone, and nobody can say beforehand whether a run breeds its roundings. (One seed; change the 1 in `one_bit` for another.)
 #
 # At the presets' rates no twin has become another seed in 400 steps. How long it would take cannot be read from this: bf16, which started with a thousandth, slows down long before it. And Steel's million steps were AdamW's, at another size and rate. Summers and Dinneen found that all sources of nondeterminism leave models about equally different in the end, and that one bit at the start is enough {cite:p}`summers2021`.
 #
