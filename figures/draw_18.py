@@ -93,7 +93,7 @@ def decoding(cached, whole, start: int, batches: dict[int, float]):
         smooth = [1e3 * float(np.median(seconds[i : i + 16])) for i in range(0, len(seconds), 16)]
         at = [start + i + 8 for i in range(0, len(seconds), 16)]
         left.plot(at, smooth, color=colour)
-        label_line(left, at[-1], smooth[-1], name, colour, xytext=(-2, 8), ha="right")
+        label_line(left, at[-1], max(smooth[-4:]), name, colour, xytext=(-2, 8), ha="right")
     left.set_ylim(0, None)
     axis_units(left, x="tokens before it", y="CPU time of the next token (ms)")
     rows, speed = list(batches), list(batches.values())

@@ -78,21 +78,28 @@ def context(model) -> int:
 def fit_prompt(model, tokenizer, messages: list[dict], room: int) -> list[int]:
     """Token ids of the dialogue; the oldest rounds go when they do not fit the context.
 
-    `room` is what the answer may take [tokens]. A system turn stays. Raises UserError when the last
-    message alone is too long.
+    `room` is what the answer may take [tokens]. A system turn stays. Turns are encoded apart, so their
+    tokens add up: from the last round back, each is encoded once, until one no longer fits. Raises
+    UserError when the last message alone is too long.
     """
     limit = context(model)
+    most = limit - min(room, limit // 2)
     head = [m for m in messages[:1] if m["role"] == "system"]
     rounds = messages[len(head) :]
-    while True:
-        ids = encode_chat(tokenizer, head + rounds, add_generation_prompt=True)[0]
-        if len(ids) + min(room, limit // 2) <= limit:
-            return ids
-        if len(rounds) <= 2:
-            raise UserError(
-                f"the message is {len(ids)} tokens long; this model reads {limit}, answer included"
-            )
-        rounds = rounds[2:]
+    at = max(0, (len(rounds) - 1) // 2 * 2)  # the last message, or an answer to go on from and it
+    ids = encode_chat(tokenizer, head + rounds[at:], add_generation_prompt=True)[0]
+    if len(ids) > most:
+        raise UserError(
+            f"the message is {len(ids)} tokens long; this model reads {limit}, answer included"
+        )
+    opening = len(encode_chat(tokenizer, head)[0]) if head else 0
+    while at:
+        at -= 2
+        older = encode_chat(tokenizer, rounds[at : at + 2])[0]
+        if len(ids) + len(older) > most:
+            break
+        ids[opening:opening] = older
+    return ids
 
 
 def spell(tokenizer, tokens: Iterable[int]) -> Iterator[str]:

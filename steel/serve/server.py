@@ -18,11 +18,11 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import torch
 
@@ -159,6 +159,14 @@ def _prompt(body: dict, tokenizer, rows: int) -> list[int]:
     return ids
 
 
+def _address(url: str) -> SplitResult:
+    """The parts of an address that a client sent."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise Refusal(400, f"{url[:80]!r} is no address") from None
+
+
 def _no_number(name: str):
     raise ValueError(f"{name} is no number of JSON")
 
@@ -172,24 +180,32 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        if not self._at_home():
-            self.send_error(403, "this server answers to this machine's own names alone")
-            return
-        path, name = urlsplit(self.path).path, self.server.name
+        self._guarded(self._show)
+
+    def do_POST(self) -> None:
+        self._guarded(self._answer)
+
+    def _show(self) -> None:
+        self._check_host()
+        path, name = _address(self.path).path, self.server.name
         if path == "/":
             self._send(200, self.server.page, "text/html; charset=utf-8")
         elif path == MODELS:
             model = {"id": name, "object": "model", "created": self.server.began}
             self._send(200, {"object": "list", "data": [model | {"owned_by": "steel"}]})
         else:
-            self.send_error(404, f"nothing at {path}")
+            raise Refusal(404, f"nothing at {path}")
 
-    def do_POST(self) -> None:
+    def _answer(self) -> None:
+        path = _address(self.path).path
+        if path not in (TALK, WRITE):
+            raise Refusal(404, f"nothing at {path}; POST to {TALK} or {WRITE}")
+        self._write(self._body(), chat=path == TALK)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do `work`; what goes wrong in it reaches the client in OpenAI's form."""
         try:
-            path = urlsplit(self.path).path
-            if path not in (TALK, WRITE):
-                raise Refusal(404, f"nothing at {path}; POST to {TALK} or {WRITE}")
-            self._write(self._body(), chat=path == TALK)
+            work()
         except OSError:  # the client hung up, or does not listen
             self.close_connection = True
         except Refusal as refusal:
@@ -200,25 +216,25 @@ class Handler(BaseHTTPRequestHandler):
             traceback.print_exc()
             self._refuse(Refusal(500, "the server failed; its terminal says where"))
 
-    def _at_home(self) -> bool:
-        """Whether the request is for a name of this machine, where the server listens to it alone.
+    def _check_host(self) -> None:
+        """Refuse a request for a name that is not this machine's, where the server listens to it alone.
 
         A page from elsewhere can point its own name at 127.0.0.1; its requests still carry that name.
         """
         if self.server.server_address[0] not in HOME:
-            return True  # it was asked to listen to others, by whatever name
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        return host is None or host in HOME
+            return  # it was asked to listen to others, by whatever name
+        host = _address(f"//{self.headers.get('Host', '')}").hostname
+        if host is not None and host not in HOME:
+            raise Refusal(403, "this server answers to this machine's own names alone")
 
     def _body(self) -> dict:
         origin, length = self.headers.get("Origin"), self.headers.get("Content-Length", "")
-        if not self._at_home():
-            raise Refusal(403, "this server answers to this machine's own names alone")
-        if origin and urlsplit(origin).netloc.lower() != self.headers.get("Host", "").lower():
+        self._check_host()
+        if origin and _address(origin).netloc.lower() != self.headers.get("Host", "").lower():
             raise Refusal(403, f"a page from {origin} may not use this server")
         if not length.isdecimal():
             raise Refusal(411, "the request needs a Content-Length")
-        if int(length) > LARGEST:
+        if len(length) > 18 or int(length) > LARGEST:  # Python refuses to read very long ones
             raise Refusal(413, f"the request is larger than {LARGEST} bytes")
         try:
             body = json.loads(self.rfile.read(int(length)), parse_constant=_no_number)

@@ -1,5 +1,6 @@
 import io
 import sys
+from random import Random
 
 import pytest
 
@@ -80,6 +81,54 @@ def test_the_oldest_rounds_go_first_and_the_system_turn_stays(served):
     assert len(ids) <= 96 - 30 and "last" in text and "system\nS" in text and "q0" not in text
     with pytest.raises(UserError, match="tokens long"):
         fit_prompt(model, tokenizer, [{"role": "user", "content": "长" * 200}], 8)
+
+
+def dropped_again_and_again(model, tokenizer, messages: list[dict], room: int) -> list[int] | None:
+    """`fit_prompt` without a thought of time: encode all, drop a round, encode all again."""
+    limit = model.config.max_position_embeddings
+    head = [m for m in messages[:1] if m["role"] == "system"]
+    rounds = messages[len(head) :]
+    while True:
+        ids = encode_chat(tokenizer, head + rounds, add_generation_prompt=True)[0]
+        if len(ids) + min(room, limit // 2) <= limit:
+            return ids
+        if len(rounds) <= 2:
+            return None
+        rounds = rounds[2:]
+
+
+def test_the_same_rounds_are_kept_as_when_all_is_encoded_for_each_that_goes(served):
+    draw = Random(5)
+    for _ in range(300):
+        turns = [
+            {"role": role, "content": "你好 w<|im_end|>\n"[: draw.randrange(12)]}
+            for role in ["user", "assistant"] * draw.randrange(8)
+        ]
+        turns += draw.choice(([], [{"role": "user", "content": "长" * draw.randrange(20)}]))
+        messages = draw.choice(([], [{"role": "system", "content": "S"}])) + turns
+        if not messages:
+            continue
+        room = draw.randrange(1, 80)
+        expected = dropped_again_and_again(*served, messages, room)
+        if expected is None:
+            with pytest.raises(UserError, match="tokens long"):
+                fit_prompt(*served, messages, room)
+        else:
+            assert fit_prompt(*served, messages, room) == expected
+
+
+def test_of_a_long_dialogue_only_what_fits_is_encoded(served, monkeypatch):
+    encoded = []
+
+    def counted(tokenizer, messages, **more):
+        encoded.extend(messages)
+        return encode_chat(tokenizer, messages, **more)
+
+    monkeypatch.setattr("steel.serve.generate.encode_chat", counted)
+    turns = [{"role": role, "content": "好"} for role in ["user", "assistant"] * 2000]
+    ids = fit_prompt(*served, [*turns, {"role": "user", "content": "last"}], 30)
+    kept = ids.count(served[1].convert_tokens_to_ids("<|im_end|>"))
+    assert kept > 1 and len(encoded) == kept + 2  # and the round that did not fit
 
 
 def test_a_session_remembers(served):

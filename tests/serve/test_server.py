@@ -202,6 +202,14 @@ def test_strange_requests_get_errors_and_the_server_lives(server):
     for raw, status in (
         (b"POST /v1/completions HTTP/1.1\r\nHost: LOCALHOST\r\n\r\n", b"411"),
         (b"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", b"413"),
+        (b"POST /v1/completions HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"413"),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: [\r\nContent-Length: 2\r\n\r\n{}", b"400"),
+        (
+            b"POST /v1/completions HTTP/1.1\r\nOrigin: http://[\r\nContent-Length: 2\r\n\r\n{}",
+            b"400",
+        ),
+        (b"GET / HTTP/1.1\r\nHost: [\r\n\r\n", b"400"),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", b"400"),
         (b"nonsense of a line\r\n\r\n", b"Bad request"),
     ):
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as line:
