@@ -209,9 +209,11 @@ def plan(
     preset: Preset = "steel-1b",
     gpu: Annotated[str, Option(help="H800, H100, H200, A100-80G, 4090, CPU, …")] = "H800",
     num_gpus: Annotated[int, Option(help="GPUs in all.")] = 8,
-    tokens: Annotated[float, Option(help="Tokens to train on; 0: as the preset says.")] = 0,
-    mfu: Annotated[float, Option(help="Share of the peak reached; 0: a published one.")] = 0,
-    document_length: Annotated[float, Option(help="Mean, in tokens, where masked; 0: a row.")] = 0,
+    tokens: Annotated[float, Option(min=0, help="Tokens to train on; 0: as the preset says.")] = 0,
+    mfu: Annotated[float, Option(min=0, help="Share of the peak reached; 0: a published one.")] = 0,
+    document_length: Annotated[
+        float, Option(min=0, help="Mean, in tokens, where masked; 0: a row.")
+    ] = 0,
     overrides: Overrides = None,
 ) -> None:
     """Parameters, FLOPs per token, memory, days and money of a pretraining run."""
@@ -252,7 +254,7 @@ def bench_step(
 def chat_with(
     ckpt: Model,
     prompt: Annotated[str | None, Option(help="Answer this one message and leave.")] = None,
-    temperature: Annotated[float, Option(help="0: the likeliest answer.")] = 0.0,
+    temperature: Annotated[float, Option(min=0, help="0: the likeliest answer.")] = 0.0,
 ) -> None:
     """Talk to a model in the terminal."""
     from .serve.chat import CHAT, chat

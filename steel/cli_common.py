@@ -53,10 +53,10 @@ def command(name: str, *examples: str, doc: str = "") -> Callable:
 
 
 def say(text: str) -> None:
-    """One line to the terminal, markup allowed."""
+    """One line to the terminal, as it is: a path or a reply may hold what rich takes for markup."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(text)
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
 
 
 def show_table(rows: Iterable[dict[str, str]]) -> None:
