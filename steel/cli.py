@@ -17,7 +17,7 @@ from .cli_common import Json, Model, Overrides, Preset, Tokenizer, app, command,
 from .config import UserError, load
 
 Run = Annotated[Path, Option("--run", "-r", help="RUN folder.")]
-From = Annotated[Path, Option("--model", "-m", help="Folder to start from.")]
+From = Annotated[Path, Option("--model", "-m", help="Model folder, or RUN folder, to start from.")]
 Rows = Annotated[list[Path], Option("--data", "-d", help="jsonl files.")]
 
 # -- the whole life --------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def sft(
     date: Annotated[str, Option(help="… and when.")] = "",
     overrides: Overrides = None,
 ) -> None:
-    cfg = load(preset, overrides)
+    cfg, model = load(preset, overrides), hf_folder(model)
     from .align.stage import run as train
 
     if cfg.sft.replay_rows and replay is None:
@@ -175,7 +175,7 @@ def _stage(name: str, rows: str) -> None:
         cfg = load(preset, overrides)
         from .align.stage import run as train
 
-        say(f"model  {train(name, cfg, model, data, run)}")
+        say(f"model  {train(name, cfg, hf_folder(model), data, run)}")
 
 
 _stage("reward", "preference.jsonl")
@@ -194,7 +194,7 @@ def sample(
     cfg = load(preset, overrides)
     from .align.samples import sample as work
 
-    report = work(cfg, model, data, run)
+    report = work(cfg, hf_folder(model), data, run)
     shares = f"pass@1 {report['pass_at_1']:.1%}   pass@{report['k']} {report['pass_at_k']:.1%}"
     say(f"{shares}   of {report['prompts']:,} prompts")
     for name, rows in report["rows"].items():
@@ -330,7 +330,7 @@ def export_llama_factory(
     cfg = load(preset, overrides)
     from .align.llama_factory import export
 
-    say(f"settings  {export(stage, cfg, model, data, run)}")
+    say(f"settings  {export(stage, cfg, hf_folder(model), data, run)}")
 
 
 @command("import-original", "steel import-original Steel-LLM steel-hf")

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from .config import UserError
 
 Preset = Annotated[str, Option("--preset", "-p", help="Preset name, or a YAML file.")]
-Json = Annotated[Path | None, Option("--out", "-o", help="JSON file.")]
+Json = Annotated[Path | None, Option("--out", "-o", dir_okay=False, help="JSON file.")]
 Model = Annotated[Path, Argument(help="Model folder, or RUN folder.")]
 Tokenizer = Annotated[Path | None, Option("--tokenizer", "-t", help="Default: the shards' own.")]
 Overrides = Annotated[
