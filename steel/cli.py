@@ -136,7 +136,7 @@ SELF_COGNITION_REPEATS = 16
     "sft",
     "steel sft --model runs/laptop/pretrain/hf --data sft.jsonl --run runs/sft",
     "steel sft --preset minillm-0.2b -m base -d alpaca.jsonl -r runs/chat --name 小明 --author 李华",
-    doc="SFT: from a model folder and sft.jsonl.",
+    doc='Fine-tune a model on dialogues: rows of {"messages"}.',
 )
 def sft(
     run: Run,
@@ -164,11 +164,11 @@ def sft(
     say(f"model  {train('sft', cfg, model, data, run, replay=replay)}")
 
 
-def _stage(name: str, rows: str) -> None:
+def _stage(name: str, rows: str, doc: str) -> None:
     """Add the command of a stage, which reads `rows`."""
     example = f"steel {name} --model runs/laptop/sft/hf --data {rows} --run runs/{name}"
 
-    @command(name, example, doc=f"{name.upper()}: from a model folder and {rows}.")
+    @command(name, example, doc=doc)
     def work(
         run: Run, model: From, data: Rows, preset: Preset = "laptop", overrides: Overrides = None
     ) -> None:
@@ -178,9 +178,11 @@ def _stage(name: str, rows: str) -> None:
         say(f"model  {train(name, cfg, hf_folder(model), data, run)}")
 
 
-_stage("reward", "preference.jsonl")
-_stage("dpo", "preference.jsonl")
-_stage("grpo", "rl.jsonl")
+_PAIRS = 'rows of {"messages", "chosen", "rejected"}.'
+_CHECKED = 'rows of {"messages", "answer", "options"}.'
+_stage("reward", "preference.jsonl", f"Train a reward model on pairs of answers: {_PAIRS}")
+_stage("dpo", "preference.jsonl", f"Direct preference optimisation on pairs of answers: {_PAIRS}")
+_stage("grpo", "rl.jsonl", f"Reinforce answers that a program can check: {_CHECKED}")
 
 
 @command(

@@ -25,7 +25,7 @@ def eval_exam(
     suite: Annotated[str, Option(help="cmmlu, ceval, mmlu, world; default: by subjects.")] = "",
     shots: Annotated[int, Option(min=0, help="Worked examples before a question.")] = 0,
     scoring: Annotated[
-        str, Option(help="Of letter, text, generate, cot.")
+        str, Option(help="Of letter, text, generate, cot, bind.")
     ] = "letter,text,generate",
     out: Json = None,
     limit: Annotated[int | None, Option(min=0, help="Questions per subject.")] = None,

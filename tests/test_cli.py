@@ -41,6 +41,13 @@ def test_every_command_exists_and_explains_itself(command, capsys):
     assert f"steel {command}" in " ".join(out.split()), "no example in the help text"
 
 
+def test_the_help_of_an_exam_names_every_way_of_scoring(capsys):
+    from steel.evaluation.exam import SCORINGS
+
+    _, out, _ = call(capsys, "eval", "exam", "--help")
+    assert all(way in out.partition("--scoring")[2].partition("--out")[0] for way in SCORINGS)
+
+
 def test_no_executor_is_offered_that_is_not_there(capsys, tmp_path):
     (tmp_path / "raw").mkdir()
     code, _, err = call(capsys, "data", "prepare", f"{tmp_path}/raw", "out", "--executor", "dask")
