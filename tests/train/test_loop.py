@@ -148,6 +148,24 @@ def test_a_gradient_spike_is_skipped_when_asked_for(tmp_path):
     ]
 
 
+def test_what_looks_like_a_spike_while_the_rate_rises_is_trained_on(tmp_path):
+    def batches(step):
+        return [b * (100 if step == 2 else 1) for b in toy_batches(step)]
+
+    toy_fit(tmp_path, toy_config(steps=6, warmup_steps=4, spike_factor=5.0), batches)
+    assert not events(tmp_path, "skipped step")
+
+
+def test_the_mean_that_a_spike_is_measured_against_moves_slowly(tmp_path):
+    """A fiftieth of the way at each step: one large gradient does not excuse the next, larger one."""
+
+    def batches(step):
+        return [b * {5: 2, 6: 4}.get(step, 1) for b in toy_batches(step)]
+
+    toy_fit(tmp_path, toy_config(steps=8, warmup_steps=1, spike_factor=6.0), batches)
+    assert [e["step"] for e in events(tmp_path, "skipped step")] == [7]
+
+
 def test_clipping_bounds_the_step_and_logs_the_true_norm(tmp_path):
     toy_fit(tmp_path / "clipped", toy_config(steps=1, grad_clip=1e-3))
     toy_fit(tmp_path / "free", toy_config(steps=1, grad_clip=0.0))
