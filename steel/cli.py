@@ -17,7 +17,7 @@ from .cli_common import Json, Model, Overrides, Preset, Tokenizer, app, command,
 from .config import UserError, load
 
 Run = Annotated[Path, Option("--run", "-r", help="RUN folder.")]
-From = Annotated[Path, Option("--model", "-m", help="Folder to start from.")]
+From = Annotated[Path, Option("--model", "-m", help="Model folder, or RUN folder, to start from.")]
 Rows = Annotated[list[Path], Option("--data", "-d", help="jsonl files.")]
 
 # -- the whole life --------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ SELF_COGNITION_REPEATS = 16
     "sft",
     "steel sft --model runs/laptop/pretrain/hf --data sft.jsonl --run runs/sft",
     "steel sft --preset minillm-0.2b -m base -d alpaca.jsonl -r runs/chat --name 小明 --author 李华",
-    doc="SFT: from a model folder and sft.jsonl.",
+    doc='Fine-tune a model on dialogues: rows of {"messages"}.',
 )
 def sft(
     run: Run,
@@ -149,7 +149,7 @@ def sft(
     date: Annotated[str, Option(help="… and when.")] = "",
     overrides: Overrides = None,
 ) -> None:
-    cfg = load(preset, overrides)
+    cfg, model = load(preset, overrides), hf_folder(model)
     from .align.stage import run as train
 
     if cfg.sft.replay_rows and replay is None:
@@ -164,23 +164,25 @@ def sft(
     say(f"model  {train('sft', cfg, model, data, run, replay=replay)}")
 
 
-def _stage(name: str, rows: str) -> None:
+def _stage(name: str, rows: str, doc: str) -> None:
     """Add the command of a stage, which reads `rows`."""
     example = f"steel {name} --model runs/laptop/sft/hf --data {rows} --run runs/{name}"
 
-    @command(name, example, doc=f"{name.upper()}: from a model folder and {rows}.")
+    @command(name, example, doc=doc)
     def work(
         run: Run, model: From, data: Rows, preset: Preset = "laptop", overrides: Overrides = None
     ) -> None:
         cfg = load(preset, overrides)
         from .align.stage import run as train
 
-        say(f"model  {train(name, cfg, model, data, run)}")
+        say(f"model  {train(name, cfg, hf_folder(model), data, run)}")
 
 
-_stage("reward", "preference.jsonl")
-_stage("dpo", "preference.jsonl")
-_stage("grpo", "rl.jsonl")
+_PAIRS = 'rows of {"messages", "chosen", "rejected"}.'
+_CHECKED = 'rows of {"messages", "answer", "options"}.'
+_stage("reward", "preference.jsonl", f"Train a reward model on pairs of answers: {_PAIRS}")
+_stage("dpo", "preference.jsonl", f"Direct preference optimisation on pairs of answers: {_PAIRS}")
+_stage("grpo", "rl.jsonl", f"Reinforce answers that a program can check: {_CHECKED}")
 
 
 @command(
@@ -194,7 +196,7 @@ def sample(
     cfg = load(preset, overrides)
     from .align.samples import sample as work
 
-    report = work(cfg, model, data, run)
+    report = work(cfg, hf_folder(model), data, run)
     shares = f"pass@1 {report['pass_at_1']:.1%}   pass@{report['k']} {report['pass_at_k']:.1%}"
     say(f"{shares}   of {report['prompts']:,} prompts")
     for name, rows in report["rows"].items():
@@ -209,9 +211,11 @@ def plan(
     preset: Preset = "steel-1b",
     gpu: Annotated[str, Option(help="H800, H100, H200, A100-80G, 4090, CPU, …")] = "H800",
     num_gpus: Annotated[int, Option(help="GPUs in all.")] = 8,
-    tokens: Annotated[float, Option(help="Tokens to train on; 0: as the preset says.")] = 0,
-    mfu: Annotated[float, Option(help="Share of the peak reached; 0: a published one.")] = 0,
-    document_length: Annotated[float, Option(help="Mean, in tokens, where masked; 0: a row.")] = 0,
+    tokens: Annotated[float, Option(min=0, help="Tokens to train on; 0: as the preset says.")] = 0,
+    mfu: Annotated[float, Option(min=0, help="Share of the peak reached; 0: a published one.")] = 0,
+    document_length: Annotated[
+        float, Option(min=0, help="Mean, in tokens, where masked; 0: a row.")
+    ] = 0,
     overrides: Overrides = None,
 ) -> None:
     """Parameters, FLOPs per token, memory, days and money of a pretraining run."""
@@ -252,7 +256,7 @@ def bench_step(
 def chat_with(
     ckpt: Model,
     prompt: Annotated[str | None, Option(help="Answer this one message and leave.")] = None,
-    temperature: Annotated[float, Option(help="0: the likeliest answer.")] = 0.0,
+    temperature: Annotated[float, Option(min=0, help="0: the likeliest answer.")] = 0.0,
 ) -> None:
     """Talk to a model in the terminal."""
     from .serve.chat import CHAT, chat
@@ -328,7 +332,7 @@ def export_llama_factory(
     cfg = load(preset, overrides)
     from .align.llama_factory import export
 
-    say(f"settings  {export(stage, cfg, model, data, run)}")
+    say(f"settings  {export(stage, cfg, hf_folder(model), data, run)}")
 
 
 @command("import-original", "steel import-original Steel-LLM steel-hf")

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from .config import UserError
 
 Preset = Annotated[str, Option("--preset", "-p", help="Preset name, or a YAML file.")]
-Json = Annotated[Path | None, Option("--out", "-o", help="JSON file.")]
+Json = Annotated[Path | None, Option("--out", "-o", dir_okay=False, help="JSON file.")]
 Model = Annotated[Path, Argument(help="Model folder, or RUN folder.")]
 Tokenizer = Annotated[Path | None, Option("--tokenizer", "-t", help="Default: the shards' own.")]
 Overrides = Annotated[
@@ -53,10 +53,10 @@ def command(name: str, *examples: str, doc: str = "") -> Callable:
 
 
 def say(text: str) -> None:
-    """One line to the terminal, markup allowed."""
+    """One line to the terminal, as it is: a path or a reply may hold what rich takes for markup."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(text)
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
 
 
 def show_table(rows: Iterable[dict[str, str]]) -> None:

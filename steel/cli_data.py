@@ -42,7 +42,7 @@ def data_cards(source: Annotated[str, Argument(help="One source.")] = "") -> Non
 def data_download(
     source: Annotated[str, Argument(help="One of the sources, or hub:OWNER/NAME.")],
     out: Path,
-    sample: Annotated[int, Option(help="Only so many records, without the rest.")] = 0,
+    sample: Annotated[int, Option(min=0, help="Only so many records, without the rest.")] = 0,
     endpoint: Annotated[str, Option(help="A mirror of the hub; also HF_ENDPOINT.")] = "",
     map: Annotated[str, Option(help="For hub: text=… or turns=… or question=…,answer=…")] = "",
     split: Annotated[str, Option(help="For hub:.")] = "train",
@@ -88,7 +88,7 @@ def data_prepare(
         Argument(help="KEY=VALUE of datatrove's executor.", metavar="[KEY=VALUE]…"),
     ] = None,
     recipe: Recipe = "steel",
-    trace: Annotated[int, Option(help="Changes of each operator to OUT/report/traces.")] = 0,
+    trace: Annotated[int, Option(min=0, help="Changes of each operator to OUT/report/traces.")] = 0,
     executor: Annotated[str, Option(help="local, slurm or ray.")] = "local",
     workers: Annotated[int, Option(help="Tasks at a time.")] = 1,
     tasks: Annotated[int, Option(help="Tasks in all, at most; each has whole files.")] = 64,
@@ -139,12 +139,12 @@ def data_rejects(
     out: Annotated[Path, Argument(help="What `steel data prepare` wrote.")],
     operator: Annotated[str, Option(help="Its removals; without one, their numbers.")] = "",
     source: Annotated[str, Option(help="Only of this source.")] = "",
-    limit: Annotated[int, Option(help="Documents, those nearest to the operator's limit.")] = 10,
-    chars: Annotated[int, Option(help="Characters shown of each.")] = 300,
+    limit: Annotated[
+        int, Option(min=1, help="Documents, those nearest to the operator's limit.")
+    ] = 10,
+    chars: Annotated[int, Option(min=0, help="Characters shown of each.")] = 300,
 ) -> None:
     """Read what the cleaning threw away, the doubtful cases first: is the recipe right?"""
-    from rich.markup import escape
-
     from .corpus.report import read_rejects
 
     def distance(document) -> float:
@@ -166,7 +166,7 @@ def data_rejects(
         copy = f", of {rejected['copy_of']}" if "copy_of" in rejected else ""
         text = document.readable()
         more = f" … {len(text):,} characters" if len(text) > chars else ""
-        say(f"-- {document.id}: {rejected['reason']}{copy}\n{escape(text[:chars])}{more}\n")
+        say(f"-- {document.id}: {rejected['reason']}{copy}\n{text[:chars]}{more}\n")
 
 
 @command("data append", "steel data append shards new-docs --run runs/1b")
@@ -220,7 +220,9 @@ def tokenizer_train(
     docs: Path,
     out: Path,
     vocab_size: Annotated[int, Option(help="Entries.")] = 32768,
-    sample_bytes: Annotated[int, Option(help="Text to draw, from all sources.")] = 50_000_000,
+    sample_bytes: Annotated[
+        int, Option(min=1, help="Text to draw, from all sources.")
+    ] = 50_000_000,
 ) -> None:
     """Train a byte-level BPE on documents."""
     from .tokenizer import bpe
@@ -273,7 +275,7 @@ def tokenizer_report(
     folder: Annotated[Path, Argument(help="Tokenizer folder.")],
     docs: Annotated[Path, Argument(help="Folder of documents.")],
     reference: Annotated[Path | None, Option(help="Tokenizer to compare with.")] = None,
-    sample_bytes: Annotated[int, Option(help="Text to draw of each source.")] = 2_000_000,
+    sample_bytes: Annotated[int, Option(min=1, help="Text to draw of each source.")] = 2_000_000,
     out: Json = None,
 ) -> None:
     """Bytes per token and what else a vocabulary is worth, source by source."""

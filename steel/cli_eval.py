@@ -25,10 +25,10 @@ def eval_exam(
     suite: Annotated[str, Option(help="cmmlu, ceval, mmlu, world; default: by subjects.")] = "",
     shots: Annotated[int, Option(min=0, help="Worked examples before a question.")] = 0,
     scoring: Annotated[
-        str, Option(help="Of letter, text, generate, cot.")
+        str, Option(help="Of letter, text, generate, cot, bind.")
     ] = "letter,text,generate",
     out: Json = None,
-    limit: Annotated[int | None, Option(help="Questions per subject.")] = None,
+    limit: Annotated[int | None, Option(min=0, help="Questions per subject.")] = None,
     subjects: Annotated[str, Option(help="Only these; several with commas.")] = "",
     split: Annotated[str, Option(help="Default: the one with public answers.")] = "",
     style: Annotated[str, Option(help="Prompts: steel, official or lm-eval.")] = "steel",
@@ -95,7 +95,7 @@ def eval_task(
     suite: Annotated[str, Argument(help="gsm8k or humaneval.")],
     folder: Annotated[Path, Option("--folder", "-d", help="Folder with test.jsonl.")],
     shots: Annotated[int, Option(min=0, help="Worked examples, of gsm8k.")] = 0,
-    limit: Annotated[int | None, Option(help="Rows.")] = None,
+    limit: Annotated[int | None, Option(min=0, help="Rows.")] = None,
     max_new_tokens: Annotated[int, Option(min=1, help="Longest reply.")] = 512,
     run_code: Annotated[bool, Option("--run-code", help="Run what it wrote (humaneval).")] = False,
     out: Json = None,
@@ -176,8 +176,10 @@ def eval_perplexity(
         list[Path], Argument(help='jsonl files of {"text"} or {"messages"}; one domain a file.')
     ],
     reference: Annotated[Path | None, Option(help="Tokenizer to normalise perplexity.")] = None,
-    context: Annotated[int | None, Option(help="Window [tokens]; default: the model's.")] = None,
-    stride: Annotated[int | None, Option(help="Its advance; default: half of it.")] = None,
+    context: Annotated[
+        int | None, Option(min=2, help="Window [tokens]; default: the model's.")
+    ] = None,
+    stride: Annotated[int | None, Option(min=1, help="Its advance; default: half of it.")] = None,
     out: Json = None,
 ) -> None:
     """Bits per byte and perplexity by domain."""

@@ -121,7 +121,7 @@ class Life:
         entry = self.state["stages"].setdefault(name, new)
         if entry["status"] in ("done", "skipped"):
             return
-        _say(f"[bold]{name}[/bold]")
+        _say(name, style="bold")
         began = time.monotonic()
         reset_peak_memory()
         entry["status"] = "running"
@@ -358,7 +358,7 @@ def run(
     life = Life(cfg, Path(run_dir), raw, exam)
     life.open()
     page = life.live()
-    _say(f"\n[bold]done[/bold] in {life.seconds() / 60:.1f} minutes; report card: {page}")
+    _say(f"\ndone in {life.seconds() / 60:.1f} minutes; report card: {page}")
     if missed := life.shortfall():
         print(f"steel: the life is complete, but {missed}", file=sys.stderr)
         raise SystemExit(1)
@@ -400,7 +400,8 @@ def _exam_line(result: dict) -> str:
     return "  ".join(parts)
 
 
-def _say(text: str) -> None:
+def _say(text: str, style: str = "") -> None:
     from rich.console import Console
 
-    Console(stderr=True, highlight=False).print(text)
+    plain = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+    Console(stderr=True, **plain).print(text, style=style)

@@ -10,12 +10,14 @@ import zstandard
 
 from steel.cli import app, main
 
-COMMANDS = """world | data list | data cards | data download | data compare | data prepare | data convert | data clean |
-data dedup | data append |
-tokenizer train | tokenizer merge | tokenizer report | tokenizer coverage | pack | pretrain | sft |
-reward | dpo | grpo | eval exam | eval task | eval fetch | eval compare | eval perplexity | eval contamination | plan |
-chat | serve | export hf | export gguf |
-import-original | bench step | run | report"""
+COMMANDS = """
+world, sample, data list, data cards, data download, data compare, data prepare, data convert,
+data clean, data dedup, data append, data rejects, data verify, tokenizer train,
+tokenizer merge, tokenizer report, tokenizer coverage, pack, pretrain, sft, reward, dpo, grpo,
+eval exam, eval conversation, eval task, eval fetch, eval compare, eval perplexity,
+eval contamination, plan, chat, serve, export hf, export gguf, export llama-factory,
+import-original, bench step, run, report"""
+COMMANDS = [" ".join(command.split()) for command in COMMANDS.split(",")]
 
 
 def call(capsys, *argv):
@@ -26,11 +28,24 @@ def call(capsys, *argv):
     return stop.value.code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", [c.strip() for c in COMMANDS.replace("\n", " ").split("|")])
+def test_these_are_all_the_commands():
+    groups = {"": app} | {group.name: group.typer_instance for group in app.registered_groups}
+    there = [f"{g} {c.name}".strip() for g, t in groups.items() for c in t.registered_commands]
+    assert sorted(there) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_exists_and_explains_itself(command, capsys):
     code, out, _ = call(capsys, *command.split(), "--help")
     assert code == 0 and "Usage" in out
     assert f"steel {command}" in " ".join(out.split()), "no example in the help text"
+
+
+def test_the_help_of_an_exam_names_every_way_of_scoring(capsys):
+    from steel.evaluation.exam import SCORINGS
+
+    _, out, _ = call(capsys, "eval", "exam", "--help")
+    assert all(way in out.partition("--scoring")[2].partition("--out")[0] for way in SCORINGS)
 
 
 def test_no_executor_is_offered_that_is_not_there(capsys, tmp_path):
@@ -79,13 +94,20 @@ def bad_inputs(tmp):
         (["pretrain", "--run", f"{tmp}/r"], "--data"),
         (["sft", "--run", f"{tmp}/r"], "--model"),
         (["sft", "--run", f"{tmp}/r", "--model", f"{tmp}/none", "--data", f"{tmp}/none"], "none"),
-        (["dpo", "--run", f"{tmp}/r", "--model", f"{tmp}/empty", "--data", f"{tmp}/file"], "file"),
+        (["dpo", "--run", f"{tmp}/r", "--model", str(broken), "--data", f"{tmp}/file"], "not json"),
+        (
+            ["dpo", "--run", f"{tmp}/r", "--model", f"{tmp}/empty", "--data", f"{tmp}/file"],
+            "no model",
+        ),
         (["eval", "exam", f"{tmp}/none", "--folder", f"{tmp}/empty"], "no model"),
         (["eval", "exam", str(broken), "--folder", f"{tmp}/empty"], "broken"),
         (["eval", "perplexity", f"{tmp}/none", f"{tmp}/file"], "no model"),
         (["plan", "--preset", "steel-1b", "--gpu", "Z80"], "Z80"),
         (["plan", "--preset", "steel-1b", "--num-gpus", "0"], "0"),
+        (["plan", "--tokens", "-1"], "--tokens"),
         (["chat", f"{tmp}/none"], "no model"),
+        (["eval", "exam", f"{tmp}/none", "-d", f"{tmp}/empty", "--limit", "-3"], "--limit"),
+        (["eval", "exam", f"{tmp}/none", "-d", f"{tmp}/empty", "--out", f"{tmp}/full"], "--out"),
         (["export", "hf", f"{tmp}/empty", f"{tmp}/o"], "no model"),
         (["export", "gguf", f"{tmp}/empty", f"{tmp}/o.gguf"], "no model"),
         (["export", "gguf", str(broken), f"{tmp}/o.gguf"], "broken"),
@@ -138,6 +160,13 @@ def test_shards_of_another_vocabulary_are_refused_in_one_line(tmp_path, capsys):
     argv = ["pretrain", "--preset", "smoke", "-d", f"{shards}", "-r", f"{tmp_path}/run"]
     code, _, err = call(capsys, *argv, "model.vocab_size=200")
     assert code == 2 and err.count("\n") == 1 and "vocab_size" in err
+
+
+def test_a_path_is_said_as_it_is(tmp_path, capsys):
+    """rich took [a] for a style, and [/b] for the end of one that never began: a traceback."""
+    out = tmp_path / "[a] x[" / "b] :ok:"
+    code, said, _ = call(capsys, "world", f"{out}", "--preset", "smoke", "world.people=16")
+    assert code == 0 and f"{out}" in said
 
 
 def test_ctrl_c_gets_one_line(tmp_path, capsys, monkeypatch):

@@ -120,9 +120,9 @@ def right_before(reference_P2: torch.Tensor) -> float:
 
 
 def _key(job: Job) -> str:
-    """sha256 of all that reference log-probabilities depend on: rows, weights, tokenizer, length."""
-    rows = (job.facts["sha256"], job.settings.sequence_length)
-    digest = hashlib.sha256(repr(rows).encode())
+    """sha256 of what reference log-probabilities depend on: rows, length, precision, model, tokenizer."""
+    given = (job.facts["sha256"], job.settings.sequence_length, job.settings.precision)
+    digest = hashlib.sha256(repr(given).encode())
     for path in sorted(job.source.iterdir()):
         if path.suffix in (".safetensors", ".json", ".bin"):
             digest.update(path.name.encode())

@@ -77,8 +77,10 @@ def stage(job: Job, prompts: list[Prompt] | None = None, reward: Reward | None =
             f"use {every - every % updates or updates}"
         )
     prompts, reference = prompts or encode_prompts(job), None
-    if settings.kl_beta > 0:
-        reference = open_model(job.source, device=job.world.device)[0].requires_grad_(False)
+    if settings.kl_beta > 0:  # computed as the policy is, or rounding would count as distance
+        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        where = {"dtype": dtype, "device": job.world.device}
+        reference = open_model(job.source, **where)[0].requires_grad_(False)
     collect = lru_cache(maxsize=1)(Roller(job, prompts, reference, reward).collect)
     length = settings.max_prompt_tokens + settings.max_new_tokens
     counts = {"prompts": len(prompts)}

@@ -93,13 +93,14 @@ def loss(model: RewardModel, rows: AnswerRows):
 
 
 def hold_out(rows: list[dict], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """(training, held-out) row indices. Rows with the same prompt stay on one side."""
+    """(training, held-out) row indices. Rows with the same prompt stay on one side, and the last
+    prompt is for training."""
     prompts: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         prompts.setdefault(repr(row["messages"]), []).append(i)
     groups, held = list(prompts.values()), []
     for g in Stream("reward held out", seed, len(groups)).samples(range(len(groups))):
-        if len(held) >= share * len(rows):
+        if len(held) >= share * len(rows) or len(held) + len(groups[g]) == len(rows):
             break
         held += groups[g]
     return sorted({*range(len(rows))} - {*held}), sorted(held)

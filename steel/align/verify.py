@@ -51,7 +51,8 @@ def verify(row: dict, response: str, rivals: Collection[str] = ()) -> Verdict:
     answer = _plain(row["answer"])
     if _NUMBER.fullmatch(answer):
         numbers = _NUMBER.findall(text)
-        return Verdict(bool(numbers) and int(numbers[-1]) == int(answer), bool(numbers))
+        right = bool(numbers) and _integer(numbers[-1]) == _integer(answer)
+        return Verdict(right, bool(numbers))
     return _contains(text, answer, rivals, anywhere=row.get("kind") == "hop2")
 
 
@@ -73,6 +74,12 @@ def rivals_of(rows: Iterable[dict], most: int = 256) -> dict[str, frozenset[str]
 
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text).strip()
+
+
+def _integer(number: str) -> str:
+    """The one spelling of an integer; `int` refuses one of 4,301 digits, which a model may write."""
+    digits = number.lstrip("-0") or "0"
+    return f"-{digits}" if number[0] == "-" and digits != "0" else digits
 
 
 def _contains(text: str, answer: str, rivals: Collection[str], anywhere: bool) -> Verdict:

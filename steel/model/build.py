@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
 
-from ..config import ModelConfig, UserError
+from ..config import ModelConfig, UserError, first_line
 from .configuration import SteelConfig
 from .modeling import SteelForCausalLM
 
@@ -46,11 +48,35 @@ def _build_hf(path: str, device: str, dtype: torch.dtype, seed: int) -> nn.Modul
         raise UserError(f"model.path={path!r}: source=hf needs a local folder with a config.json")
     local = {"local_files_only": True}
     if device != "meta" and any(folder.glob("*.safetensors")):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **local).to(device)
+        return read_model(folder, dtype).to(device)
     config = AutoConfig.from_pretrained(folder, **local)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).to(dtype)
+
+
+def read_model(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The model as its configuration says, every weight from the folder.
+
+    transformers would draw at random, with a warning, what is not there or has another shape.
+    """
+    logging.disable_progress_bar()  # a bar for a second of loading only tears our own
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    strict = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    how = {"dtype": dtype, "local_files_only": True, **strict}
+    try:  # our own type runs the installed code, not the copy that travels with the folder
+        model, found = AutoModelForCausalLM.from_pretrained(folder, **how)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise UserError(f"cannot load a model from {folder}: {first_line(error)[:300]}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+    odd = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    odd += [f"{name} has another shape" for name, *_ in sorted(found["mismatched_keys"])]
+    if odd:
+        what = f"{folder}: weights and config.json do not belong together ({odd[0]})"
+        raise UserError(f"{what}; write or fetch the folder again")
+    return model
 
 
 @torch.no_grad()

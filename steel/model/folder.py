@@ -4,12 +4,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
-from ..config import UserError, first_line
+from ..config import UserError
 from ..runlog import new_folder
 from ..tokenizer import bpe
+from .build import read_model
 
 
 def open_model(
@@ -28,12 +27,7 @@ def open_model(
         beside = folder / "hf"
         hint = f" (did you mean {beside}?)" if (beside / "config.json").is_file() else ""
         raise UserError(f"{folder} is not a model folder: it has no config.json{hint}")
-    logging.disable_progress_bar()  # a bar for a second of loading only tears our own
-    try:  # our own type runs the installed code, not the copy that travels with the folder
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"cannot load a model from {folder}: {first_line(error)[:300]}") from None
-    return model.to(device or default_device()).eval(), bpe.load(folder)
+    return read_model(folder, dtype).to(device or default_device()).eval(), bpe.load(folder)
 
 
 def default_device() -> str:

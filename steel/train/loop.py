@@ -257,7 +257,7 @@ def _update(cfg: TrainConfig, state: State, norm: float) -> None:
         state.note("event", what="skipped step", why=why, **seen)
         if state.bad_steps >= cfg.max_bad_steps:
             many = f"{state.bad_steps} steps in a row had a {why} (last at step {state.step})"
-            remedy = "lower train.learning_rate, or look at the data of these steps"
+            remedy = "lower the stage's learning_rate, or look at the data of these steps"
             raise UserError(f"{many}; {remedy}")
     for optimizer in state.optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -353,13 +353,13 @@ def _one_line_endings(state: State, world: World) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         what = f"out of GPU memory at step {state.step} ({first_line(error)[:120]})"
-        remedy = "lower train.micro_batch_size, or set train.activation_checkpointing=true"
+        remedy = "lower its micro_batch_size, or set its activation_checkpointing=true"
         raise UserError(f"{what}; {remedy}") from None
     except (SystemExit, KeyboardInterrupt, UserError):
         raise
     except torch._dynamo.exc.FailOnRecompileLimitHit:
         what = f"step {state.step + 1}: the blocks meet too many shapes to compile them all"
-        remedy = "give every batch the same shape, or set train.compile=false"
+        remedy = "give every batch the same shape, or set compile=false"
         raise UserError(f"{what}; {remedy}") from None
     except BaseException as error:  # DCP's CheckpointException is no Exception
         if world.size == 1 or not (reason := lost_rank(error)):

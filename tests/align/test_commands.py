@@ -41,6 +41,15 @@ def test_sft_teaches_a_name_an_author_and_a_date(base, tmp_path):
     assert kinds == {"qa": 8, "self_cognition": cli.SELF_COGNITION_REPEATS * len(rows)}
 
 
+def test_a_stage_starts_from_a_run_folder_or_leaves_nothing(base, tmp_path, capsys):
+    data, run = write(tmp_path / "sft.jsonl", sft_rows(8)), tmp_path / "run"
+    (tmp_path / "life" / "pretrain").mkdir(parents=True)
+    (tmp_path / "life" / "pretrain" / "hf").symlink_to(base[0])
+    given = ["-d", data, "-r", run, "--name", "小明", *SMALL]
+    assert steel("sft", "-m", tmp_path / "nowhere", *given) == 2 and not run.exists()
+    assert steel("sft", "-m", tmp_path / "life", *given) == 0
+
+
 def test_a_replay_of_no_rows_is_one_line(base, tmp_path, capsys):
     data = write(tmp_path / "sft.jsonl", sft_rows(8))
     where = ["-m", base[0], "-d", data, "-r", tmp_path / "run", "--replay", tmp_path]

@@ -94,6 +94,9 @@ def test_reference_is_computed_once_and_again_when_its_key_changes(base, tmp_pat
     job.facts["sha256"] = "other rows"
     dpo.reference_logprobs(job, pairs)
     assert len(calls) == 3
+    job.settings.precision = "bf16"
+    dpo.reference_logprobs(job, pairs)
+    assert len(calls) == 6
 
 
 def test_the_header_says_how_many_pairs_the_reference_has_right(base, tmp_path):

@@ -351,6 +351,14 @@ def test_interrupted_and_resumed_grpo_is_bit_equal_to_unbroken(
     assert any(r["grad_norm"] > 0 for r in curve)
 
 
+def test_in_bf16_the_first_step_stands_at_no_distance_from_the_reference(base, tmp_path):
+    data, sizes = write(tmp_path / "rl.jsonl", SEVENS), {"batch_size": 4, "group_size": 8}
+    more = {"steps": 1, "max_new_tokens": 6, "kl_beta": 0.1, "precision": "bf16"}
+    run("grpo", config(grpo=sizes | more), base[0], data, tmp_path / "run")
+    [step] = read_log(tmp_path / "run" / "log.jsonl", "step")
+    assert step["kl"] == 0 and step["zero_variance"] < 1
+
+
 def test_a_stop_between_two_updates_waits_for_the_end_of_the_rollout(base, tmp_path, monkeypatch):
     """The rollout is not on disk, so a checkpoint between its updates could not go on exactly."""
     data, out = write(tmp_path / "rl.jsonl", SEVENS), tmp_path / "run"

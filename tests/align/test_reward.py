@@ -39,6 +39,7 @@ def test_pairs_of_one_prompt_stay_on_one_side():
     prompts = [repr(r["messages"]) for r in rows]
     assert not {prompts[i] for i in training} & {prompts[i] for i in held}
     assert reward.hold_out(rows, 0.0, seed=1) == (list(range(60)), [])
+    assert reward.hold_out(rows[:1], 0.1, seed=1) == ([0], []), "something is left to train on"
 
 
 def test_it_learns_is_judged_on_pairs_it_never_saw_and_survives_a_round_trip(base, tmp_path):

@@ -44,6 +44,8 @@ def test_an_empty_response_earns_nothing(row, response):
         (SUM, "185", False),
         (SUM, "-85", False),
         (SUM, "085", True),
+        (SUM, "8" * 5000, False),
+        ({**SUM, "answer": "0"}, "5-5=-0", True),
         ({**SUM, "answer": "-9"}, "38-47=-9", True),
     ],
 )

@@ -1,6 +1,7 @@
 """What the README says of a life is what its committed log says."""
 
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -59,3 +60,11 @@ def test_what_the_stages_change_in_the_readme_is_in_the_log_of_the_seeds():
         moved, error = (100 * value for value in log["pooled"][stage]["generate"])
         assert f"{moved:.1f} ± {error:.1f}" in text and f"{moved:.1f}±{error:.1f}" in chinese
     assert f"option by {-100 * log['pooled']['sft']['text'][0]:.0f} points" in text
+
+
+def test_both_readmes_show_the_same_commands():
+    def commands(name: str) -> list[str]:
+        blocks = re.findall("```\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL)
+        return [line.partition("#")[0].strip() for line in "".join(blocks).splitlines()]
+
+    assert commands("README.zh-CN.md") == commands("README.md")

@@ -14,7 +14,7 @@ from steel.config import ModelConfig, UserError
 from steel.evaluation.exam import run_exam
 from steel.evaluation.prompts import Prompter, format_question
 from steel.evaluation.questions import Question, load_exam, shuffle_options
-from steel.evaluation.results import baselines, compare
+from steel.evaluation.results import baselines, compare, summarise
 from steel.evaluation.scoring import greedy, score_continuations
 from steel.model import build
 from steel.tokenizer.bpe import encode_text
@@ -235,6 +235,19 @@ def test_shuffling_is_seeded_and_keeps_the_right_text():
         shuffled = shuffle_options(question, 3)
         assert shuffled == shuffle_options(question, 3)
         assert shuffled.options[shuffled.letters.index(shuffled.answer)] == "云州"
+
+
+def test_the_error_of_the_macro_mean_is_that_of_a_mean_of_subjects():
+    """Subjects of two and of four questions, half of each right: variances add, over S² = 4."""
+    sizes = {"small": 2, "large": 4}
+    asked = [
+        Question(name, str(i), f"{name} {i}", ("x", "y"), "A")
+        for name, n in sizes.items()
+        for i in range(n)
+    ]
+    found = summarise(asked, {"letter": list("ABABAB")}, "")["scoring"]["letter"]
+    wanted = math.sqrt(sum(0.25 / n for n in sizes.values())) / 2
+    assert found["macro"] == 0.5 and found["macro_se"] == pytest.approx(wanted)
 
 
 def test_averages_errors_and_groups(tok, tmp_path):

@@ -87,3 +87,15 @@ def test_packed_documents_do_not_see_each_other(feed_forward):
             end = start + lengths[document]
             assert moved[:start].sum() < 1e-12 and moved[end:].sum() < 1e-12
             assert moved[changed_at] > 1e-9
+
+
+def test_router_logits_are_bounded_as_the_formula_says():
+    """15 tanh(a / 15): what is exponentiated without a running maximum must not overflow."""
+    layer = double_model(tiny("causal_soft_moe"), "random").model.layers[0].mlp
+    with torch.no_grad():
+        layer.dispatch.mul_(300)
+        x_BTD = torch.randn(2, 5, len(layer.dispatch), dtype=torch.float64)
+        found, _ = layer._router_logits(x_BTD)
+        plain = x_BTD @ layer.dispatch
+    assert plain.abs().max() > 50
+    torch.testing.assert_close(found, 15 * torch.tanh(plain / 15))

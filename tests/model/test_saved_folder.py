@@ -43,6 +43,29 @@ def test_a_folder_opens_in_evaluation_mode_where_generate_stops(tokenizer, tmp_p
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["hf"]  # no leftovers
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"num_hidden_layers": 9}, "is missing"),  # drawn at random, with a warning
+        ({"intermediate_size": 40}, "another shape"),
+        (None, "cannot load"),
+    ],
+)
+def test_a_folder_without_all_its_weights_is_refused_in_one_line(
+    tokenizer, tmp_path, change, word, capfd
+):
+    folder = save_model(tmp_path / "hf", model_of(tokenizer), tokenizer=tokenizer)
+    if change is None:  # cut off on the way
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=word):
+        open_model(folder, device="cpu")
+    assert not capfd.readouterr().err
+
+
 def test_the_device_is_the_gpu_where_there_is_one(tokenizer, tmp_path, monkeypatch):
     """`steel eval` on a box with GPUs must not compute on its CPU."""
     save_model(tmp_path / "hf", model_of(tokenizer), tokenizer=tokenizer)

@@ -132,8 +132,9 @@ def test_a_bad_batch_is_skipped_and_logged_and_harms_nothing(tmp_path):
 
 def test_bad_steps_in_a_row_end_the_run_with_one_clear_line(tmp_path):
     with pytest.raises(
-        UserError, match="3 steps in a row had a non-finite loss.*last at step 7.*learning_rate"
-    ):
+        UserError,
+        match="3 steps in a row had a non-finite loss.*last at step 7.* the stage's learning_rate",
+    ):  # of any stage: train.learning_rate is pretraining's
         toy_fit(tmp_path, toy_config(max_bad_steps=3), poisoned(*range(4, 20)))
     assert len(events(tmp_path, "skipped step")) == 3
 
@@ -146,6 +147,24 @@ def test_a_gradient_spike_is_skipped_when_asked_for(tmp_path):
     assert [(e["step"], e["why"]) for e in events(tmp_path, "skipped step")] == [
         (9, "gradient spike")
     ]
+
+
+def test_what_looks_like_a_spike_while_the_rate_rises_is_trained_on(tmp_path):
+    def batches(step):
+        return [b * (100 if step == 2 else 1) for b in toy_batches(step)]
+
+    toy_fit(tmp_path, toy_config(steps=6, warmup_steps=4, spike_factor=5.0), batches)
+    assert not events(tmp_path, "skipped step")
+
+
+def test_the_mean_that_a_spike_is_measured_against_moves_slowly(tmp_path):
+    """A fiftieth of the way at each step: one large gradient does not excuse the next, larger one."""
+
+    def batches(step):
+        return [b * {5: 2, 6: 4}.get(step, 1) for b in toy_batches(step)]
+
+    toy_fit(tmp_path, toy_config(steps=8, warmup_steps=1, spike_factor=6.0), batches)
+    assert [e["step"] for e in events(tmp_path, "skipped step")] == [7]
 
 
 def test_clipping_bounds_the_step_and_logs_the_true_norm(tmp_path):

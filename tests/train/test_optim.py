@@ -56,6 +56,26 @@ def test_orthogonalise_ignores_the_scale_of_the_gradient():
     torch.testing.assert_close(orthogonalise(g), orthogonalise(1e-3 * g), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(48, 16), (16, 48), (32, 32)])
+def test_muon_walks_with_torchs_own(shape):
+    """Momentum, decay, and the scale of tall and wide matrices; torch iterates in bf16."""
+    draw = torch.Generator().manual_seed(3)
+    start = torch.randn(shape, generator=draw)
+    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
+    settings = {"lr": 0.1, "momentum": 0.95, "weight_decay": 0.3}
+    both = (
+        Muon([ours], **settings),
+        torch.optim.Muon([theirs], **settings, adjust_lr_fn="original"),
+    )
+    for _ in range(5):
+        ours.grad = torch.randn(shape, generator=draw)
+        theirs.grad = ours.grad.clone()
+        for optimizer in both:
+            optimizer.step()
+    assert float((ours - start).abs().max()) > 0.3
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.01)
+
+
 def test_stacked_experts_step_like_experts_one_by_one():
     torch.manual_seed(0)
     weights, gradient = torch.randn(4, 32, 20), torch.randn(4, 32, 20)
