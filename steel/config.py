@@ -345,7 +345,8 @@ class SFTConfig(EpochConfig):
     languages: dict[str, Rate] = field(default_factory=dict)
     """Shares of dialogues by language: of the rows, the most that hold them [1]; empty: all rows."""
     replay_rows: OrZero = 0
-    """Rows of pretraining text beside each step's `batch_size` rows of dialogues [sequences]."""
+    """Rows of pretraining text beside each step's `batch_size` rows of dialogues [sequences]. All their
+    tokens are predicted, those of a source in `data.targets`, too."""
     replay_weight: Positive = 1.0
     """Weight of one of their tokens in the loss; an answer's token has 1 [1]."""
     z_loss: Rate = 0.0

@@ -153,3 +153,10 @@ def test_training_rooms_need_few_packages():
         "steel.train.pretrain, steel.plan, steel.life\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_the_house_does_not_grow():
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in MODULES.values())
+    said = (STEEL.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    most = int(re.search(r"refuses more than ([\d,]+) lines", said)[1].replace(",", ""))
+    assert lines <= most, "something was added; what can go?"

@@ -31,10 +31,7 @@ SEMANTICS = {
     "steel": "recipe steel: other operators, and exact and MinHash deduplication",
 }
 
-NOTE = (
-    "CPU seconds of one process each, on two cores shared with other work; of Data-Juicer's two "
-    "runs the faster"
-)
+NOTE = "CPU seconds of one process each; of Data-Juicer's two runs the faster"
 
 
 def documents(raw: Path) -> dict[str, list[Document]]:

@@ -23,6 +23,7 @@ def chat(folder: Path | str, prompt: str | None = None, sampling: Sampling = CHA
     for a folder without a model.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     session = Session(*open_model(folder, dtype=dtype), sampling)
@@ -32,7 +33,7 @@ def chat(folder: Path | str, prompt: str | None = None, sampling: Sampling = CHA
     console, typed = Console(stderr=True, highlight=False), sys.stdin.isatty()
     if typed:
         millions = sum(p.numel() for p in session.model.parameters()) / 1e6
-        console.print(f"[bold]{folder}[/bold]  {millions:,.1f} M parameters  [dim]{HELP}[/dim]")
+        console.print(f"[bold]{escape(str(folder))}[/bold]  {millions:,.1f} M parameters  [dim]{HELP}[/dim]")
     for line in _typed(console) if typed else sys.stdin:
         text = line.strip()
         if text in ("/exit", "/quit"):

@@ -85,10 +85,10 @@ def words_num_filter(
 ) -> Reject | None:
     """Words between white space, in Chinese (lang), too, where that is the number of lines."""
     _no_pieces(tokenization)
-    return within("words", len(_words(text)[0]), min_num, max_num)
+    return within("words", len(_words(text.lower())[0]), min_num, max_num)
 
 
-@functools.lru_cache(maxsize=1)  # filters in a row look at the same text
+@functools.lru_cache(maxsize=1)  # both filters of words look at the same text
 def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends of the words between white space, less special characters at their ends."""
     codes = chars.code_points(text)
