@@ -17,6 +17,8 @@ from .sources import CARD, find_source
 from .sources.readers import opened_records
 from .sources.steel_rules import mapped
 
+SAMPLE = "sample.jsonl.zst"
+
 
 def download(
     name: str,
@@ -51,9 +53,13 @@ def download(
         total = sum(sizes.values())
         tell(f"{name}: {len(sizes)} files, {total / 1e9:,.2f} GB, {source.licence}")
         if sample:
+            if any((folder / path).exists() for path in sizes):
+                raise UserError(
+                    f"{folder} holds files of the whole; give the sample another folder"
+                )
             fs = hub.HfFileSystem(endpoint=endpoint or None)
             rows = itertools.islice(_remote(fs, source.hub, sizes), sample)
-            return f"{name}: {_write(folder / 'sample.jsonl.zst', rows)} records in {folder}"
+            return f"{name}: {_write(folder / SAMPLE, rows)} records in {folder}"
         _check_disk(folder, total)
         how = {"allow_patterns": list(source.hub_files), "endpoint": endpoint or None}
         hub.snapshot_download(**place, local_dir=folder, **how)
@@ -75,6 +81,7 @@ def download(
     if damaged:
         first = folder / damaged[0]["path"]
         raise UserError(f"{first}: damaged on the way, removed; run the download again")
+    (folder / SAMPLE).unlink(missing_ok=True)  # its records are among these
     return f"{name}: {len(sizes)} files, {total / 1e9:,.2f} GB, checksums right, in {folder}"
 
 

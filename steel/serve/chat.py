@@ -33,7 +33,9 @@ def chat(folder: Path | str, prompt: str | None = None, sampling: Sampling = CHA
     console, typed = Console(stderr=True, highlight=False), sys.stdin.isatty()
     if typed:
         millions = sum(p.numel() for p in session.model.parameters()) / 1e6
-        console.print(f"[bold]{escape(str(folder))}[/bold]  {millions:,.1f} M parameters  [dim]{HELP}[/dim]")
+        console.print(
+            f"[bold]{escape(str(folder))}[/bold]  {millions:,.1f} M parameters  [dim]{HELP}[/dim]"
+        )
     for line in _typed(console) if typed else sys.stdin:
         text = line.strip()
         if text in ("/exit", "/quit"):

@@ -77,6 +77,11 @@ def test_a_sample_is_a_source_of_its_own(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "raw/firefly").iterdir()] == ["sample.jsonl.zst"]
     report = prepare(tmp_path / "raw", tmp_path / "out", steps=("convert",))
     assert report["totals"]["convert"] == {"in": 70, "kept": 70, "removed": 0}
+    download("firefly", tmp_path / "raw")
+    names = sorted(p.name for p in (tmp_path / "raw/firefly").iterdir())
+    assert names == ["a.jsonl", "b.jsonl"], "the sample would be read twice"
+    with pytest.raises(UserError, match="files of the whole"):
+        download("firefly", tmp_path / "raw", sample=3)
 
 
 def test_any_dataset_becomes_a_source_with_a_card(tmp_path):
