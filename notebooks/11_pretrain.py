@@ -432,7 +432,7 @@ def with_data(words):
 # With one of two ranks stopped, the other would have waited half an hour. A time-out was set, and the drill failed again: checkpoints in the background use a second group of processes, which had kept its half hour. Now both obey `STEEL_RANK_TIMEOUT_S`. (Tried over gloo only.)
 # ```
 #
-# How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched. (The committed reports are older than the last changes to the loop.)
+# How do we know? `python -m figures.experiments.drills` breaks a small run again and again and compares it with one that nobody touched.
 
 # %% tags=["active-ipynb", "hide-input"]
 # drills = json.loads((LOGS / "drills.json").read_text(encoding="utf-8"))
