@@ -142,7 +142,7 @@ def keys(documents: Iterable[Document], settings: Dedup) -> Keys:
         if settings == NO_DEDUP:
             continue
         fingerprints.append(fingerprint(document))
-        text = normalise(document.readable())
+        text = normalise(document.readable()) if settings.exact or near else ""
         roles = "".join(turn["role"][0] for turn in document.messages)
         data = f"{roles}\0{text}".encode("utf-8", "surrogatepass")
         exact.append(hashlib.blake2b(data, digest_size=16).digest())
