@@ -298,7 +298,8 @@ print(twice.reason)
 #
 # for operator in ("char_repetition", "letter_ratio"):
 #     for d in sorted(read_rejects(RUN / "cleaned", operator), key=distance)[:2]:
-#         print(d.meta["rejected"]["reason"], "|", d.readable()[:44].replace("\n", "⏎"))
+#         text = d.readable()[:44].replace("\n", "⏎")
+#         print(d.meta["rejected"]["reason"], "|", text)
 
 # %% [markdown]
 # All of the town's are right to go. In the real samples ours, as it was when we wrote this page, removed 23 of 6,390 documents, and with them 12 % of the characters, nearly all of those in nine files of code. We read all 23. By our reading:
@@ -374,7 +375,7 @@ def judge(texts):
 # for r in OLD:
 #     seconds.update(r["cpu_seconds"])
 #     everything.update(r["removed"])
-# show(draw_03.cost(seconds, everything, sum(r["documents"] for r in OLD), sum(r["megabytes"] for r in OLD)), alt="Bars of CPU milliseconds per megabyte for the twelve dearest operators of the original's recipe; a mapper costs most, the two filters of repetition come next and remove next to nothing; of those that remove much, number of words is the fifth dearest and two are cheap.",
+# show(draw_03.cost(seconds, everything, sum(r["documents"] for r in OLD), sum(r["megabytes"] for r in OLD)), alt="Bars of CPU milliseconds per megabyte for the twelve dearest operators of the original's recipe; the two filters of repetition cost most and remove next to nothing; two mappers come next; of those that remove much, number of words is the dearest and two are cheap.",
 #      caption="What an operator costs, on all documents of nine sources (the figure of the blame has the seven that he cleaned), and what it removes in its place. Of the five dearest only one removes much.")
 # speed = {(r["kind"], r["program"]): r["megabytes_per_cpu_second"] for r in SPEED}
 # table(["MB per CPU second", "text", "code"], [[p, *(f"{speed[k, p]:.2f}" for k in ("text", "code"))] for p in ("Data-Juicer 1.6.1", "steel, recipe original", "steel, recipe steel")])
