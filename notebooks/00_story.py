@@ -286,8 +286,9 @@ print(f"{share:.0%} of the peak, day and night")
 # uniform = math.log(cfg.model.vocab_size)
 # unigram = -sum(p * math.log(p) for p in frequency)
 # print([tokenizer.decode([i]) for i in bpe.encode_text(tokenizer, "她毕业于弘毅大学。")])
-# say(f"{len(ids):,} tokens; training reads {budget:,}, which is {budget / len(ids):.1f} passes. Knowing nothing: {uniform:.2f} nats "
-#     f"per token. Knowing the frequencies: **{unigram:.2f}**. Everything below that was learned from order.")
+# say(f"{len(ids):,} tokens; training reads {budget:,}, which is {budget / len(ids):.1f} passes. "
+#     f"Knowing nothing: {uniform:.2f} nats per token. Knowing the frequencies: **{unigram:.2f}**. "
+#     "Everything below that was learned from order.")
 
 # %% [markdown]
 # ## What it learned, and when

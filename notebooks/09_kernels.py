@@ -133,7 +133,8 @@ assert measure(written_norm, meta(N, width), meta(width)).moved / (N * width) ==
 #     assert sum(a[s] != b[s] for s in switches) == 1
 #     faster, memory = b["tokens_per_s"] / a["tokens_per_s"], b["memory_gb"] - a["memory_gb"]
 #     print(f"{name:14}{us[slow] - us[fast]:5.1f} µs {faster - 1:+6.1%} {memory:+3d} GB")
-# answer("1.1", "**attention, RMSNorm, RoPE, cross-entropy, sharding.** Only the first is safe: rounding to 100 tokens/s could swap the next two, and the last two.")
+# answer("1.1", "**attention, RMSNorm, RoPE, cross-entropy, sharding.** Only the first is safe: "
+#        "rounding to 100 tokens/s could swap the next two, and the last two.")
 
 # %% [markdown]
 # Now the same differences from bytes alone, for the table's model, Qwen-1.8B, on its A100. One constant is assumed: a long pass runs at nine

@@ -222,7 +222,8 @@ def with_data(words):
 # saved = LAB / "killed" / "checkpoints" / "step-00000010"
 # print(*sorted(p.name for p in saved.iterdir()))
 # facts = json.loads((saved / "state.json").read_text())
-# print({key: facts[key] for key in ("step", "tokens", "bad_steps")}, f"grad_norm_mean {facts['grad_norm_mean']:.1f}")
+# print({key: facts[key] for key in ("step", "tokens", "bad_steps")},
+#       f"grad_norm_mean {facts['grad_norm_mean']:.1f}")
 # print("data:", {key: facts["data"][key] for key in ("seed", "slot", "batches", "appended_at")})
 
 # %% [markdown]
@@ -335,7 +336,8 @@ def with_data(words):
 # assert [a["tokens"] for a in unbroken] == [b["tokens"] for b in two]
 # digit = round(-math.log10(max(difference)))
 # assert 6 <= digit <= 8
-# answer("1.2", f"**About {digit}**, all that float32 has. Sums are taken in another order, and that is all.", digit, unit="digits")
+# answer("1.2", f"**About {digit}**, all that float32 has. Sums are taken in another order, "
+#        "and that is all.", digit, unit="digits")
 
 # %% [markdown]
 # Pieces in a checkpoint are addressed by parameter and place, not by rank. So a run may go from one rank to two, and in the drills did; for 8 → 32 it is the format's promise.
@@ -360,7 +362,8 @@ def with_data(words):
 # Past four passes repeated text is worth less and less (chapter 12). The [runbook](../book/runbook.md)'s mixture gives the small sources less than a fifth. The dry run counts passes and warns:
 
 # %% tags=["active-ipynb"]
-# greedy = load("cpu", ["train.steps=320", "train.batch_size=4", "data.anneal_weights={firefly: 1, wanjuan: 3}"])
+# greedy = load("cpu", ["train.steps=320", "train.batch_size=4",
+#                       "data.anneal_weights={firefly: 1, wanjuan: 3}"])
 # plan_page = dry_run(greedy, "CPU", 1, shards)
 # print(plan_page[plan_page.index("Passes"):])
 
@@ -371,7 +374,8 @@ def with_data(words):
 # ## The run
 
 # %% tags=["active-ipynb", "within-0.1"]
-# cfg = load("cpu", ["train.batch_size=4", "train.micro_batch_size=4", "train.steps=60", "train.eval_every=20", "train.log_every=1"])
+# cfg = load("cpu", ["train.batch_size=4", "train.micro_batch_size=4", "train.steps=60",
+#                    "train.eval_every=20", "train.log_every=1"])
 # run = RUNS / cfg.preset
 # pretrain(cfg, shards, run)
 # steps, evals = read_log(run / "log.jsonl", "step"), read_log(run / "log.jsonl", "eval")
