@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -79,9 +79,13 @@ class Dialogues:
 
 
 def lay_out(
-    data: Dialogues, bins: Sequence[Sequence[int]], sequence_length: int, pad_id: int = 0
+    data: Dialogues,
+    bins: Sequence[Sequence[int]],
+    sequence_length: int,
+    pad_id: int = 0,
+    joined: Container[int] = (),
 ) -> Batch:
-    """Write bins of dialogues into rows.
+    """Write bins of dialogues into rows; `joined`: rows whose dialogues are one document.
 
     The target of a token is its successor inside the same dialogue, where that successor belongs to
     an answer. The last token of a dialogue has none, so nothing is predicted across a boundary;
@@ -97,7 +101,8 @@ def lay_out(
             tokens, stop = data.tokens[low:high].astype(np.int64), at + high - low
             ids[row, at:stop] = tokens
             targets[row, at : stop - 1] = np.where(data.answer[low + 1 : high], tokens[1:], IGNORED)
-            ends.append(row * sequence_length + stop)
+            if row not in joined or item == items[-1]:
+                ends.append(row * sequence_length + stop)
             at = stop
         if at < sequence_length:
             ends.append((row + 1) * sequence_length)
@@ -109,28 +114,49 @@ def lay_out(
 class PackedEpochs:
     """The endless stream of packed sequences; sequence i is a pure function of (data, seed, i).
 
-    Every epoch holds every dialogue exactly once, packed and ordered anew.
+    Every epoch holds every dialogue exactly once, packed and ordered anew. joined: share of the
+    sequences in which a dialogue reads those before it, as the turns of one conversation [1].
     """
 
-    def __init__(self, data: Dialogues, sequence_length: int, seed: int = 0, pad_id: int = 0):
+    def __init__(
+        self,
+        data: Dialogues,
+        sequence_length: int,
+        seed: int = 0,
+        pad_id: int = 0,
+        joined: float = 0.0,
+    ):
         self.data, self.sequence_length = data, sequence_length
-        self.seed, self.pad_id = seed, pad_id
+        self.seed, self.pad_id, self.joined = seed, pad_id, joined
         self._plan = lru_cache(maxsize=2)(self._pack_epoch)  # a step may straddle two epochs
         self.per_epoch = len(self._plan(0))
 
-    def _pack_epoch(self, epoch: int) -> list[list[int]]:
+    def _pack_epoch(self, epoch: int) -> list[tuple[list[int], bool]]:
+        """(its dialogues, whether they are joined) of each sequence."""
+
         def shuffled(n: int, what: str) -> np.ndarray:
             return permute_array(np.arange(n), n, round_keys(self.seed, what, epoch))
 
         order = shuffled(len(self.data), "dialogues")
         bins = best_fit_decreasing(self.data.lengths, self.sequence_length, order)
-        return [bins[i] for i in shuffled(len(bins), "sequences")]
+        joined = shuffled(len(bins), "joined") < self.joined * len(bins)
+        place = np.argsort(order)  # a packed bin has its longest first; a conversation has not
+        plan = [
+            (sorted(found, key=place.__getitem__) if one else found, one)
+            for found, one in zip(bins, joined.tolist(), strict=True)
+        ]
+        return [plan[i] for i in shuffled(len(bins), "sequences")]
 
     def bins(self, draws: Iterable[int]) -> list[list[int]]:
         """Dialogue indices of these sequences of the stream."""
-        places = (divmod(i, self.per_epoch) for i in draws)
-        return [self._plan(epoch)[at] for epoch, at in places]
+        return [items for items, _ in self._sequences(draws)]
 
     def batch(self, draws: Iterable[int]) -> Batch:
         """These sequences of the stream."""
-        return lay_out(self.data, self.bins(draws), self.sequence_length, self.pad_id)
+        bins, one = zip(*self._sequences(draws), strict=True)
+        joined = {row for row, is_one in enumerate(one) if is_one}
+        return lay_out(self.data, bins, self.sequence_length, self.pad_id, joined)
+
+    def _sequences(self, draws: Iterable[int]) -> list[tuple[list[int], bool]]:
+        places = (divmod(i, self.per_epoch) for i in draws)
+        return [self._plan(epoch)[at] for epoch, at in places]

@@ -2,7 +2,8 @@
 
 loss = -sum over answer tokens t of log p(x_t | x_<t), over their number (Ouyang et al. 2022, §3.5):
 only what the assistant says is predicted, in every turn. Dialogues are packed into rows without
-tearing one; attention ends where a dialogue does. Sequence i of the stream is a pure function of
+tearing one; attention ends where a dialogue does, but in the share `joined` of the rows, whose dialogues
+follow one another as one conversation does. Sequence i of the stream is a pure function of
 (data, seed, i), so a resumed run sees what an unbroken one would have seen.
 
 Rows of pretraining text may stand beside them (`replay_rows`), against forgetting: all their tokens
@@ -36,7 +37,7 @@ def stage(job: Job) -> Stage:
     job.rows, left_out = in_shares(job.rows, job.settings.languages, job.cfg.seed)
     job.long.update({"left out for the shares of languages": left_out} if left_out else {})
     dialogues, replay = encode_dialogues(job), open_replay(job)
-    stream = PackedEpochs(dialogues, length, job.cfg.seed, job.pad_id)
+    stream = PackedEpochs(dialogues, length, job.cfg.seed, job.pad_id, job.settings.joined)
     job.set_steps(stream.per_epoch)
 
     def batch_fn(step: int) -> list[Batch]:

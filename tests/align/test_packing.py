@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steel.align.packing import Dialogues, PackedEpochs, best_fit_decreasing, lay_out
 from steel.data.batch import IGNORED
+from steel.tokenizer.chat import encode_chat
 
 
 @settings(max_examples=80, deadline=None)
@@ -65,6 +68,33 @@ def test_targets_are_the_next_answer_token_of_the_same_dialogue_and_nothing_else
         assert batch.position_ids[row].tolist() == expected_positions + list(range(pad))
     first_tokens = sum(int(data.answer[s]) for s in data.start[:-1])  # nobody can predict them
     assert batch.tokens == int(data.answer.sum()) - first_tokens
+
+
+@pytest.mark.parametrize("joined", [0.0, 0.5, 1.0])
+def test_joined_rows_are_one_conversation_and_the_others_are_not(joined):
+    data = dialogues([5, 3] * 30)
+    stream = PackedEpochs(data, 24, seed=1, joined=joined)
+    n = stream.per_epoch
+    items = [i for items in stream.bins(range(n)) for i in items]
+    assert sorted(items) == list(range(60))
+    batch, found = stream.batch(range(n)), []
+    for row, items in enumerate(stream.bins(range(n))):
+        starts = int((batch.position_ids[row] == 0).sum())
+        padded = sum(data.lengths[i] for i in items) < 24
+        found.append(starts - padded == 1)
+        assert found[-1] or starts - padded == len(items)
+    assert sum(found) == np.ceil(joined * n)
+
+
+def test_a_joined_row_is_what_its_turns_are_as_one_dialogue(base):
+    talk = ["你好", "你好。", "一加二？", "三。", "再见", "再见。"]
+    turns = [{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate(talk)]
+    parts = Dialogues.from_encoded([encode_chat(base[2], turns[i : i + 2]) for i in (0, 2, 4)])
+    whole = Dialogues.from_encoded([encode_chat(base[2], turns)])
+    length = len(whole.tokens) + 2
+    found, expected = lay_out(parts, [[0, 1, 2]], length, joined={0}), lay_out(whole, [[0]], length)
+    for name in ("input_ids", "targets", "position_ids", "ends"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
 def test_two_epochs_are_packed_differently():
