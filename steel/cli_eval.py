@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from .cli_common import Json, Model, command, hf_folder, say
-from .config import UserError
+from .config import UserError, sound
 from .runlog import read_json, write_json
 
 
@@ -136,14 +136,15 @@ def eval_compare(
 
     one, two = (_read(path) for path in (before, after))
     found: dict[str, dict] = {}
-    if one["exam"] and two["exam"]:
-        ways = [way for way in one["exam"]["scoring"] if way in two["exam"]["scoring"]]
-        found["exam"] = {way: results.compare(one["exam"], two["exam"], way) for way in ways}
-    if one["perplexity"] and two["perplexity"]:
-        found["perplexity"] = perplexity.compare(one["perplexity"], two["perplexity"])
-        windows = [side["perplexity"].get("window") or "unknown" for side in (one, two)]
-        if windows[0] != windows[1]:
-            say(f"not through the same window: {', '.join(map(str, windows))}")
+    with sound(f"{before} or {after}"):
+        if one["exam"] and two["exam"]:
+            ways = [way for way in one["exam"]["scoring"] if way in two["exam"]["scoring"]]
+            found["exam"] = {way: results.compare(one["exam"], two["exam"], way) for way in ways}
+        if one["perplexity"] and two["perplexity"]:
+            found["perplexity"] = perplexity.compare(one["perplexity"], two["perplexity"])
+            windows = [side["perplexity"].get("window") or "unknown" for side in (one, two)]
+            if windows[0] != windows[1]:
+                say(f"not through the same window: {', '.join(map(str, windows))}")
     if not any(found.values()):
         raise UserError(f"{before} and {after} have nothing in common to compare")
     for way, r in found.get("exam", {}).items():
@@ -156,14 +157,12 @@ def eval_compare(
 
 def _read(path: Path) -> dict:
     """{"exam", "perplexity"} of a result file, None for what it does not hold."""
-    try:
+    with sound(path):
         page = read_json(path)
         return {
             "exam": page if "answers" in page else page.get("exam"),
             "perplexity": page if "domains" in page else page.get("perplexity"),
         }
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{path} is no result of steel eval") from None
 
 
 @command(

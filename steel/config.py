@@ -60,6 +60,21 @@ def needs(what: str, package: str, install: str = "") -> Iterator[None]:
         raise UserError(f"{what} needs {package} ({install})") from None
 
 
+@contextlib.contextmanager
+def sound(path: Path | str, remedy: str = "write or fetch it again") -> Iterator[None]:
+    """For what reads a file: UserError names it when what is in it, or is not, makes the block fail.
+
+    UserErrors pass, and what the operating system says.
+    """
+    try:
+        yield
+    except Exception as error:  # a library raises many types for a broken file
+        if isinstance(error, UserError) or getattr(error, "errno", None):
+            raise
+        why = f"{type(error).__name__}: {first_line(error)[:100]}"
+        raise UserError(f"{path} is damaged ({why}); {remedy}") from None
+
+
 def read_yaml(path: Path) -> dict:
     """The mapping in a YAML file. UserError when it holds none."""
     import yaml

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .align.samples import sample
 from .align.stage import run as train_stage
-from .config import Config, UserError
+from .config import Config, UserError, sound
 from .data.pack import pack
 from .data.tasks import held_out
 from .documents import read_documents, read_rows
@@ -101,12 +101,11 @@ class Life:
 
     def _take_up(self, asked: dict) -> None:
         """Read the state of a life that was left, if it is the one that is asked for."""
-        try:
+        with sound(self.state_path, f"remove {self.run} or use another --run"):
             self.state = read_json(self.state_path)
             differing = _first_difference(self.state["asked"], asked)
-        except (ValueError, KeyError):
-            remedy = f"remove {self.run} or use another --run"
-            raise UserError(f"{self.state_path} is damaged; {remedy}") from None
+            for stage in self.state["stages"].values():
+                _ = stage["status"], stage["seconds"] + stage["peak_memory_bytes"]
         if differing:
             remedy = "use another --run, or remove it"
             raise UserError(f"{self.run} holds another run ({differing}); {remedy}")
@@ -235,7 +234,8 @@ class Life:
         if self.exam:
             options = {k: v for k, v in vars(self.cfg.exam).items() if not k.startswith("min_")}
             result["exam"] = run_exam(*opened, self.exam, **options)
-            if (file := self.exam / "cloze.jsonl").is_file():
+            file, own = self.exam / "cloze.jsonl", self.exam == self.run / "world" / "exam"
+            if own or file.is_file():
                 result["cloze"] = cloze(*opened, load_cloze(file), batch_size=options["batch_size"])
         result["perplexity"] = bits_per_byte(*opened, self.heldout)
         if name != "init" and not self.raw:
@@ -326,9 +326,11 @@ class Life:
         """What lies below the preset's thresholds, in words; empty when nothing does."""
         if self.exam != self.run / "world" / "exam":
             return ""  # the thresholds are on this exam
-        files = (self.run / "exams" / f"{stage}.json" for stage in ("pretrain", "grpo"))
-        base, last = map(read_json, files)
-        cloze, people = base["cloze"]["accuracy"], last["exam"]["groups"]["people"].get("text", 0)
+        base, last = (self.run / "exams" / f"{stage}.json" for stage in ("pretrain", "grpo"))
+        with sound(base):
+            cloze = read_json(base)["cloze"]["accuracy"] + 0.0
+        with sound(last):
+            people = read_json(last)["exam"]["groups"]["people"].get("text", 0) + 0.0
         bars = self.cfg.exam
         missed = []
         if cloze < (bar := bars.min_cloze_accuracy):

@@ -13,10 +13,11 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from .config import sound
 from .machine import commit, hardware, packages
 
 
@@ -50,9 +51,15 @@ def write_json(path: Path | str, value) -> None:
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
-def read_json(path: Path | str):
-    """The plain data in a file. Raises OSError, and ValueError for what is no JSON."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: Path | str, kind: type = dict, keys: Iterable[str] = ()):
+    """The plain data in a file. Raises OSError, and UserError for what is no JSON of this type."""
+    with sound(path):
+        value = json.loads(Path(path).read_bytes())
+        if not isinstance(value, kind):
+            raise TypeError(f"no {kind.__name__}")
+        if missing := [key for key in keys if key not in value]:
+            raise KeyError(missing[0])
+    return value
 
 
 @contextlib.contextmanager

@@ -9,17 +9,13 @@ import sys
 import time
 
 import pytest
+from toy_life import TOY
 
 from steel import config
 from steel import life as lifecycle
 from steel.config import UserError
 from steel.runlog import read_log
 
-TOY = """world.people=12 world.biographies_per_person=4 world.arithmetic_problems=40 train.steps=6 train.eval_every=3
-train.checkpoint_every=2 train.warmup_steps=2 sft.steps=3 dpo.steps=2 grpo.steps=2 grpo.batch_size=2
-grpo.micro_batch_size=2 grpo.group_size=2 model.hidden_size=32 model.intermediate_size=64 model.num_attention_heads=2
-model.num_key_value_heads=2 model.num_hidden_layers=1 tokenizer.vocab_size=400 model.vocab_size=400 exam.limit=2
-exam.max_new_tokens=4 exam.min_text_accuracy=0 exam.min_cloze_accuracy=0""".split()
 STAGES = [
     "world",
     "docs",
@@ -40,13 +36,6 @@ STAGES = [
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
     os.environ["STEEL_QUIET"] = "1"
-
-
-@pytest.fixture(scope="module")
-def life(tmp_path_factory):
-    run = tmp_path_factory.mktemp("life") / "run"
-    lifecycle.run(config.load("smoke", TOY), run)
-    return run
 
 
 def test_a_life_leaves_every_promised_file(life):

@@ -11,6 +11,7 @@ own right and wrong answers come from `align.samples`.
 Shapes: P pairs, R = 2P rows (all chosen, then all rejected), T tokens, K scored positions.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from functools import partial
@@ -82,14 +83,14 @@ def reference_logprobs(job: Job, pairs: Sequence[Pair]) -> torch.Tensor:
 
     Computed once; kept in the run folder, and used again with the same rows and model folder.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
 
     cache, world, key = job.run.path / "reference.safetensors", job.world, _key(job)
-    if cache.is_file():
-        with safe_open(cache, "pt") as file:
-            if (file.metadata() or {}).get("key") == key:
-                return file.get_tensor("logprobs").to(world.device)
+    # There may be none yet, or a damaged one.
+    with contextlib.suppress(OSError, SafetensorError), safe_open(cache, "pt") as file:
+        if (file.metadata() or {}).get("key") == key:
+            return file.get_tensor("logprobs").to(world.device)
     result_P2 = torch.zeros(len(pairs), 2, device=world.device)
     # Pairs of like length together, so that little is padding; each rank takes a part.
     by_length = sorted(range(len(pairs)), key=lambda i: max(len(side[0]) for side in pairs[i][:2]))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import UserError
+from ..config import UserError, sound
 from ..data.order import Stream
 from ..model.folder import open_model
 from ..runlog import atomic_write
@@ -69,7 +69,8 @@ class RewardModel(nn.Module):
             )
         lm, tokenizer = open_model(folder)
         model = cls(lm)
-        model.head.load_state_dict(load_file(file))
+        with sound(file):
+            model.head.load_state_dict(load_file(file))
         return model, tokenizer
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ class Job:
         return json.dumps([self.digest, sizes])
 
     def is_done(self) -> bool:
-        return self.done.is_file() and self.done.read_text() == self.outcome()
+        return self.done.is_file() and self.done.read_bytes() == self.outcome().encode()
 
     def make_room(self) -> None:
         """Remove what other calls have left in OUT/.work, and this one's if its outputs are gone."""
@@ -223,7 +223,7 @@ class Compare(Step):
 
     def _ids(self, wanted: set[int]) -> dict[int, str]:
         """The names of the documents at some places."""
-        parts = (read_json(self.part(*at, ".ids.json")) for at in self.parts())
+        parts = (read_json(self.part(*at, ".ids.json"), list) for at in self.parts())
         places = enumerate(itertools.chain.from_iterable(parts))
         return {place: name for place, name in places if place in wanted}
 
@@ -235,7 +235,7 @@ class LeaveOut(Step):
 
     def run(self, data=None, rank: int = 0, world_size: int = 1) -> None:
         name, tally, near = list(self.job.files)[rank], Tally(), self.job.copies.near
-        firsts, named = read_json(self.job.work / "pairs.json")
+        firsts, named = read_json(self.job.work / "pairs.json", list)
         copies, limits = dict(named), {"near": near and near.threshold}
         docs = self.job.work / "docs"
         parts = (self.part(*at, ".jsonl.zst") for at in self.parts() if at[1] == name)
@@ -262,7 +262,7 @@ class Report(Step):
     def run(self, data=None, rank: int = 0, world_size: int = 1) -> None:
         job = self.job
         if "dedup" in job.steps:
-            _, named = read_json(job.work / "pairs.json")
+            _, named = read_json(job.work / "pairs.json", list)
             rows = (pair for _, pair in named[:LISTED])
             write_rows(job.out / "report" / "duplicates.jsonl", rows)
         parts = {}

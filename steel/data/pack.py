@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import machine
-from ..config import UserError
+from ..config import UserError, sound
 from ..runlog import read_json, write_json
 from .loader import Loader
 from .mixture import POOL
@@ -43,6 +43,7 @@ from .tasks import Task, run_task
 SHARD_TOKENS = 1 << 24
 SMALL_BYTES = 8 << 20  # below this, starting worker processes takes longer than the work
 REPORTS = re.compile(r"report/|duplicates\.jsonl$")  # what `steel data prepare` says of its work
+KEPT = ("file", "source", "generation", "input_hash", "records", "rejected", "text_hash")
 SETTINGS = ("tokenizer_hash", "vocab_size", "separator_id", "shard_tokens", "hold_out", "litpkds")
 """What decides the bytes of a pack, besides the documents."""
 
@@ -153,7 +154,8 @@ def find_state(run: Path | str) -> dict:
     states = [state for file in files if (state := read_json(file).get("data"))]
     if not states:
         raise UserError(f"{run} holds no data state; was this run trained on token shards?")
-    return max(states, key=lambda state: state["step"])
+    with sound(f"a checkpoint of {run}", "remove it"):
+        return max(states, key=lambda state: state["step"])
 
 
 def find_inputs(docs: Path | str, litpkds: bool = False) -> list[Input]:
@@ -265,7 +267,7 @@ def _finished(root: Path, tasks: list[Task], generation: int) -> dict[str, dict]
     wanted = {task.record["stem"]: task.record for task in tasks}
     done = {}
     for path in sorted(root.glob(f"*/{generation:03d}-*.json")):
-        record = read_json(path)
+        record = read_json(path, keys=(*KEPT, "shards", "examples"))
         stem = path.relative_to(root).as_posix().removesuffix(".json")
         expected = wanted.get(stem, {"file": ""})  # a record of an older version may lack a key
         other = [key for key in expected if record.get(key, expected[key]) != expected[key]]
@@ -298,13 +300,12 @@ def _withdraw(root: Path, generation: int) -> None:
 
 def _manifest(settings: dict, records: list[dict], before: dict | None) -> dict:
     """The manifest after this generation. Sums: records = documents + rejected."""
-    kept = ("file", "source", "generation", "input_hash", "records", "rejected", "text_hash")
     counted = dict.fromkeys(("documents", "tokens", "bytes"), 0)
     old = before or {"inputs": [], "shards": [], "generations": [], **counted}
     inputs, shards = old["inputs"][:], old["shards"][:]
     for record in records:
         documents = sum(shard["documents"] for shard in record["shards"])
-        inputs.append({**{key: record[key] for key in kept}, "documents": documents})
+        inputs.append({**{key: record[key] for key in KEPT}, "documents": documents})
         for shard in record["shards"]:
             shards.append(shard | {key: record[key] for key in ("source", "file", "generation")})
             for key in counted:
@@ -348,7 +349,7 @@ def _rejects(root: Path, manifest: dict) -> dict:
     """Every rejected record by reason and input, with the first line numbers of each file and reason."""
     examples = []
     for path in sorted(root.glob("*/[0-9]*.json")):
-        record = read_json(path)
+        record = read_json(path, keys=(*KEPT, "shards", "examples"))
         place = {key: record[key] for key in ("file", "generation")}
         examples += [{**place, "line": line, "reason": why} for line, why in record["examples"]]
     kept = ("file", "generation", "records", "documents", "rejected")

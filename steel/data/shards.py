@@ -28,9 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import UserError
-from ..documents import loads
-from ..runlog import atomic_write
+from ..config import UserError, sound
+from ..runlog import atomic_write, read_json
 from .shard_file import ShardFile, blake2b_128, changed, check_edge, check_sizes, hash_file
 
 FORMAT = 1
@@ -40,6 +39,12 @@ TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json "
     "chat_template.jinja vocab.json merges.txt tokenizer.model"
 ).split()
+KEYS = {  # of the manifest and of its rows, beside those that a generation's hash covers
+    "": "tokenizer vocab_size shard_tokens hold_out litpkds records rejected tokens documents bytes",
+    "inputs": "file generation documents records rejected text_hash",
+    "shards": "file documents index_hash edge_hash block_bytes",
+    "generations": "hash",
+}
 SPLITS = ("train", "validation")
 SPARE_FILES = 256  # open files that are left to the rest of the process
 
@@ -198,14 +203,16 @@ def read_manifest(root: Path | str) -> dict:
     if not path.is_file():
         command = f"steel pack DOCS {root} --tokenizer T"
         raise UserError(f"no {MANIFEST} in {root}; '{command}' writes shards, or goes on with it")
-    try:
-        manifest = loads(path.read_bytes())
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not a shard manifest; pack into an empty folder") from None
-    if version != FORMAT or any("block_bytes" not in shard for shard in manifest["shards"]):
-        problem = f"{path} (format {version}) is of another version, or without checksums"
-        raise UserError(f"{problem}; pack the documents again")
+    with sound(path, "restore it from a copy, or pack the documents again"):
+        manifest = read_json(path)
+        if (version := manifest["format"]) != FORMAT:
+            raise ValueError(f"format {version}, not {FORMAT}")
+        for rows, keys in KEYS.items():
+            found = manifest[rows] if rows else [manifest]
+            _ = [row[key] for row in found for key in keys.split()]
+        for number, generation in enumerate(manifest["generations"]):
+            if generation["hash"] != generation_hash(manifest, number):
+                raise ValueError("its checksum differs")
     return manifest
 
 

@@ -39,6 +39,8 @@ def load_cloze(path: Path | str) -> list[dict]:
         if not all(str(row.get(key, "")).strip() for key in ("prompt", "answer")):
             raise UserError(f"{path}:{number}: expected an object with a prompt and an answer")
         rows.append(row)
+    if not rows:
+        raise UserError(f"no cloze row in {path}")
     return rows
 
 
@@ -49,8 +51,6 @@ def cloze(model, tok, rows: Sequence[dict], batch_size: int = 128) -> dict:
     "mean_rank": 1 is best, "by_attribute" and "by_language": {name: {"accuracy", "n", "se"}}}; the
     ranks are None where no row has candidates.
     """
-    if not rows:
-        raise UserError("no cloze rows to ask")
     texts = _continue(model, tok, rows, batch_size)
     right = [_starts(text, row["answer"].strip()) for text, row in zip(texts, rows)]
     ranks = _ranks(model, tok, rows, batch_size)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from ..config import UserError
+from ..config import UserError, sound
 from ..model.decoding import Sampling, generate
 from ..model.folder import stop_ids
 from ..runlog import read_json
@@ -56,18 +56,19 @@ def messages(world: Path | str, seed: int = 1) -> list[Message]:
     file = Path(world) / "truth.json"
     if not file.is_file():
         raise UserError(f"no closed world in {world}: it has no truth.json (see 'steel world OUT')")
-    truth = read_json(file)
-    rng = random.Random(f"conversation/{seed}")
-    people = [p for p in truth["people"] if p["split"] == "test"]
-    drawn = {name: cycle(rng.sample(found, len(found))) for name, found in {
-        "people": people,
-        "strangers": truth["strangers"]["test"],
-        "sum": truth["arithmetic_pairs"]["test"],
-        "small sum": _small_sums(truth),
-    }.items()}  # fmt: skip
-    known = {*people[0]["values"], "anything", *_LIST["patterns"], "sum", "small sum"}
-    rows = [row for row in _LIST["messages"] if row["want"] in known]
-    return [_message(row, truth, drawn, rng) for row in rows]
+    with sound(file):
+        truth = read_json(file)
+        rng = random.Random(f"conversation/{seed}")
+        people = [p for p in truth["people"] if p["split"] == "test"]
+        drawn = {name: cycle(rng.sample(found, len(found))) for name, found in {
+            "people": people,
+            "strangers": truth["strangers"]["test"],
+            "sum": truth["arithmetic_pairs"]["test"],
+            "small sum": _small_sums(truth),
+        }.items()}  # fmt: skip
+        known = {*people[0]["values"], "anything", *_LIST["patterns"], "sum", "small sum"}
+        rows = [row for row in _LIST["messages"] if row["want"] in known]
+        return [_message(row, truth, drawn, rng) for row in rows]
 
 
 def _small_sums(truth: dict) -> list[list[int]]:

@@ -50,6 +50,8 @@ def load_rows(folder: Path | str, suite: str, split: str = "test") -> list[dict]
         if missing := _KEYS[suite] - row.keys():
             raise UserError(f"{file}:{number}: no {', '.join(sorted(missing))}")
         rows.append(row)
+    if not rows:
+        raise UserError(f"no row in {file}")
     return rows
 
 

@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config import UserError
+from ..config import UserError, sound
 from .answers import LETTERS
 
 
@@ -65,11 +65,8 @@ def load_exam(folder: Path | str, split: str = "test") -> list[Question]:
 
 def _read_csv(file: Path, split: str) -> list[Question]:
     subject, questions = file.stem.removesuffix(f"_{split}"), []
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as handle:
-            rows = [row for row in csv.reader(handle) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {file}: {error}") from None
+    with sound(file), open(file, encoding="utf-8-sig", newline="") as handle:
+        rows = [row for row in csv.reader(handle) if any(cell.strip() for cell in row)]
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if "question" in header:
         rows = rows[1:]

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from ..config import ModelConfig, UserError, first_line
+from ..config import ModelConfig, UserError, sound
 from .configuration import SteelConfig
 from .modeling import SteelForCausalLM
 
@@ -49,7 +48,8 @@ def _build_hf(path: str, device: str, dtype: torch.dtype, seed: int) -> nn.Modul
     local = {"local_files_only": True}
     if device != "meta" and any(folder.glob("*.safetensors")):
         return read_model(folder, dtype).to(device)
-    config = AutoConfig.from_pretrained(folder, **local)
+    with sound(folder / "config.json"):
+        config = AutoConfig.from_pretrained(folder, **local)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).to(dtype)
@@ -66,9 +66,8 @@ def read_model(folder: Path, dtype: torch.dtype) -> nn.Module:
     strict = {"ignore_mismatched_sizes": True, "output_loading_info": True}
     how = {"dtype": dtype, "local_files_only": True, **strict}
     try:  # our own type runs the installed code, not the copy that travels with the folder
-        model, found = AutoModelForCausalLM.from_pretrained(folder, **how)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise UserError(f"cannot load a model from {folder}: {first_line(error)[:300]}") from None
+        with sound(f"the model in {folder}"):
+            model, found = AutoModelForCausalLM.from_pretrained(folder, **how)
     finally:
         logging.set_verbosity(verbosity)
     odd = [f"{name} is missing" for name in sorted(found["missing_keys"])]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ..config import ModelConfig, UserError
+from ..config import ModelConfig, UserError, sound
 from ..runlog import read_json
 from .build import steel_config
 from .configuration import SteelConfig
@@ -35,8 +35,9 @@ def import_original(folder: str | Path, out: str | Path | None = None) -> SteelF
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no config.json; give an original Steel-LLM checkpoint's folder")
-    config = original_config(read_json(path), str(path))
-    model = load_state(config, _read_weights(folder))
+    with sound(path):
+        config = original_config(read_json(path), str(path))
+    model = load_state(config, _read_weights(folder), f"{folder}: weights")
     if out is not None:
         model.save_pretrained(out)
     return model
@@ -76,15 +77,17 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of model*.safetensors or, without unpickling objects, of pytorch_model*.bin."""
     state: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("model*.safetensors")):
-        state |= load_file(file)
+        with sound(file):
+            state |= load_file(file)
     for file in [] if state else sorted(folder.glob("pytorch_model*.bin")):
-        state |= torch.load(file, map_location="cpu", weights_only=True)
+        with sound(file):
+            state |= torch.load(file, map_location="cpu", weights_only=True)
     if not state:
         raise UserError(f"{folder}: no model*.safetensors or pytorch_model*.bin")
     return {name: value for name, value in state.items() if "rotary_emb." not in name}
 
 
-def load_state(config: SteelConfig, state: dict[str, torch.Tensor]) -> SteelForCausalLM:
+def load_state(config: SteelConfig, state: dict, what: str = "weights") -> SteelForCausalLM:
     """A model that holds these tensors, under the names of the original, Llama or Qwen2."""
     with torch.device("meta"):
         model = SteelForCausalLM(config)
@@ -95,7 +98,7 @@ def load_state(config: SteelConfig, state: dict[str, torch.Tensor]) -> SteelForC
         model.load_state_dict(state, assign=True)
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"weights do not fit the configuration: {reason}") from None
+        raise UserError(f"{what} do not fit the configuration: {reason}") from None
     model.tie_weights()
     return model.eval()
 

@@ -78,13 +78,8 @@ def collect(run_dir: Path | str) -> dict:
 
 def _read_json(path: Path, notes: list[str]) -> dict:
     """The object in a file; an empty one if there is no file, or none that can be read."""
-    if not path.is_file():
-        return {}
     try:
-        value = read_json(path)
-        if not isinstance(value, dict):
-            raise ValueError("not a JSON object")
-        return value
+        return read_json(path) if path.is_file() else {}
     except (OSError, ValueError) as error:
         notes.append(f"{path.parent.name}/{path.name} cannot be read: {error}")
         return {}

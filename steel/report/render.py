@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config import sound
 from ..runlog import atomic_write, finite, write_json
 from . import words
 from .card import LIFE, collect
@@ -23,10 +24,12 @@ def write_report(run_dir: Path | str, data: dict | None = None) -> Path:
     `data` defaults to `collect(run_dir)`. Raises UserError for a folder that does not exist.
     """
     run_dir = Path(run_dir)
-    data = finite(collect(run_dir) if data is None else data)
+    with sound(f"a file of {run_dir}"):
+        data = finite(collect(run_dir) if data is None else data)
+        pages = {suffix: _page(f"card.{suffix}", context(data)) for suffix in ("md", "html")}
     write_json(run_dir / "report.json", data)
-    for suffix in ("md", "html"):
-        atomic_write(run_dir / f"report.{suffix}", _page(f"card.{suffix}", context(data)))
+    for suffix, page in pages.items():
+        atomic_write(run_dir / f"report.{suffix}", page)
     return run_dir / "report.html"
 
 
@@ -37,12 +40,14 @@ def write_comparison(run_dirs: Sequence[Path | str], out: Path | str) -> Path:
     folder that does not exist.
     """
     out = Path(out)
-    found = [collect(folder) for folder in run_dirs]
-    data = finite(compare_runs(found, run_dirs))
-    names = [run["name"] for run in data["runs"]]
-    said = scrubber(list(zip(names, (run["samples"] for run in found))), LIFE)
+    with sound(f"a file of {' or '.join(map(str, run_dirs))}"):
+        found = [collect(folder) for folder in run_dirs]
+        data = finite(compare_runs(found, run_dirs))
+        names = [run["name"] for run in data["runs"]]
+        said = scrubber(list(zip(names, (run["samples"] for run in found))), LIFE)
+        page = _page("comparison.html", data | {"said": said})
     write_json(out.with_suffix(".json"), data)
-    atomic_write(out, _page("comparison.html", data | {"said": said}))
+    atomic_write(out, page)
     return out
 
 

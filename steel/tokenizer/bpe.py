@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..config import UserError, first_line
+from ..config import UserError, sound
 from .chat import TEMPLATE
 from .encode import PIECES
 
@@ -73,10 +73,8 @@ def load(folder: Path | str) -> PreTrainedTokenizerBase:
     if not any((Path(folder) / name).is_file() for name in files):
         remedy = f"train one with 'steel tokenizer train DOCS {folder}'"
         raise UserError(f"no tokenizer in {folder}; {remedy}")
-    try:
+    with sound(f"the tokenizer in {folder}"):
         return AutoTokenizer.from_pretrained(str(folder))
-    except Exception as error:  # the library raises many types for a broken file
-        raise UserError(f"cannot read the tokenizer in {folder}: {first_line(error)}") from None
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

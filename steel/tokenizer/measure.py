@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ..config import read_yaml
+from ..config import UserError, read_yaml
 from ..documents import document_files
 from .bpe import encode_texts
 from .texts import sample_texts
@@ -69,11 +69,13 @@ def report(
         if texts:
             sources[file.name.removesuffix(".jsonl.zst")] = measure(tokenizer, texts, reference)
             everything += texts
+    if not everything:
+        raise UserError(f"no text in the documents of {docs}")
     return {
         "entries": len(tokenizer),
         "coverage": coverage(tokenizer),
         "sources": sources,
-        "all": measure(tokenizer, everything, reference) if everything else None,
+        "all": measure(tokenizer, everything, reference),
     }
 
 

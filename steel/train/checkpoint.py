@@ -123,6 +123,7 @@ class Checkpoints:
             return
         atomic_write(temporary / "state.json", json.dumps(state, indent=1, sort_keys=True))
         atomic_write(temporary / MANIFEST, json.dumps(_hashes(temporary), indent=1))
+        shutil.rmtree(target, ignore_errors=True)  # if it is there, it was not complete
         temporary.rename(target)
         with contextlib.suppress(OSError):  # a rename outlives a power cut once it is on disk
             handle = os.open(self.folder, os.O_RDONLY)
@@ -187,7 +188,11 @@ def complete(folder: Path) -> list[Path]:
 
 def read_state(checkpoint: Path) -> dict:
     """What `state.json` of a checkpoint says: step, counters, and under "data" the loader's state."""
-    return read_json(checkpoint / "state.json")
+    path, manifest = checkpoint / "state.json", checkpoint / MANIFEST
+    wanted = read_json(manifest) if manifest.exists() else {}
+    if wanted.get(path.name, "") not in ("", _hash(path)):
+        raise _damaged(checkpoint, path.name)
+    return read_json(path)
 
 
 def sweep(folder: Path) -> None:
@@ -198,14 +203,19 @@ def sweep(folder: Path) -> None:
 
 def _hashes(folder: Path, part: int = 0, of: int = 1) -> dict[str, str]:
     """{file name: blake2b-128} of every `of`-th file of a checkpoint, from `part` on."""
-
-    def digest(path: Path) -> str:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
     files = sorted(p for p in folder.iterdir() if p.name != MANIFEST)[part::of]
     with ThreadPoolExecutor(8) as pool:
-        return dict(zip([p.name for p in files], pool.map(digest, files), strict=True))
+        return dict(zip([p.name for p in files], pool.map(_hash, files), strict=True))
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _damaged(checkpoint: Path, name: str) -> UserError:
+    what = f"checkpoint {checkpoint} is damaged ({name} is not as it was written)"
+    return UserError(f"{what}; remove it, and the run goes on from the checkpoint before")
 
 
 def _verify(checkpoint: Path, world: World) -> None:
@@ -217,8 +227,7 @@ def _verify(checkpoint: Path, world: World) -> None:
     found = _hashes(checkpoint, world.rank, world.size)
     odd += [name for name, digest in found.items() if wanted.get(name, digest) != digest]
     if odd:
-        what = f"checkpoint {checkpoint} is damaged ({odd[0]} is not as it was written)"
-        raise UserError(f"{what}; remove it, and the run goes on from the checkpoint before")
+        raise _damaged(checkpoint, odd[0])
 
 
 def _check_names(checkpoint: Path, weights: dict) -> None:

@@ -321,9 +321,9 @@ def _stop(state: State, run: RunFolder, signals: list[str]) -> None:
 
 def _ended_before(stage: Stage, state: State, run: RunFolder) -> bool:
     """Whether the model of this very step was written: a crash may have come between the two."""
-    ends = [r for r in read_log(run.log.path, "event") if r["what"] == "end"]
+    ends = [r for r in read_log(run.log.path, "event") if r.get("what") == "end"]
     written = run.hf.exists() or not stage.save_hf
-    return bool(ends) and ends[-1]["step"] == state.step and written
+    return bool(ends) and ends[-1].get("step") == state.step and written
 
 
 @contextlib.contextmanager

@@ -215,7 +215,7 @@ def test_a_card_of_the_users_own_describes_a_new_source(tmp_path):
     (folder / "card.yaml").write_text("map: {text: betreff}\n")  # a changed card is used at once
     convert(tmp_path / "raw", tmp_path / "out")
     assert next(read_documents(tmp_path / "out" / "letters.jsonl.zst")).text == "雾"
-    for card, said in (("map: {text: a, turns: b}", "no shape"), ("colour: red", "not a card")):
+    for card, said in (("map: {text: a, turns: b}", "no shape"), ("colour: red", "colour")):
         (folder / "card.yaml").write_text(card)
         with pytest.raises(UserError, match=said):
             prepare(tmp_path / "raw", tmp_path / "out")

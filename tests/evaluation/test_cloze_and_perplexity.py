@@ -109,14 +109,15 @@ def test_cloze_does_not_depend_on_the_batch_size(model, tok, tmp_path):
     assert cloze(model, tok, rows, 1) == cloze(model, tok, rows, 64)
 
 
-def test_cloze_mistakes_are_named(tmp_path, model, tok):
+def test_cloze_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="no cloze file"):
         load_cloze(tmp_path / "none.jsonl")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": ""}\n')
     with pytest.raises(UserError, match="jsonl:2"):
         load_cloze(tmp_path / "bad.jsonl")
-    with pytest.raises(UserError, match="no cloze rows"):
-        cloze(model, tok, [])
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(UserError, match="no cloze row in .*empty.jsonl"):
+        load_cloze(tmp_path / "empty.jsonl")
 
 
 def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_per_token(tok):

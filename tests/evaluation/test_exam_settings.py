@@ -245,7 +245,7 @@ def test_compare_reads_results_and_reports(tmp_path, capsys):
     (tmp_path / "c.json").write_text("[]")
     with pytest.raises(SystemExit) as end:
         main(["eval", "compare", str(tmp_path / "a.json"), str(tmp_path / "c.json")])
-    assert end.value.code == 2 and "no result of steel eval" in capsys.readouterr().err
+    assert end.value.code == 2 and "is damaged" in capsys.readouterr().err
 
 
 def test_csv_explanations_are_read(tmp_path):

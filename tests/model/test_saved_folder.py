@@ -48,7 +48,7 @@ def test_a_folder_opens_in_evaluation_mode_where_generate_stops(tokenizer, tmp_p
     [
         ({"num_hidden_layers": 9}, "is missing"),  # drawn at random, with a warning
         ({"intermediate_size": 40}, "another shape"),
-        (None, "cannot load"),
+        (None, "is damaged"),
     ],
 )
 def test_a_folder_without_all_its_weights_is_refused_in_one_line(

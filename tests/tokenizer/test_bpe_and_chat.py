@@ -55,7 +55,7 @@ def test_mistakes_get_one_line(tmp_path):
     with pytest.raises(UserError, match="no tokenizer in"):
         bpe.load(tmp_path / "none")
     (tmp_path / "tokenizer.json").write_text("{broken")
-    with pytest.raises(UserError, match="cannot read the tokenizer"):
+    with pytest.raises(UserError, match="tokenizer in .* is damaged"):
         bpe.load(tmp_path)
 
 

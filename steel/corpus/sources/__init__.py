@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...config import UserError, first_line, read_yaml
+from ...config import UserError, read_yaml, sound
 from . import readers
 
 KINDS = ("text", "dialogue", "code", "poetry")
@@ -98,10 +98,8 @@ def own_card(path: Path, root: Path) -> Source | None:
     for folder in path.relative_to(root).parents:
         file = root / folder / CARD
         if file.is_file():
-            try:
+            with sound(file):
                 return Source(name=file.resolve().parent.name, **read_yaml(file))
-            except TypeError as error:
-                raise UserError(f"{file}: not a card of a source ({first_line(error)})") from None
     return None
 
 
