@@ -68,3 +68,26 @@ def test_both_readmes_show_the_same_commands():
         return [line.partition("#")[0].strip() for line in "".join(blocks).splitlines()]
 
     assert commands("README.zh-CN.md") == commands("README.md")
+
+
+def test_what_talk_in_a_row_is_in_the_readme_is_in_its_log():
+    rows = json.loads((ROOT / "figures" / "runs" / "in-a-row.json").read_text("utf-8"))["rows"]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    ends = {
+        kind: [r for r in rows if r["stage"] == "grpo" and bool(r["joined"]) == kind]
+        for kind in (False, True)
+    }
+    alone, joined = (
+        f"{100 * sum(r['right'][3] for r in of) / sum(r['n'] for r in of):.0f} %"
+        for of in ends.values()
+    )
+    first = round(sum(60 * r["exam"]["conversation"] for r in ends[True]))
+    assert f"others they answer in {alone} of cases" in text and f"it is {joined}, with" in text
+    assert f"{first} of the 180 first messages" in text
+    assert all(
+        said in chinese for said in (f"只答对 {alone}", f"答对 {joined}", f"答对 {first} 句")
+    )
+    for way in ("text", "generate", "written"):  # "the same exams"
+        means = [sum(r["exam"][way] for r in of) / len(of) for of in ends.values()]
+        assert abs(means[0] - means[1]) < 0.01
