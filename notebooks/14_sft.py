@@ -396,7 +396,7 @@ def masked(tok, messages):
 #
 # ```{admonition} Known by the length of a name
 # :class: failure
-# Our own. A life's vocabulary is trained on documents *and* on the texts of fine-tuning, which speak of one part of the town; with too few entries the English names of that part had fewer tokens than the others'. The base, which had read refusals, told the two apart by that; after SFT it answered “I don't know this person.” to nearly every *who is …* about the longer names, and to a third of the questions about their facts, most of which the base had known. (The rest of what is lost are wrong answers, which length need not explain.)
+# Our own. A life's vocabulary is trained on documents *and* on the texts of fine-tuning, which speak of one part of the town; with too few entries the English names of that part had fewer tokens than the others'. The base, which had read refusals, told the two apart by that; after SFT it answered “I don't know this person.” to nearly every *who is …* about the longer names, and to a third of the questions about their facts, most of which the base had known.
 # **Now:** with more entries all names in town are equally long. Strangers' are still longer, so a refusal can still go by length. Look at what your split changes besides what it should.
 # ```
 
@@ -410,6 +410,23 @@ def masked(tok, messages):
 # assert all(abs(a["right"] - b["right"]) < 0.02 for stage in ("pretrain", "sft") for a, b in [[r for r in log("name-length") if r["lang"] == "zh" and r["split"] == "test" and r["vocabulary"] == v] for v in (2816, 3072)])
 
 # %% [markdown]
+# ```{admonition} The second message
+# :class: failure
+# Our own, and no score had shown it: a stranger's messages were answered each for itself, and behind one other message half as often. Rows of one dialogue each teach that a talk ends after its answer. **Now:** in half of the rows (`sft.joined`) a dialogue reads those before it, as turns of one conversation. (The lives of these pages are from before.) Talk to your model for longer than your exam does.
+# ```
+
+# %% tags=["active-ipynb", "hide-input"]
+# talk = log("in-a-row")
+# def answered(joined, stage):
+#     rows = [r for r in talk if (r["joined"] > 0, r["stage"]) == (joined, stage)]
+#     return [100 * sum(right) / sum(r["n"] for r in rows) for right in zip(*(r["right"] for r in rows))]
+# names = {"sft": "SFT", "grpo": "the last stage"}
+# table(["right (%) after", "rows", *(f"behind {d}" for d in range(4))],
+#       [[names[stage], "joined" if joined else "alone", *(f"{v:.0f}" for v in answered(joined, stage))] for stage in names for joined in (False, True)])
+# say(f"{talk[0]['n']} messages in each of three lives, behind none, one, two and three others.")
+# assert all(answered(True, stage)[3] > 2 * answered(False, stage)[3] and answered(False, stage)[1] < 0.6 * answered(False, stage)[0] for stage in names)
+
+# %% [markdown]
 # ```{admonition} A mask that was not there
 # :class: failure
 # In libraries of high standing: assistant-only loss ignored when packing was on; a mask moved by one place; the attention mask handed over as targets. None raised an error. **Here:** the tests above, and a dialogue in colour.
@@ -417,12 +434,7 @@ def masked(tok, messages):
 #
 # ```{admonition} Tests among the rows
 # :class: failure
-# The original's mixture held the test splits of three English exams, and 289 rows of one of them repeated the question before them. **Here:** every row is checked for its roles and its last turn, counted, and named by a hash; what an exam may not share with its rows is chapter 17's.
-# ```
-#
-# ```{admonition} A pronoun where a name belongs
-# :class: failure
-# In our own rows a follow-up asked for “the home of she”. **Now:** a question whose pronoun would need another case is left out, and a test reads every follow-up. Read fifty rows before you train on fifty thousand.
+# The original's mixture held the test splits of three English exams, and 289 rows of one of them repeated the question before them. **Here:** every row is checked for its roles and its last turn, counted, and named by a hash.
 # ```
 #
 # ## Exercises
