@@ -145,11 +145,12 @@ class Steel(Reader):
     @staticmethod
     def write(folder, sources, length, part=0):
         from steel.data.shard_file import token_dtype, write_shard
-        from steel.data.shards import generation_hash
+        from steel.data.shards import KEYS, generation_hash
 
         path = folder / "manifest.json"
         manifest = {"format": 1, "dtype": "uint32", "separator_id": SEPARATOR, "tokenizer_hash": ""}
-        manifest |= {"shards": [], "generations": []}
+        manifest |= {"inputs": [], "shards": [], "generations": []}
+        manifest |= dict.fromkeys(KEYS[""].split(), 0)  # nobody packed these
         if part:
             manifest = json.loads(path.read_text())
         for source, samples_NL in sources.items():
@@ -168,6 +169,8 @@ class Steel(Reader):
 
     @staticmethod
     def multiply(folder, samples, length):
+        from steel.data.shards import generation_hash
+
         manifest = json.loads((folder / "manifest.json").read_text())
         first = manifest["shards"][0]
         count = -(-samples * length // first["tokens"])
@@ -177,6 +180,7 @@ class Steel(Reader):
                 written, link = ((folder / n).with_suffix(suffix) for n in (first["path"], name))
                 os.link(written, link)
             manifest["shards"].append(first | {"path": name})
+        manifest["generations"] = [{"hash": generation_hash(manifest, 0)}]
         atomic_write(folder / "manifest.json", json.dumps(manifest))
         return count * first["tokens"] // length
 
