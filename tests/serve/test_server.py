@@ -2,12 +2,14 @@
 
 import http.client
 import json
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -286,7 +288,9 @@ def test_a_taken_port_is_one_line_for_the_user(server, folder):
 
 def test_the_command_serves_until_it_is_stopped(folder):
     command = [sys.executable, "-m", "steel", "serve", str(folder), "--port", "0", "--name", "mine"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background it is ignored
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, preexec_fn=heard, **pipes)
     try:
         address = process.stdout.readline().split()[-1]
         host, _, port = address.removeprefix("http://").partition(":")
