@@ -376,7 +376,7 @@ def masked(tok, messages):
 #
 # `sft.languages` takes as many rows as the shares allow. `--name`, `--author` and `--date` write *self-cognition*: 665 small questions in Chinese and English with 12 answers, repeated sixteen times beside the rows. `sft.lora_rank` trains low-rank updates of the blocks alone and merges them at the end {cite:p}`lora2021`. Sharding, exact resume, kernels and logs are those of pretraining.
 #
-# The last command writes rows and settings for LLaMA-Factory. Its mask has one token more, the line break after each answer; replay, language shares and Muon stay behind:
+# The last command writes rows and settings for LLaMA-Factory. Its mask has one token more, the line break after each answer; replay, joined rows, language shares and Muon stay behind:
 
 # %% tags=["active-ipynb"]
 # from steel.align.llama_factory import export

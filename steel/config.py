@@ -359,9 +359,9 @@ class SFTConfig(EpochConfig):
     """What becomes of a dialogue longer than sequence_length; either way it is counted."""
     languages: dict[str, Rate] = field(default_factory=dict)
     """Shares of dialogues by language: of the rows, the most that hold them [1]; empty: all rows."""
-    joined: Rate = 0.0
+    joined: Share = 0.0
     """Share of the packed rows in which dialogues follow one another as one conversation: who greets a
-    model may go on talking [1]."""
+    model may go on talking [1]. Dialogues that begin with a system turn bring it along."""
     replay_rows: OrZero = 0
     """Rows of pretraining text beside each step's `batch_size` rows of dialogues [sequences]. All their
     tokens are predicted, those of a source in `data.targets`, too."""

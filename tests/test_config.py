@@ -85,6 +85,7 @@ def test_overrides_reach_nested_values_and_change_the_hash():
         ("train.learning_rate=nan", "'train.learning_rate' must be a finite number"),
         ("train.learning_rate=.inf", "'train.learning_rate' must be a finite number"),
         ("train.learning_rate=-1e-3", "'train.learning_rate' must be at least 0"),
+        ("sft.joined=2", "'sft.joined' must be at least 0 and at most 1, not 2"),
         ("train.beta2=1", "'train.beta2' must be at least 0 and below 1, not 1"),
         ("grpo.temperature=0", "'grpo.temperature' must be above 0"),
         ("data.weights={wiki: -1}", "'data.weights.wiki' must be at least 0"),

@@ -58,7 +58,7 @@ def command(function) -> None:
             parser.add_argument(option, type=kind, default=default)
     try:
         raise SystemExit(function(**vars(parser.parse_args())) or 0)
-    except UserError as error:
+    except (UserError, FileNotFoundError) as error:  # a log or a life that is not there
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

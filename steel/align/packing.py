@@ -153,8 +153,9 @@ class PackedEpochs:
 
     def batch(self, draws: Iterable[int]) -> Batch:
         """These sequences of the stream."""
-        bins, one = zip(*self._sequences(draws), strict=True)
-        joined = {row for row, is_one in enumerate(one) if is_one}
+        rows = self._sequences(draws)
+        joined = {row for row, (_, one) in enumerate(rows) if one}
+        bins = [items for items, _ in rows]
         return lay_out(self.data, bins, self.sequence_length, self.pad_id, joined)
 
     def _sequences(self, draws: Iterable[int]) -> list[tuple[list[int], bool]]:
