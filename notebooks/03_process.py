@@ -66,7 +66,7 @@ def command(*words):
 #
 # ```{admonition} Napkin
 # :class: napkin
-# What does cleaning cost? One core of ours takes 5.4 MB of text through recipe `steel` in a second. The 1,782 GB that the author collected are 331,000 core seconds, four days of one core, or an hour and a half of 64.
+# What does cleaning cost? One core of ours takes 5.4 MB of text through recipe `steel`, deduplication included, in a second. The 1,782 GB that the author collected are 331,000 core seconds, four days of one core, or an hour and a half of 64.
 #
 # That is nothing beside the training. (The whole command, with conversion, took five times that on another sample.) What cleaning costs is not time: it is the good text that it removes.
 # ```
@@ -314,7 +314,7 @@ print(twice.reason)
 # | code: tests and generated files, tables of types | 6 | some: rows of blanks count as repetition | five kept |
 # | code: over 200,000 characters, or under 20 | 5 | yes for the two short ones | removed |
 #
-# Seven good pages among 23 removed, and some of the code besides: no report would have shown that precision. The remedy was no number. A *mapper*, `cut_repeats`, removes a passage of a hundred characters that stood in the text before, word for word; and in code `char_repetition` leaves white space out. Now 11 are removed. (A song pays: its refrain, if it is that long, is sung once.)
+# Seven good pages among 23 removed, and some of the code besides: no report would have shown that precision. The remedy was another operator, with a number of its own: a *mapper*, `cut_repeats`, removes a passage of a hundred characters that stood in the text before, word for word; and in code `char_repetition` leaves white space out. Now 11 are removed, still with 10 % of the characters, nearly all in three long files of code. The mapper has its price, which no such count shows: it cut 64 texts, 57 of which nobody had rejected. Mostly a lead printed twice; in a judgment and a data sheet it tears a sentence. Read its traces, too.
 #
 # So the way to a threshold: run, read twenty rejects beside the limit; tighten it a little, and read the twenty that fall now, which were the survivors on the other side. Repeat until both piles are arguable. Nobody who copies the table gets that reading with it.
 #
@@ -421,7 +421,7 @@ def real(root):
 #
 # ```{admonition} Whatever comes twice is bad
 # :class: failure
-# Ours. Our own rule against repetition threw out a page that prints a good summary twice, six times in 700 pages of SkyPile; no count of documents had shown it. **Here:** a mapper cuts the second copy before anything is counted.
+# Ours. Our own rule against repetition threw out a page that prints a good summary twice, six times in 700 pages of SkyPile; no count of documents had shown it. **Here:** in text, a mapper cuts a second copy of a hundred characters or more before anything is counted; a shorter page printed twice still goes.
 # ```
 #
 # ## Exercises

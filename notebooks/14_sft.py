@@ -412,7 +412,7 @@ def masked(tok, messages):
 # %% [markdown]
 # ```{admonition} The second message
 # :class: failure
-# Our own, and no score had shown it: a stranger's messages were answered each for itself, and behind one other message half as often. Rows of one dialogue each teach that a talk ends after its answer. **Now:** in half of the rows (`sft.joined`) a dialogue reads those before it, as turns of one conversation. (The lives of these pages are from before.) Talk to your model for longer than your exam does.
+# Our own. Messages were scored each alone, and second ones only as follow-ups, which the rows have: mostly right. Behind a message on another subject half as many were. **Now:** in half of the rows (`sft.joined`) a dialogue reads those before it, as turns of one conversation. After the last stage that costs first messages, nearly all in one life. (The lives of these pages are from before; yours has it.)
 # ```
 
 # %% tags=["active-ipynb", "hide-input"]

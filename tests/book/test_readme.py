@@ -84,10 +84,10 @@ def test_what_talk_in_a_row_is_in_the_readme_is_in_its_log():
     )
     first = round(sum(60 * r["exam"]["conversation"] for r in ends[True]))
     assert f"others they answer in {alone} of cases" in text and f"it is {joined}, with" in text
-    assert f"{first} of the 180 first messages" in text
+    assert f"{first} of the table's 180 messages" in text
     assert all(
         said in chinese for said in (f"只答对 {alone}", f"答对 {joined}", f"答对 {first} 句")
     )
-    for way in ("text", "generate", "written"):  # "the same exams"
+    for way in ("text", "generate", "written"):  # "free answers as before"
         means = [sum(r["exam"][way] for r in of) / len(of) for of in ends.values()]
         assert abs(means[0] - means[1]) < 0.01
